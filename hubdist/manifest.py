@@ -1,0 +1,310 @@
+"""Digest, entry, manifest, chunk: the frozen values that say which bytes a model is.
+
+A manifest lists the files of a model with size and digest. Its own digest names the model: the sha256 of one line
+`<file's sha256 hex> <size> <path>` + newline for each entry, in order of path, so anybody can recompute it with
+`sha256sum`. Directories, modes, owners and times are not part of a model.
+
+Each entry carries the digests of its blocks of `BLOCK_BYTES` too. They follow from the same bytes and are not part
+of the name; they let one chunk be checked before the rest of its file is there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Self
+
+from hubdist.errors import DigestMismatchError, HandleError, IntegrityError, UnsafeArchiveError
+
+BLOCK_BYTES = 1 << 20
+"""Bytes that one block digest covers; the last block of a file may be shorter. Part of the manifest's format."""
+
+_DIGEST_BYTES = hashlib.sha256().digest_size
+_MAX_PATH_BYTES = 1024
+_MAX_NAME_BYTES = 255
+_MAX_DEPTH = 32
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Digest:
+    """Algorithm and value of a digest; printed and parsed as `sha256:<64 hex digits>`."""
+
+    value: str
+    algorithm: str = "sha256"
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read `sha256:<hex>`.
+
+        Raises:
+            HandleError: The text has another form.
+        """
+        if not re.fullmatch(r"sha256:[0-9a-f]{64}", text):
+            raise HandleError(f"{text!r} is no digest", advice="A digest reads sha256:<64 lower-case hex digits>.")
+        return cls(text.removeprefix("sha256:"))
+
+    def __str__(self) -> str:
+        """`sha256:<hex>`."""
+        return f"{self.algorithm}:{self.value}"
+
+
+def check_entry_path(path: str) -> str:
+    """Return `path` if it is a safe, portable path below a model's directory.
+
+    Safe: relative, `/` between names, no empty, `.` or `..` name, no backslash, no control character, encodable as
+    UTF-8, names of at most 255 bytes, at most 1,024 bytes and 32 names in all.
+
+    Raises:
+        UnsafeArchiveError: The path is none of this. The message shows it escaped and cut.
+    """
+    shown = repr(path[:100])
+    try:
+        encoded = path.encode("utf-8")
+    except UnicodeEncodeError:
+        raise UnsafeArchiveError(f"the file name {shown} is not UTF-8") from None
+    names = path.split("/")
+    if len(encoded) > _MAX_PATH_BYTES or len(names) > _MAX_DEPTH:
+        raise UnsafeArchiveError(f"the file name {shown} is too long or too deep")
+    if any(ord(char) < 32 or ord(char) == 127 or char == "\\" for char in path):
+        raise UnsafeArchiveError(f"the file name {shown} holds a control character or a backslash")
+    for name in names:
+        if name in ("", ".", "..") or len(name.encode("utf-8")) > _MAX_NAME_BYTES:
+            raise UnsafeArchiveError(f"the file name {shown} may leave the model's directory or is not portable")
+    return path
+
+
+class PathSet:
+    """The paths of one model while they come in: refuses duplicates, case-fold collisions and file-directory clashes."""
+
+    def __init__(self) -> None:
+        self._kinds: dict[str, tuple[str, bool]] = {}
+
+    def add_file(self, path: str) -> None:
+        """Claim `path` for a file and its parents for directories.
+
+        Raises:
+            UnsafeArchiveError: The path is unsafe or clashes with one that is there.
+        """
+        check_entry_path(path)
+        names = path.split("/")
+        for depth in range(1, len(names)):
+            self._claim("/".join(names[:depth]), is_file=False)
+        self._claim(path, is_file=True)
+
+    def add_directory(self, path: str) -> None:
+        """Claim `path` and its parents for directories; naming a directory twice is harmless.
+
+        Raises:
+            UnsafeArchiveError: The path is unsafe or clashes with one that is there.
+        """
+        check_entry_path(path)
+        names = path.split("/")
+        for depth in range(1, len(names) + 1):
+            self._claim("/".join(names[:depth]), is_file=False)
+
+    def _claim(self, path: str, *, is_file: bool) -> None:
+        key = path.casefold()
+        known = self._kinds.get(key)
+        if known is None:
+            self._kinds[key] = (path, is_file)
+        elif is_file or known != (path, False):
+            raise UnsafeArchiveError(f"the file names {known[0][:100]!r} and {path[:100]!r} clash")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One file of a model.
+
+    Attributes:
+        path: Path below the model's directory, `/` between names.
+        size: Bytes.
+        digest: Digest of the whole file.
+        blocks: The sha256 of each block of `BLOCK_BYTES`, 32 bytes each, one after another.
+    """
+
+    path: str
+    size: int
+    digest: Digest
+    blocks: bytes
+
+    def check_range(self, start: int, data: memoryview) -> None:
+        """Check bytes of this file against the block digests.
+
+        Args:
+            start: Offset in the file of the first byte, a multiple of `BLOCK_BYTES`.
+            data: Whole blocks (the file's last one may be short).
+
+        Raises:
+            DigestMismatchError: A block differs.
+        """
+        for offset in range(0, len(data), BLOCK_BYTES):
+            block = (start + offset) // BLOCK_BYTES
+            expected = self.blocks[block * _DIGEST_BYTES : (block + 1) * _DIGEST_BYTES]
+            actual = hashlib.sha256(data[offset : offset + BLOCK_BYTES]).digest()
+            if actual != expected:
+                raise DigestMismatchError(
+                    f"block {block} of {self.path} is damaged",
+                    expected=f"sha256:{expected.hex()}",
+                    actual=f"sha256:{actual.hex()}",
+                )
+
+
+class EntryDigester:
+    """Digests a file's bytes as they stream by, in order."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._whole = hashlib.sha256()
+        self._block = hashlib.sha256()
+        self._block_filled = 0
+        self._blocks: list[bytes] = []
+        self.size = 0
+
+    def update(self, data: bytes | memoryview) -> None:
+        """Take the next bytes of the file."""
+        view = memoryview(data)
+        self._whole.update(view)
+        self.size += len(view)
+        while len(view):
+            part = view[: BLOCK_BYTES - self._block_filled]
+            self._block.update(part)
+            self._block_filled += len(part)
+            view = view[len(part) :]
+            if self._block_filled == BLOCK_BYTES:
+                self._end_block()
+
+    def entry(self) -> Entry:
+        """The entry of the file; call once, after the last byte."""
+        if self._block_filled:
+            self._end_block()
+        return Entry(self._path, self.size, Digest(self._whole.hexdigest()), b"".join(self._blocks))
+
+    def _end_block(self) -> None:
+        self._blocks.append(self._block.digest())
+        self._block, self._block_filled = hashlib.sha256(), 0
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The sorted files of a model. Make one with `Manifest.of`."""
+
+    entries: tuple[Entry, ...]
+
+    @classmethod
+    def of(cls, entries: Iterable[Entry]) -> Self:
+        """The manifest of these files, in any order.
+
+        Raises:
+            UnsafeArchiveError: A path is unsafe or two of them clash.
+        """
+        ordered = tuple(sorted(entries, key=lambda entry: entry.path))
+        paths = PathSet()
+        for entry in ordered:
+            paths.add_file(entry.path)
+        return cls(ordered)
+
+    @cached_property
+    def digest(self) -> Digest:
+        """The digest that names the model."""
+        whole = hashlib.sha256()
+        for entry in self.entries:
+            whole.update(f"{entry.digest.value} {entry.size} {entry.path}\n".encode())
+        return Digest(whole.hexdigest())
+
+    @cached_property
+    def total_bytes(self) -> int:
+        """Bytes of all files together."""
+        return sum(entry.size for entry in self.entries)
+
+    def to_json(self) -> bytes:
+        """The manifest as a file: JSON, UTF-8, read back by `from_json`."""
+        files = [
+            {"path": entry.path, "size": entry.size, "sha256": entry.digest.value, "blocks": entry.blocks.hex()}
+            for entry in self.entries
+        ]
+        document = {"hubdist_manifest": 1, "digest": str(self.digest), "block_bytes": BLOCK_BYTES, "files": files}
+        return json.dumps(document, indent=1, ensure_ascii=False).encode()
+
+    @classmethod
+    def from_json(cls, data: bytes) -> Self:
+        """Read what `to_json` wrote, trusting nothing in it.
+
+        Raises:
+            IntegrityError: It is no manifest, or its digest does not follow from its files.
+        """
+        try:
+            document = json.loads(data)
+            if (document["hubdist_manifest"], document["block_bytes"]) != (1, BLOCK_BYTES):
+                raise ValueError("another version")
+            manifest = cls.of(
+                Entry(
+                    str(file["path"]),
+                    int(file["size"]),
+                    Digest.parse(f"sha256:{file['sha256']}"),
+                    bytes.fromhex(file["blocks"]),
+                )
+                for file in document["files"]
+            )
+            claimed = document["digest"]
+        except (ValueError, KeyError, TypeError, HandleError) as error:
+            raise IntegrityError(f"this is no manifest of hubdist: {error}") from error
+        for entry in manifest.entries:
+            if entry.size < 0 or len(entry.blocks) != _DIGEST_BYTES * -(-entry.size // BLOCK_BYTES):
+                raise IntegrityError(f"the manifest's block digests of {entry.path} do not fit its size")
+        if claimed != str(manifest.digest):
+            raise DigestMismatchError("the manifest is damaged", expected=str(claimed), actual=str(manifest.digest))
+        return manifest
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Bytes `start` (included) to `end` (excluded) of one file."""
+
+    entry_index: int
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A fixed byte range of a manifest's files in order: the unit of transfer and of check.
+
+    It begins and ends at block or file boundaries, so that it can be checked without its neighbours.
+    """
+
+    index: int
+    pieces: tuple[Piece, ...]
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return sum(piece.end - piece.start for piece in self.pieces)
+
+
+def cut_chunks(manifest: Manifest, chunk_bytes: int) -> tuple[Chunk, ...]:
+    """Cut a manifest's files, in order, into chunks of at most `chunk_bytes`; small files share chunks.
+
+    Args:
+        manifest: What to cut.
+        chunk_bytes: A multiple of `BLOCK_BYTES`, at least one block.
+    """
+    groups: list[list[Piece]] = []
+    room = 0
+    for piece in _pieces(manifest, chunk_bytes):
+        size = piece.end - piece.start
+        if size > room:
+            groups.append([])
+            room = chunk_bytes
+        groups[-1].append(piece)
+        room -= size
+    return tuple(Chunk(index, tuple(group)) for index, group in enumerate(groups))
+
+
+def _pieces(manifest: Manifest, chunk_bytes: int) -> Iterator[Piece]:
+    for index, entry in enumerate(manifest.entries):
+        for start in range(0, entry.size, chunk_bytes):
+            yield Piece(index, start, min(start + chunk_bytes, entry.size))

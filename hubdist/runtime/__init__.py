@@ -1,0 +1,1 @@
+"""What needs a running Ray cluster; the only home of ray."""
