@@ -1,3 +1,45 @@
-"""TensorFlow Hub models for every process of a Ray cluster."""
+"""TensorFlow Hub models for every process of a Ray cluster: resolved once, verified, delivered to each node.
+
+    @ray.remote
+    def embed(texts):
+        model = hubdist.load("https://tfhub.dev/google/universal-sentence-encoder/4")
+        return model(texts).numpy()
+
+Importing this package loads neither ray nor tensorflow; the first call does what it needs.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from hubdist.errors import HubdistError
+
+if TYPE_CHECKING:
+    from hubdist.client import init, load, load_async, prefetch, resolve, resolve_async, shutdown, status
+    from hubdist.config import Config
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "Config",
+    "HubdistError",
+    "__version__",
+    "init",
+    "load",
+    "load_async",
+    "prefetch",
+    "resolve",
+    "resolve_async",
+    "shutdown",
+    "status",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'hubdist' has no attribute {name!r}")
+    home = import_module("hubdist.config" if name == "Config" else "hubdist.client")
+    return getattr(home, name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -78,7 +78,7 @@ def check_entry_path(path: str) -> str:
 
 
 class PathSet:
-    """The paths of one model while they come in: refuses duplicates, case-fold collisions and file-directory clashes."""
+    """The paths of one model while they come in; refuses duplicates, case-fold and file-directory clashes."""
 
     def __init__(self) -> None:
         self._kinds: dict[str, tuple[str, bool]] = {}
@@ -169,7 +169,7 @@ class EntryDigester:
         view = memoryview(data)
         self._whole.update(view)
         self.size += len(view)
-        while len(view):
+        while len(view) > 0:
             part = view[: BLOCK_BYTES - self._block_filled]
             self._block.update(part)
             self._block_filled += len(part)

@@ -1,0 +1,235 @@
+"""init, resolve, load, prefetch: the composition root.
+
+A process has one `_Process`: its settings, its way to models (`Embedded`, or the `Cluster` where Ray runs) and its
+loaded models. It is made at the first call, and made again if Ray has been started, stopped or restarted since.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from hubdist.config import Config
+from hubdist.embedded import Embedded
+from hubdist.errors import DeliveryError, NotPinnedError
+from hubdist.manifest import Digest
+from hubdist.models import LoadedModels, LoadKey, load_key, open_model
+from hubdist.report import Report, Status
+from hubdist.store import Snapshot
+
+
+class _Way(Protocol):
+    """How a process gets at models; see `Embedded` and `Cluster`."""
+
+    def start(self) -> None: ...
+    def resolve(self, text: str) -> tuple[str, Digest]: ...
+    def locate(self, handle: str, digest: Digest) -> Snapshot: ...
+    def prefetch(self, texts: Sequence[str], nodes: Sequence[str] | None) -> Report: ...
+    def status(self) -> Status: ...
+    def shutdown(self) -> None: ...
+
+
+class _Process:
+    """What this process knows of hubdist. Its fields are set once; what they point to may be used by all threads."""
+
+    def __init__(self, config: Config, ray_session: str | None) -> None:
+        self.config = config
+        self.ray_session = ray_session
+        self.models = LoadedModels(config.max_loaded)
+        self.pins: dict[str, tuple[str, Digest]] = {}
+        self.snapshots: dict[Digest, Snapshot] = {}
+        self.way = self._choose_way()
+
+    def _choose_way(self) -> _Way:
+        if self.ray_session is None:
+            return Embedded(self.config, Path.cwd())
+        from hubdist.runtime.cluster import Cluster
+
+        return Cluster(self.config)
+
+    def resolve(self, text: str) -> tuple[str, Digest]:
+        """The public handle and the digest; asked once per process and handle."""
+        pin = self.pins.get(text)
+        if pin is None:
+            pin = self.way.resolve(text)
+            self.pins[text] = pin
+        return pin
+
+    def load(self, key: LoadKey, *, fresh: bool) -> Any:
+        """The loaded model of this process for a key."""
+        return self.models.get(
+            key, lambda: open_model(self.way.locate(key.handle, key.digest), key, load_pinned), fresh=fresh
+        )
+
+
+_guard = threading.Lock()
+_process: _Process | None = None
+
+
+def init(config: Config | Mapping[str, Any] | None = None, **overrides: Any) -> None:
+    """Set hubdist up. Optional: without it the first call does so, from `HUBDIST_CONFIG` and the environment.
+
+    In the driver this starts the job's coordinator, whose settings hold for all processes of the job; `models` in the
+    configuration begin to travel to all nodes.
+
+    Args:
+        config: A whole `Config`, or a mapping of its keys that wins over YAML and environment.
+        **overrides: Single keys of `Config`; they win over everything.
+
+    Raises:
+        ConfigError: A key or value is wrong, or the job already runs with other settings.
+        UnsafeStoreError: Another user could change the store.
+    """
+    global _process  # noqa: PLW0603 - a process has one
+    if not isinstance(config, Config):
+        config = Config.load(config)
+    settings = config.changed(overrides)
+    with _guard:
+        process = _Process(settings, _ray_session())
+        process.way.start()
+        _process = process
+
+
+def load(
+    handle: str, tags: str | Sequence[str] | None = None, options: Any = None, *, fresh: bool | None = None
+) -> Any:
+    """Load a model, as `tensorflow_hub.load` does, from this node's store.
+
+    The first load of the job resolves the handle; the first on a node brings the files there; the first in a process
+    loads them; later ones return the same object. The object can be pickled: it arrives as the same model, at the
+    same digest, wherever it is unpickled. In async code use `load_async`.
+
+    Args:
+        handle: A URL of tfhub.dev, Kaggle or another hub, of an archive, of a directory on object storage; a path on
+            the driver's machine; `zip://inner/dir::<archive>`.
+        tags: Tags of the MetaGraph to load, as for `tf.saved_model.load`.
+        options: A `tf.saved_model.LoadOptions`.
+        fresh: True loads anew although this process has the model; None takes the configuration's value.
+
+    Returns:
+        What `tf.saved_model.load` returns for the model.
+
+    Raises:
+        HubdistError: Its subclass says what to do; handle and node are named.
+    """
+    process = _current()
+    public, digest = process.resolve(handle)
+    key = load_key(public, digest, tags, options)
+    return process.load(key, fresh=process.config.fresh if fresh is None else fresh)
+
+
+def resolve(handle: str) -> str:
+    """The directory on this node with a model's files, complete and read-only; brought here if it is missing.
+
+    Works for any files, also those that are no SavedModel. The directory stays for as long as this process lives. In
+    async code use `resolve_async`.
+
+    Args:
+        handle: As for `load`.
+
+    Raises:
+        HubdistError: Its subclass says what to do; handle and node are named.
+    """
+    process = _current()
+    public, digest = process.resolve(handle)
+    snapshot = process.snapshots.get(digest)
+    if snapshot is None:
+        snapshot = process.snapshots.setdefault(digest, process.way.locate(public, digest))
+    return str(snapshot.path)
+
+
+async def load_async(
+    handle: str, tags: str | Sequence[str] | None = None, options: Any = None, *, fresh: bool | None = None
+) -> Any:
+    """`load` for async actors and other event loops: runs in a thread and does not block the loop."""
+    return await asyncio.to_thread(load, handle, tags, options, fresh=fresh)
+
+
+async def resolve_async(handle: str) -> str:
+    """`resolve` for async actors and other event loops: runs in a thread and does not block the loop."""
+    return await asyncio.to_thread(resolve, handle)
+
+
+def prefetch(handles: str | Iterable[str], nodes: Iterable[str] | None = None) -> Report:
+    """Bring models to nodes before they are needed, with a progress bar.
+
+    Args:
+        handles: One handle or several.
+        nodes: Ids, names or addresses of nodes; None means all that are alive now.
+
+    Returns:
+        What was resolved, and how each node got it.
+
+    Raises:
+        DeliveryError: Some nodes failed; the others have the models.
+        HubdistError: A handle could not be resolved.
+    """
+    texts = [handles] if isinstance(handles, str) else list(handles)
+    report = _current().way.prefetch(texts, None if nodes is None else list(nodes))
+    failures = {node.name: node.error for node in report.nodes if node.error is not None}
+    if failures:
+        raise DeliveryError(f"{len(failures)} of {len(report.nodes)} deliveries failed:", failures=failures)
+    return report
+
+
+def status() -> Status:
+    """What this job has resolved and delivered, and where agents run. Starts nothing."""
+    return _current().way.status()
+
+
+def shutdown() -> None:
+    """Forget this process's loaded models and settings; from the driver, end the job's coordinator and agents."""
+    global _process  # noqa: PLW0603 - a process has one
+    with _guard:
+        if _process is not None and _process.ray_session == _ray_session():
+            _process.way.shutdown()
+        _process = None
+
+
+def load_pinned(key: LoadKey) -> Any:
+    """Load what a pickle of a loaded model names. Called where it is unpickled.
+
+    Raises:
+        NotPinnedError: The digest is nowhere to be found, and the handle stands for other bytes now.
+        HubdistError: Every other kind of it.
+    """
+    process = _current()
+    try:
+        return process.load(key, fresh=False)
+    except NotPinnedError as error:
+        first = error
+    # A pickle from another job: the handle may still stand for the same bytes.
+    _, digest = process.resolve(key.handle)
+    if digest != key.digest:
+        raise NotPinnedError(
+            f"the pickled model {key.digest} cannot be found, and its handle stands for {digest} now",
+            handle=key.handle,
+            advice="Load the handle anew and pickle that.",
+        ) from first
+    return process.load(key, fresh=False)
+
+
+def _current() -> _Process:
+    global _process  # noqa: PLW0603 - a process has one
+    session = _ray_session()
+    process = _process
+    if process is not None and process.ray_session == session:
+        return process
+    with _guard:
+        if _process is None:
+            _process = _Process(Config.load(), session)
+        elif _process.ray_session != session:
+            _process = _Process(_process.config, session)
+        return _process
+
+
+def _ray_session() -> str | None:
+    """What tells this process's connection to Ray from any other; None if there is none. Does not import ray."""
+    ray = sys.modules.get("ray")
+    if ray is None or not ray.is_initialized():
+        return None
+    return str(ray.get_runtime_context().get_worker_id())

@@ -1,0 +1,264 @@
+"""One frozen `Config`, made once from YAML, environment and arguments; the only reader of the environment.
+
+Precedence, growing: defaults; the YAML that `HUBDIST_CONFIG` names or holds; the environment (`HUBDIST_<KEY>`, and
+TensorFlow Hub's own `TFHUB_CACHE_DIR` and `TFHUB_MODEL_LOAD_FORMAT`); the arguments of `hubdist.init`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, ValidationError, field_validator
+
+from hubdist.errors import ConfigError, HubdistError
+from hubdist.handle import parse_handle
+from hubdist.manifest import Digest
+from hubdist.redact import redact_url
+from hubdist.source import Source
+
+_Settings = TypeVar("_Settings", bound=BaseModel)
+_LATER = "is not in this release; use route: auto or driver, and read_mode: stage"
+
+
+def _listed_model(value: object) -> object:
+    return {"handle": value} if isinstance(value, str) else value
+
+
+class Model(BaseModel):
+    """A model that the configuration names.
+
+    Attributes:
+        handle: Its handle.
+        digest: `sha256:<hex>` of its manifest; any other bytes under this handle are refused. None takes what comes.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    handle: str
+    digest: str | None = None
+
+    @field_validator("digest")
+    @classmethod
+    def _check_digest(cls, value: str | None) -> str | None:
+        if value is not None:
+            try:
+                Digest.parse(value)
+            except HubdistError as error:
+                raise ValueError(str(error)) from None
+        return value
+
+
+class Config(BaseModel):
+    """The settings of a job. Unknown keys are refused; sizes may be written as `20GiB`.
+
+    Attributes:
+        store: Root of each node's store. `~` is expanded; `{node_id}` stands for Ray's id of the node, so that
+            several nodes on one machine have a store each.
+        max_bytes: Most bytes of snapshots in a node's store; the least recently used ones make room. None: no limit.
+        models: Models that the coordinator resolves and delivers to all nodes as soon as it starts.
+        route: How a node gets at a snapshot. `auto` takes the best way there is; `driver` sends from the driver's node.
+        read_mode: What TensorFlow opens. `stage`: the directory in the node's store.
+        shared_cache: Directory on object storage where all nodes can read snapshots.
+        offline: Never ask a network; use what the store, TF Hub's cache and the driver's disk have.
+        lock_file: A file, `hubdist.lock`, that remembers the digest of every handle on first use; later jobs refuse
+            other bytes. Read and written on the driver's node.
+        frozen: Refuse handles that neither `lock_file` nor `models` pins.
+        fresh: Load again although the process holds the loaded model.
+        max_loaded: Most loaded models that a process keeps for `load` to return again.
+        tfhub_cache_dir: A TensorFlow Hub cache on the driver's machine that is looked into before the network.
+        timeout_s: Longest time in seconds for one `load`, `resolve` or `prefetch`.
+        connect_timeout_s: Longest time in seconds to connect to an origin.
+        stall_timeout_s: Longest time in seconds without a byte from an origin.
+        chunk_timeout_s: Longest time in seconds for one chunk from a node; then it is tried again.
+        retries: How often a failed read of an origin is tried again without progress.
+        in_flight_bytes: Most bytes of chunks in flight to one node; a quarter of its object store if that is less.
+        agent_idle_s: Seconds after which a node agent without work ends, so that its node can scale down.
+        origins: Scheme -> function that makes a `Source` from a handle (a string); for handles of your own kind.
+            Not from YAML.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+    store: str = "~/.cache/hubdist"
+    max_bytes: Annotated[ByteSize, Field(gt=0)] | None = None
+    models: tuple[Annotated[Model, BeforeValidator(_listed_model)], ...] = ()
+    route: Literal["auto", "driver", "shared", "direct", "tf-host"] = "auto"
+    read_mode: Literal["stage", "memory", "in_place"] = "stage"
+    shared_cache: str | None = None
+    offline: bool = False
+    lock_file: str | None = None
+    frozen: bool = False
+    fresh: bool = False
+    max_loaded: int = Field(default=8, ge=0)
+    tfhub_cache_dir: str | None = None
+    timeout_s: float = Field(default=3600.0, gt=0)
+    connect_timeout_s: float = Field(default=10.0, gt=0)
+    stall_timeout_s: float = Field(default=30.0, gt=0)
+    chunk_timeout_s: float = Field(default=120.0, gt=0)
+    retries: int = Field(default=5, ge=0)
+    in_flight_bytes: Annotated[ByteSize, Field(ge=4 << 20, le=256 << 20)] = ByteSize(64 << 20)
+    agent_idle_s: float = Field(default=10.0, gt=0)
+    origins: Mapping[str, Callable[[str], Source]] = Field(default_factory=dict, repr=False)
+
+    @field_validator("store")
+    @classmethod
+    def _check_store(cls, value: str) -> str:
+        try:
+            filled = value.format(node_id="node")
+        except (KeyError, IndexError, ValueError):
+            raise ValueError("the only placeholder is {node_id}") from None
+        if not Path(filled).expanduser().is_absolute():
+            raise ValueError("must be an absolute path, or begin with ~")
+        return value
+
+    @field_validator("tfhub_cache_dir")
+    @classmethod
+    def _check_tfhub_cache_dir(cls, value: str | None) -> str | None:
+        if value is not None and "://" in value:
+            raise ValueError(f"the remote cache directory {redact_url(value)} {_LATER}")
+        return value
+
+    @field_validator("route", "read_mode")
+    @classmethod
+    def _check_available(cls, value: str) -> str:
+        if value not in ("auto", "driver", "stage"):
+            raise ValueError(f"{value!r} {_LATER}")
+        return value
+
+    @field_validator("shared_cache")
+    @classmethod
+    def _check_shared_cache(cls, value: str | None) -> str | None:
+        if value is not None:
+            raise ValueError(_LATER)
+        return value
+
+    @field_validator("models")
+    @classmethod
+    def _check_models(cls, value: tuple[Model, ...]) -> tuple[Model, ...]:
+        for model in value:
+            try:
+                parse_handle(model.handle, custom_schemes=(model.handle.partition("://")[0],))
+            except HubdistError as error:
+                raise ValueError(str(error)) from None
+        return value
+
+    @classmethod
+    def load(cls, overrides: Mapping[str, Any] | None = None, environment: Mapping[str, str] | None = None) -> Self:
+        """Put the layers together.
+
+        Args:
+            overrides: Keys and values that win over everything.
+            environment: Instead of the process's environment variables.
+
+        Raises:
+            ConfigError: Something cannot be read, is unknown, of the wrong type or out of range; the message names
+                where it stands, the key and what is allowed.
+        """
+        environment = os.environ if environment is None else environment
+        values: dict[str, Any] = {}
+        places: dict[str, str] = {}
+        layers = (_default_layer(environment), _yaml_layer(environment), *_environment_layers(environment))
+        for place, layer in (*layers, ("an argument of init", dict(overrides or {}))):
+            values.update(layer)
+            places.update(dict.fromkeys(layer, place))
+        return _validate(cls, values, places)
+
+    @classmethod
+    def from_yaml(cls, text: str, place: str = "the YAML") -> Self:
+        """Read a configuration from YAML text alone.
+
+        Raises:
+            ConfigError: As for `load`; `place` names where the text stands.
+        """
+        values = _parse_yaml(text, place)
+        return _validate(cls, values, dict.fromkeys(values, place))
+
+    def changed(self, overrides: Mapping[str, Any]) -> Self:
+        """The same settings but for these keys.
+
+        Raises:
+            ConfigError: As for `load`.
+        """
+        values = {name: getattr(self, name) for name in self.model_fields_set} | dict(overrides)
+        return _validate(type(self), values, dict.fromkeys(overrides, "an argument of init"))
+
+    def without_origins(self) -> Self:
+        """The same settings without the user's functions: what other processes get, and what can be compared."""
+        return self.model_copy(update={"origins": {}})
+
+    def store_root(self, node_id: str) -> Path:
+        """The root of the store on the node with this id."""
+        return Path(self.store.format(node_id=node_id)).expanduser()
+
+
+def _validate(kind: type[_Settings], values: dict[str, Any], places: Mapping[str, str]) -> _Settings:
+    try:
+        return kind(**values)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        key = ".".join(str(part) for part in first["loc"]) or "?"
+        place = places.get(str(first["loc"][0]) if first["loc"] else "", "the configuration")
+        if first["type"] == "extra_forbidden":
+            known = kind if len(first["loc"]) == 1 else Model
+            raise ConfigError(
+                f"unknown key {key!r} in {place}", advice=f"Known keys: {', '.join(known.model_fields)}."
+            ) from None
+        shown = redact_url(repr(first["input"]))
+        raise ConfigError(f"bad value {shown} for {key!r} in {place}: {first['msg']}") from None
+
+
+def _default_layer(environment: Mapping[str, str]) -> tuple[str, dict[str, Any]]:
+    cache = environment.get("XDG_CACHE_HOME", "")
+    root = {"store": f"{cache}/hubdist".replace("{", "{{").replace("}", "}}")} if cache.startswith("/") else {}
+    return "XDG_CACHE_HOME", root
+
+
+def _yaml_layer(environment: Mapping[str, str]) -> tuple[str, dict[str, Any]]:
+    named = environment.get("HUBDIST_CONFIG", "")
+    if not named.strip():
+        return "HUBDIST_CONFIG", {}
+    if "\n" in named or ": " in named or named.rstrip().endswith(":"):
+        return "HUBDIST_CONFIG", _parse_yaml(named, "the YAML in HUBDIST_CONFIG")
+    try:
+        text = Path(named).expanduser().read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"HUBDIST_CONFIG names {named!r}, which cannot be read: {error}",
+            advice="Let it name a YAML file that this node has, or hold the YAML itself.",
+        ) from None
+    return named, _parse_yaml(text, named)
+
+
+def _parse_yaml(text: str, place: str) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{place} is no YAML: {error}") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+        raise ConfigError(f"{place} is no mapping of keys to values")
+    if "origins" in values:
+        raise ConfigError(f"'origins' in {place}: functions cannot come from YAML", advice="Pass them to init.")
+    return values
+
+
+def _environment_layers(environment: Mapping[str, str]) -> list[tuple[str, dict[str, Any]]]:
+    layers: list[tuple[str, dict[str, Any]]] = []
+    if cache_dir := environment.get("TFHUB_CACHE_DIR"):
+        layers.append(("TFHUB_CACHE_DIR", {"tfhub_cache_dir": cache_dir}))
+    load_format = environment.get("TFHUB_MODEL_LOAD_FORMAT", "AUTO").upper()
+    if load_format == "UNCOMPRESSED":
+        raise ConfigError(f"TFHUB_MODEL_LOAD_FORMAT=UNCOMPRESSED {_LATER}", advice="Unset it, or set COMPRESSED.")
+    if load_format not in ("AUTO", "COMPRESSED"):
+        raise ConfigError(f"TFHUB_MODEL_LOAD_FORMAT={load_format}: allowed are AUTO, COMPRESSED, UNCOMPRESSED")
+    for name, value in environment.items():
+        if name.startswith("HUBDIST_") and name != "HUBDIST_CONFIG":
+            key = name.removeprefix("HUBDIST_").lower()
+            parsed = yaml.safe_load(value) if key == "models" else value
+            layers.append((name, {key: parsed}))
+    return layers

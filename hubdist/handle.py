@@ -1,0 +1,209 @@
+"""Parse and normalise handles, so that equal handles are one.
+
+A handle is what the user writes. `parse_handle` decides its kind from the text alone; nothing is read. The kinds:
+
+| kind    | example                                                   |
+| ------- | --------------------------------------------------------- |
+| HUB     | `https://tfhub.dev/google/universal-sentence-encoder/4`   |
+| ARCHIVE | `https://host/model.tar.gz`, `gs://bucket/model.zip`      |
+| TREE    | `gs://bucket/dir`, any other allowed fsspec URL           |
+| LOCAL   | `/models/mnist`, `~/model.tgz`: a path on the driver      |
+| MEMBER  | `zip://inner/dir::https://host/model.zip`, `tar://...`    |
+| KAGGLE  | `kaggle://owner/model/tensorFlow2/variation/1`, its URL   |
+| CUSTOM  | `myregistry://...`, with an origin that the user registers |
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import posixpath
+import re
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit
+
+from hubdist.errors import HandleError
+from hubdist.redact import redact_url
+
+ARCHIVE_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".zip")
+"""File names that mean an archive."""
+
+TREE_SCHEMES = frozenset({"gs", "gcs", "s3", "s3a", "az", "abfs", "abfss", "adl", "hf", "hdfs", "oci", "oss", "memory"})
+"""fsspec protocols that are allowed: object storage and its like, nothing that runs commands or chains caches."""
+
+_SAME_SCHEME = {"gcs": "gs", "s3a": "s3"}
+_KAGGLE_HOSTS = frozenset({"kaggle.com", "www.kaggle.com"})
+_MEMBER_SCHEMES = frozenset({"zip", "tar"})
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
+class Kind(enum.StrEnum):
+    """How a handle is read; see the module's table."""
+
+    HUB = "hub"
+    ARCHIVE = "archive"
+    TREE = "tree"
+    LOCAL = "local"
+    MEMBER = "member"
+    KAGGLE = "kaggle"
+    CUSTOM = "custom"
+
+
+@dataclass(frozen=True, slots=True)
+class Handle:
+    """A parsed, normalised handle.
+
+    Attributes:
+        text: The normalised handle; may hold secrets, so it goes to the origin only.
+        kind: How it is read.
+        base: For MEMBER, the handle of the archive; else None.
+        inner: For MEMBER, the directory inside the archive, "" for all of it.
+        format: For MEMBER, `zip` or `tar`.
+    """
+
+    text: str
+    kind: Kind
+    base: Handle | None = None
+    inner: str = ""
+    format: str = ""
+
+    @property
+    def public(self) -> str:
+        """The handle without secrets, for texts and errors."""
+        return redact_url(self.text)
+
+    @property
+    def scheme(self) -> str:
+        """`https`, `gs`, ...; empty for a local path."""
+        scheme, found, _ = self.text.partition("://")
+        return scheme if found else ""
+
+    @property
+    def key(self) -> str:
+        """32 hex digits that stand for this handle in file names; a password in the handle is not part of it."""
+        without_password = re.sub(r"//[^/@]*@", "//", self.text)
+        return hashlib.sha256(without_password.encode()).hexdigest()[:32]
+
+
+def parse_handle(text: str, *, base_dir: Path | None = None, custom_schemes: Collection[str] = ()) -> Handle:
+    """Parse what the user wrote.
+
+    Args:
+        text: The handle.
+        base_dir: What relative local paths are relative to; None refuses them.
+        custom_schemes: Schemes of origins that the user registered; they win over the built-in ones.
+
+    Raises:
+        HandleError: The text is no handle, or names a scheme that is not known or not allowed.
+    """
+    if not isinstance(text, str) or not text.strip():
+        raise HandleError(f"a handle is a non-empty string, not {text!r}")
+    text = text.strip()
+    if any(ord(char) < 32 or ord(char) == 127 for char in text):
+        raise HandleError(f"the handle {redact_url(text)!r} holds a control character")
+    head, chained, tail = text.partition("::")
+    if chained:
+        return _parse_member(head, tail, base_dir, custom_schemes)
+    scheme, found, rest = text.partition("://")
+    if not found:
+        return _parse_path(text, base_dir)
+    if scheme.lower() in custom_schemes:
+        return Handle(f"{scheme.lower()}://{rest}", Kind.CUSTOM)
+    return _parse_url(scheme.lower(), rest, text, base_dir, custom_schemes)
+
+
+def _parse_url(scheme: str, rest: str, text: str, base_dir: Path | None, custom_schemes: Collection[str]) -> Handle:
+    if scheme == "file":
+        return _parse_path("/" + rest.removeprefix("localhost").lstrip("/"), base_dir)
+    if scheme == "kaggle":
+        return _parse_kaggle(rest, text)
+    if scheme in _DEFAULT_PORTS:
+        return _parse_http(urlsplit(text), text)
+    if scheme in TREE_SCHEMES:
+        return _parse_tree(_SAME_SCHEME.get(scheme, scheme), rest, text)
+    if scheme in _MEMBER_SCHEMES:
+        raise HandleError(
+            f"{redact_url(text)!r} names no archive",
+            advice=f"Write {scheme}://inner/directory::<URL or path of the archive>.",
+        )
+    known = ", ".join(sorted({"file", "http", "https", "kaggle", "tar", "zip", *TREE_SCHEMES, *custom_schemes}))
+    raise HandleError(f"unknown scheme {scheme!r} in {redact_url(text)!r}", advice=f"Known are: {known}.")
+
+
+def _parse_member(head: str, tail: str, base_dir: Path | None, custom_schemes: Collection[str]) -> Handle:
+    scheme, found, inner = head.partition("://")
+    if not found or scheme not in _MEMBER_SCHEMES or "::" in tail:
+        raise HandleError(
+            f"{redact_url(head)!r} cannot be put in front of '::'",
+            advice="Only one zip:// or tar:// may stand before the archive's handle.",
+        )
+    base = parse_handle(tail, base_dir=base_dir, custom_schemes=custom_schemes)
+    if base.kind not in (Kind.ARCHIVE, Kind.LOCAL, Kind.HUB, Kind.TREE):
+        raise HandleError(f"{base.public!r} is no archive that {scheme}:// can look into")
+    inner = inner.strip("/")
+    if any(name in ("", ".", "..") for name in inner.split("/")) and inner:
+        raise HandleError(f"the directory {inner!r} inside the archive is not a plain path")
+    return Handle(f"{scheme}://{inner}::{base.text}", Kind.MEMBER, base, inner, scheme)
+
+
+def _parse_path(text: str, base_dir: Path | None) -> Handle:
+    try:
+        path = Path(text).expanduser()
+    except RuntimeError:
+        raise HandleError(f"no home directory is known for {text!r}") from None
+    if not path.is_absolute():
+        if base_dir is None:
+            raise HandleError(
+                f"the path {text!r} is relative",
+                advice="Outside the driver write an absolute path: this process runs in another directory.",
+            )
+        path = base_dir / path
+    return Handle(posixpath.normpath(str(path)), Kind.LOCAL)
+
+
+def _parse_kaggle(rest: str, text: str) -> Handle:
+    parts = rest.partition("?")[0].strip("/").split("/")
+    if len(parts) == 8 and (parts[2].lower(), parts[4], parts[6]) == ("frameworks", "variations", "versions"):
+        parts = [parts[0], parts[1], parts[3], parts[5], parts[7]]
+    if len(parts) not in (4, 5) or not all(re.fullmatch(r"[\w.-]+", part) for part in parts):
+        raise HandleError(
+            f"{redact_url(text)!r} is no Kaggle model",
+            advice="Write kaggle://<owner>/<model>/<framework>/<variation>[/<version>] or the model's URL.",
+        )
+    if len(parts) == 5 and not parts[4].isdigit():
+        raise HandleError(f"{parts[4]!r} in {redact_url(text)!r} is no version number")
+    return Handle("kaggle://" + "/".join(parts), Kind.KAGGLE)
+
+
+def _parse_http(url: SplitResult, text: str) -> Handle:
+    try:
+        host, port = (url.hostname or "").rstrip("."), url.port
+    except ValueError:
+        raise HandleError(f"{redact_url(text)!r} has no valid port") from None
+    if not host:
+        raise HandleError(f"{redact_url(text)!r} names no host")
+    path = url.path.rstrip("/")
+    if host in _KAGGLE_HOSTS and path.startswith("/models/"):
+        return _parse_kaggle(path.removeprefix("/models/"), text)
+    authority = f"[{host}]" if ":" in host else host
+    if port is not None and port != _DEFAULT_PORTS[url.scheme]:
+        authority += f":{port}"
+    userinfo = url.netloc.rpartition("@")[0]
+    if userinfo:
+        authority = f"{userinfo}@{authority}"
+    pairs = parse_qsl(url.query, keep_blank_values=True)
+    kept = [pair for pair in pairs if pair[0] != "tf-hub-format"]
+    # A query that needs no change stays as written: signatures cover its very bytes.
+    query = url.query if kept == pairs else urlencode(kept)
+    kind = Kind.ARCHIVE if path.lower().endswith(ARCHIVE_SUFFIXES) else Kind.HUB
+    return Handle(f"{url.scheme}://{authority}{path}" + (f"?{query}" if query else ""), kind)
+
+
+def _parse_tree(scheme: str, rest: str, text: str) -> Handle:
+    rest = rest.rstrip("/")
+    if not rest.strip("/") or any(name == ".." for name in rest.split("/")):
+        raise HandleError(f"{redact_url(text)!r} names no bucket and directory")
+    kind = Kind.ARCHIVE if rest.lower().endswith(ARCHIVE_SUFFIXES) else Kind.TREE
+    return Handle(f"{scheme}://{rest}", kind)

@@ -1,0 +1,133 @@
+"""Archives by URL or path, the hubs' own protocol included, unpacked while they stream in.
+
+Source: TensorFlow Hub's hosting protocol, https://www.tensorflow.org/hub/hosting: a hub answers
+`<handle>?tf-hub-format=compressed` with a tar.gz whose root is the model's directory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from hubdist.archive import ArchiveFormat, detect_format, unpack_stream, unpack_zip
+from hubdist.config import Config
+from hubdist.errors import IntegrityError
+from hubdist.handle import Handle, Kind
+from hubdist.origins.http import HttpRules, HttpStream
+from hubdist.origins.local import local_errors
+from hubdist.source import ByteStream, FileSink
+
+_HEAD_BYTES = 512
+_READ_BYTES = 1 << 20
+
+
+class ArchiveOrigin:
+    """The archive behind a HUB, ARCHIVE, MEMBER or LOCAL handle.
+
+    Args:
+        handle: What to read.
+        config: Deadlines and retries.
+        scratch: Where a zip from elsewhere is put while it is read, for zip needs a seekable file.
+    """
+
+    def __init__(self, handle: Handle, config: Config, scratch: Path) -> None:
+        self._inner = handle.inner
+        self._wanted = handle.format
+        self._base = handle.base or handle
+        self._config = config
+        self._scratch = scratch
+
+    def fetch(self, sink: FileSink) -> None:
+        """Unpack the archive into `sink`."""
+        if self._base.kind is Kind.LOCAL:
+            path = Path(self._base.text)
+            with local_errors(path):
+                file = path.open("rb")
+            with file:
+                self._unpack(_LocalStream(file, path), sink, file)
+        elif self._base.scheme in ("http", "https"):
+            with HttpStream(self._url(), http_rules(self._config)) as stream:
+                self._unpack(stream, sink, None)
+        else:
+            from hubdist.origins.objects import open_object
+
+            with open_object(self._base, self._config) as stream:
+                self._unpack(stream, sink, None)
+
+    def _url(self) -> str:
+        url = self._base.text
+        if self._base.kind is Kind.HUB and not self._wanted:
+            url += ("&" if "?" in url else "?") + "tf-hub-format=compressed"
+        return url
+
+    def _unpack(self, stream: ByteStream, sink: FileSink, file: BinaryIO | None) -> None:
+        head = _read_head(stream)
+        found = detect_format(head)
+        if found is None:
+            raise IntegrityError(f"{self._base.public} is no tar, tar.gz or zip: it begins with {head[:16]!r}")
+        if self._wanted and (found is ArchiveFormat.ZIP) != (self._wanted == "zip"):
+            raise IntegrityError(f"{self._base.public} is a {found} archive, the handle says {self._wanted}")
+        if found is not ArchiveFormat.ZIP:
+            unpack_stream(_Rejoined(head, stream), found, sink, inner=self._inner)
+        elif file is not None:
+            file.seek(0)
+            unpack_zip(file, sink, inner=self._inner)
+        else:
+            with self._spool(head, stream) as spooled:
+                unpack_zip(spooled, sink, inner=self._inner)
+
+    @contextlib.contextmanager
+    def _spool(self, head: bytes, stream: ByteStream) -> Iterator[BinaryIO]:
+        path = self._scratch / "archive.zip"
+        with path.open("x+b") as file:
+            try:
+                file.write(head)
+                while data := stream.read(_READ_BYTES):
+                    file.write(data)
+                file.seek(0)
+                yield file
+            finally:
+                path.unlink()
+
+
+def http_rules(config: Config) -> HttpRules:
+    """The configuration's deadlines for HTTP."""
+    return HttpRules(
+        connect_timeout_s=config.connect_timeout_s,
+        stall_timeout_s=config.stall_timeout_s,
+        total_timeout_s=config.timeout_s,
+        max_retries=config.retries,
+    )
+
+
+class _LocalStream:
+    def __init__(self, file: BinaryIO, path: Path) -> None:
+        self._file = file
+        self._path = path
+
+    def read(self, size: int) -> bytes:
+        with local_errors(self._path):
+            return self._file.read(size)
+
+
+class _Rejoined:
+    """A stream whose first bytes were already taken to look at them."""
+
+    def __init__(self, head: bytes, rest: ByteStream) -> None:
+        self._head = head
+        self._rest = rest
+
+    def read(self, size: int) -> bytes:
+        if not self._head:
+            return self._rest.read(size)
+        data, self._head = self._head[:size], self._head[size:]
+        return data
+
+
+def _read_head(stream: ByteStream) -> bytes:
+    head = b""
+    while len(head) < _HEAD_BYTES and (data := stream.read(_HEAD_BYTES - len(head))):
+        head += data
+    return head

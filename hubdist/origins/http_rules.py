@@ -1,0 +1,261 @@
+"""When an HTTP read is tried again, where it goes on, and when its bytes must not be mixed.
+
+PURE: functions of statuses, headers and offsets. `http.py` asks them and does what they say.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import email.utils
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Self
+
+from hubdist.errors import (
+    AccessDeniedError,
+    HubdistError,
+    IntegrityError,
+    LengthMismatchError,
+    ModelNotFoundError,
+    OriginError,
+)
+
+RETRIED_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
+"""Statuses that a later try may not meet again."""
+
+SNIFF_BYTES = 64
+"""How many first bytes `looks_like_html` wants to see."""
+
+_MAX_RETRY_AFTER_S = 60.0
+_STRONG_ETAG = re.compile(r'"[^"]*"')
+_CONTENT_RANGE = re.compile(r"bytes\s+(\d{1,18})-(\d{1,18})/(\d{1,18}|\*)")
+_HTML_STARTS = (b"<!doctype html", b"<html", b"<head")
+
+
+@dataclass(frozen=True, slots=True)
+class HttpRules:
+    """How patient a read over HTTP is.
+
+    Attributes:
+        connect_timeout_s: Longest time in seconds to connect.
+        stall_timeout_s: Longest time in seconds without a byte.
+        total_timeout_s: Longest time in seconds for one download, waits between tries included.
+        max_retries: Tries after the first one that may fail one after another; a byte that arrives resets the count.
+        max_redirects: Redirects that one request may follow.
+        first_wait_s: Longest wait in seconds before the first retry; it doubles with each further one.
+        max_wait_s: Longest wait in seconds before any retry, unless the origin asks for more with Retry-After.
+    """
+
+    connect_timeout_s: float = 10.0
+    stall_timeout_s: float = 30.0
+    total_timeout_s: float = 3600.0
+    max_retries: int = 5
+    max_redirects: int = 5
+    first_wait_s: float = 0.5
+    max_wait_s: float = 20.0
+
+
+def retry_wait_s(failures: int, rules: HttpRules, *, retry_after_s: float | None, jitter: float) -> float:
+    """Seconds to wait before the next try.
+
+    Args:
+        failures: Tries that failed one after another, at least 1.
+        rules: The limits.
+        retry_after_s: What the origin asked for, or None; more than a minute is cut to a minute.
+        jitter: 0 (included) to 1 (excluded), at random, so that many readers do not come back at once.
+    """
+    backoff = min(rules.max_wait_s, rules.first_wait_s * 2.0 ** min(failures - 1, 30))
+    return max(backoff * (0.5 + jitter / 2), min(retry_after_s or 0.0, _MAX_RETRY_AFTER_S))
+
+
+def parse_retry_after(text: str | None, now: dt.datetime) -> float | None:
+    """Seconds that a Retry-After header asks for; None if there is none or it makes no sense.
+
+    Source: RFC 9110, section 10.2.3: seconds, or an HTTP date.
+    """
+    if text is None:
+        return None
+    if re.fullmatch(r"\d{1,9}", text.strip()):
+        return float(text)
+    try:
+        when = email.utils.parsedate_to_datetime(text)
+    except (ValueError, OverflowError):
+        return None
+    if when.tzinfo is None:
+        when = when.replace(tzinfo=dt.UTC)
+    return max(0.0, (when - now).total_seconds())
+
+
+def status_error(status: int, shown: str) -> HubdistError:
+    """The error for a status that brings no bytes and that no retry mends.
+
+    Args:
+        status: The HTTP status.
+        shown: The URL, secrets removed.
+    """
+    if status in (401, 403):
+        return AccessDeniedError(
+            f"{shown} answered {status}", advice="Give credentials that may read it, or a fresh signed URL."
+        )
+    if status in (404, 410):
+        return ModelNotFoundError(f"{shown} answered {status}: there is nothing", advice="Check the handle.")
+    return OriginError(f"{shown} answered with status {status}, which brings no model")
+
+
+def looks_like_html(content_type: str | None, first_bytes: bytes) -> bool:
+    """True for a web page: the login page of a proxy, a landing page, where an archive was asked for."""
+    kind = (content_type or "").partition(";")[0].strip().lower()
+    text = first_bytes.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    return kind in ("text/html", "application/xhtml+xml") or text.startswith(_HTML_STARTS)
+
+
+def check_encoding(headers: Mapping[str, str], shown: str) -> None:
+    """Refuse bodies in an encoding that is not the archive's own.
+
+    Servers label a stored .tar.gz as `Content-Encoding: gzip`; its raw bytes are the archive, so gzip passes.
+
+    Raises:
+        OriginError: Another encoding.
+    """
+    encoding = headers.get("Content-Encoding", "").strip().lower()
+    if encoding not in ("", "identity", "gzip", "x-gzip"):
+        raise OriginError(f"{shown} answered in the encoding {encoding[:40]!r}, although none was asked for")
+
+
+@dataclass(frozen=True, slots=True)
+class FileIdentity:
+    """What an answer says about which file it is of.
+
+    Attributes:
+        etag: ETag as sent, or None.
+        last_modified: Last-Modified as sent, or None.
+        length: Bytes of the whole file, or None if unknown.
+    """
+
+    etag: str | None
+    last_modified: str | None
+    length: int | None
+
+    @classmethod
+    def of(cls, headers: Mapping[str, str], length: int | None) -> Self:
+        """The identity in an answer's headers."""
+        return cls(headers.get("ETag") or None, headers.get("Last-Modified") or None, length)
+
+    @property
+    def validator(self) -> str | None:
+        """What If-Range may name: a strong ETag, else Last-Modified, else None."""
+        return self.etag if self._is_strong() else self.last_modified
+
+    def is_same_file(self, other: FileIdentity) -> bool:
+        """True only if both answers surely are of the same bytes.
+
+        That is: equal strong ETags, or equal Last-Modified and length where the ETags do not contradict. A weak
+        ETag promises the same meaning, not the same bytes.
+        """
+        if self.length is not None and other.length is not None and self.length != other.length:
+            return False
+        if self.etag is not None and other.etag is not None:
+            if self.etag != other.etag:
+                return False
+            if self._is_strong():
+                return True
+        return (
+            self.last_modified is not None
+            and self.last_modified == other.last_modified
+            and self.length is not None
+            and self.length == other.length
+        )
+
+    def _is_strong(self) -> bool:
+        return self.etag is not None and _STRONG_ETAG.fullmatch(self.etag) is not None
+
+
+@dataclass(frozen=True, slots=True)
+class BodyPlan:
+    """How the body of an answer continues the download.
+
+    Attributes:
+        skip: First bytes of the body that were read before and are dropped.
+        stop: Offset in the file at which the body ends (excluded), or None if it does not say.
+        identity: Which file it is of.
+    """
+
+    skip: int
+    stop: int | None
+    identity: FileIdentity
+
+
+def resume_headers(at: int, first: FileIdentity | None, shown: str) -> dict[str, str]:
+    """Headers of the request for the bytes from offset `at` on.
+
+    Args:
+        at: Bytes of the file that were read already.
+        first: Which file they were of; None if none was opened yet.
+        shown: The URL, secrets removed.
+
+    Raises:
+        OriginError: Bytes were read, and nothing tells whether further ones would be of the same file.
+    """
+    if at == 0:
+        return {}
+    if first is None or first.validator is None:
+        raise OriginError(
+            f"{shown} broke off at byte {at} and cannot be resumed: it names no ETag or Last-Modified",
+            advice="Load again: the download then starts at its beginning.",
+        )
+    return {"Range": f"bytes={at}-", "If-Range": first.validator}
+
+
+def plan_body(status: int, headers: Mapping[str, str], at: int, first: FileIdentity | None, shown: str) -> BodyPlan:
+    """Decide how an answer continues a download of which `at` bytes were read.
+
+    Args:
+        status: 200, 206 or 416; anything else is refused.
+        headers: Of the answer; a mapping that ignores case.
+        at: Bytes that were read already.
+        first: Which file they were of. Ignored if `at` is 0: then the file may be another one.
+        shown: The URL, secrets removed.
+
+    Raises:
+        IntegrityError: The file is another one than before, or not surely the same.
+        LengthMismatchError: The answer goes beyond the end of the file, or its length contradicts its range.
+        OriginError: The status or the range is none that was asked for.
+    """
+    if status == 206 and at:
+        plan = _plan_part(headers, at, first, shown)
+    elif status == 200:
+        length = _content_length(headers)
+        plan = BodyPlan(at, length, FileIdentity.of(headers, length))
+    elif status == 416 and at:
+        raise IntegrityError(f"{shown} changed while it was read: it has no byte {at} any more")
+    else:
+        raise status_error(status, shown)
+    if at and (first is None or not first.is_same_file(plan.identity)):
+        raise IntegrityError(
+            f"{shown} changed while it was read, or does not say that it is the same; stopped at byte {at}",
+            advice="Load again.",
+        )
+    return plan
+
+
+def _plan_part(headers: Mapping[str, str], at: int, first: FileIdentity | None, shown: str) -> BodyPlan:
+    part = _CONTENT_RANGE.fullmatch(headers.get("Content-Range", "").strip())
+    if part is None or int(part[1]) != at or int(part[2]) < at:
+        raise OriginError(f"{shown} was asked for bytes from {at} on and answered with another range")
+    stop, total = int(part[2]) + 1, None if part[3] == "*" else int(part[3])
+    known = first.length if first is not None else None
+    ends = [end for end in (total, known) if end is not None]
+    if any(stop > end for end in ends):
+        raise LengthMismatchError(f"{shown} answered with bytes up to {stop} of a file of {min(ends)} bytes")
+    if _content_length(headers) not in (None, stop - at):
+        raise LengthMismatchError(f"{shown} answered with a length that contradicts its range")
+    return BodyPlan(0, stop, FileIdentity.of(headers, total))
+
+
+def _content_length(headers: Mapping[str, str]) -> int | None:
+    # RFC 9112, section 6.3: a transfer coding overrides Content-Length.
+    text = headers.get("Content-Length", "").strip()
+    if "Transfer-Encoding" in headers or not re.fullmatch(r"\d{1,18}", text):
+        return None
+    return int(text)

@@ -1,0 +1,134 @@
+"""What hubdist tells about its work: frozen values that print well."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hubdist.errors import HubdistError
+from hubdist.routes import Route
+
+
+@dataclass(frozen=True, slots=True)
+class NodeReport:
+    """How one node got one model.
+
+    Attributes:
+        node: Ray's id of the node, or the host's name without Ray.
+        name: The node's address and the first digits of its id.
+        handle: The model's handle without secrets.
+        digest: `sha256:<hex>` of the model.
+        route: How the node got it.
+        reason: Why this route.
+        source: Name of the node that sent the bytes; None if they were there.
+        bytes_received: Bytes that came over this route.
+        seconds: From the call to the published snapshot.
+        retries: Chunks that had to be sent again.
+        error: Why the node does not have the model, or None.
+    """
+
+    node: str
+    name: str
+    handle: str
+    digest: str
+    route: Route | None
+    reason: str
+    source: str | None = None
+    bytes_received: int = 0
+    seconds: float = 0.0
+    retries: int = 0
+    error: HubdistError | None = None
+
+    def __str__(self) -> str:
+        """One line."""
+        if self.error is not None:
+            return f"{self.name}: failed: {self.error}"
+        came = f"{_size(self.bytes_received)} from {self.source}" if self.source else "nothing sent"
+        again = f", {self.retries} chunks sent again" if self.retries else ""
+        return f"{self.name}: {self.route}, {came} in {self.seconds:.2f} s{again} ({self.reason})"
+
+
+@dataclass(frozen=True, slots=True)
+class PinReport:
+    """What a handle stands for in this job.
+
+    Attributes:
+        handle: The handle without secrets.
+        digest: `sha256:<hex>` of the model.
+        total_bytes: Bytes of all files.
+        files: Number of files.
+        source: Where the bytes came from: `origin`, `store` or `TensorFlow Hub cache`.
+        origin_reads: How often this coordinator read the origin for it.
+        seconds: How long it took to resolve.
+    """
+
+    handle: str
+    digest: str
+    total_bytes: int
+    files: int
+    source: str
+    origin_reads: int
+    seconds: float
+
+    def __str__(self) -> str:
+        """One line."""
+        return (
+            f"{self.handle}: {self.digest[:19]}..., {self.files} files, {_size(self.total_bytes)}"
+            f" from the {self.source} in {self.seconds:.2f} s, origin read {self.origin_reads} times"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a prefetch did.
+
+    Attributes:
+        pins: One for each handle, in the order of the call.
+        nodes: One for each handle and node.
+    """
+
+    pins: tuple[PinReport, ...]
+    nodes: tuple[NodeReport, ...]
+
+    def __str__(self) -> str:
+        """A line for each pin, followed by a line for each node."""
+        lines: list[str] = []
+        for pin in self.pins:
+            lines.append(str(pin))
+            lines.extend(f"  {node}" for node in self.nodes if node.digest == pin.digest)
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What this job knows at the moment.
+
+    Attributes:
+        mode: `ray` with a coordinator, `embedded` if everything happens in this process.
+        coordinator: Name of the coordinator's node; None if there is none yet.
+        store: Root of the store that this process uses.
+        pins: The handles that were resolved.
+        deliveries: What nodes got, in the order in which they asked.
+        agents: Names of the nodes where an agent runs now.
+    """
+
+    mode: str
+    coordinator: str | None
+    store: str
+    pins: tuple[PinReport, ...] = ()
+    deliveries: tuple[NodeReport, ...] = ()
+    agents: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        """A few lines."""
+        lines = [f"hubdist ({self.mode}), coordinator on {self.coordinator or 'no node yet'}, store {self.store}"]
+        lines += [str(pin) for pin in self.pins]
+        lines += [f"  {delivery}" for delivery in self.deliveries]
+        if self.agents:
+            lines.append(f"agents on {', '.join(self.agents)}")
+        return "\n".join(lines)
+
+
+def _size(count: int) -> str:
+    if count < 1 << 20:
+        return f"{count / 1e3:.1f} kB"
+    return f"{count / 1e6:.1f} MB" if count < 1e9 else f"{count / 1e9:.2f} GB"

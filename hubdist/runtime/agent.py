@@ -1,0 +1,161 @@
+"""The node agent: works on one node while a delivery runs.
+
+It offers chunks of published snapshots to other nodes, by digest and chunk, never by path; and it fetches chunks into
+a stage and publishes it. A plain class: `placement` makes an actor of it, with several threads.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import ray
+import ray.exceptions
+
+from hubdist.config import Config
+from hubdist.errors import IntegrityError, PeerError
+from hubdist.manifest import Chunk, Digest, Manifest, cut_chunks
+from hubdist.runtime.calls import translated
+from hubdist.staging import FilledStage
+from hubdist.store import Snapshot, Store
+
+
+@dataclass(slots=True)
+class _Incoming:
+    """A snapshot that is being received."""
+
+    stage: FilledStage
+    chunks: tuple[Chunk, ...]
+
+
+@dataclass(slots=True)
+class _Outgoing:
+    """A snapshot that chunks are offered from."""
+
+    snapshot: Snapshot
+    chunks: tuple[Chunk, ...]
+
+
+class NodeAgent:
+    """Receives and offers chunks on one node. Safe for use by several threads.
+
+    Args:
+        config: The job's settings.
+        node_id: Ray's id of the node; tells the store's root.
+    """
+
+    def __init__(self, config: Config, node_id: str) -> None:
+        self._config = config
+        self._store = Store(config.store_root(node_id), max_bytes=config.max_bytes)
+        self._guard = threading.Lock()
+        self._incoming: dict[Digest, _Incoming] = {}
+        self._outgoing: dict[Digest, _Outgoing] = {}
+
+    def begin(self, manifest: Manifest, chunk_bytes: int) -> bool:
+        """Make ready to receive a model; True if the node's store has it already.
+
+        Raises:
+            StoreError: The node's disk refuses, or lacks room.
+        """
+        with self._guard:
+            if manifest.digest in self._incoming:
+                return False
+            snapshot = self._store.find(manifest.digest)
+            if snapshot is not None:
+                snapshot.release()
+                return True
+            stage = self._store.stage_manifest(manifest)
+            self._incoming[manifest.digest] = _Incoming(stage, cut_chunks(manifest, chunk_bytes))
+            return False
+
+    def offer(self, digest: Digest, chunk_bytes: int, index: int) -> list[Any]:
+        """Put one chunk of a published snapshot into the object store.
+
+        Returns:
+            A list with its reference; in a list it can be passed on without being fetched.
+
+        Raises:
+            IntegrityError: The snapshot is missing or damaged on this node.
+        """
+        outgoing = self._open_outgoing(digest, chunk_bytes)
+        chunk = outgoing.chunks[index]
+        data = np.empty(chunk.size, dtype=np.uint8)
+        view = data.data
+        at = 0
+        for piece in chunk.pieces:
+            entry = outgoing.snapshot.manifest.entries[piece.entry_index]
+            part = view[at : at + piece.end - piece.start]
+            with (outgoing.snapshot.path / entry.path).open("rb", buffering=0) as file:
+                file.seek(piece.start)
+                _read_exactly(file, part, entry.path)
+            entry.check_range(piece.start, part)
+            at += len(part)
+        return [ray.put(data)]
+
+    def fetch(self, digest: Digest, index: int, reference: list[Any]) -> float:
+        """Fetch one chunk, check it and write it into the stage.
+
+        Returns:
+            Seconds that it took.
+
+        Raises:
+            IntegrityError: The bytes are not the manifest's.
+            TransferError: The chunk did not come.
+            StoreError: The node's disk refuses.
+        """
+        with self._guard:
+            incoming = self._incoming.get(digest)
+        if incoming is None:
+            raise PeerError(f"this node does not receive {digest}")
+        begin = time.monotonic()
+        try:
+            data = ray.get(reference[0], timeout=self._config.chunk_timeout_s)
+        except ray.exceptions.RayError as error:
+            raise translated(error, None) from error
+        incoming.stage.write_chunk(incoming.chunks[index], memoryview(data))
+        return time.monotonic() - begin
+
+    def publish(self, digest: Digest) -> None:
+        """Publish a stage that has all its chunks.
+
+        Raises:
+            StoreError: The node's disk refuses.
+        """
+        with self._guard:
+            incoming = self._incoming.pop(digest, None)
+        if incoming is None:
+            return  # asked twice
+        with incoming.stage as stage:
+            self._store.publish(stage).release()
+
+    def give_up(self, digest: Digest) -> None:
+        """Discard a stage that will not be finished, and stop offering the model."""
+        with self._guard:
+            incoming = self._incoming.pop(digest, None)
+            outgoing = self._outgoing.pop(digest, None)
+        if incoming is not None:
+            incoming.stage.discard()
+        if outgoing is not None:
+            outgoing.snapshot.release()
+
+    def _open_outgoing(self, digest: Digest, chunk_bytes: int) -> _Outgoing:
+        with self._guard:
+            outgoing = self._outgoing.get(digest)
+            if outgoing is None:
+                snapshot = self._store.find(digest)
+                if snapshot is None:
+                    raise IntegrityError(f"the snapshot {digest} is not in the store of the node that should send it")
+                outgoing = _Outgoing(snapshot, cut_chunks(snapshot.manifest, chunk_bytes))
+                self._outgoing[digest] = outgoing
+            return outgoing
+
+
+def _read_exactly(file: Any, view: memoryview, name: str) -> None:
+    while len(view) > 0:
+        count = file.readinto(view)
+        if not count:
+            raise IntegrityError(f"{name} ended early on the node that sends it")
+        view = view[count:]

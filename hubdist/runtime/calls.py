@@ -1,0 +1,61 @@
+"""Calls between actors: every one has a deadline, and every failure comes back as an error of hubdist."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import ray
+import ray.exceptions
+
+from hubdist.errors import HubdistError, PeerError, StoreFullError, TransferTimeoutError
+
+LOST = (ray.exceptions.RayActorError, ray.exceptions.NodeDiedError, ray.exceptions.WorkerCrashedError)
+"""What Ray raises when the other side is gone."""
+
+
+class NodeLostError(PeerError):
+    """The node or the agent on it is gone."""
+
+
+async def settle(reference: Any, *, timeout_s: float, node: str) -> Any:
+    """Wait for a call's result in an event loop.
+
+    Args:
+        reference: What `.remote()` returned.
+        timeout_s: Deadline in seconds.
+        node: Name of the node that was called, for errors.
+
+    Raises:
+        NodeLostError: The node or its agent is gone.
+        TransferTimeoutError: No answer before the deadline.
+        HubdistError: What the called method raised.
+    """
+    try:
+        return await asyncio.wait_for(asyncio.wrap_future(reference.future()), timeout_s)
+    except TimeoutError:
+        raise TransferTimeoutError(f"no answer within {timeout_s:g} s", node=node) from None
+    except ray.exceptions.RayError as error:
+        raise translated(error, node) from error
+
+
+def translated(error: ray.exceptions.RayError, node: str | None) -> HubdistError:
+    """The error of hubdist that an error of Ray stands for."""
+    if isinstance(error, ray.exceptions.RayTaskError):
+        return _from_task(error, node)
+    if isinstance(error, (*LOST, ray.exceptions.ActorUnschedulableError)):
+        return NodeLostError("the node or the agent on it is gone", node=node)
+    if isinstance(error, ray.exceptions.GetTimeoutError):
+        return TransferTimeoutError("no answer before the deadline", node=node)
+    if isinstance(error, (ray.exceptions.ObjectStoreFullError, ray.exceptions.OutOfDiskError)):
+        return StoreFullError("Ray's object store is full", need_bytes=0, free_bytes=0, node=node)
+    return PeerError(f"{type(error).__name__} while talking to the node", node=node)
+
+
+def _from_task(error: ray.exceptions.RayTaskError, node: str | None) -> HubdistError:
+    cause = error.cause
+    if isinstance(cause, HubdistError):
+        return cause.placed(node=node)
+    if isinstance(cause, ray.exceptions.RayError):
+        return translated(cause, node)
+    return PeerError(f"the call failed with {type(cause).__name__}: {cause}", node=node)

@@ -1,0 +1,168 @@
+"""A process's way to its job's coordinator."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.exceptions
+from ray.experimental import tqdm_ray
+
+from hubdist.config import Config
+from hubdist.errors import PeerError, StoreError, TransferTimeoutError
+from hubdist.manifest import Digest
+from hubdist.report import Report, Status
+from hubdist.runtime.calls import LOST, translated
+from hubdist.runtime.coordinator import CoordinatorStatus, Pin
+from hubdist.runtime.placement import find_coordinator, is_driver, make_coordinator, stop_actor
+from hubdist.store import Snapshot, Store
+
+_AGAIN_S = 0.2
+_MAX_AGAIN_S = 5.0
+_PROGRESS_S = 0.5
+
+
+class Cluster:
+    """Resolves and locates models through the coordinator of this process's job. Safe for use by several threads.
+
+    Args:
+        config: What this process would start a coordinator with.
+    """
+
+    def __init__(self, config: Config) -> None:
+        context = ray.get_runtime_context()
+        self._config = config
+        self._job_id = str(context.get_job_id())
+        self._node_id = str(context.get_node_id())
+        self._is_driver = is_driver()
+        self._guard = threading.Lock()
+        self._coordinator: Any = None
+        self._store: Store | None = None
+
+    def start(self) -> None:
+        """Make the coordinator if there is none.
+
+        Raises:
+            ConfigError: It runs already with other settings.
+        """
+        self._call(lambda coordinator: coordinator.start.remote(self._config))
+
+    def resolve(self, text: str) -> tuple[str, Digest]:
+        """The public handle and the digest that this job has pinned.
+
+        Raises:
+            HubdistError: Every kind of it.
+        """
+        pin: Pin = self._call(lambda coordinator: coordinator.pin.remote(text))
+        if self._config != pin.config and not self._is_driver:
+            self._config = pin.config
+        return pin.handle, pin.digest
+
+    def locate(self, handle: str, digest: Digest) -> Snapshot:
+        """The snapshot in this node's store; brought here if it is missing.
+
+        Raises:
+            HubdistError: Every kind of it.
+        """
+        store = self._open_store()
+        for _ in range(2):  # a snapshot may be evicted right after it was delivered, but not for ever
+            snapshot = store.find(digest)
+            if snapshot is not None:
+                return snapshot
+            self._call(lambda coordinator: coordinator.deliver.remote(digest, handle, self._node_id))
+        snapshot = store.find(digest)
+        if snapshot is None:
+            raise StoreError(
+                f"{digest} was delivered to this node, but is not in its store {store.root}",
+                path=str(store.root),
+                handle=handle,
+                advice="Is it the same directory for all processes of the node? Is max_bytes large enough?",
+            )
+        return snapshot
+
+    def prefetch(self, texts: Sequence[str], nodes: Sequence[str] | None) -> Report:
+        """Bring models to nodes, with progress bars."""
+        bars: dict[str, Any] = {}
+        wanted = None if nodes is None else list(nodes)
+        try:
+            report: Report = self._call(
+                lambda coordinator: coordinator.prefetch.remote(list(texts), wanted),
+                while_waiting=lambda coordinator: _show_progress(coordinator, bars),
+            )
+        finally:
+            for bar in bars.values():
+                bar.close()
+        return report
+
+    def status(self) -> Status:
+        """What the job knows; makes no coordinator."""
+        store = str(self._config.store_root(self._node_id))
+        if self._coordinator is None and find_coordinator(self._job_id) is None:
+            return Status("ray", None, store)
+        found: CoordinatorStatus = self._call(lambda coordinator: coordinator.status.remote())
+        return Status("ray", found.node, store, found.pins, found.deliveries, found.agents)
+
+    def shutdown(self) -> None:
+        """From the driver: end the coordinator, and with it the agents."""
+        coordinator = find_coordinator(self._job_id) if self._is_driver else None
+        if coordinator is not None:
+            stop_actor(coordinator)
+        self._coordinator = None
+
+    def _open_store(self) -> Store:
+        with self._guard:
+            root = self._config.store_root(self._node_id)
+            if self._store is None or self._store.root != root:
+                self._store = Store(root, max_bytes=self._config.max_bytes)
+            return self._store
+
+    def _connect(self) -> Any:
+        with self._guard:
+            if self._coordinator is None:
+                coordinator = find_coordinator(self._job_id)
+                if coordinator is None:
+                    base_dir = Path.cwd() if self._is_driver else None
+                    coordinator = make_coordinator(self._config, base_dir, self._job_id, is_driver=self._is_driver)
+                    coordinator.start.remote(self._config)
+                self._coordinator = coordinator
+            return self._coordinator
+
+    def _call(self, method: Callable[[Any], Any], while_waiting: Callable[[Any], None] | None = None) -> Any:
+        """Call the coordinator; if it dies meanwhile, wait for its restart or make a new one, and call again."""
+        deadline = time.monotonic() + self._config.timeout_s
+        pause_s = _AGAIN_S
+        while True:
+            coordinator = self._connect()
+            try:
+                reference = method(coordinator)
+                while while_waiting is not None and not ray.wait([reference], timeout=_PROGRESS_S)[0]:
+                    while_waiting(coordinator)
+                return ray.get(reference, timeout=max(0.0, deadline - time.monotonic()))
+            except LOST as error:
+                if time.monotonic() + pause_s > deadline:
+                    raise PeerError("the coordinator is gone and did not come back") from error
+                with self._guard:
+                    self._coordinator = None
+                threading.Event().wait(pause_s)  # until Ray has restarted it; nothing tells when
+                pause_s = min(2 * pause_s, _MAX_AGAIN_S)
+            except ray.exceptions.GetTimeoutError as error:
+                raise TransferTimeoutError(
+                    f"the coordinator gave no answer within timeout_s = {self._config.timeout_s:g} s"
+                ) from error
+            except ray.exceptions.RayError as error:
+                raise translated(error, None) from error.__cause__
+
+
+def _show_progress(coordinator: Any, bars: dict[str, Any]) -> None:
+    try:
+        progress = ray.get(coordinator.progress.remote(), timeout=_PROGRESS_S)
+    except ray.exceptions.RayError:
+        return  # a progress bar is not worth an error
+    for name, (arrived, total) in progress.items():
+        if name not in bars:
+            bars[name] = tqdm_ray.tqdm(desc=f"hubdist {name}", total=total)
+        bars[name].update(arrived - bars[name].n)

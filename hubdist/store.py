@@ -1,0 +1,370 @@
+"""A node's store: a directory of published snapshots.
+
+    <root>/snapshots/<digest>/files/...       the model, read-only: what TensorFlow opens
+    <root>/snapshots/<digest>/manifest.json   beside the model's directory, never in it
+    <root>/snapshots/<digest>/in-use          processes that use the snapshot hold a shared flock on it
+    <root>/staging/<unique>/                  being written
+    <root>/quarantine/<unique>/               damaged, kept for a look; the next sweep deletes all but the newest
+    <root>/locks/, <root>/pins/               see `Store.lock` and `hubdist.pins`
+
+Rule for all processes and threads: a snapshot appears whole, by one rename of a directory, or not at all. Two writers
+of one snapshot are harmless: one rename wins, the other discards. Locks only save double work.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import logging
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import filelock
+
+from hubdist.disk import check_private, disk_errors, remove_tree, sync_directory, write_durably
+from hubdist.errors import DigestMismatchError, HubdistError, IntegrityError, StoreError
+from hubdist.manifest import Digest, EntryDigester, Manifest
+from hubdist.savedmodel import check_checkpoint
+from hubdist.staging import FILES, FilledStage, Stage, maker_is_dead, sync_directories, unique_name
+
+_LOG = logging.getLogger(__name__)
+_MANIFEST = "manifest.json"
+_IN_USE = "in-use"
+_OLD_STAGE_S = 24 * 3600.0
+"""Age after which a stage is removed although its maker, on another machine, cannot be asked."""
+
+
+@dataclass(eq=False)
+class Snapshot:
+    """One manifest's complete, verified, read-only directory.
+
+    While this object lives, or until `release`, its process is noted as a user and the snapshot is not evicted.
+
+    Attributes:
+        path: The model's directory.
+        manifest: What is in it.
+    """
+
+    path: Path
+    manifest: Manifest
+    _in_use: int | None = None
+
+    def release(self) -> None:
+        """Stop using the snapshot."""
+        if self._in_use is not None:
+            os.close(self._in_use)
+            self._in_use = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+    def __del__(self) -> None:
+        self.release()
+
+
+class Store:
+    """The snapshots of one node; any number of processes and threads may use one root at the same time.
+
+    Args:
+        root: The directory; made with mode 0700 if it is missing.
+        max_bytes: Most bytes of snapshots to keep: after a publish the least recently used ones that nobody uses are
+            evicted. None keeps everything.
+
+    Raises:
+        UnsafeStoreError: Another user owns `root` or may write to it.
+        StoreError: `root` cannot be made or read.
+    """
+
+    def __init__(self, root: Path, *, max_bytes: int | None = None) -> None:
+        self.root = root
+        self._max_bytes = max_bytes
+        self._snapshots = root / "snapshots"
+        self._staging = root / "staging"
+        self._quarantine = root / "quarantine"
+        self._locks = root / "locks"
+        with disk_errors(root):
+            with contextlib.suppress(FileExistsError):
+                root.mkdir(mode=0o700, parents=True)
+            check_private(root)
+            try:
+                for folder in (self._snapshots, self._staging, self._quarantine, self._locks):
+                    folder.mkdir(mode=0o700, exist_ok=True)
+                self.read_only = not os.access(root, os.W_OK)
+            except OSError as error:
+                if error.errno not in (errno.EROFS, errno.EACCES):
+                    raise
+                self.read_only = True
+
+    def find(self, digest: Digest) -> Snapshot | None:
+        """The published snapshot, checked for completeness, or None. A damaged one is quarantined.
+
+        Checked are the manifest's own digest, every file's name, kind and size, and that the SavedModel's index of
+        variables names only files that exist. `verify` re-reads the bytes as well.
+        """
+        home = self._home(digest)
+        try:
+            in_use = os.open(home / _IN_USE, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError:
+            if home.exists():
+                self.quarantine(digest, "its marker of use is missing")
+            return None
+        except OSError as error:
+            raise StoreError(f"cannot open {home}: {error.strerror}", path=str(home)) from error
+        try:
+            if not _note_use(in_use) or not _same_file(in_use, home / _IN_USE):  # it is being evicted
+                os.close(in_use)
+                return None
+            manifest = self._check(digest, home)
+        except (IntegrityError, FileNotFoundError) as error:
+            os.close(in_use)
+            self.quarantine(digest, str(error))
+            return None
+        except BaseException:
+            os.close(in_use)
+            raise
+        with contextlib.suppress(OSError):  # a read-only store has no order of use
+            os.utime(home / _IN_USE)
+        return Snapshot(home / FILES, manifest, in_use)
+
+    def stage(self) -> Stage:
+        """A stage for files from an origin; use as a context manager."""
+        self._check_writable()
+        self.sweep()
+        return Stage(self._staging, max_bytes=self._max_bytes)
+
+    def stage_manifest(self, manifest: Manifest) -> FilledStage:
+        """A stage for the chunks of a known manifest; use as a context manager.
+
+        Raises:
+            StoreFullError: The disk has no room for it.
+        """
+        self._check_writable()
+        self.sweep()
+        if self._max_bytes is not None:
+            self._evict_to(self._max_bytes - manifest.total_bytes)
+        return FilledStage(self._staging, manifest)
+
+    def publish(self, stage: Stage | FilledStage) -> Snapshot:
+        """Move a stage to its place under its digest. If another process was faster, its snapshot is returned.
+
+        Raises:
+            IntegrityError: The staged model is incomplete by its own index.
+            StoreError: The disk refuses; nothing is published.
+        """
+        manifest = stage.finish()
+        home = self._home(manifest.digest)
+        check_checkpoint(stage.files, [entry.path for entry in manifest.entries])
+        with disk_errors(home, need_bytes=manifest.total_bytes):
+            write_durably(stage.path / _MANIFEST, manifest.to_json(), "new")
+            os.close(os.open(stage.path / _IN_USE, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+            _make_read_only(stage.files)
+            sync_directories(stage.path)
+        for _ in range(2):
+            with disk_errors(home):
+                try:
+                    stage.path.rename(home)
+                    sync_directory(self._snapshots)
+                except OSError as error:
+                    if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                        raise
+            # Ours or the one that was there before; a damaged one is moved aside and the second round publishes ours.
+            snapshot = self.find(manifest.digest)
+            if snapshot is not None:
+                if self._max_bytes is not None:
+                    self._evict_to(self._max_bytes)
+                return snapshot
+        raise StoreError(f"the snapshot {manifest.digest} was damaged right after it was published", path=str(home))
+
+    def verify(self, digest: Digest) -> None:
+        """Re-read every byte of a snapshot; quarantine it if anything differs.
+
+        Raises:
+            IntegrityError: The snapshot is missing or damaged.
+        """
+        snapshot = self.find(digest)
+        if snapshot is None:
+            raise IntegrityError(f"there is no complete snapshot {digest} in {self.root}")
+        with snapshot:
+            for entry in snapshot.manifest.entries:
+                digester = EntryDigester(entry.path)
+                with (snapshot.path / entry.path).open("rb") as file:
+                    while data := file.read(1 << 20):
+                        digester.update(data)
+                found = digester.entry()
+                if found != entry:
+                    self.quarantine(digest, f"{entry.path} is damaged")
+                    raise DigestMismatchError(
+                        f"{entry.path} of {digest} is damaged", expected=str(entry.digest), actual=str(found.digest)
+                    )
+
+    def digests(self) -> list[Digest]:
+        """The digests of all published snapshots, least recently used first."""
+        found: list[tuple[float, Digest]] = []
+        with contextlib.suppress(FileNotFoundError):
+            for home in self._snapshots.iterdir():
+                with contextlib.suppress(FileNotFoundError, HubdistError):
+                    found.append(((home / _IN_USE).stat().st_mtime, Digest.parse(f"sha256:{home.name}")))
+        return [digest for _, digest in sorted(found)]
+
+    def evict(self, digest: Digest) -> bool:
+        """Delete a snapshot that no process uses; True if it was deleted."""
+        home = self._home(digest)
+        try:
+            in_use = os.open(home / _IN_USE, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False
+        try:
+            fcntl.flock(in_use, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._discard(home)
+        except BlockingIOError:
+            return False
+        finally:
+            os.close(in_use)
+        return True
+
+    def quarantine(self, digest: Digest, reason: str) -> None:
+        """Move a damaged snapshot aside, so that it is no hit any more."""
+        aside = self._quarantine / unique_name()
+        try:
+            self._home(digest).rename(aside)
+        except FileNotFoundError:
+            return  # another process was faster
+        except OSError as error:
+            raise StoreError(
+                f"the snapshot {digest} in {self.root} is damaged ({reason}) and cannot be moved aside",
+                path=str(self._home(digest)),
+                advice="Remove it, or set store to another directory.",
+            ) from error
+        _LOG.warning("hubdist: snapshot %s was damaged (%s); it is now %s", digest, reason, aside)
+
+    def sweep(self) -> None:
+        """Remove stages whose makers are dead and all but the newest quarantined snapshot."""
+        for stage in self._list(self._staging):
+            if maker_is_dead(stage.name) or _age_s(stage, self._staging) > _OLD_STAGE_S:
+                remove_tree(stage)
+        for old in sorted(self._list(self._quarantine), key=lambda path: -_age_s(path, self._quarantine))[:-1]:
+            remove_tree(old)
+
+    @contextlib.contextmanager
+    def lock(self, name: str, timeout_s: float) -> Iterator[None]:
+        """Hold a lock among the processes of this node, to save double work; never needed for right results.
+
+        After `timeout_s` seconds without it, or where the file system has no locks, the block runs all the same.
+        """
+        lock = filelock.FileLock(self._locks / f"{name}.lock", mode=0o600)
+        held = False
+        if not self.read_only:
+            with contextlib.suppress(filelock.Timeout, OSError, NotImplementedError):
+                lock.acquire(timeout=timeout_s)
+                held = True
+        try:
+            yield
+        finally:
+            if held:
+                lock.release()
+
+    def _home(self, digest: Digest) -> Path:
+        return self._snapshots / digest.value
+
+    def _check(self, digest: Digest, home: Path) -> Manifest:
+        manifest = Manifest.from_json((home / _MANIFEST).read_bytes())
+        if manifest.digest != digest:
+            raise DigestMismatchError("the manifest is another one", expected=str(digest), actual=str(manifest.digest))
+        expected = {entry.path: entry.size for entry in manifest.entries}
+        found = dict(_walk(home / FILES, ""))
+        for path in sorted(expected.keys() | found.keys()):
+            if found.get(path) != expected.get(path):
+                raise IntegrityError(
+                    f"{path} has {found.get(path, 'no file')} instead of {expected.get(path, 'no')} bytes"
+                )
+        check_checkpoint(home / FILES, expected)
+        return manifest
+
+    def _check_writable(self) -> None:
+        if self.read_only:
+            raise StoreError(
+                f"the store {self.root} is read-only and lacks this model",
+                path=str(self.root),
+                advice="Set store to a directory that can be written, or fill this one beforehand.",
+            )
+
+    def _evict_to(self, max_bytes: int) -> None:
+        """Evict least recently used snapshots until at most `max_bytes` remain or all that remain are in use."""
+        sizes = {digest: _size(self._home(digest)) for digest in self.digests()}
+        total = sum(sizes.values())
+        for digest, size in sizes.items():
+            if total <= max(0, max_bytes):
+                return
+            if self.evict(digest):
+                total -= size
+
+    def _discard(self, home: Path) -> None:
+        doomed = self._staging / unique_name()
+        with disk_errors(home):
+            home.rename(doomed)
+        remove_tree(doomed)
+
+    @staticmethod
+    def _list(folder: Path) -> list[Path]:
+        try:
+            return list(folder.iterdir())
+        except OSError:
+            return []
+
+
+def _note_use(in_use: int) -> bool:
+    """Take a share of the snapshot's lock; False if it is being evicted."""
+    try:
+        fcntl.flock(in_use, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # no locks on this file system: the snapshot is just not protected from evict
+        return True
+    return True
+
+
+def _same_file(handle: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(handle), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _walk(folder: Path, prefix: str) -> Iterator[tuple[str, int]]:
+    with os.scandir(folder) as items:
+        for item in items:
+            path = f"{prefix}{item.name}"
+            if item.is_dir(follow_symlinks=False):
+                yield from _walk(Path(item.path), f"{path}/")
+            elif item.is_file(follow_symlinks=False):
+                yield path, item.stat(follow_symlinks=False).st_size
+            else:
+                yield path, -1
+
+
+def _size(home: Path) -> int:
+    try:
+        return Manifest.from_json((home / _MANIFEST).read_bytes()).total_bytes
+    except (OSError, IntegrityError):
+        return 0
+
+
+def _make_read_only(files: Path) -> None:
+    for folder, _, names in os.walk(files, topdown=False):
+        for name in names:
+            Path(folder, name).chmod(0o444)
+        Path(folder).chmod(0o555)
+
+
+def _age_s(path: Path, folder: Path) -> float:
+    """Seconds between the last change of a folder's entry and of the folder itself: both by the same clock."""
+    with contextlib.suppress(OSError):
+        return folder.stat().st_mtime - path.stat().st_mtime
+    return 0.0

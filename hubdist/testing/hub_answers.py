@@ -1,0 +1,140 @@
+"""What a `LoopbackHub` answers: pure functions of a file, a request's headers and a fault."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import html
+import io
+import re
+import tarfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from hubdist.testing.hub_faults import ChangedEtag, Fault, HtmlPage, IgnoreRange, Status, WrongBytes
+
+_LAST_MODIFIED = "Mon, 05 Feb 2024 10:00:00 GMT"
+_CHANGED = "Tue, 06 Feb 2024 10:00:00 GMT"
+
+
+@dataclass(frozen=True, slots=True)
+class HubFile:
+    """A file that the hub serves.
+
+    Attributes:
+        data: Its bytes.
+        content_type: Its Content-Type.
+        headers: Further headers; ETag and Last-Modified among them are honoured by If-Range.
+        chunked: Send it in chunks, without a Content-Length.
+        counted_as: Path of the handle that its reads count for.
+    """
+
+    data: bytes
+    content_type: str
+    headers: Mapping[str, str]
+    chunked: bool = False
+    counted_as: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Status, headers and body of one answer.
+
+    Attributes:
+        status: The HTTP status.
+        body: All bytes that are to be sent.
+        headers: Without Content-Length.
+        chunked: Send the body in chunks.
+        counted_as: Path of the handle whose bytes these are, or "" for other answers.
+    """
+
+    status: int
+    body: bytes
+    headers: Mapping[str, str] = field(default_factory=dict)
+    chunked: bool = False
+    counted_as: str = ""
+
+
+def validators(data: bytes) -> dict[str, str]:
+    """A strong ETag that follows from the bytes, and a constant Last-Modified."""
+    return {"ETag": f'"{hashlib.sha256(data).hexdigest()[:32]}"', "Last-Modified": _LAST_MODIFIED}
+
+
+def html_page(title: str) -> Answer:
+    """A small web page, as tfhub.dev shows it for a handle without a query."""
+    page = f"<!doctype html>\n<html><head><title>{html.escape(title)}</title></head><body></body></html>\n"
+    return Answer(200, page.encode(), {"Content-Type": "text/html; charset=utf-8"})
+
+
+def text_answer(status: int, text: str, headers: Mapping[str, str] | None = None) -> Answer:
+    """A plain text, such as an error or the location of an uncompressed model."""
+    return Answer(status, text.encode(), {"Content-Type": "text/plain; charset=utf-8", **(headers or {})})
+
+
+def fault_answer(fault: Fault | None) -> Answer | None:
+    """The answer that a fault gives instead of any other, or None if it leaves the choice."""
+    if isinstance(fault, HtmlPage):
+        return html_page("Log in")
+    if isinstance(fault, Status):
+        headers = {} if fault.retry_after is None else {"Retry-After": str(fault.retry_after)}
+        return text_answer(fault.code, "a fault\n", headers)
+    return None
+
+
+def file_answer(file: HubFile, asked_range: str | None, if_range: str | None, fault: Fault | None) -> Answer:
+    """Serve a file, or the range of it that was asked for.
+
+    Args:
+        file: What to serve.
+        asked_range: The Range header; several ranges or other units are ignored, as RFC 9110 allows.
+        if_range: The If-Range header.
+        fault: What to do wrong.
+    """
+    data, headers = file.data, {"Content-Type": file.content_type, "Accept-Ranges": "bytes", **file.headers}
+    if isinstance(fault, WrongBytes):
+        data = data[: fault.flip_at] + bytes([data[fault.flip_at] ^ 1]) + data[fault.flip_at + 1 :]
+    if isinstance(fault, ChangedEtag):
+        headers |= {"ETag": '"changed"', "Last-Modified": _CHANGED}
+    if if_range is not None and if_range not in (headers.get("ETag"), headers.get("Last-Modified")):
+        asked_range = None
+    whole = Answer(200, data, headers, file.chunked, file.counted_as)
+    bounds = None if isinstance(fault, IgnoreRange) else _parse_range(asked_range or "", len(data))
+    if bounds is None:
+        return whole
+    start, end = bounds
+    if start >= end:
+        return text_answer(416, "no such range\n", {"Content-Range": f"bytes */{len(data)}"})
+    content_range = {"Content-Range": f"bytes {start}-{end - 1}/{len(data)}"}
+    return replace(whole, status=206, body=data[start:end], headers=headers | content_range)
+
+
+def pack_model(files: Mapping[str, bytes] | Path) -> bytes:
+    """A tar.gz with the files at its root; the same files give the same bytes.
+
+    Args:
+        files: Path in the model -> content, or a directory.
+    """
+    if isinstance(files, Path):
+        root = files
+        files = {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+    packed = io.BytesIO()
+    # mtime=0 keeps the time of day out of the gzip header.
+    with gzip.GzipFile(fileobj=packed, mode="wb", mtime=0) as zipped:
+        with tarfile.open(fileobj=zipped, mode="w") as archive:
+            for path, data in sorted(files.items()):
+                member = tarfile.TarInfo(path)
+                member.size = len(data)
+                archive.addfile(member, io.BytesIO(data))
+    return packed.getvalue()
+
+
+def _parse_range(text: str, size: int) -> tuple[int, int] | None:
+    """Start (included) and end (excluded); an empty range if there is no such byte; None for what is ignored."""
+    asked = re.fullmatch(r"bytes=(\d*)-(\d*)", text.strip())
+    if asked is None or asked[0] == "bytes=-":
+        return None
+    if not asked[1]:
+        return max(0, size - int(asked[2])), size
+    end = min(size, int(asked[2]) + 1) if asked[2] else size
+    return min(int(asked[1]), end), end
