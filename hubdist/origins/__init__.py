@@ -48,11 +48,12 @@ def open_origin(handle: Handle, config: Config, scratch: Path) -> Origin:
         from hubdist.origins.objects import ObjectsOrigin
 
         return ObjectsOrigin(handle, config)
-    from hubdist.origins.archives import ArchiveOrigin
-    from hubdist.origins.local import LocalOrigin
-
     if handle.kind is Kind.LOCAL and Path(handle.text).is_dir():
+        from hubdist.origins.local import LocalOrigin
+
         return LocalOrigin(Path(handle.text))
+    from hubdist.origins.archives import ArchiveOrigin
+
     return ArchiveOrigin(handle, config, scratch)
 
 

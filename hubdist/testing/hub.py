@@ -19,7 +19,7 @@ from __future__ import annotations
 import threading
 from collections import defaultdict, deque
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
@@ -230,8 +230,6 @@ class LoopbackHub:
             answer = self._model_answer(path, model, urlsplit(target).query)
         if answer is None and file is not None:
             answer = file_answer(file, headers.get("Range"), headers.get("If-Range"), fault)
-            if model is not None:
-                answer = replace(answer, counted_as=path)
         return answer or text_answer(404, "not found\n"), fault, gate
 
     def _model_answer(self, path: str, model: _Model, query: str) -> Answer | None:

@@ -9,7 +9,10 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from socketserver import TCPServer
 from typing import Any
+
+from requests.structures import CaseInsensitiveDict
 
 from hubdist.testing.hub_answers import Answer
 from hubdist.testing.hub_faults import Fault, Reset, ShortBody, Stall
@@ -89,6 +92,10 @@ class HubServer(ThreadingHTTPServer):
         self._loop = threading.Thread(target=self.serve_forever, args=(0.02,), name="loopback-hub", daemon=True)
         self._loop.start()
 
+    def server_bind(self) -> None:
+        """Bind, without the look-up of a host name that http.server makes and that may hang."""
+        TCPServer.server_bind(self)
+
     @property
     def url(self) -> str:
         """Where it serves."""
@@ -167,17 +174,17 @@ class _Handler(BaseHTTPRequestHandler):
     timeout = _IDLE_TIMEOUT_S
     server: HubServer
 
-    def do_GET(self) -> None:  # noqa: N802  # the name that http.server calls
+    def do_GET(self) -> None:
         self._serve()
 
-    def do_HEAD(self) -> None:  # noqa: N802  # the name that http.server calls
+    def do_HEAD(self) -> None:
         self._serve()
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  # the signature of http.server
         """Keep quiet: tests read `LoopbackHub.requests`."""
 
     def _serve(self) -> None:
-        answer, fault, gate = self.server.answer(self.path, self.headers)
+        answer, fault, gate = self.server.answer(self.path, CaseInsensitiveDict(self.headers.items()))
         asked_range = self.headers.get("Range")
         is_read = (
             self.command == "GET"
@@ -215,8 +222,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._send_body(answer, fault, gate, number)
 
     def _send_body(self, answer: Answer, fault: Fault | None, gate: Gate | None, number: int) -> None:
-        cuts = isinstance(fault, ShortBody | Reset | Stall)
-        at = min(fault.after_bytes, len(answer.body)) if cuts else len(answer.body) // 2
+        at = len(answer.body) // 2
+        if isinstance(fault, ShortBody | Reset | Stall):
+            at = min(fault.after_bytes, len(answer.body))
         self._write(answer, 0, at, number)
         if gate is not None:
             gate.pass_through()

@@ -1,0 +1,116 @@
+"""A Ray cluster of several nodes on this machine, each with a store of its own.
+
+    from hubdist.testing.cluster import RayCluster
+
+    def test_my_tasks_load_it_everywhere(tmp_path):
+        with RayCluster(tmp_path, nodes=3) as cluster:
+            hubdist.init(store=cluster.store)
+            ...
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import ray
+from ray.cluster_utils import Cluster
+
+import hubdist
+
+_NOTICE_S = 60.0
+
+
+class RayCluster:
+    """Starts `nodes` raylets, connects this process as the driver, and ends all of it when the block is left.
+
+    The nodes share this machine's disk and address. So it tells whether the logic is right, not how fast it is.
+
+    Args:
+        folder: Where the nodes' stores go; removed afterwards.
+        nodes: How many, the head included.
+        cpus: Of each node.
+        object_store_bytes: Of each node; Ray takes at least 75 MiB.
+        **init: Further arguments of `ray.init`.
+
+    Attributes:
+        store: The value for hubdist's `store` setting.
+    """
+
+    def __init__(
+        self, folder: Path, *, nodes: int = 3, cpus: int = 1, object_store_bytes: int = 100 << 20, **init: Any
+    ) -> None:
+        self._folder = folder / "stores"
+        self.store = str(self._folder / "{node_id}")
+        self._node_args = {"num_cpus": cpus, "object_store_memory": object_store_bytes}
+        self._cluster = Cluster(initialize_head=True, head_node_args={**self._node_args, "include_dashboard": False})
+        self._added: dict[str, Any] = {}
+        try:
+            for _ in range(nodes - 1):
+                self.add_node()
+            ray.init(address=self._cluster.address, **init)
+        except BaseException:
+            self._cluster.shutdown()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if ray.is_initialized():
+                hubdist.shutdown()
+        finally:
+            ray.shutdown()
+            self._cluster.shutdown()
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    @property
+    def address(self) -> str:
+        """For `ray.init` of another process."""
+        return str(self._cluster.address)
+
+    @property
+    def node_ids(self) -> list[str]:
+        """The ids of the nodes that are alive, the head first."""
+        alive = [info for info in ray.nodes() if info["Alive"]]
+        return [
+            info["NodeID"] for info in sorted(alive, key=lambda info: "node:__internal_head__" not in info["Resources"])
+        ]
+
+    def add_node(self, **options: Any) -> str:
+        """Add a node; returns its id. Options are those of `ray.cluster_utils.Cluster.add_node`."""
+        node = self._cluster.add_node(**{**self._node_args, **options})
+        self._added[node.node_id] = node
+        return str(node.node_id)
+
+    def remove_node(self, node_id: str, *, wait: bool = True) -> None:
+        """Take a node that was added away, as if its machine had been switched off.
+
+        Args:
+            node_id: Which.
+            wait: Return when the cluster has noticed it; that takes some seconds.
+
+        Raises:
+            TimeoutError: The cluster did not notice it within a minute.
+        """
+        self._cluster.remove_node(self._added.pop(node_id), allow_graceful=False)
+        deadline = time.monotonic() + _NOTICE_S
+        while wait and node_id in self.node_ids:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"Ray still counts node {node_id} as alive")
+            time.sleep(0.1)
+
+    def store_of(self, node_id: str) -> Path:
+        """The root of a node's store."""
+        return self._folder / node_id
+
+    def on(self, node_id: str) -> dict[str, Any]:
+        """Options that send a task or an actor to a node: `task.options(**cluster.on(node_id))`."""
+        strategy = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node_id, soft=False)
+        return {"scheduling_strategy": strategy}

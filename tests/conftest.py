@@ -1,0 +1,83 @@
+"""Fixtures for all tests: no test sees the user's settings, leaves a process or a thread behind."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import hubdist
+
+# Set before ray is imported anywhere: no token file of the user's, no reports, no uv look-ups.
+os.environ.update(RAY_AUTH_MODE="disabled", RAY_USAGE_STATS_ENABLED="0", TF_CPP_MIN_LOG_LEVEL="3")
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """Give every test a cache directory of its own, and end what the process knows of hubdist."""
+    for name in list(os.environ):
+        if name.startswith(("HUBDIST_", "TFHUB_")):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    yield
+    from hubdist import client
+
+    if client._process is not None:
+        hubdist.shutdown()
+    left = [thread.name for thread in threading.enumerate() if thread.name.startswith("hubdist")]
+    assert not left, f"threads left behind: {left}"
+
+
+_EXPORT = """
+import sys
+import tensorflow as tf
+
+root = sys.argv[1]
+
+class Table(tf.Module):
+    def __init__(self, vocabulary):
+        self.scale = tf.Variable([2.0, 3.0])
+        initializer = tf.lookup.TextFileInitializer(
+            vocabulary, tf.string, tf.lookup.TextFileIndex.WHOLE_LINE, tf.int64, tf.lookup.TextFileIndex.LINE_NUMBER)
+        self.table = tf.lookup.StaticHashTable(initializer, -1)
+
+    @tf.function(input_signature=[tf.TensorSpec((None,), tf.string)])
+    def __call__(self, words):
+        return tf.cast(self.table.lookup(words), tf.float32)[:, None] * self.scale
+
+vocabulary = f"{root}/vocabulary.txt"
+with open(vocabulary, "w") as file:
+    file.write("zero\\none\\ntwo\\n")
+module = Table(vocabulary)
+tf.saved_model.save(module, f"{root}/tf2", signatures=module.__call__)
+
+graph = tf.Graph()
+with graph.as_default(), tf.compat.v1.Session() as session:
+    x = tf.compat.v1.placeholder(tf.float32, (None, 2), name="x")
+    w = tf.compat.v1.get_variable("w", initializer=[[1.0], [10.0]])
+    session.run(tf.compat.v1.global_variables_initializer())
+    tf.compat.v1.saved_model.simple_save(session, f"{root}/tf1", {"x": x}, {"y": tf.matmul(x, w)})
+"""
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with two small SavedModels: `tf2`, with a variable and a vocabulary asset; `tf1`, TF1 format."""
+    root = tmp_path_factory.mktemp("models")
+    subprocess.run([sys.executable, "-c", _EXPORT, str(root)], check=True, timeout=180, capture_output=True)
+    return root
+
+
+@pytest.fixture
+def plain_model(tmp_path: Path) -> Path:
+    """A directory that looks like a SavedModel from outside; for everything that needs no TensorFlow."""
+    root = tmp_path / "plain"
+    (root / "variables").mkdir(parents=True)
+    (root / "saved_model.pb").write_bytes(bytes(range(256)) * 300)
+    (root / "extra.bin").write_bytes(os.urandom(3 << 20))
+    return root

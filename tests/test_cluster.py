@@ -1,0 +1,219 @@
+"""One origin read, one transfer per node, the same bytes everywhere: on real Ray nodes with a store each."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import ray
+
+import hubdist
+from hubdist.errors import DeliveryError, ModelNotFoundError
+from hubdist.testing.cluster import RayCluster
+from hubdist.testing.hub import LoopbackHub
+
+pytestmark = pytest.mark.cluster
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayCluster]:
+    with RayCluster(tmp_path_factory.mktemp("cluster"), nodes=3, cpus=2, log_to_driver=False) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def hub() -> Iterator[LoopbackHub]:
+    with LoopbackHub() as hub:
+        yield hub
+
+
+@pytest.fixture(autouse=True)
+def fresh_stores(cluster: RayCluster) -> Iterator[None]:
+    hubdist.init(store=cluster.store, agent_idle_s=2)
+    yield
+    hubdist.shutdown()
+    for node in cluster.node_ids:
+        shutil.rmtree(cluster.store_of(node), ignore_errors=True)
+
+
+@ray.remote(num_cpus=0)
+def read_model(handle: str) -> tuple[str, dict[str, bytes]]:
+    root = Path(hubdist.resolve(handle))
+    files = {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+    return ray.get_runtime_context().get_node_id(), files
+
+
+def files_of(root: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+def test_64_cold_tasks_read_the_origin_once_and_write_each_store_once(
+    cluster: RayCluster, hub: LoopbackHub, plain_model: Path
+) -> None:
+    handle = hub.add_model("acme/plain/1", plain_model)
+    nodes = cluster.node_ids
+    answers = ray.get(
+        [read_model.options(**cluster.on(nodes[i % 3])).remote(handle) for i in range(64)], timeout=200
+    )
+
+    assert hub.reads(handle) == 1
+    assert {node for node, _ in answers} == set(nodes)
+    assert all(files == files_of(plain_model) for _, files in answers)
+    deliveries = hubdist.status().deliveries
+    sent = [delivery for delivery in deliveries if delivery.bytes_received]
+    size = sum(len(data) for data in files_of(plain_model).values())
+    assert sorted(delivery.node for delivery in sent) == sorted(nodes[1:])
+    assert all(delivery.bytes_received == size for delivery in sent)
+    for node in nodes:
+        assert len(list((cluster.store_of(node) / "snapshots").iterdir())) == 1
+        assert list((cluster.store_of(node) / "staging").iterdir()) == []
+
+
+def test_a_job_keeps_its_bytes_when_the_origin_changes(cluster: RayCluster, hub: LoopbackHub) -> None:
+    handle = hub.add_model("acme/changing/1", {"saved_model.pb": b"first"})
+    assert Path(hubdist.resolve(handle), "saved_model.pb").read_bytes() == b"first"
+    hub.add_model("acme/changing/1", {"saved_model.pb": b"second"})
+
+    answers = ray.get([read_model.options(**cluster.on(node)).remote(handle) for node in cluster.node_ids], timeout=90)
+
+    assert [files["saved_model.pb"] for _, files in answers] == [b"first"] * 3
+    assert hub.reads(handle) == 1
+
+
+def test_equal_handles_share_one_pin(cluster: RayCluster, hub: LoopbackHub) -> None:
+    handle = hub.add_model("acme/same/2", {"saved_model.pb": b"same"})
+    paths = {hubdist.resolve(text) for text in (handle, handle + "/", handle + "?tf-hub-format=compressed")}
+    assert len(paths) == 1
+    assert hub.reads(handle) == 1
+
+
+def test_prefetch_reaches_all_nodes_and_reports_each(cluster: RayCluster, hub: LoopbackHub) -> None:
+    handle = hub.add_model("acme/prefetched/1", {"saved_model.pb": b"x" * 5000})
+    report = hubdist.prefetch([handle])
+    assert [pin.origin_reads for pin in report.pins] == [1]
+    assert sorted(node.node for node in report.nodes) == sorted(cluster.node_ids)
+    assert sorted(node.bytes_received for node in report.nodes) == [0, 5000, 5000]
+    assert all(str(node) in str(report) for node in report.nodes)
+
+
+def test_prefetch_to_named_nodes_reaches_only_those(cluster: RayCluster, hub: LoopbackHub) -> None:
+    handle = hub.add_model("acme/one-node/1", {"saved_model.pb": b"x"})
+    wanted = cluster.node_ids[1]
+    report = hubdist.prefetch(handle, nodes=[wanted])
+    assert [node.node for node in report.nodes] == [wanted]
+    assert not (cluster.store_of(cluster.node_ids[2]) / "snapshots").exists()
+
+
+def test_a_node_that_joins_later_is_served_without_the_origin(cluster: RayCluster, hub: LoopbackHub) -> None:
+    handle = hub.add_model("acme/late/1", {"saved_model.pb": b"late"})
+    hubdist.prefetch(handle)
+    late = cluster.add_node()
+    try:
+        _, files = ray.get(read_model.options(**cluster.on(late)).remote(handle), timeout=90)
+        assert files == {"saved_model.pb": b"late"}
+        assert hub.reads(handle) == 1
+    finally:
+        cluster.remove_node(late)
+
+
+def test_agents_end_when_they_have_no_work(cluster: RayCluster, hub: LoopbackHub) -> None:
+    handle = hub.add_model("acme/idle/1", {"saved_model.pb": b"idle"})
+    hubdist.prefetch(handle)
+    assert hubdist.status().agents
+    deadline = time.monotonic() + 30
+    while hubdist.status().agents:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+def test_a_damaged_snapshot_on_a_node_is_fetched_again(cluster: RayCluster, hub: LoopbackHub) -> None:
+    handle = hub.add_model("acme/damaged/1", {"saved_model.pb": b"whole" * 1000})
+    node = cluster.node_ids[1]
+    hubdist.prefetch(handle)
+    (victim,) = (cluster.store_of(node) / "snapshots").glob("*/files/saved_model.pb")
+    os.truncate(victim, 10)
+    _, files = ray.get(read_model.options(**cluster.on(node)).remote(handle), timeout=90)
+    assert files == {"saved_model.pb": b"whole" * 1000}
+    assert len(list((cluster.store_of(node) / "quarantine").iterdir())) == 1
+
+
+def test_a_damaged_snapshot_on_the_drivers_node_never_travels(cluster: RayCluster, hub: LoopbackHub) -> None:
+    handle = hub.add_model("acme/bitrot/1", {"saved_model.pb": b"whole" * 1000})
+    root = Path(hubdist.resolve(handle))
+    victim = root / "saved_model.pb"
+    victim.chmod(0o644)
+    victim.write_bytes(b"wrong" * 1000)  # names and sizes still fit
+    _, files = ray.get(read_model.options(**cluster.on(cluster.node_ids[1])).remote(handle), timeout=90)
+    assert files == {"saved_model.pb": b"whole" * 1000}
+    assert hub.reads(handle) == 2
+
+
+def test_async_actors_keep_their_loop_free(cluster: RayCluster, hub: LoopbackHub) -> None:
+    handle = hub.add_model("acme/async/1", {"saved_model.pb": b"async"})
+    gate = hub.hold(handle)
+
+    @ray.remote(num_cpus=0)
+    class Server:
+        async def resolve(self, handle: str) -> str:
+            return await hubdist.resolve_async(handle)
+
+        async def answer(self) -> str:
+            await asyncio.sleep(0)
+            return "free"
+
+    server = Server.remote()
+    reference = server.resolve.remote(handle)
+    assert gate.wait_reached(60)
+    assert ray.get(server.answer.remote(), timeout=60) == "free"
+    gate.set()
+    assert Path(ray.get(reference, timeout=60)).name == "files"
+
+
+def test_threads_of_one_process_share_one_resolve(cluster: RayCluster, hub: LoopbackHub) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    handle = hub.add_model("acme/threads/1", {"saved_model.pb": b"threads"})
+    with ThreadPoolExecutor(8) as pool:
+        assert len(set(pool.map(hubdist.resolve, [handle] * 32))) == 1
+    assert hub.reads(handle) == 1
+
+
+def test_ray_data_processes_load_from_their_nodes_store(cluster: RayCluster, hub: LoopbackHub) -> None:
+    handle = hub.add_model("acme/data/1", {"saved_model.pb": b"data"})
+
+    def add_size(batch: dict) -> dict:  # type: ignore[type-arg]  # Ray Data's batch
+        size = Path(hubdist.resolve(handle), "saved_model.pb").stat().st_size
+        return {"size": batch["id"] * 0 + size}
+
+    rows = ray.data.range(8).map_batches(add_size, batch_size=4).take_all()
+    assert [row["size"] for row in rows] == [4] * 8
+    assert hub.reads(handle) == 1
+
+
+def test_one_full_node_fails_alone(cluster: RayCluster, hub: LoopbackHub) -> None:
+    handle = hub.add_model("acme/full/1", {"saved_model.pb": b"x" * 100_000})
+    full, fine = cluster.node_ids[1:]
+    cluster.store_of(full).parent.mkdir(exist_ok=True)
+    cluster.store_of(full).write_text("a file where the store should be")
+    try:
+        with pytest.raises(DeliveryError) as caught:
+            hubdist.prefetch(handle)
+        assert [full[:8] in name for name in caught.value.failures] == [True]
+        assert ray.get(read_model.options(**cluster.on(fine)).remote(handle), timeout=60)[0] == fine
+    finally:
+        cluster.store_of(full).unlink()
+
+
+def test_errors_reach_the_calling_task_with_type_handle_and_node(cluster: RayCluster, hub: LoopbackHub) -> None:
+    handle = f"{hub.url}/acme/missing/1"
+    with pytest.raises(ModelNotFoundError) as caught:
+        ray.get(read_model.remote(handle), timeout=60)
+    error = caught.value.cause
+    assert isinstance(error, ModelNotFoundError)
+    assert error.handle == handle
+    assert cluster.node_ids[0][:8] in error.node
