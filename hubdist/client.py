@@ -125,7 +125,7 @@ def load(
 def resolve(handle: str) -> str:
     """The directory on this node with a model's files, complete and read-only; brought here if it is missing.
 
-    Works for any files, also those that are no SavedModel. The directory stays for as long as this process lives. In
+    Works for any files, also those that are no SavedModel. Every call checks names and sizes anew. The directory stays for as long as this process lives. In
     async code use `resolve_async`.
 
     Args:
@@ -136,9 +136,8 @@ def resolve(handle: str) -> str:
     """
     process = _current()
     public, digest = process.resolve(handle)
-    snapshot = process.snapshots.get(digest)
-    if snapshot is None:
-        snapshot = process.snapshots.setdefault(digest, process.way.locate(public, digest))
+    snapshot = process.way.locate(public, digest)
+    process.snapshots[digest] = snapshot  # in use from now on, so that nobody evicts what the caller got
     return str(snapshot.path)
 
 

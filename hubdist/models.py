@@ -7,8 +7,10 @@ arguments of its load, and where it is unpickled it loads itself again from that
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import importlib
+import importlib.util
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
@@ -136,8 +138,15 @@ def open_model(snapshot: Snapshot, key: LoadKey, revive: Callable[[LoadKey], Any
         if _OPTIONS_OF_VARIABLES in fields:
             fields[_OPTIONS_OF_VARIABLES] = str(fields[_OPTIONS_OF_VARIABLES])
         options = tensorflow.saved_model.LoadOptions(**fields)
+    load = functools.partial(tensorflow.saved_model.load, str(snapshot.path), tags=tags, options=options)
     with _garbage_collection_paused():
-        model = tensorflow.saved_model.load(str(snapshot.path), tags=tags, options=options)
+        try:
+            model = load()
+        except AttributeError as error:
+            if "add_slot" not in str(error):
+                raise
+            with _keras2_optimizers():
+                model = load()
     model._is_hub_module_v1 = kind is ModelKind.HUB_MODULE
     _let_travel(model, key, snapshot, revive)
     return model
@@ -165,6 +174,45 @@ def _let_travel(model: Any, key: LoadKey, snapshot: Snapshot, revive: Callable[[
 
     fields = {"__reduce_ex__": reduce, "__module__": kind.__module__, "_hubdist_snapshot": snapshot}
     model.__class__ = type(kind.__name__, (kind,), fields)
+
+
+_registering = threading.Lock()
+
+
+@contextlib.contextmanager
+def _keras2_optimizers() -> Iterator[None]:
+    """Let TensorFlow read models that were saved by Keras 2 together with their optimizer's state.
+
+    tf_keras registers the type "optimizer" when it is imported. Where it is not installed, the optimizer that
+    TensorFlow still carries for restoring stands in; for the duration of the load only, for the registry takes a type
+    once, and an import of tf_keras later in the process must find it free.
+    Source: tf_keras 2.21.0, `optimizers/legacy/optimizer_v2.py`; tensorflow 2.21.0,
+    `python/keras/optimizer_v2/optimizer_v2.py`, where the same type is named "tf_deprecated_optimizer".
+    """
+    if importlib.util.find_spec("tf_keras") is not None:
+        importlib.import_module("tf_keras")
+        yield
+        return
+    types = importlib.import_module("tensorflow.python.saved_model.revived_types")
+    optimizers = importlib.import_module("tensorflow.python.keras.optimizer_v2.optimizer_v2")
+    with _registering:
+        types.register_revived_type(
+            "optimizer",
+            lambda thing: isinstance(thing, optimizers.OptimizerV2),
+            versions=[
+                types.VersionedTypeRegistration(
+                    object_factory=lambda _: optimizers.RestoredOptimizer(),
+                    version=1,
+                    min_producer_version=1,
+                    min_consumer_version=1,
+                    setter=optimizers.RestoredOptimizer._set_hyper,
+                )
+            ],
+        )
+        try:
+            yield
+        finally:
+            del types._REVIVED_TYPE_REGISTRY["optimizer"]
 
 
 _switch = threading.Lock()
