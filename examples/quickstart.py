@@ -12,15 +12,13 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import ray
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from ray.cluster_utils import Cluster
 
 import hubdist
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt  # noqa: E402 - after the choice of a backend without a screen
 
 RATE = 22_050  # samples per second
 WINDOW = 43_844  # samples that the model takes at once
@@ -107,19 +105,20 @@ def matches(found: Note, played: Note) -> bool:
 
 def draw(activation: np.ndarray, found: list[Note], path: Path) -> None:
     """A piano roll: what the model heard, the notes found in it, the notes that were played."""
-    figure, axes = plt.subplots(figsize=(11, 5), layout="constrained")
+    figure = Figure(figsize=(11, 5), layout="constrained")
+    axes = figure.subplots()
     extent = (0, len(activation) * HOP / RATE, LOWEST - 0.5, LOWEST + 87.5)
     image = axes.imshow(activation.T, origin="lower", aspect="auto", extent=extent, cmap="Greys", vmin=0, vmax=1)
     for number, note in enumerate(found):
         label = "found" if number == 0 else None
         box = (note.start, note.pitch - 0.5), note.end - note.start, 1
-        axes.add_patch(plt.Rectangle(*box, color="tab:orange", alpha=0.55, label=label))
+        axes.add_patch(Rectangle(*box, color="tab:orange", alpha=0.55, label=label))
     for number, note in enumerate(PLAYED):
         label = "played" if number == 0 else None
         box = (note.start, note.pitch - 0.5), note.end - note.start, 1
-        axes.add_patch(plt.Rectangle(*box, fill=False, edgecolor="tab:blue", linewidth=1.5, label=label))
-    pitches = [note.pitch for note in PLAYED]
-    axes.set(ylim=(min(pitches) - 4, max(pitches) + 6), xlabel="time in seconds", ylabel="MIDI note")
+        axes.add_patch(Rectangle(*box, fill=False, edgecolor="tab:blue", linewidth=1.5, label=label))
+    pitches = [note.pitch for note in (*PLAYED, *found)]
+    axes.set(ylim=(min(pitches) - 4, max(pitches) + 4), xlabel="time in seconds", ylabel="MIDI note")
     axes.set_title("Basic Pitch on three Ray nodes")
     axes.legend(loc="upper right", ncols=2)
     figure.colorbar(image, label="note activation", pad=0.01)

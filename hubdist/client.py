@@ -25,7 +25,6 @@ from hubdist.store import Snapshot
 class _Way(Protocol):
     """How a process gets at models; see `Embedded` and `Cluster`."""
 
-    def start(self) -> None: ...
     def resolve(self, text: str) -> tuple[str, Digest]: ...
     def locate(self, handle: str, digest: Digest) -> Snapshot: ...
     def prefetch(self, texts: Sequence[str], nodes: Sequence[str] | None) -> Report: ...
@@ -34,22 +33,29 @@ class _Way(Protocol):
 
 
 class _Process:
-    """What this process knows of hubdist. Its fields are set once; what they point to may be used by all threads."""
+    """What this process knows of hubdist. Its fields are set once; what they point to may be used by all threads.
 
-    def __init__(self, config: Config, ray_session: str | None) -> None:
-        self.config = config
+    Args:
+        config: The settings that this process would start with.
+        asked: The keys that `init` was called with; None if it was not called.
+        ray_session: See `_ray_session`.
+    """
+
+    def __init__(self, config: Config, asked: Mapping[str, Any] | None, ray_session: str | None) -> None:
         self.ray_session = ray_session
-        self.models = LoadedModels(config.max_loaded)
         self.pins: dict[str, tuple[str, Digest]] = {}
         self.snapshots: dict[Digest, Snapshot] = {}
-        self.way = self._choose_way()
+        self.way: _Way
+        if ray_session is None:
+            self.config = config
+            self.way = Embedded(config, Path.cwd())
+        else:
+            from hubdist.runtime.cluster import Cluster
 
-    def _choose_way(self) -> _Way:
-        if self.ray_session is None:
-            return Embedded(self.config, Path.cwd())
-        from hubdist.runtime.cluster import Cluster
-
-        return Cluster(self.config)
+            cluster = Cluster(config)
+            self.config = cluster.join(asked)
+            self.way = cluster
+        self.models = LoadedModels(self.config.max_loaded)
 
     def resolve(self, text: str) -> tuple[str, Digest]:
         """The public handle and the digest; asked once per process and handle."""
@@ -74,7 +80,7 @@ def init(config: Config | Mapping[str, Any] | None = None, **overrides: Any) -> 
     """Set hubdist up. Optional: without it the first call does so, from `HUBDIST_CONFIG` and the environment.
 
     In the driver this starts the job's coordinator, whose settings hold for all processes of the job; `models` in the
-    configuration begin to travel to all nodes.
+    configuration begin to travel to all nodes. In a task or actor it changes settings for that process alone.
 
     Args:
         config: A whole `Config`, or a mapping of its keys that wins over YAML and environment.
@@ -85,13 +91,10 @@ def init(config: Config | Mapping[str, Any] | None = None, **overrides: Any) -> 
         UnsafeStoreError: Another user could change the store.
     """
     global _process  # noqa: PLW0603 - a process has one
-    if not isinstance(config, Config):
-        config = Config.load(config)
-    settings = config.changed(overrides)
+    asked = (config.keys_set() if isinstance(config, Config) else dict(config or {})) | overrides
+    settings = config.changed(overrides) if isinstance(config, Config) else Config.load(asked)
     with _guard:
-        process = _Process(settings, _ray_session())
-        process.way.start()
-        _process = process
+        _process = _Process(settings, asked, _ray_session())
 
 
 def load(
@@ -125,8 +128,8 @@ def load(
 def resolve(handle: str) -> str:
     """The directory on this node with a model's files, complete and read-only; brought here if it is missing.
 
-    Works for any files, also those that are no SavedModel. Every call checks names and sizes anew. The directory stays for as long as this process lives. In
-    async code use `resolve_async`.
+    Works for any files, also those that are no SavedModel. Every call checks names and sizes anew. The directory stays
+    for as long as this process lives. In async code use `resolve_async`.
 
     Args:
         handle: As for `load`.
@@ -176,7 +179,7 @@ def prefetch(handles: str | Iterable[str], nodes: Iterable[str] | None = None) -
 
 
 def status() -> Status:
-    """What this job has resolved and delivered, and where agents run. Starts nothing."""
+    """What this job has resolved and delivered, and where agents run."""
     return _current().way.status()
 
 
@@ -220,9 +223,9 @@ def _current() -> _Process:
         return process
     with _guard:
         if _process is None:
-            _process = _Process(Config.load(), session)
+            _process = _Process(Config.load(), None, session)
         elif _process.ray_session != session:
-            _process = _Process(_process.config, session)
+            _process = _Process(_process.config, None, session)
         return _process
 
 

@@ -183,8 +183,11 @@ class Config(BaseModel):
         Raises:
             ConfigError: As for `load`.
         """
-        values = {name: getattr(self, name) for name in self.model_fields_set} | dict(overrides)
-        return _validate(type(self), values, dict.fromkeys(overrides, "an argument of init"))
+        return _validate(type(self), self.keys_set() | dict(overrides), dict.fromkeys(overrides, "an argument of init"))
+
+    def keys_set(self) -> dict[str, Any]:
+        """The keys and values that were given when this was made; the others have their defaults."""
+        return {name: getattr(self, name) for name in self.model_fields_set}
 
     def without_origins(self) -> Self:
         """The same settings without the user's functions: what other processes get, and what can be compared."""

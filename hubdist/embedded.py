@@ -32,9 +32,6 @@ class Embedded:
         self._resolving: dict[str, threading.Lock] = {}
         self._pins: dict[str, PinReport] = {}
 
-    def start(self) -> None:
-        """Nothing needs to be started."""
-
     def resolve(self, text: str) -> tuple[str, Digest]:
         """The public handle and the digest that this process has pinned.
 

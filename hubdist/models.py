@@ -22,8 +22,13 @@ from hubdist.manifest import Digest
 from hubdist.savedmodel import ModelKind, model_kind
 from hubdist.store import Snapshot
 
-_OPTIONS = ("allow_partial_checkpoint", "experimental_io_device", "experimental_skip_checkpoint")
-_OPTIONS_OF_VARIABLES = "experimental_variable_policy"
+_OPTIONS = (
+    "allow_partial_checkpoint",
+    "experimental_io_device",
+    "experimental_skip_checkpoint",
+    "experimental_variable_policy",
+)
+"""The fields of `tf.saved_model.LoadOptions`, tensorflow 2.21.0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +63,9 @@ def load_key(handle: str, digest: Digest, tags: Sequence[str] | str | None, opti
 def _freeze(options: Any) -> tuple[tuple[str, Any], ...]:
     if options is None:
         return ()
-    fields = {name: getattr(options, name) for name in _OPTIONS if getattr(options, name, None)}
-    policy = getattr(options, _OPTIONS_OF_VARIABLES, None)
-    if policy is not None:
-        fields[_OPTIONS_OF_VARIABLES] = getattr(policy, "value", policy)
-    return tuple(sorted(fields.items()))
+    values = {name: getattr(options, name, None) for name in _OPTIONS}
+    plain = {name: getattr(value, "value", value) for name, value in values.items()}  # a policy is an enum
+    return tuple(sorted((name, value) for name, value in plain.items() if value))
 
 
 class LoadedModels:
@@ -132,12 +135,7 @@ def open_model(snapshot: Snapshot, key: LoadKey, revive: Callable[[LoadKey], Any
         )
     tensorflow = _tensorflow()
     tags = list(key.tags) if key.tags is not None else ([] if kind is ModelKind.HUB_MODULE else None)
-    options = None
-    if key.options:
-        fields = dict(key.options)
-        if _OPTIONS_OF_VARIABLES in fields:
-            fields[_OPTIONS_OF_VARIABLES] = str(fields[_OPTIONS_OF_VARIABLES])
-        options = tensorflow.saved_model.LoadOptions(**fields)
+    options = tensorflow.saved_model.LoadOptions(**dict(key.options)) if key.options else None
     load = functools.partial(tensorflow.saved_model.load, str(snapshot.path), tags=tags, options=options)
     with _garbage_collection_paused():
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,11 @@ import ray.exceptions
 from ray.experimental import tqdm_ray
 
 from hubdist.config import Config
-from hubdist.errors import PeerError, StoreError, TransferTimeoutError
+from hubdist.errors import ConfigError, PeerError, StoreError, TransferTimeoutError
 from hubdist.manifest import Digest
 from hubdist.report import Report, Status
 from hubdist.runtime.calls import LOST, translated
-from hubdist.runtime.coordinator import CoordinatorStatus, Pin
+from hubdist.runtime.coordinator import CoordinatorStatus
 from hubdist.runtime.placement import find_coordinator, is_driver, make_coordinator, stop_actor
 from hubdist.store import Snapshot, Store
 
@@ -43,13 +43,30 @@ class Cluster:
         self._coordinator: Any = None
         self._store: Store | None = None
 
-    def start(self) -> None:
-        """Make the coordinator if there is none.
+    def join(self, asked: Mapping[str, Any] | None) -> Config:
+        """Take part in the job; the first process of a job to do so makes the coordinator.
+
+        Args:
+            asked: The keys that `init` was called with in this process; None if it was not called.
+
+        Returns:
+            The settings for this process: the job's; in a task or actor changed by `asked`.
 
         Raises:
-            ConfigError: It runs already with other settings.
+            ConfigError: `init` was called in the driver, and the job already runs with other settings.
         """
-        self._call(lambda coordinator: coordinator.start.remote(self._config))
+        proposed = self._config
+        settings: Config = self._call(lambda coordinator: coordinator.settings.remote())
+        if asked is None:
+            self._config = settings
+        elif not self._is_driver:
+            self._config = settings.changed(asked)
+        elif settings != proposed.without_origins():
+            raise ConfigError(
+                "this job already runs with other settings",
+                advice="Call hubdist.init once, before the first load, or hubdist.shutdown() in between.",
+            )
+        return self._config
 
     def resolve(self, text: str) -> tuple[str, Digest]:
         """The public handle and the digest that this job has pinned.
@@ -57,10 +74,8 @@ class Cluster:
         Raises:
             HubdistError: Every kind of it.
         """
-        pin: Pin = self._call(lambda coordinator: coordinator.pin.remote(text))
-        if self._config != pin.config and not self._is_driver:
-            self._config = pin.config
-        return pin.handle, pin.digest
+        pin: tuple[str, Digest] = self._call(lambda coordinator: coordinator.pin.remote(text))
+        return pin
 
     def locate(self, handle: str, digest: Digest) -> Snapshot:
         """The snapshot in this node's store; brought here if it is missing.
@@ -99,10 +114,8 @@ class Cluster:
         return report
 
     def status(self) -> Status:
-        """What the job knows; makes no coordinator."""
+        """What the job knows."""
         store = str(self._config.store_root(self._node_id))
-        if self._coordinator is None and find_coordinator(self._job_id) is None:
-            return Status("ray", None, store)
         found: CoordinatorStatus = self._call(lambda coordinator: coordinator.status.remote())
         return Status("ray", found.node, store, found.pins, found.deliveries, found.agents)
 
@@ -127,7 +140,6 @@ class Cluster:
                 if coordinator is None:
                     base_dir = Path.cwd() if self._is_driver else None
                     coordinator = make_coordinator(self._config, base_dir, self._job_id, is_driver=self._is_driver)
-                    coordinator.start.remote(self._config)
                 self._coordinator = coordinator
             return self._coordinator
 

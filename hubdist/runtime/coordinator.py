@@ -30,21 +30,6 @@ _DETACHED_IDLE_S = 600.0
 
 
 @dataclass(frozen=True, slots=True)
-class Pin:
-    """The coordinator's answer to a handle: what a process needs to go on alone if its node has the snapshot.
-
-    Attributes:
-        handle: The handle without secrets.
-        digest: The model.
-        config: The job's settings, without the user's origins.
-    """
-
-    handle: str
-    digest: Digest
-    config: Config
-
-
-@dataclass(frozen=True, slots=True)
 class CoordinatorStatus:
     """What the coordinator knows: its node's name, pins, what nodes got, where agents run."""
 
@@ -78,25 +63,20 @@ class Coordinator:
         self._last_call = time.monotonic()
         self._first_delivery: asyncio.Task[None] | None = None
 
-    async def start(self, config: Config) -> None:
-        """Begin with the configured models and, if detached, to watch for the end; harmless when repeated.
-
-        Raises:
-            ConfigError: The job runs already with other settings.
-        """
+    async def settings(self) -> Config:
+        """The job's settings, without the user's origins. The first call begins to deliver the configured models."""
         self._last_call = time.monotonic()
-        if config.without_origins() != self._config.without_origins():
-            raise ConfigError(
-                "this job's coordinator already runs with other settings",
-                advice="Call hubdist.init once, before the first load, or hubdist.shutdown() in between.",
-            )
         if self._first_delivery is None:
             self._first_delivery = asyncio.create_task(self._deliver_configured())
             if self._detached:
                 self._end_when_idle()
+        return self._config.without_origins()
 
-    async def pin(self, text: str) -> Pin:
+    async def pin(self, text: str) -> tuple[str, Digest]:
         """Resolve a handle, once per job; the answer stays the same even if the origin changes.
+
+        Returns:
+            The handle without secrets, and the model that it stands for.
 
         Raises:
             HubdistError: With handle and node filled in.
@@ -106,7 +86,7 @@ class Coordinator:
             report = await self._pins.pin(text)
         except HubdistError as error:
             raise error.placed(node=self._node.name) from error.__cause__
-        return Pin(report.handle, Digest.parse(report.digest), self._config.without_origins())
+        return report.handle, Digest.parse(report.digest)
 
     async def deliver(self, digest: Digest, handle: str, node_id: str) -> NodeReport:
         """Bring a pinned model to one node; returns when its store has published it.
@@ -128,9 +108,11 @@ class Coordinator:
         """
         pins = await asyncio.gather(*(self.pin(text) for text in texts))
         nodes = await self._choose_nodes(wanted)
-        reports = await asyncio.gather(*(self._report(pin.digest, pin.handle, node) for pin in pins for node in nodes))
+        reports = await asyncio.gather(
+            *(self._report(digest, handle, node) for handle, digest in pins for node in nodes)
+        )
         known = {report.handle: report for report in self._pins.reports}
-        return Report(tuple(known[pin.handle] for pin in pins), tuple(reports))
+        return Report(tuple(known[handle] for handle, _ in pins), tuple(reports))
 
     async def progress(self) -> dict[str, tuple[int, int]]:
         """Node and model -> bytes that arrived, bytes in all; for the deliveries that run now."""

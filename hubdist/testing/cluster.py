@@ -1,11 +1,11 @@
 """A Ray cluster of several nodes on this machine, each with a store of its own.
 
-    from hubdist.testing.cluster import RayCluster
+from hubdist.testing.cluster import RayCluster
 
-    def test_my_tasks_load_it_everywhere(tmp_path):
-        with RayCluster(tmp_path, nodes=3) as cluster:
-            hubdist.init(store=cluster.store)
-            ...
+def test_my_tasks_load_it_everywhere(tmp_path):
+    with RayCluster(tmp_path, nodes=3) as cluster:
+        hubdist.init(store=cluster.store)
+        ...
 """
 
 from __future__ import annotations
