@@ -176,5 +176,5 @@ def _show_progress(coordinator: Any, bars: dict[str, Any]) -> None:
         return  # a progress bar is not worth an error
     for name, (arrived, total) in progress.items():
         if name not in bars:
-            bars[name] = tqdm_ray.tqdm(desc=f"hubdist {name}", total=total)
+            bars[name] = tqdm_ray.tqdm(desc=f"hubdist {name}", total=total, unit="B")
         bars[name].update(arrived - bars[name].n)

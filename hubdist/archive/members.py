@@ -1,0 +1,159 @@
+"""What tar and zip share: formats, limits, and the rules for members' names."""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from hubdist.errors import IntegrityError, ModelNotFoundError, UnsafeArchiveError
+from hubdist.manifest import PathSet
+from hubdist.source import FileSink, FileWriter
+
+READ_BYTES = 1 << 20
+"""Bytes that are read, inflated and written at a time."""
+
+
+class ArchiveFormat(enum.StrEnum):
+    """An archive's format."""
+
+    TAR = "tar"
+    TAR_GZ = "tar.gz"
+    ZIP = "zip"
+
+
+@dataclass(frozen=True, slots=True)
+class ArchiveLimits:
+    """Most that an archive may ask for.
+
+    Attributes:
+        max_members: Files and directories.
+        max_header_bytes: One extended header of a tar.
+        max_directory_bytes: The central directory of a zip.
+        max_bytes: All files together, uncompressed; None leaves the limit to the sink.
+    """
+
+    max_members: int = 100_000
+    max_header_bytes: int = 1 << 20
+    max_directory_bytes: int = 64 << 20
+    max_bytes: int | None = None
+
+
+DEFAULT_LIMITS = ArchiveLimits()
+
+
+def detect_format(head: bytes) -> ArchiveFormat | None:
+    """Tell the format from an archive's first 512 bytes; None for anything else."""
+    if head.startswith(b"\x1f\x8b"):
+        return ArchiveFormat.TAR_GZ
+    if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
+        return ArchiveFormat.ZIP
+    return ArchiveFormat.TAR if head[257:262] == b"ustar" or tar_checksum_fits(head) else None
+
+
+def tar_checksum_fits(block: bytes) -> bool:
+    """True if a block of 512 bytes is a tar header by its checksum.
+
+    Source: POSIX.1-2017, pax, "ustar Interchange Format": the sum of all bytes, the checksum's own taken as spaces.
+    """
+    field = block[148:156].strip(b" \0")
+    if len(block) != 512 or not field or any(digit not in b"01234567" for digit in field):
+        return False
+    return int(field, 8) == sum(block[:148]) + 8 * 32 + sum(block[156:])
+
+
+def shown(name: str | bytes) -> str:
+    """A member's name for a message: escaped and cut."""
+    return repr(name[:100])
+
+
+class Members:
+    """Checks the names of all members and passes on those that are wanted.
+
+    Args:
+        sink: Takes the files.
+        inner: Only what lies below this directory of the archive is passed on, without it; "" passes on all.
+        limits: Numbers and bytes.
+    """
+
+    def __init__(self, sink: FileSink, inner: str, limits: ArchiveLimits) -> None:
+        self._sink = sink
+        self._prefix = f"{inner}/" if inner else ""
+        self._limits = limits
+        self._paths = PathSet()
+        self._count = 0
+        self._wanted = 0
+        self._bytes = 0
+
+    @contextlib.contextmanager
+    def file(self, name: str) -> Iterator[FileWriter]:
+        """Begin the file with this member name.
+
+        Raises:
+            UnsafeArchiveError: The name is unsafe or taken, or there are too many members.
+        """
+        path = self._begin(name)
+        self._paths.add_file(path)
+        if not path.startswith(self._prefix):
+            yield _Counted(None, self)
+            return
+        self._wanted += 1
+        with self._sink.open_file(path.removeprefix(self._prefix)) as writer:
+            yield _Counted(writer, self)
+
+    def directory(self, name: str) -> None:
+        """Note the directory with this member name.
+
+        Raises:
+            UnsafeArchiveError: As for `file`.
+        """
+        path = self._begin(name.removesuffix("/"))
+        if path in ("", "."):
+            return
+        self._paths.add_directory(path)
+        if path.startswith(self._prefix) and path != self._prefix:
+            self._sink.add_directory(path.removeprefix(self._prefix))
+
+    def finish(self) -> None:
+        """Check that something was found; call at the archive's end.
+
+        Raises:
+            ModelNotFoundError: No file lies below the wanted directory.
+            IntegrityError: The archive holds no files.
+        """
+        if self._wanted == 0 and self._prefix:
+            raise ModelNotFoundError(f"the archive holds no directory {self._prefix!r}")
+        if self._wanted == 0:
+            raise IntegrityError("the archive holds no files")
+
+    def claim(self, size: int) -> None:
+        """Count bytes of any member, wanted or not.
+
+        Raises:
+            UnsafeArchiveError: They are more than the limit.
+        """
+        self._bytes += size
+        if self._limits.max_bytes is not None and self._bytes > self._limits.max_bytes:
+            raise UnsafeArchiveError(f"the archive holds more than {self._limits.max_bytes} bytes")
+
+    def _begin(self, name: str) -> str:
+        self._count += 1
+        if self._count > self._limits.max_members:
+            raise UnsafeArchiveError(f"the archive has more than {self._limits.max_members} members")
+        while name.startswith("./"):  # as `tar -C directory -cf archive .` writes them
+            name = name[2:]
+        return name
+
+
+class _Counted:
+    """A writer that counts, and drops what nobody wants."""
+
+    def __init__(self, writer: FileWriter | None, members: Members) -> None:
+        self._writer = writer
+        self._members = members
+
+    def write(self, data: bytes | memoryview) -> None:
+        self._members.claim(len(data))
+        if self._writer is not None:
+            self._writer.write(data)
