@@ -44,9 +44,9 @@ def stage_in(root: Path, data: bytes) -> dict[str, bytes]:
         return {str(path.relative_to(stage.files)): path.read_bytes() for path in files}
 
 
-def tar(files: Mapping[str, bytes], format: int = tarfile.PAX_FORMAT, *, prefix: str = "") -> bytes:
+def tar(files: Mapping[str, bytes], layout: int = tarfile.PAX_FORMAT, *, prefix: str = "") -> bytes:
     out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w", format=format) as archive:
+    with tarfile.open(fileobj=out, mode="w", format=layout) as archive:
         for path, data in files.items():
             info = tarfile.TarInfo(prefix + path)
             info.size = len(data)
@@ -157,6 +157,16 @@ class RawZip:
         )
         self.directory += raw + extra
         self.count += 1
+        return self
+
+    def gap(self, data: bytes) -> RawZip:
+        """Bytes that belong to no member."""
+        self.body += data
+        return self
+
+    def forget(self, directory_bytes: int) -> RawZip:
+        """Leave the first bytes of the central directory out."""
+        self.directory = self.directory[directory_bytes:]
         return self
 
     def build(self, *, count: int | None = None, size: int | None = None, comment: bytes = b"", disk: int = 0) -> bytes:
