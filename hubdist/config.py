@@ -21,6 +21,9 @@ from hubdist.redact import redact_url
 from hubdist.source import Source
 
 _Settings = TypeVar("_Settings", bound=BaseModel)
+_MAX_S = 30 * 24 * 3600.0
+"""Longest time that can be set, 30 days; there is no waiting for ever."""
+
 _LATER = "is not in this release; use route: auto or driver, and read_mode: stage"
 
 
@@ -95,13 +98,13 @@ class Config(BaseModel):
     fresh: bool = False
     max_loaded: int = Field(default=8, ge=0)
     tfhub_cache_dir: str | None = None
-    timeout_s: float = Field(default=3600.0, gt=0)
-    connect_timeout_s: float = Field(default=10.0, gt=0)
-    stall_timeout_s: float = Field(default=30.0, gt=0)
-    chunk_timeout_s: float = Field(default=120.0, gt=0)
+    timeout_s: float = Field(default=3600.0, gt=0, le=_MAX_S)
+    connect_timeout_s: float = Field(default=10.0, gt=0, le=_MAX_S)
+    stall_timeout_s: float = Field(default=30.0, gt=0, le=_MAX_S)
+    chunk_timeout_s: float = Field(default=120.0, gt=0, le=_MAX_S)
     retries: int = Field(default=5, ge=0)
     in_flight_bytes: Annotated[ByteSize, Field(ge=4 << 20, le=256 << 20)] = ByteSize(64 << 20)
-    agent_idle_s: float = Field(default=10.0, gt=0)
+    agent_idle_s: float = Field(default=10.0, gt=0, le=_MAX_S)
     origins: Mapping[str, Callable[[str], Source]] = Field(default_factory=dict, repr=False)
 
     @field_validator("store")
@@ -222,10 +225,9 @@ def _default_layer(environment: Mapping[str, str]) -> tuple[str, dict[str, Any]]
 
 def _yaml_layer(environment: Mapping[str, str]) -> tuple[str, dict[str, Any]]:
     named = environment.get("HUBDIST_CONFIG", "")
-    if not named.strip():
-        return "HUBDIST_CONFIG", {}
-    if "\n" in named or ": " in named or named.rstrip().endswith(":"):
-        return "HUBDIST_CONFIG", _parse_yaml(named, "the YAML in HUBDIST_CONFIG")
+    inline = "the YAML in HUBDIST_CONFIG"
+    if not named.strip() or "\n" in named or ": " in named or named.rstrip().endswith((":", "}")):
+        return inline, _parse_yaml(named, inline)
     try:
         text = Path(named).expanduser().read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -260,8 +262,13 @@ def _environment_layers(environment: Mapping[str, str]) -> list[tuple[str, dict[
     if load_format not in ("AUTO", "COMPRESSED"):
         raise ConfigError(f"TFHUB_MODEL_LOAD_FORMAT={load_format}: allowed are AUTO, COMPRESSED, UNCOMPRESSED")
     for name, value in environment.items():
-        if name.startswith("HUBDIST_") and name != "HUBDIST_CONFIG":
+        if name.startswith("HUBDIST_") and name != "HUBDIST_CONFIG" and value.strip():
             key = name.removeprefix("HUBDIST_").lower()
-            parsed = yaml.safe_load(value) if key == "models" else value
-            layers.append((name, {key: parsed}))
+            layers.append((name, {key: _environment_value(key, value, name)}))
     return layers
+
+
+def _environment_value(key: str, value: str, name: str) -> Any:
+    if value.strip() == "null":
+        return None
+    return _parse_yaml(f"{key}: {value}", name)[key] if key == "models" else value

@@ -71,9 +71,10 @@ class PinReport:
 
     def __str__(self) -> str:
         """One line."""
+        times = {0: "not at all", 1: "once"}.get(self.origin_reads, f"{self.origin_reads} times")
         return (
             f"{self.handle}: {self.digest[:19]}..., {self.files} files, {_size(self.total_bytes)}"
-            f" from the {self.source} in {self.seconds:.2f} s, origin read {self.origin_reads} times"
+            f" from the {self.source} in {self.seconds:.2f} s, origin read {times}"
         )
 
 
