@@ -26,8 +26,8 @@ from typing import Self
 import filelock
 
 from hubdist.disk import check_private, disk_errors, remove_tree, sync_directory, write_durably
-from hubdist.errors import DigestMismatchError, HubdistError, IntegrityError, StoreError
-from hubdist.manifest import Digest, EntryDigester, Manifest
+from hubdist.errors import DigestMismatchError, HubdistError, IntegrityError, LengthMismatchError, StoreError
+from hubdist.manifest import Chunk, Digest, EntryDigester, Manifest
 from hubdist.savedmodel import check_checkpoint
 from hubdist.staging import FILES, FilledStage, Stage, maker_is_dead, sync_directories, unique_name
 
@@ -52,6 +52,22 @@ class Snapshot:
     path: Path
     manifest: Manifest
     _in_use: int | None = None
+
+    def read_chunk(self, chunk: Chunk, view: memoryview) -> None:
+        """Read a chunk into a buffer of its size, and check it.
+
+        Raises:
+            IntegrityError: The files are not what the manifest says.
+            StoreError: The disk refuses.
+        """
+        at = 0
+        for piece in chunk.pieces:
+            entry = self.manifest.entries[piece.entry_index]
+            part = view[at : at + piece.end - piece.start]
+            with disk_errors(self.path / entry.path):
+                _fill(self.path / entry.path, piece.start, part)
+            entry.check_range(piece.start, part)
+            at += len(part)
 
     def release(self) -> None:
         """Stop using the snapshot."""
@@ -317,6 +333,22 @@ class Store:
             return list(folder.iterdir())
         except OSError:
             return []
+
+
+def _fill(path: Path, start: int, view: memoryview) -> None:
+    """Read a file's bytes from `start` on into a buffer."""
+    try:
+        file = path.open("rb", buffering=0)
+    except FileNotFoundError:
+        raise IntegrityError(f"{path} is missing") from None
+    with file:
+        file.seek(start)
+        filled = 0
+        while filled < len(view):
+            count = file.readinto(view[filled:])
+            if not count:
+                raise LengthMismatchError(f"{path} ends at byte {start + filled}")
+            filled += count
 
 
 def _note_use(in_use: int) -> bool:

@@ -14,16 +14,17 @@ from ray.experimental import tqdm_ray
 
 from hubdist.config import Config
 from hubdist.errors import ConfigError, PeerError, StoreError, TransferTimeoutError
-from hubdist.manifest import Digest
+from hubdist.manifest import Chunk, Digest, Manifest, cut_chunks
 from hubdist.report import Report, Status
 from hubdist.runtime.calls import LOST, translated
 from hubdist.runtime.coordinator import CoordinatorStatus
-from hubdist.runtime.placement import find_coordinator, is_driver, make_coordinator, stop_actor
+from hubdist.runtime.placement import Standpoint, find_coordinator, make_coordinator, standpoint, stop_actor
 from hubdist.store import Snapshot, Store
 
 _AGAIN_S = 0.2
 _MAX_AGAIN_S = 5.0
 _PROGRESS_S = 0.5
+_PULL_BYTES = 4 << 20
 
 
 class Cluster:
@@ -37,8 +38,8 @@ class Cluster:
         context = ray.get_runtime_context()
         self._config = config
         self._job_id = str(context.get_job_id())
-        self._node_id = str(context.get_node_id())
-        self._is_driver = is_driver()
+        self._here = standpoint()
+        self._node_id = "outside" if self._here is Standpoint.OUTSIDE else str(context.get_node_id())
         self._guard = threading.Lock()
         self._coordinator: Any = None
         self._store: Store | None = None
@@ -57,16 +58,17 @@ class Cluster:
         """
         proposed = self._config
         settings: Config = self._call(lambda coordinator: coordinator.settings.remote())
-        if asked is None:
-            self._config = settings
-        elif not self._is_driver:
-            self._config = settings.changed(asked)
-        elif settings != proposed.without_origins():
+        if asked is not None and self._here is not Standpoint.TASK and settings != proposed.without_origins():
             raise ConfigError(
                 "this job already runs with other settings",
                 advice="Call hubdist.init once, before the first load, or hubdist.shutdown() in between.",
             )
-        return self._config
+        if self._here is Standpoint.OUTSIDE:
+            settings = settings.changed({"store": proposed.store})  # another machine than the job's nodes
+        elif self._here is Standpoint.TASK and asked is not None:
+            settings = settings.changed(asked)
+        self._config = settings
+        return settings
 
     def resolve(self, text: str) -> tuple[str, Digest]:
         """The public handle and the digest that this job has pinned.
@@ -88,7 +90,10 @@ class Cluster:
             snapshot = store.find(digest)
             if snapshot is not None:
                 return snapshot
-            self._call(lambda coordinator: coordinator.deliver.remote(digest, handle, self._node_id))
+            if self._here is Standpoint.OUTSIDE:
+                self._pull(store, digest)
+            else:
+                self._call(lambda coordinator: coordinator.deliver.remote(digest, handle, self._node_id))
         snapshot = store.find(digest)
         if snapshot is None:
             raise StoreError(
@@ -121,10 +126,21 @@ class Cluster:
 
     def shutdown(self) -> None:
         """From the driver: end the coordinator, and with it the agents."""
-        coordinator = find_coordinator(self._job_id) if self._is_driver else None
+        coordinator = None if self._here is Standpoint.TASK else find_coordinator(self._job_id)
         if coordinator is not None:
             stop_actor(coordinator)
         self._coordinator = None
+
+    def _pull(self, store: Store, digest: Digest) -> None:
+        """Bring a model to a machine outside the cluster, where no agent can run: chunk by chunk in calls."""
+        manifest: Manifest = self._call(lambda coordinator: coordinator.manifest.remote(digest))
+        with store.stage_manifest(manifest) as stage:
+            for chunk in cut_chunks(manifest, _PULL_BYTES):
+                stage.write_chunk(chunk, memoryview(self._read(digest, chunk)))
+            store.publish(stage).release()
+
+    def _read(self, digest: Digest, chunk: Chunk) -> Any:
+        return self._call(lambda coordinator: coordinator.read.remote(digest, chunk))
 
     def _open_store(self) -> Store:
         with self._guard:
@@ -138,8 +154,8 @@ class Cluster:
             if self._coordinator is None:
                 coordinator = find_coordinator(self._job_id)
                 if coordinator is None:
-                    base_dir = Path.cwd() if self._is_driver else None
-                    coordinator = make_coordinator(self._config, base_dir, self._job_id, is_driver=self._is_driver)
+                    base_dir = Path.cwd() if self._here is Standpoint.DRIVER else None
+                    coordinator = make_coordinator(self._config, base_dir, self._job_id, self._here)
                 self._coordinator = coordinator
             return self._coordinator
 

@@ -11,13 +11,15 @@ import logging
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from hubdist.config import Config
 from hubdist.errors import ConfigError, HubdistError, IntegrityError, PeerError
-from hubdist.manifest import Digest, Manifest
+from hubdist.manifest import Chunk, Digest, Manifest
 from hubdist.report import NodeReport, PinReport, Report
 from hubdist.resolver import Resolver
 from hubdist.routes import Evidence, Route, choose_route
+from hubdist.runtime.agent import read_chunk
 from hubdist.runtime.agents import Agents
 from hubdist.runtime.job_pins import JobPins
 from hubdist.runtime.placement import Node, alive_nodes, stop_this_actor
@@ -133,6 +135,16 @@ class Coordinator:
             IntegrityError: The driver's store does not have it.
         """
         return (await self._pins.snapshot(digest)).manifest
+
+    async def read(self, digest: Digest, chunk: Chunk) -> Any:
+        """The bytes of one chunk of a pinned model, for processes outside the cluster.
+
+        Raises:
+            IntegrityError: The driver's store does not have them.
+        """
+        self._last_call = time.monotonic()
+        snapshot = await self._pins.snapshot(digest)
+        return await asyncio.to_thread(read_chunk, snapshot, chunk)
 
     async def _report(self, digest: Digest, handle: str, node: Node) -> NodeReport:
         return await self._work.once((digest, node.id), lambda: self._deliver(digest, handle, node))

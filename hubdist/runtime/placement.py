@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,14 @@ _PROTOCOL = 1
 
 _COORDINATOR_CALLS = 10_000
 _AGENT_THREADS = 40
+
+
+class Standpoint(enum.Enum):
+    """What a process is to its job: the driver on a node, a Ray Client driver outside the cluster, a task or actor."""
+
+    DRIVER = enum.auto()
+    OUTSIDE = enum.auto()
+    TASK = enum.auto()
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +48,12 @@ class Node:
     object_store_bytes: int
 
 
-def is_driver() -> bool:
-    """True in a driver that runs on a node of the cluster; False in tasks and actors, and for Ray Client."""
-    return not ray_client.ray.is_connected() and ray.get_runtime_context().worker.mode != ray.WORKER_MODE
+def standpoint() -> Standpoint:
+    """What this process is."""
+    if ray_client.ray.is_connected():
+        return Standpoint.OUTSIDE
+    in_task = ray.get_runtime_context().worker.mode == ray.WORKER_MODE
+    return Standpoint.TASK if in_task else Standpoint.DRIVER
 
 
 def alive_nodes() -> list[Node]:
@@ -65,18 +77,20 @@ def coordinator_name(job_id: str) -> str:
     return f"coordinator-{_PROTOCOL}-{job_id}"
 
 
-def driver_node(nodes: list[Node], *, is_driver: bool) -> Node:
+def driver_node(nodes: list[Node], here: Standpoint) -> Node:
     """The node whose disk and credentials are the driver's, else the head node.
 
     The head stands in where there is no driver on a node: Serve, Ray Client, a driver that has ended.
     """
-    here = ray.get_runtime_context().get_node_id()
-    if is_driver:
-        return next((node for node in nodes if node.id == here), nodes[0])
+    if here is Standpoint.OUTSIDE:
+        return nodes[0]
+    own = ray.get_runtime_context().get_node_id()
+    if here is Standpoint.DRIVER:
+        return next((node for node in nodes if node.id == own), nodes[0])
     address = _driver_address()
     at_driver = [node for node in nodes if node.address == address]
     # Several nodes at the driver's address are one machine: the head, else this one, shares its disk.
-    return next((node for node in at_driver if node.is_head or node.id == here), (at_driver or nodes)[0])
+    return next((node for node in at_driver if node.is_head or node.id == own), (at_driver or nodes)[0])
 
 
 def _driver_address() -> str | None:
@@ -90,7 +104,7 @@ def _driver_address() -> str | None:
     return None
 
 
-def make_coordinator(config: Config, base_dir: Path | None, job_id: str, *, is_driver: bool) -> Any:
+def make_coordinator(config: Config, base_dir: Path | None, job_id: str, here: Standpoint) -> Any:
     """The job's coordinator, made if there is none.
 
     One that the driver makes ends with the driver. One that a task makes must outlive that task's process, so it is
@@ -98,7 +112,8 @@ def make_coordinator(config: Config, base_dir: Path | None, job_id: str, *, is_d
     """
     from hubdist.runtime.coordinator import Coordinator
 
-    node = driver_node(alive_nodes(), is_driver=is_driver)
+    node = driver_node(alive_nodes(), here)
+    detached = here is Standpoint.TASK
     scope = f"{ray.get_runtime_context().get_session_name()}-{job_id}"
     return (
         ray.remote(Coordinator)
@@ -106,14 +121,14 @@ def make_coordinator(config: Config, base_dir: Path | None, job_id: str, *, is_d
             name=coordinator_name(job_id),
             namespace=NAMESPACE,
             get_if_exists=True,
-            lifetime=None if is_driver else "detached",
+            lifetime="detached" if detached else None,
             num_cpus=0,
             max_restarts=-1,
             max_task_retries=0,
             max_concurrency=_COORDINATOR_CALLS,
             scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False),
         )
-        .remote(config, base_dir, scope, node, detached=not is_driver)
+        .remote(config, base_dir, scope, node, detached=detached)
     )
 
 
