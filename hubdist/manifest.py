@@ -250,7 +250,7 @@ class Manifest:
                 for file in document["files"]
             )
             claimed = document["digest"]
-        except (ValueError, KeyError, TypeError, HandleError) as error:
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError, HandleError) as error:
             raise IntegrityError(f"this is no manifest of hubdist: {error}") from error
         for entry in manifest.entries:
             if entry.size < 0 or len(entry.blocks) != _DIGEST_BYTES * -(-entry.size // BLOCK_BYTES):

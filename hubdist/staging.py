@@ -66,9 +66,13 @@ class _StageDirectory:
     def __init__(self, parent: Path) -> None:
         self.path = parent / unique_name()
         self.files = self.path / FILES
-        with disk_errors(self.path):
-            self.path.mkdir(mode=0o700)
-            self.files.mkdir(mode=0o700)
+        try:
+            with disk_errors(self.path):
+                self.path.mkdir(mode=0o700)
+                self.files.mkdir(mode=0o700)
+        except BaseException:
+            self.discard()
+            raise
 
     def __enter__(self) -> Self:
         return self

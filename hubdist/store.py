@@ -131,20 +131,22 @@ class Store:
             if home.exists():
                 self.quarantine(digest, "its marker of use is missing")
             return None
-        except OSError as error:
-            raise StoreError(f"cannot open {home}: {error.strerror}", path=str(home)) from error
+        except OSError:
+            with disk_errors(home):
+                raise
         try:
             if not _note_use(in_use) or not _same_file(in_use, home / _IN_USE):  # it is being evicted
                 os.close(in_use)
                 return None
             manifest = self._check(digest, home)
-        except (IntegrityError, FileNotFoundError) as error:
+        except (IntegrityError, FileNotFoundError, NotADirectoryError) as error:
             os.close(in_use)
             self.quarantine(digest, str(error))
             return None
         except BaseException:
             os.close(in_use)
-            raise
+            with disk_errors(home):
+                raise
         with contextlib.suppress(OSError):  # a read-only store has no order of use
             os.utime(home / _IN_USE)
         return Snapshot(home / FILES, manifest, in_use)

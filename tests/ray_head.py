@@ -9,6 +9,7 @@ It is ended by the ids of its own processes, for `ray stop` would end every Ray 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import select
 import shutil
@@ -55,7 +56,12 @@ class Head:
 
 @contextlib.contextmanager
 def ray_head(
-    folder: Path, *, cpus: int = 2, object_store_bytes: int = 100_000_000, environment: Mapping[str, str] | None = None
+    folder: Path,
+    *,
+    cpus: int = 2,
+    object_store_bytes: int = 100_000_000,
+    resources: Mapping[str, float] | None = None,
+    environment: Mapping[str, str] | None = None,
 ) -> Iterator[Head]:
     """Start a head node on free ports; when the block is left, end it and check that nothing of it lives on.
 
@@ -63,6 +69,7 @@ def ray_head(
         folder: Gets `cache`, where hubdist's stores go by default.
         cpus: Number of CPUs that it offers.
         object_store_bytes: Size of its object store; Ray takes at least 75 MiB.
+        resources: Custom resources that it offers.
         environment: Variables on top of this process's.
 
     Raises:
@@ -80,6 +87,7 @@ def ray_head(
     command = [*RAY, "start", "--head", "--block", "--disable-usage-stats", f"--temp-dir={root}"]
     command += [f"--dashboard-host={_LOCAL}", "--include-dashboard=true"]
     command += [f"--num-cpus={cpus}", f"--object-store-memory={object_store_bytes}"]
+    command += [f"--resources={json.dumps(dict(resources or {}))}"]
     command += ["--min-worker-port=0", "--max-worker-port=0", *(f"--{name}={port}" for name, port in ports.items())]
     process = subprocess.Popen(
         command,

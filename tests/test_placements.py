@@ -23,6 +23,7 @@ def run(script: str, head: Head, *args: str, timeout: float = 150) -> str:
         capture_output=True,
         text=True,
         timeout=timeout,
+        check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
