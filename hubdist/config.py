@@ -6,6 +6,7 @@ TensorFlow Hub's own `TFHUB_CACHE_DIR` and `TFHUB_MODEL_LOAD_FORMAT`); the argum
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -192,9 +193,15 @@ class Config(BaseModel):
         """The keys and values that were given when this was made; the others have their defaults."""
         return {name: getattr(self, name) for name in self.model_fields_set}
 
-    def without_origins(self) -> Self:
-        """The same settings without the user's functions: what other processes get, and what can be compared."""
-        return self.model_copy(update={"origins": {}})
+    def for_nodes(self) -> Self:
+        """What all processes of the job get: not the user's functions, nor handles, which may hold secrets."""
+        return self.model_copy(update={"origins": {}, "models": ()})
+
+    @property
+    def fingerprint(self) -> str:
+        """Equal for equal settings; functions count by their scheme."""
+        text = self.model_dump_json(exclude={"origins"}) + " ".join(sorted(self.origins))
+        return hashlib.sha256(text.encode()).hexdigest()
 
     def store_root(self, node_id: str) -> Path:
         """The root of the store on the node with this id."""

@@ -22,7 +22,7 @@ import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from hubdist.errors import HandleError
 from hubdist.redact import redact_url
@@ -37,6 +37,8 @@ _SAME_SCHEME = {"gcs": "gs", "s3a": "s3"}
 _KAGGLE_HOSTS = frozenset({"kaggle.com", "www.kaggle.com"})
 _MEMBER_SCHEMES = frozenset({"zip", "tar"})
 _DEFAULT_PORTS = {"http": 80, "https": 443}
+_PASSWORD = re.compile(r"^([^/:?#]+://[^/?#:@]*):[^/?#]*@")
+_IP_ADDRESS = re.compile(r"//[^/?#\[\]]*\[[0-9A-Fa-f:.]+\]")
 
 
 class Kind(enum.StrEnum):
@@ -75,6 +77,11 @@ class Handle:
         return redact_url(self.text)
 
     @property
+    def label(self) -> str:
+        """The handle without secrets, and what tells it from others that differ only in those."""
+        return self.text if self.public == self.text else f"{self.public}#{self.key[:12]}"
+
+    @property
     def scheme(self) -> str:
         """`https`, `gs`, ...; empty for a local path."""
         scheme, found, _ = self.text.partition("://")
@@ -83,8 +90,11 @@ class Handle:
     @property
     def key(self) -> str:
         """32 hex digits that stand for this handle in file names; a password in the handle is not part of it."""
-        without_password = re.sub(r"//[^/@]*@", "//", self.text)
-        return hashlib.sha256(without_password.encode()).hexdigest()[:32]
+        if self.base is not None:
+            identity = f"{self.format}://{self.inner}::{self.base.key}"
+        else:
+            identity = _PASSWORD.sub(r"\1@", self.text)
+        return hashlib.sha256(identity.encode()).hexdigest()[:32]
 
 
 def parse_handle(text: str, *, base_dir: Path | None = None, custom_schemes: Collection[str] = ()) -> Handle:
@@ -103,8 +113,8 @@ def parse_handle(text: str, *, base_dir: Path | None = None, custom_schemes: Col
     text = text.strip()
     if any(ord(char) < 32 or ord(char) == 127 for char in text):
         raise HandleError(f"the handle {redact_url(text)!r} holds a control character")
-    head, chained, tail = text.partition("::")
-    if chained:
+    head, tail = _split_chain(text)
+    if tail is not None:
         return _parse_member(head, tail, base_dir, custom_schemes)
     scheme, found, rest = text.partition("://")
     if not found:
@@ -114,13 +124,23 @@ def parse_handle(text: str, *, base_dir: Path | None = None, custom_schemes: Col
     return _parse_url(scheme.lower(), rest, text, base_dir, custom_schemes)
 
 
+def _split_chain(text: str) -> tuple[str, str | None]:
+    """What stands before and after the first `::` that is not part of an IPv6 address; None if there is none."""
+    at = _IP_ADDRESS.sub(lambda address: "/" * len(address.group()), text).find("::")
+    return (text, None) if at < 0 else (text[:at], text[at + 2 :])
+
+
 def _parse_url(scheme: str, rest: str, text: str, base_dir: Path | None, custom_schemes: Collection[str]) -> Handle:
     if scheme == "file":
         return _parse_path("/" + rest.removeprefix("localhost").lstrip("/"), base_dir)
     if scheme == "kaggle":
         return _parse_kaggle(rest, text)
     if scheme in _DEFAULT_PORTS:
-        return _parse_http(urlsplit(text), text)
+        try:
+            url = urlsplit(text)
+        except ValueError:
+            raise HandleError(f"{redact_url(text)!r} is no URL") from None
+        return _parse_http(url, text)
     if scheme in TREE_SCHEMES:
         return _parse_tree(_SAME_SCHEME.get(scheme, scheme), rest, text)
     if scheme in _MEMBER_SCHEMES:
@@ -129,12 +149,12 @@ def _parse_url(scheme: str, rest: str, text: str, base_dir: Path | None, custom_
             advice=f"Write {scheme}://inner/directory::<URL or path of the archive>.",
         )
     known = ", ".join(sorted({"file", "http", "https", "kaggle", "tar", "zip", *TREE_SCHEMES, *custom_schemes}))
-    raise HandleError(f"unknown scheme {scheme!r} in {redact_url(text)!r}", advice=f"Known are: {known}.")
+    raise HandleError(f"unknown scheme {redact_url(scheme)!r} in {redact_url(text)!r}", advice=f"Known are: {known}.")
 
 
 def _parse_member(head: str, tail: str, base_dir: Path | None, custom_schemes: Collection[str]) -> Handle:
     scheme, found, inner = head.partition("://")
-    if not found or scheme not in _MEMBER_SCHEMES or "::" in tail:
+    if not found or scheme not in _MEMBER_SCHEMES or _split_chain(tail)[1] is not None:
         raise HandleError(
             f"{redact_url(head)!r} cannot be put in front of '::'",
             advice="Only one zip:// or tar:// may stand before the archive's handle.",
@@ -152,11 +172,11 @@ def _parse_path(text: str, base_dir: Path | None) -> Handle:
     try:
         path = Path(text).expanduser()
     except RuntimeError:
-        raise HandleError(f"no home directory is known for {text!r}") from None
+        raise HandleError(f"no home directory is known for {redact_url(text)!r}") from None
     if not path.is_absolute():
         if base_dir is None:
             raise HandleError(
-                f"the path {text!r} is relative",
+                f"the path {redact_url(text)!r} is relative",
                 advice="Outside the driver write an absolute path: this process runs in another directory.",
             )
         path = base_dir / path
@@ -167,7 +187,7 @@ def _parse_kaggle(rest: str, text: str) -> Handle:
     parts = rest.partition("?")[0].strip("/").split("/")
     if len(parts) == 8 and (parts[2].lower(), parts[4], parts[6]) == ("frameworks", "variations", "versions"):
         parts = [parts[0], parts[1], parts[3], parts[5], parts[7]]
-    if len(parts) not in (4, 5) or not all(re.fullmatch(r"[\w.-]+", part) for part in parts):
+    if len(parts) not in (4, 5) or not all(re.fullmatch(r"\w[\w.-]*", part) for part in parts):
         raise HandleError(
             f"{redact_url(text)!r} is no Kaggle model",
             advice="Write kaggle://<owner>/<model>/<framework>/<variation>[/<version>] or the model's URL.",
@@ -193,10 +213,9 @@ def _parse_http(url: SplitResult, text: str) -> Handle:
     userinfo = url.netloc.rpartition("@")[0]
     if userinfo:
         authority = f"{userinfo}@{authority}"
-    pairs = parse_qsl(url.query, keep_blank_values=True)
-    kept = [pair for pair in pairs if pair[0] != "tf-hub-format"]
-    # A query that needs no change stays as written: signatures cover its very bytes.
-    query = url.query if kept == pairs else urlencode(kept)
+    # What is kept stays as written: signatures cover its very bytes.
+    words = url.query.split("&")
+    query = "&".join(word for word in words if word.partition("=")[0] != "tf-hub-format")
     kind = Kind.ARCHIVE if path.lower().endswith(ARCHIVE_SUFFIXES) else Kind.HUB
     return Handle(f"{url.scheme}://{authority}{path}" + (f"?{query}" if query else ""), kind)
 

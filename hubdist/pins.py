@@ -37,7 +37,7 @@ class Pins:
         """
         with disk_errors(self._folder):
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            document = json.dumps({"handle": handle.public, "digest": str(digest)}).encode()
+            document = json.dumps({"handle": handle.label, "digest": str(digest)}).encode()
             write_durably(self._folder / f"{handle.key}.json", document, unique_name())
 
 
@@ -59,7 +59,7 @@ class LockFile:
         Raises:
             ConfigError: The file is damaged.
         """
-        text = self._read().get(handle.public)
+        text = self._read().get(handle.label)
         return None if text is None else Digest.parse(text)
 
     def keep(self, handle: Handle, digest: Digest) -> None:
@@ -70,13 +70,13 @@ class LockFile:
             NotPinnedError: The file is frozen and does not know the handle.
         """
         pins = self._read()
-        known = pins.get(handle.public)
+        known = pins.get(handle.label)
         if known is not None:
             check_pin(handle, Digest.parse(known), digest, str(self._path))
             return
         if self._frozen:
             raise NotPinnedError(f"{self._path} has no pin for this handle", handle=handle.public)
-        pins[handle.public] = str(digest)
+        pins[handle.label] = str(digest)
         with disk_errors(self._path):
             self._path.parent.mkdir(parents=True, exist_ok=True)
             text = json.dumps(dict(sorted(pins.items())), indent=2) + "\n"

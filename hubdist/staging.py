@@ -25,7 +25,7 @@ FILES = "files"
 
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _RESERVE_BYTES = 64 << 20
-"""Free space that a stage leaves to others."""
+"""Free space that a stage leaves to others; a twentieth of what is free if that is less."""
 
 
 def unique_name() -> str:
@@ -105,7 +105,8 @@ class Stage(_StageDirectory):
         self._paths = PathSet()
         self._entries: dict[str, Entry] = {}
         self._written = 0
-        self._room = max(0, free_bytes(parent) - _RESERVE_BYTES)
+        free = free_bytes(parent)
+        self._room = free - min(_RESERVE_BYTES, free // 20)
         self._max_bytes = max_bytes
 
     @contextlib.contextmanager

@@ -14,6 +14,7 @@ import ray
 
 import hubdist
 from hubdist.errors import DeliveryError, ModelNotFoundError
+from hubdist.runtime.placement import NAMESPACE, coordinator_name
 from hubdist.testing.cluster import RayCluster
 from hubdist.testing.hub import LoopbackHub
 
@@ -178,6 +179,18 @@ def test_threads_of_one_process_share_one_resolve(cluster: RayCluster, hub: Loop
     handle = hub.add_model("acme/threads/1", {"saved_model.pb": b"threads"})
     with ThreadPoolExecutor(8) as pool:
         assert len(set(pool.map(hubdist.resolve, [handle] * 32))) == 1
+    assert hub.reads(handle) == 1
+
+
+def test_a_thousand_calls_at_once_share_one_resolve(cluster: RayCluster, hub: LoopbackHub) -> None:
+    handle = hub.add_model("acme/thousand/1", {"saved_model.pb": b"thousand"})
+    gate = hub.hold(handle)
+    name = coordinator_name(ray.get_runtime_context().get_job_id())
+    coordinator = ray.get_actor(name, namespace=NAMESPACE)
+    references = [coordinator.pin.remote(handle) for _ in range(1000)]
+    assert gate.wait_reached(60)
+    gate.set()
+    assert len(set(ray.get(references, timeout=90))) == 1
     assert hub.reads(handle) == 1
 
 

@@ -117,6 +117,7 @@ def test_the_others_finish_when_a_node_is_lost_during_its_delivery(cluster: RayC
     cluster.remove_node(doomed, wait=False)
     for node in others:
         assert len(ray.get(references[node], timeout=120)) == 300 << 20
+    cluster.wait_until_gone(doomed)
 
 
 def test_one_nodes_full_disk_is_its_own(cluster: RayCluster, hub: LoopbackHub) -> None:

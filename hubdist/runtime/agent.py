@@ -52,7 +52,7 @@ class NodeAgent:
         self._store = Store(config.store_root(node_id), max_bytes=config.max_bytes)
         self._guard = threading.Lock()
         self._incoming: dict[Digest, _Incoming] = {}
-        self._outgoing: dict[Digest, _Outgoing] = {}
+        self._outgoing: dict[tuple[Digest, int], _Outgoing] = {}
 
     def begin(self, manifest: Manifest, chunk_bytes: int) -> bool:
         """Make ready to receive a model; True if the node's store has it already.
@@ -60,16 +60,15 @@ class NodeAgent:
         Raises:
             StoreError: The node's disk refuses, or lacks room.
         """
+        self.give_up(manifest.digest)  # a stage of a delivery that was broken off
+        snapshot = self._store.find(manifest.digest)
+        if snapshot is not None:
+            snapshot.release()
+            return True
+        incoming = _Incoming(self._store.stage_manifest(manifest), cut_chunks(manifest, chunk_bytes))
         with self._guard:
-            if manifest.digest in self._incoming:
-                return False
-            snapshot = self._store.find(manifest.digest)
-            if snapshot is not None:
-                snapshot.release()
-                return True
-            stage = self._store.stage_manifest(manifest)
-            self._incoming[manifest.digest] = _Incoming(stage, cut_chunks(manifest, chunk_bytes))
-            return False
+            self._incoming[manifest.digest] = incoming
+        return False
 
     def offer(self, digest: Digest, chunk_bytes: int, index: int) -> list[Any]:
         """Put one chunk of a published snapshot into the object store.
@@ -120,24 +119,29 @@ class NodeAgent:
             self._store.publish(stage).release()
 
     def give_up(self, digest: Digest) -> None:
-        """Discard a stage that will not be finished, and stop offering the model."""
+        """Discard a stage that will not be finished."""
         with self._guard:
             incoming = self._incoming.pop(digest, None)
-            outgoing = self._outgoing.pop(digest, None)
         if incoming is not None:
             incoming.stage.discard()
-        if outgoing is not None:
+
+    def stop_offering(self, digest: Digest) -> None:
+        """Let go of a snapshot that chunks were offered from."""
+        with self._guard:
+            keys = [key for key in self._outgoing if key[0] == digest]
+            stopped = [self._outgoing.pop(key) for key in keys]
+        for outgoing in stopped:
             outgoing.snapshot.release()
 
     def _open_outgoing(self, digest: Digest, chunk_bytes: int) -> _Outgoing:
         with self._guard:
-            outgoing = self._outgoing.get(digest)
+            outgoing = self._outgoing.get((digest, chunk_bytes))
             if outgoing is None:
                 snapshot = self._store.find(digest)
                 if snapshot is None:
                     raise IntegrityError(f"the snapshot {digest} is not in the store of the node that should send it")
                 outgoing = _Outgoing(snapshot, cut_chunks(snapshot.manifest, chunk_bytes))
-                self._outgoing[digest] = outgoing
+                self._outgoing[digest, chunk_bytes] = outgoing
             return outgoing
 
 

@@ -57,16 +57,19 @@ class Cluster:
             ConfigError: `init` was called in the driver, and the job already runs with other settings.
         """
         proposed = self._config
-        settings: Config = self._call(lambda coordinator: coordinator.settings.remote())
-        if asked is not None and self._here is not Standpoint.TASK and settings != proposed.without_origins():
+        found: tuple[Config, str] = self._call(lambda coordinator: coordinator.settings.remote())
+        settings, fingerprint = found
+        if asked is not None and self._here is not Standpoint.TASK and fingerprint != proposed.fingerprint:
             raise ConfigError(
                 "this job already runs with other settings",
                 advice="Call hubdist.init once, before the first load, or hubdist.shutdown() in between.",
             )
+        if self._here is Standpoint.TASK:
+            settings = settings.changed(asked or {})
+        elif fingerprint == proposed.fingerprint:
+            settings = proposed  # with models and origins, should a coordinator have to be made again
         if self._here is Standpoint.OUTSIDE:
             settings = settings.changed({"store": proposed.store})  # another machine than the job's nodes
-        elif self._here is Standpoint.TASK and asked is not None:
-            settings = settings.changed(asked)
         self._config = settings
         return settings
 

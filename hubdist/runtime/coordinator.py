@@ -13,6 +13,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
+
 from hubdist.config import Config
 from hubdist.errors import ConfigError, HubdistError, IntegrityError, PeerError
 from hubdist.manifest import Chunk, Digest, Manifest
@@ -45,34 +47,41 @@ class Coordinator:
     """Resolves each handle once for a job and brings snapshots to nodes.
 
     Args:
-        config: The job's settings.
+        config: The job's settings, without origins.
+        origins: The user's own origins, by cloudpickle: they may be defined in the driver's `__main__`.
         base_dir: The driver's directory, for relative paths; None refuses them.
         scope: Names the job among all jobs of all clusters that ever used this store; its pins are kept under it.
         node: The node that this runs on.
         detached: End the process after a long time without calls.
     """
 
-    def __init__(self, config: Config, base_dir: Path | None, scope: str, node: Node, *, detached: bool) -> None:
+    def __init__(
+        self, config: Config, origins: bytes, base_dir: Path | None, scope: str, node: Node, *, detached: bool
+    ) -> None:
+        config = config.changed({"origins": cloudpickle.loads(origins)})
         self._config = config
         self._node = node
         self._detached = detached
         self._store = Store(config.store_root(node.id), max_bytes=config.max_bytes)
         self._pins = JobPins(self._store, Resolver(config, self._store, base_dir), scope)
-        self._agents = Agents(config)
+        self._agents = Agents(config.for_nodes())
         self._work = SharedWork()
         self._transfers: dict[Digest, Transfer] = {}
         self._deliveries: list[NodeReport] = []
         self._last_call = time.monotonic()
         self._first_delivery: asyncio.Task[None] | None = None
 
-    async def settings(self) -> Config:
-        """The job's settings, without the user's origins. The first call begins to deliver the configured models."""
+    async def settings(self) -> tuple[Config, str]:
+        """The job's settings for its processes, and their fingerprint.
+
+        The first call begins to deliver the configured models.
+        """
         self._last_call = time.monotonic()
         if self._first_delivery is None:
             self._first_delivery = asyncio.create_task(self._deliver_configured())
             if self._detached:
                 self._end_when_idle()
-        return self._config.without_origins()
+        return self._config.for_nodes(), self._config.fingerprint
 
     async def pin(self, text: str) -> tuple[str, Digest]:
         """Resolve a handle, once per job; the answer stays the same even if the origin changes.
@@ -83,11 +92,7 @@ class Coordinator:
         Raises:
             HubdistError: With handle and node filled in.
         """
-        self._last_call = time.monotonic()
-        try:
-            report = await self._pins.pin(text)
-        except HubdistError as error:
-            raise error.placed(node=self._node.name) from error.__cause__
+        report = await self._pin(text)
         return report.handle, Digest.parse(report.digest)
 
     async def deliver(self, digest: Digest, handle: str, node_id: str) -> NodeReport:
@@ -108,13 +113,12 @@ class Coordinator:
 
         A node that fails is in the report, with its error.
         """
-        pins = await asyncio.gather(*(self.pin(text) for text in texts))
+        pins = await asyncio.gather(*(self._pin(text) for text in texts))
         nodes = await self._choose_nodes(wanted)
         reports = await asyncio.gather(
-            *(self._report(digest, handle, node) for handle, digest in pins for node in nodes)
+            *(self._report(Digest.parse(pin.digest), pin.handle, node) for pin in pins for node in nodes)
         )
-        known = {report.handle: report for report in self._pins.reports}
-        return Report(tuple(known[handle] for handle, _ in pins), tuple(reports))
+        return Report(tuple(pins), tuple(reports))
 
     async def progress(self) -> dict[str, tuple[int, int]]:
         """Node and model -> bytes that arrived, bytes in all; for the deliveries that run now."""
@@ -145,6 +149,13 @@ class Coordinator:
         self._last_call = time.monotonic()
         snapshot = await self._pins.snapshot(digest)
         return await asyncio.to_thread(read_chunk, snapshot, chunk)
+
+    async def _pin(self, text: str) -> PinReport:
+        self._last_call = time.monotonic()
+        try:
+            return await self._pins.pin(text)
+        except HubdistError as error:
+            raise error.placed(node=self._node.name) from error.__cause__
 
     async def _report(self, digest: Digest, handle: str, node: Node) -> NodeReport:
         return await self._work.once((digest, node.id), lambda: self._deliver(digest, handle, node))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import ray
 from ray.util import client as ray_client
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -114,6 +115,7 @@ def make_coordinator(config: Config, base_dir: Path | None, job_id: str, here: S
 
     node = driver_node(alive_nodes(), here)
     detached = here is Standpoint.TASK
+    bare = config.changed({"origins": {}})
     scope = f"{ray.get_runtime_context().get_session_name()}-{job_id}"
     return (
         ray.remote(Coordinator)
@@ -128,7 +130,7 @@ def make_coordinator(config: Config, base_dir: Path | None, job_id: str, here: S
             max_concurrency=_COORDINATOR_CALLS,
             scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False),
         )
-        .remote(config, base_dir, scope, node, detached=detached)
+        .remote(bare, cloudpickle.dumps(dict(config.origins)), base_dir, scope, node, detached=detached)
     )
 
 

@@ -114,10 +114,14 @@ class Transfer:
             try:
                 self._feed(NodeJoined(node.id))
                 await waiting.done
+            except HubdistError as error:
+                if not isinstance(error, NodeLostError):
+                    await self._tell(node, "give_up")
+                raise
             finally:
                 del self._waiting[node.id]
                 if not self._waiting:
-                    await self._clean_up(self._source)
+                    await self._tell(self._source, "stop_offering")
             return Brought(waiting.arrived_bytes, waiting.retries)
 
     def _feed(self, event: Event) -> None:
@@ -201,19 +205,13 @@ class Transfer:
             waiting.done.set_result(None)
         else:
             waiting.done.set_exception(error.placed(node=waiting.node.name))
-            if not isinstance(error, NodeLostError):
-                self._run_clean_up(waiting.node)
 
-    def _run_clean_up(self, node: Node) -> None:
-        task = asyncio.create_task(self._clean_up(node))
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
-
-    async def _clean_up(self, node: Node) -> None:
-        """Let a node's agent drop what it keeps for this model; if it cannot, its end will."""
+    async def _tell(self, node: Node, method: str) -> None:
+        """Let a node's agent drop what it keeps for this model. If it cannot, its end does the same."""
         async with self._agents.use(node) as agent:
             with contextlib.suppress(HubdistError):
-                await settle(agent.give_up.remote(self.manifest.digest), timeout_s=_MARGIN_S, node=node.name)
+                reference = getattr(agent, method).remote(self.manifest.digest)
+                await settle(reference, timeout_s=_MARGIN_S, node=node.name)
 
 
 def choose_chunk_bytes(total_bytes: int, room_bytes: int) -> int:

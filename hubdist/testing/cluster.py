@@ -100,8 +100,17 @@ class RayCluster:
             TimeoutError: The cluster did not notice it within a minute.
         """
         self._cluster.remove_node(self._added.pop(node_id), allow_graceful=False)
+        if wait:
+            self.wait_until_gone(node_id)
+
+    def wait_until_gone(self, node_id: str) -> None:
+        """Wait until the cluster has noticed that a node is gone.
+
+        Raises:
+            TimeoutError: It did not within a minute.
+        """
         deadline = time.monotonic() + _NOTICE_S
-        while wait and node_id in self.node_ids:
+        while node_id in self.node_ids:
             if time.monotonic() > deadline:
                 raise TimeoutError(f"Ray still counts node {node_id} as alive")
             time.sleep(0.1)
