@@ -19,7 +19,7 @@ from hubdist.errors import DeliveryError, NotPinnedError
 from hubdist.manifest import Digest
 from hubdist.models import LoadedModels, LoadKey, load_key, open_model
 from hubdist.report import Report, Status
-from hubdist.store import Snapshot
+from hubdist.snapshot import Snapshot
 
 
 class _Way(Protocol):

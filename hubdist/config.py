@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
+import string
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
@@ -16,7 +18,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, ValidationError, field_validator
 
 from hubdist.errors import ConfigError, HubdistError
-from hubdist.handle import parse_handle
+from hubdist.handle import BUILT_IN_SCHEMES, parse_handle
 from hubdist.manifest import Digest
 from hubdist.redact import redact_url
 from hubdist.source import Source
@@ -112,10 +114,12 @@ class Config(BaseModel):
     @classmethod
     def _check_store(cls, value: str) -> str:
         try:
-            filled = value.format(node_id="node")
-        except (KeyError, IndexError, ValueError):
-            raise ValueError("the only placeholder is {node_id}") from None
-        if not Path(filled).expanduser().is_absolute():
+            placeholders = {tuple(part) for _, *part in string.Formatter().parse(value) if part[0] is not None}
+        except ValueError:
+            placeholders = {()}
+        if placeholders - {("node_id", "", None)}:
+            raise ValueError("the only placeholder is {node_id}")
+        if not Path(value.format(node_id="node")).expanduser().is_absolute():
             raise ValueError("must be an absolute path, or begin with ~")
         return value
 
@@ -144,10 +148,19 @@ class Config(BaseModel):
     @classmethod
     def _check_models(cls, value: tuple[Model, ...]) -> tuple[Model, ...]:
         for model in value:
+            scheme = model.handle.partition("://")[0].lower()  # perhaps of an origin that is registered elsewhere
             try:
-                parse_handle(model.handle, custom_schemes=(model.handle.partition("://")[0],))
+                parse_handle(model.handle, base_dir=Path("/"), custom_schemes={scheme} - BUILT_IN_SCHEMES)
             except HubdistError as error:
                 raise ValueError(str(error)) from None
+        return value
+
+    @field_validator("origins")
+    @classmethod
+    def _check_origins(cls, value: Mapping[str, Callable[[str], Source]]) -> Mapping[str, Callable[[str], Source]]:
+        for scheme in value:
+            if not re.fullmatch(r"[a-z][a-z0-9+.-]*", scheme):
+                raise ValueError(f"the scheme {scheme!r} is not of lower-case letters, digits, '+', '.' and '-'")
         return value
 
     @classmethod
@@ -248,8 +261,12 @@ def _yaml_layer(environment: Mapping[str, str]) -> tuple[str, dict[str, Any]]:
 def _parse_yaml(text: str, place: str) -> dict[str, Any]:
     try:
         values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{place} is no YAML: {error}") from None
+    except yaml.MarkedYAMLError as error:  # its own text would quote what stands there, secrets too
+        mark = error.problem_mark
+        where = f" in line {mark.line + 1}, column {mark.column + 1}" if mark is not None else ""
+        raise ConfigError(f"{place} is no YAML: {error.problem}{where}") from None
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ConfigError(f"{place} is no YAML: {type(error).__name__}") from None
     if values is None:
         return {}
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):

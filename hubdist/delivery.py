@@ -160,6 +160,12 @@ class Delivery:
         self._offers: OrderedDict[int, _Offered] = OrderedDict()
         self._offered_bytes = 0
         self._offer_tries: Counter[int] = Counter()
+        self._lacking = [0] * len(self._sizes)
+        """For each chunk, how many nodes lack it and do not read it."""
+        self._hungry: dict[str, None] = {}
+        """Nodes that may take a chunk now, in turns; so an event costs what it changes, not all nodes."""
+        self._starved: dict[str, None] = {}
+        """Nodes that found no room at the source; they are hungry again when its offers change."""
 
     @property
     def active(self) -> bool:
@@ -200,12 +206,18 @@ class Delivery:
             out.append(Publish(node))
             return
         self._nodes[node] = _Node(OrderedDict.fromkeys(range(len(self._sizes))))
+        self._hungry[node] = None
+        for chunk in range(len(self._sizes)):
+            self._lacking[chunk] += 1
 
     def _open(self, chunk: int, out: list[Command]) -> None:
         offered = self._offers.get(chunk)
         if offered is None or offered.ready:
             return
         offered.ready = True
+        del self._offer_tries[chunk]
+        if not offered.readers:
+            self._feed_starved()
         out.extend(Fetch(node, chunk) for node in sorted(offered.readers))
 
     def _offer_failed(self, chunk: int, error: HubdistError, out: list[Command]) -> None:
@@ -247,7 +259,10 @@ class Delivery:
         if state is not None:
             for chunk in sorted(state.reads):
                 self._stop_reading(node, chunk, lacks=True)
+            for chunk in state.lacks:
+                self._lacking[chunk] -= 1
             del self._nodes[node]
+            self._starved.pop(node, None)
         elif node not in self._publishing:
             return
         self._publishing.discard(node)
@@ -257,29 +272,41 @@ class Delivery:
         state = self._nodes[node]
         state.reads.discard(chunk)
         state.in_flight_bytes -= self._sizes[chunk]
+        self._hungry[node] = None
         if lacks:
             state.lacks[chunk] = None
             state.lacks.move_to_end(chunk, last=False)
-        if chunk in self._offers:
-            self._offers[chunk].readers.discard(node)
+            self._lacking[chunk] += 1
+        offered = self._offers[chunk]
+        offered.readers.discard(node)
+        if not offered.readers:
+            self._feed_starved()
+
+    def _feed_starved(self) -> None:
+        self._hungry |= self._starved
+        self._starved.clear()
 
     def _fill_windows(self, out: list[Command]) -> None:
         """Give every node with room in its window a next chunk, in turns, as long as anything can be given."""
-        given = True
-        while given:
-            given = False
-            for name, node in self._nodes.items():
-                chunk = self._next_chunk(node)
-                if chunk is None or not self._make_room(chunk, out):
-                    continue
-                del node.lacks[chunk]
-                node.reads.add(chunk)
-                node.in_flight_bytes += self._sizes[chunk]
-                offered = self._offers[chunk]
-                offered.readers.add(name)
-                if offered.ready:
-                    out.append(Fetch(name, chunk))
-                given = True
+        while self._hungry:
+            name = next(iter(self._hungry))
+            del self._hungry[name]
+            node = self._nodes.get(name)
+            chunk = self._next_chunk(node) if node is not None else None
+            if node is None or chunk is None:
+                continue
+            if not self._make_room(chunk, out):
+                self._starved[name] = None
+                continue
+            self._hungry[name] = None
+            del node.lacks[chunk]
+            self._lacking[chunk] -= 1
+            node.reads.add(chunk)
+            node.in_flight_bytes += self._sizes[chunk]
+            offered = self._offers[chunk]
+            offered.readers.add(name)
+            if offered.ready:
+                out.append(Fetch(name, chunk))
         for chunk in [chunk for chunk in self._offers if not self._wanted(chunk)]:
             self._withdraw(chunk, out)
 
@@ -302,15 +329,17 @@ class Delivery:
             self._withdraw(idle, out)
         self._offers[chunk] = _Offered()
         self._offered_bytes += self._sizes[chunk]
+        self._feed_starved()
         out.append(Offer(chunk))
         return True
 
     def _wanted(self, chunk: int) -> bool:
         offered = self._offers[chunk]
-        return not offered.ready or bool(offered.readers) or any(chunk in node.lacks for node in self._nodes.values())
+        return not offered.ready or bool(offered.readers) or self._lacking[chunk] > 0
 
     def _withdraw(self, chunk: int, out: list[Command] | None) -> None:
         del self._offers[chunk]
         self._offered_bytes -= self._sizes[chunk]
+        self._feed_starved()
         if out is not None:
             out.append(Withdraw(chunk))

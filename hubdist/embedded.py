@@ -13,7 +13,8 @@ from hubdist.manifest import Digest
 from hubdist.report import NodeReport, PinReport, Report, Status
 from hubdist.resolver import Resolver
 from hubdist.routes import Route
-from hubdist.store import Snapshot, Store
+from hubdist.snapshot import Snapshot
+from hubdist.store import Store
 
 
 class Embedded:

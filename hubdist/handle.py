@@ -33,6 +33,9 @@ ARCHIVE_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".zip")
 TREE_SCHEMES = frozenset({"gs", "gcs", "s3", "s3a", "az", "abfs", "abfss", "adl", "hf", "hdfs", "oci", "oss", "memory"})
 """fsspec protocols that are allowed: object storage and its like, nothing that runs commands or chains caches."""
 
+BUILT_IN_SCHEMES = TREE_SCHEMES | {"file", "http", "https", "kaggle", "tar", "zip"}
+"""Schemes that need no origin of the user's."""
+
 _SAME_SCHEME = {"gcs": "gs", "s3a": "s3"}
 _KAGGLE_HOSTS = frozenset({"kaggle.com", "www.kaggle.com"})
 _MEMBER_SCHEMES = frozenset({"zip", "tar"})
@@ -148,7 +151,7 @@ def _parse_url(scheme: str, rest: str, text: str, base_dir: Path | None, custom_
             f"{redact_url(text)!r} names no archive",
             advice=f"Write {scheme}://inner/directory::<URL or path of the archive>.",
         )
-    known = ", ".join(sorted({"file", "http", "https", "kaggle", "tar", "zip", *TREE_SCHEMES, *custom_schemes}))
+    known = ", ".join(sorted({*BUILT_IN_SCHEMES, *custom_schemes}))
     raise HandleError(f"unknown scheme {redact_url(scheme)!r} in {redact_url(text)!r}", advice=f"Known are: {known}.")
 
 

@@ -18,15 +18,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Self
 
-from hubdist.errors import DigestMismatchError, HandleError, IntegrityError, UnsafeArchiveError
+from hubdist.errors import DigestMismatchError, HandleError, IntegrityError
+from hubdist.paths import PathSet
 
 BLOCK_BYTES = 1 << 20
 """Bytes that one block digest covers; the last block of a file may be shorter. Part of the manifest's format."""
 
 _DIGEST_BYTES = hashlib.sha256().digest_size
-_MAX_PATH_BYTES = 1024
-_MAX_NAME_BYTES = 255
-_MAX_DEPTH = 32
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -50,69 +48,6 @@ class Digest:
     def __str__(self) -> str:
         """`sha256:<hex>`."""
         return f"{self.algorithm}:{self.value}"
-
-
-def check_entry_path(path: str) -> str:
-    """Return `path` if it is a safe, portable path below a model's directory.
-
-    Safe: relative, `/` between names, no empty, `.` or `..` name, no backslash, no control character, encodable as
-    UTF-8, names of at most 255 bytes, at most 1,024 bytes and 32 names in all.
-
-    Raises:
-        UnsafeArchiveError: The path is none of this. The message shows it escaped and cut.
-    """
-    shown = repr(path[:100])
-    try:
-        encoded = path.encode("utf-8")
-    except UnicodeEncodeError:
-        raise UnsafeArchiveError(f"the file name {shown} is not UTF-8") from None
-    names = path.split("/")
-    if len(encoded) > _MAX_PATH_BYTES or len(names) > _MAX_DEPTH:
-        raise UnsafeArchiveError(f"the file name {shown} is too long or too deep")
-    if any(ord(char) < 32 or ord(char) == 127 or char == "\\" for char in path):
-        raise UnsafeArchiveError(f"the file name {shown} holds a control character or a backslash")
-    for name in names:
-        if name in ("", ".", "..") or len(name.encode("utf-8")) > _MAX_NAME_BYTES:
-            raise UnsafeArchiveError(f"the file name {shown} may leave the model's directory or is not portable")
-    return path
-
-
-class PathSet:
-    """The paths of one model while they come in; refuses duplicates, case-fold and file-directory clashes."""
-
-    def __init__(self) -> None:
-        self._kinds: dict[str, tuple[str, bool]] = {}
-
-    def add_file(self, path: str) -> None:
-        """Claim `path` for a file and its parents for directories.
-
-        Raises:
-            UnsafeArchiveError: The path is unsafe or clashes with one that is there.
-        """
-        check_entry_path(path)
-        names = path.split("/")
-        for depth in range(1, len(names)):
-            self._claim("/".join(names[:depth]), is_file=False)
-        self._claim(path, is_file=True)
-
-    def add_directory(self, path: str) -> None:
-        """Claim `path` and its parents for directories; naming a directory twice is harmless.
-
-        Raises:
-            UnsafeArchiveError: The path is unsafe or clashes with one that is there.
-        """
-        check_entry_path(path)
-        names = path.split("/")
-        for depth in range(1, len(names) + 1):
-            self._claim("/".join(names[:depth]), is_file=False)
-
-    def _claim(self, path: str, *, is_file: bool) -> None:
-        key = path.casefold()
-        known = self._kinds.get(key)
-        if known is None:
-            self._kinds[key] = (path, is_file)
-        elif is_file or known != (path, False):
-            raise UnsafeArchiveError(f"the file names {known[0][:100]!r} and {path[:100]!r} clash")
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from typing import Any
 from hubdist.errors import ConfigError, NotAModelError
 from hubdist.manifest import Digest
 from hubdist.savedmodel import ModelKind, model_kind
-from hubdist.store import Snapshot
+from hubdist.snapshot import Snapshot
 
 _OPTIONS = (
     "allow_partial_checkpoint",

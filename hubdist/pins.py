@@ -9,8 +9,8 @@ from pathlib import Path
 from hubdist.disk import disk_errors, write_durably
 from hubdist.errors import ConfigError, DigestMismatchError, HandleError, NotPinnedError
 from hubdist.handle import Handle
+from hubdist.makers import unique_name
 from hubdist.manifest import Digest
-from hubdist.staging import unique_name
 
 
 class Pins:

@@ -15,7 +15,8 @@ from hubdist.origins import Origin, open_origin
 from hubdist.origins.tfhub_cache import find_in_cache
 from hubdist.pins import LockFile, Pins, check_pin
 from hubdist.report import PinReport
-from hubdist.store import Snapshot, Store
+from hubdist.snapshot import Snapshot
+from hubdist.store import Store
 
 _LOG = logging.getLogger(__name__)
 

@@ -19,70 +19,22 @@ import fcntl
 import logging
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
 
 import filelock
 
 from hubdist.disk import check_private, disk_errors, remove_tree, sync_directory, write_durably
-from hubdist.errors import DigestMismatchError, HubdistError, IntegrityError, LengthMismatchError, StoreError
-from hubdist.manifest import Chunk, Digest, EntryDigester, Manifest
+from hubdist.errors import DigestMismatchError, HubdistError, IntegrityError, StoreError
+from hubdist.makers import maker_is_dead, unique_name
+from hubdist.manifest import Digest, EntryDigester, Manifest
 from hubdist.savedmodel import check_checkpoint
-from hubdist.staging import FILES, FilledStage, Stage, maker_is_dead, sync_directories, unique_name
+from hubdist.snapshot import FILES, MANIFEST, Snapshot, check_snapshot
+from hubdist.staging import FilledStage, Stage, sync_directories
 
 _LOG = logging.getLogger(__name__)
-_MANIFEST = "manifest.json"
 _IN_USE = "in-use"
 _OLD_STAGE_S = 24 * 3600.0
 """Age after which a stage is removed although its maker, on another machine, cannot be asked."""
-
-
-@dataclass(eq=False)
-class Snapshot:
-    """One manifest's complete, verified, read-only directory.
-
-    While this object lives, or until `release`, its process is noted as a user and the snapshot is not evicted.
-
-    Attributes:
-        path: The model's directory.
-        manifest: What is in it.
-    """
-
-    path: Path
-    manifest: Manifest
-    _in_use: int | None = None
-
-    def read_chunk(self, chunk: Chunk, view: memoryview) -> None:
-        """Read a chunk into a buffer of its size, and check it.
-
-        Raises:
-            IntegrityError: The files are not what the manifest says.
-            StoreError: The disk refuses.
-        """
-        at = 0
-        for piece in chunk.pieces:
-            entry = self.manifest.entries[piece.entry_index]
-            part = view[at : at + piece.end - piece.start]
-            with disk_errors(self.path / entry.path):
-                _fill(self.path / entry.path, piece.start, part)
-            entry.check_range(piece.start, part)
-            at += len(part)
-
-    def release(self) -> None:
-        """Stop using the snapshot."""
-        if self._in_use is not None:
-            os.close(self._in_use)
-            self._in_use = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.release()
-
-    def __del__(self) -> None:
-        self.release()
 
 
 class Store:
@@ -138,7 +90,7 @@ class Store:
             if not _note_use(in_use) or not _same_file(in_use, home / _IN_USE):  # it is being evicted
                 os.close(in_use)
                 return None
-            manifest = self._check(digest, home)
+            manifest = check_snapshot(digest, home)
         except (IntegrityError, FileNotFoundError, NotADirectoryError) as error:
             os.close(in_use)
             self.quarantine(digest, str(error))
@@ -180,7 +132,7 @@ class Store:
         home = self._home(manifest.digest)
         check_checkpoint(stage.files, [entry.path for entry in manifest.entries])
         with disk_errors(home, need_bytes=manifest.total_bytes):
-            write_durably(stage.path / _MANIFEST, manifest.to_json(), "new")
+            write_durably(stage.path / MANIFEST, manifest.to_json(), "new")
             os.close(os.open(stage.path / _IN_USE, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
             _make_read_only(stage.files)
             sync_directories(stage.path)
@@ -291,20 +243,6 @@ class Store:
     def _home(self, digest: Digest) -> Path:
         return self._snapshots / digest.value
 
-    def _check(self, digest: Digest, home: Path) -> Manifest:
-        manifest = Manifest.from_json((home / _MANIFEST).read_bytes())
-        if manifest.digest != digest:
-            raise DigestMismatchError("the manifest is another one", expected=str(digest), actual=str(manifest.digest))
-        expected = {entry.path: entry.size for entry in manifest.entries}
-        found = dict(_walk(home / FILES, ""))
-        for path in sorted(expected.keys() | found.keys()):
-            if found.get(path) != expected.get(path):
-                raise IntegrityError(
-                    f"{path} has {found.get(path, 'no file')} instead of {expected.get(path, 'no')} bytes"
-                )
-        check_checkpoint(home / FILES, expected)
-        return manifest
-
     def _check_writable(self) -> None:
         if self.read_only:
             raise StoreError(
@@ -337,22 +275,6 @@ class Store:
             return []
 
 
-def _fill(path: Path, start: int, view: memoryview) -> None:
-    """Read a file's bytes from `start` on into a buffer."""
-    try:
-        file = path.open("rb", buffering=0)
-    except FileNotFoundError:
-        raise IntegrityError(f"{path} is missing") from None
-    with file:
-        file.seek(start)
-        filled = 0
-        while filled < len(view):
-            count = file.readinto(view[filled:])
-            if not count:
-                raise LengthMismatchError(f"{path} ends at byte {start + filled}")
-            filled += count
-
-
 def _note_use(in_use: int) -> bool:
     """Take a share of the snapshot's lock; False if it is being evicted."""
     try:
@@ -371,21 +293,9 @@ def _same_file(handle: int, path: Path) -> bool:
         return False
 
 
-def _walk(folder: Path, prefix: str) -> Iterator[tuple[str, int]]:
-    with os.scandir(folder) as items:
-        for item in items:
-            path = f"{prefix}{item.name}"
-            if item.is_dir(follow_symlinks=False):
-                yield from _walk(Path(item.path), f"{path}/")
-            elif item.is_file(follow_symlinks=False):
-                yield path, item.stat(follow_symlinks=False).st_size
-            else:
-                yield path, -1
-
-
 def _size(home: Path) -> int:
     try:
-        return Manifest.from_json((home / _MANIFEST).read_bytes()).total_bytes
+        return Manifest.from_json((home / MANIFEST).read_bytes()).total_bytes
     except (OSError, IntegrityError):
         return 0
 

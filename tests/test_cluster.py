@@ -14,7 +14,7 @@ import ray
 
 import hubdist
 from hubdist.errors import DeliveryError, ModelNotFoundError
-from hubdist.runtime.placement import NAMESPACE, coordinator_name
+from hubdist.runtime.actors import NAMESPACE, coordinator_name
 from hubdist.testing.cluster import RayCluster
 from hubdist.testing.hub import LoopbackHub
 

@@ -22,7 +22,7 @@ from hubdist.errors import (
     NotAModelError,
     StoreFullError,
 )
-from hubdist.runtime.placement import NAMESPACE, coordinator_name
+from hubdist.runtime.actors import NAMESPACE, coordinator_name
 from hubdist.testing.cluster import RayCluster
 from hubdist.testing.hub import LoopbackHub, Status
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from hubdist.errors import IntegrityError, ModelNotFoundError, UnsafeArchiveError
-from hubdist.manifest import PathSet
+from hubdist.paths import PathSet
 from hubdist.source import FileSink, FileWriter
 
 READ_BYTES = 1 << 20

@@ -43,7 +43,7 @@ def open_origin(handle: Handle, config: Config, scratch: Path) -> Origin:
     if handle.kind is Kind.KAGGLE:
         from hubdist.origins.kaggle import KaggleOrigin
 
-        return KaggleOrigin(handle, scratch)
+        return KaggleOrigin(handle, config, scratch)
     if handle.kind is Kind.TREE:
         from hubdist.origins.objects import ObjectsOrigin
 

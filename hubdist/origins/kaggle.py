@@ -2,16 +2,36 @@
 
 kagglehub writes to its final path without a lock, so two downloads at once can leave a wrong file. It downloads into
 a private directory here, and what it left is digested like any other origin.
+
+It also waits for ever where a server is silent. So it runs in a thread of its own that is watched from outside.
 """
 
 from __future__ import annotations
 
+import concurrent.futures
+import contextlib
+import os
+import shutil
+import threading
+import time
 from pathlib import Path
 
-from hubdist.errors import AccessDeniedError, HandleError, HubdistError, ModelNotFoundError, OriginError
+from hubdist.config import Config
+from hubdist.errors import (
+    AccessDeniedError,
+    HandleError,
+    HubdistError,
+    IntegrityError,
+    ModelNotFoundError,
+    OriginError,
+    TransferTimeoutError,
+)
 from hubdist.handle import Handle
 from hubdist.origins.local import LocalOrigin
 from hubdist.source import FileSink
+
+_MARKERS = ".complete"
+"""Source: kagglehub 1.0.2, cache.py: the directory where it notes, beside the model's files, what is complete."""
 
 
 class KaggleOrigin:
@@ -19,14 +39,16 @@ class KaggleOrigin:
 
     Args:
         handle: Of kind KAGGLE.
+        config: Deadlines.
         scratch: A private directory for the download.
 
     Raises:
         HandleError: kagglehub is not installed.
     """
 
-    def __init__(self, handle: Handle, scratch: Path) -> None:
+    def __init__(self, handle: Handle, config: Config, scratch: Path) -> None:
         self._handle = handle
+        self._config = config
         self._folder = scratch / "kaggle"
         try:
             import kagglehub
@@ -40,14 +62,41 @@ class KaggleOrigin:
 
     def fetch(self, sink: FileSink) -> None:
         """Download the model and write its files into `sink`."""
-        name = self._handle.text.removeprefix("kaggle://")
         self._folder.mkdir()
         failures: tuple[type[Exception], ...] = (OSError, ValueError, *self._own_errors())  # requests' are OSErrors
+        done: concurrent.futures.Future[str] = concurrent.futures.Future()
+        threading.Thread(target=self._download, args=(done,), name="hubdist-kaggle", daemon=True).start()
+        self._watch(done)
         try:
-            path = self._kagglehub.model_download(name, output_dir=str(self._folder))
+            path = done.result()
         except failures as error:
             raise self._translated(error) from error
+        shutil.rmtree(self._folder / _MARKERS, ignore_errors=True)
         LocalOrigin(Path(path)).fetch(sink)
+
+    def _download(self, done: concurrent.futures.Future[str]) -> None:
+        name = self._handle.text.removeprefix("kaggle://")
+        try:
+            done.set_result(self._kagglehub.model_download(name, output_dir=str(self._folder)))
+        except BaseException as error:  # noqa: BLE001 - it is raised again by the thread that waits
+            done.set_exception(error)
+
+    def _watch(self, done: concurrent.futures.Future[str]) -> None:
+        """Wait for the download for as long as bytes arrive.
+
+        Raises:
+            TransferTimeoutError: Nothing arrived for `stall_timeout_s`, or `timeout_s` is over. The thread is left
+                behind; it can do no harm in a directory that is removed.
+        """
+        deadline = time.monotonic() + self._config.timeout_s
+        seen = 0
+        while not done.done():
+            patience_s = min(self._config.stall_timeout_s, deadline - time.monotonic())
+            concurrent.futures.wait([done], max(0.0, patience_s))
+            now = _size(self._folder)
+            if not done.done() and (now == seen or time.monotonic() >= deadline):
+                raise TransferTimeoutError(f"Kaggle gave nothing of {self._handle.public} for {patience_s:.0f} s")
+            seen = now
 
     def _own_errors(self) -> tuple[type[Exception], ...]:
         errors = self._kagglehub.exceptions
@@ -64,4 +113,16 @@ class KaggleOrigin:
             )
         if status in (404, 410) or name == "NotFoundError":
             return ModelNotFoundError(f"Kaggle has no model {public}")
+        if name == "DataCorruptionError":
+            return IntegrityError(f"Kaggle sent other bytes than it announced for {public}")
         return OriginError(f"Kaggle cannot be read ({name})", advice="Is www.kaggle.com reachable from the driver?")
+
+
+def _size(folder: Path) -> int:
+    """Bytes of all files below a directory that somebody writes to."""
+    total = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):
+                total += Path(parent, name).stat().st_size
+    return total

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from hubdist.errors import AccessDeniedError, HandleError, ModelNotFoundError, OriginError
-from hubdist.manifest import check_entry_path
+from hubdist.paths import check_entry_path
 from hubdist.source import FileSink, SourceFile, copy_source
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Self
 
+import aiohttp
 import fsspec
 import tenacity
+from fsspec.asyn import sync
 
 from hubdist.config import Config
 from hubdist.errors import (
@@ -33,8 +35,13 @@ _PACKAGES = {
     "oci": "ocifs",
     "oss": "ossfs",
 }
+_VERSION_KEYS = (
+    *("generation", "etag", "ETag", "blob_id", "md5Hash", "LastModified", "last_modified"),
+    *("updated", "mtime", "modified", "created"),
+)
 _FIRST_WAIT_S = 0.5
 _MAX_WAIT_S = 20.0
+_CLOSE_S = 5.0
 
 
 class ObjectsOrigin:
@@ -48,10 +55,11 @@ class ObjectsOrigin:
 
     def fetch(self, sink: FileSink) -> None:
         """Write every file of the directory into `sink`."""
-        before = self._remote.listing()
-        copy_source(self, sink)
-        if self._remote.listing() != before:
-            raise OriginError(f"{self._remote.public} changed while it was read", advice="Try again.")
+        with self._remote:
+            before = self._remote.listing()
+            copy_source(self, sink)
+            if self._remote.listing() != before:
+                raise _changed(self._remote.public)
 
     def entries(self) -> list[SourceFile]:
         """All files below the directory."""
@@ -64,9 +72,15 @@ class ObjectsOrigin:
 
 @contextlib.contextmanager
 def open_object(handle: Handle, config: Config) -> Iterator[ByteStream]:
-    """One file on object storage as a stream, such as an archive."""
-    remote = _Remote(handle, config)
-    yield _ObjectStream(remote, remote.size())
+    """One file on object storage as a stream, such as an archive.
+
+    The object is looked at again when the block ends: one that was replaced meanwhile is an error, never a mix.
+    """
+    with _Remote(handle, config) as remote:
+        before = remote.file()
+        yield _ObjectStream(remote, before[0])
+        if remote.file() != before:
+            raise _changed(remote.public)
 
 
 class _ObjectStream:
@@ -107,6 +121,16 @@ class _Remote:
             raise HandleError(f"fsspec cannot open {handle.scheme}://: {error}", handle=handle.public) from None
         self.root = str(self._files._strip_protocol(handle.text)).rstrip("/")
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the connections; the file system's own clean-up leaves them to the collector of garbage."""
+        session = getattr(self._files, "_session", None)
+        if isinstance(session, aiohttp.ClientSession):
+            with contextlib.suppress(TimeoutError, fsspec.FSTimeoutError):
+                sync(self._files.loop, session.close, timeout=_CLOSE_S)
+
     def listing(self) -> dict[str, tuple[int, str]]:
         """Path below the root -> size and whatever marks this version of the object."""
         found = self._call("find", self.root, detail=True)
@@ -119,11 +143,12 @@ class _Remote:
             raise ModelNotFoundError(f"there is no directory with files at {self.public}")
         return files
 
-    def size(self) -> int:
+    def file(self) -> tuple[int, str]:
+        """Size and version of the root, which is one object."""
         info = self._call("info", self.root)
         if info.get("type") != "file":
             raise ModelNotFoundError(f"{self.public} is no file")
-        return int(info["size"])
+        return int(info["size"]), _version(info)
 
     def read(self, path: str, start: int, end: int) -> bytes:
         return bytes(self._call("cat_file", path, start=start, end=end))
@@ -131,8 +156,6 @@ class _Remote:
     def _call(self, verb: str, *args: object, **options: object) -> Any:
         attempt: Callable[..., Any] = getattr(self._files, verb)
         if self._files.async_impl:
-            from fsspec.asyn import sync
-
             call = getattr(self._files, f"_{verb}")
 
             def attempt(*args: object, **options: object) -> Any:
@@ -143,7 +166,7 @@ class _Remote:
                 retry=tenacity.retry_if_exception(_may_pass),
                 stop=tenacity.stop_after_attempt(self._config.retries + 1)
                 | tenacity.stop_after_delay(self._config.timeout_s),
-                wait=tenacity.wait_exponential_jitter(initial=_FIRST_WAIT_S, max=_MAX_WAIT_S),
+                wait=tenacity.wait_exponential(_FIRST_WAIT_S, _MAX_WAIT_S) + tenacity.wait_random(0, _FIRST_WAIT_S),
                 reraise=True,
             )(attempt, *args, **options)
         except FileNotFoundError:
@@ -158,7 +181,6 @@ class _Remote:
 
 def _backend_errors() -> tuple[type[Exception], ...]:
     """What fsspec's file systems raise: OSError by fsspec's rules, and the own errors of those that do not follow."""
-    import aiohttp
     import gcsfs.retry
     import google.auth.exceptions
 
@@ -172,14 +194,18 @@ def _backend_errors() -> tuple[type[Exception], ...]:
     )
 
 
+def _changed(public: str) -> OriginError:
+    return OriginError(f"{public} changed while it was read", advice="Try again.")
+
+
 def _version(info: dict[str, Any]) -> str:
-    marks = (info.get(key) for key in ("generation", "etag", "ETag", "md5Hash", "LastModified", "updated", "mtime"))
-    return next((str(mark) for mark in marks if mark is not None), "")
+    """Whatever the file system says of an object's version; s3, gs, az, hf and memory each have their own words."""
+    return next((str(info[key]) for key in _VERSION_KEYS if info.get(key) is not None), "")
 
 
 def _may_pass(error: BaseException) -> bool:
     """True for what another try may mend; a missing object or a missing right never."""
-    if isinstance(error, (FileNotFoundError, PermissionError, HubdistError)):
+    if isinstance(error, (FileNotFoundError, HubdistError)) or _is_forbidden(error):
         return False
     status = getattr(error, "code", getattr(error, "status", None))
     if isinstance(status, int) and 400 <= status < 500:
@@ -187,10 +213,15 @@ def _may_pass(error: BaseException) -> bool:
     return isinstance(error, (OSError, TimeoutError)) or type(error).__module__.startswith("aiohttp")
 
 
+def _is_forbidden(error: BaseException) -> bool:
+    """A missing right; gcsfs.retry.validate_response tells it by the text of a plain OSError alone."""
+    return isinstance(error, PermissionError) or (type(error) is OSError and str(error).startswith("Forbidden"))
+
+
 def _translated(error: Exception, public: str) -> HubdistError:
     status = getattr(error, "code", getattr(error, "status", None))
     name = type(error).__name__
-    if isinstance(error, PermissionError) or status in (401, 403) or "Credential" in name or "Auth" in name:
+    if _is_forbidden(error) or status in (401, 403) or "Credential" in name or "Auth" in name:
         return AccessDeniedError(
             f"{public} may not be read ({name})", advice="Give the driver's node credentials for this storage."
         )

@@ -1,7 +1,7 @@
 """The node agent: works on one node while a delivery runs.
 
 It offers chunks of published snapshots to other nodes, by digest and chunk, never by path; and it fetches chunks into
-a stage and publishes it. A plain class: `placement` makes an actor of it, with several threads.
+a stage and publishes it. A plain class: `actors` makes an actor of it, with several threads.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from hubdist.config import Config
 from hubdist.errors import IntegrityError, PeerError
 from hubdist.manifest import Chunk, Digest, Manifest, cut_chunks
 from hubdist.runtime.calls import translated
+from hubdist.snapshot import Snapshot
 from hubdist.staging import FilledStage
-from hubdist.store import Snapshot, Store
+from hubdist.store import Store
 
 
 @dataclass(slots=True)

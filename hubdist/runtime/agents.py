@@ -5,21 +5,27 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from hubdist.config import Config
-from hubdist.runtime.placement import Node, make_agent, stop_actor
+from hubdist.runtime.calls import stop_actor
+from hubdist.runtime.nodes import Node
 
 
 class Agents:
     """Makes, shares and ends node agents. Owned by the coordinator's event loop.
 
     An agent that stayed would keep its node from scaling down.
+
+    Args:
+        config: The settings that agents get.
+        make_agent: Starts an agent on a node.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, make_agent: Callable[[Config, Node], Any]) -> None:
         self._config = config
+        self._make_agent = make_agent
         self._agents: dict[str, tuple[Node, Any]] = {}
         self._uses: Counter[str] = Counter()
         self._ends: dict[str, asyncio.TimerHandle] = {}
@@ -33,7 +39,7 @@ class Agents:
     async def use(self, node: Node) -> AsyncIterator[Any]:
         """The node's agent, kept for as long as the block runs."""
         if node.id not in self._agents:
-            self._agents[node.id] = (node, make_agent(self._config, node))
+            self._agents[node.id] = (node, self._make_agent(self._config, node))
         timer = self._ends.pop(node.id, None)
         if timer is not None:
             timer.cancel()

@@ -59,3 +59,13 @@ def _from_task(error: ray.exceptions.RayTaskError, node: str | None) -> HubdistE
     if isinstance(cause, ray.exceptions.RayError):
         return translated(cause, node)
     return PeerError(f"the call failed with {type(cause).__name__}: {cause}", node=node)
+
+
+def stop_actor(actor: Any) -> None:
+    """End an actor for good; harmless if it is gone."""
+    ray.kill(actor, no_restart=True)
+
+
+def stop_this_actor() -> None:
+    """End the actor that calls this, for good."""
+    stop_actor(ray.get_runtime_context().current_actor)

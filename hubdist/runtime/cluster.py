@@ -16,10 +16,12 @@ from hubdist.config import Config
 from hubdist.errors import ConfigError, PeerError, StoreError, TransferTimeoutError
 from hubdist.manifest import Chunk, Digest, Manifest, cut_chunks
 from hubdist.report import Report, Status
-from hubdist.runtime.calls import LOST, translated
+from hubdist.runtime.actors import find_coordinator, make_coordinator
+from hubdist.runtime.calls import LOST, stop_actor, translated
 from hubdist.runtime.coordinator import CoordinatorStatus
-from hubdist.runtime.placement import Standpoint, find_coordinator, make_coordinator, standpoint, stop_actor
-from hubdist.store import Snapshot, Store
+from hubdist.runtime.nodes import Standpoint, standpoint
+from hubdist.snapshot import Snapshot
+from hubdist.store import Store
 
 _AGAIN_S = 0.2
 _MAX_AGAIN_S = 5.0

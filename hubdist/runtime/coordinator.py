@@ -1,6 +1,6 @@
 """The coordinator: the one actor of a job that resolves, remembers and plans.
 
-A plain class; `placement` makes an actor of it. Its methods run in one event loop, so its fields need no locks; what
+A plain class; `actors` makes an actor of it. Its methods run in one event loop, so its fields need no locks; what
 blocks runs in threads. Every method may be called again with the same arguments: the work is done once.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,9 @@ from hubdist.resolver import Resolver
 from hubdist.routes import Evidence, Route, choose_route
 from hubdist.runtime.agent import read_chunk
 from hubdist.runtime.agents import Agents
+from hubdist.runtime.calls import stop_this_actor
 from hubdist.runtime.job_pins import JobPins
-from hubdist.runtime.placement import Node, alive_nodes, stop_this_actor
+from hubdist.runtime.nodes import Node, alive_nodes
 from hubdist.runtime.sharing import SharedWork
 from hubdist.runtime.transfer import Brought, Transfer
 from hubdist.store import Store
@@ -52,11 +54,20 @@ class Coordinator:
         base_dir: The driver's directory, for relative paths; None refuses them.
         scope: Names the job among all jobs of all clusters that ever used this store; its pins are kept under it.
         node: The node that this runs on.
+        make_agent: Starts an agent on a node.
         detached: End the process after a long time without calls.
     """
 
     def __init__(
-        self, config: Config, origins: bytes, base_dir: Path | None, scope: str, node: Node, *, detached: bool
+        self,
+        config: Config,
+        *,
+        origins: bytes,
+        base_dir: Path | None,
+        scope: str,
+        node: Node,
+        make_agent: Callable[[Config, Node], Any],
+        detached: bool,
     ) -> None:
         config = config.changed({"origins": cloudpickle.loads(origins)})
         self._config = config
@@ -64,7 +75,7 @@ class Coordinator:
         self._detached = detached
         self._store = Store(config.store_root(node.id), max_bytes=config.max_bytes)
         self._pins = JobPins(self._store, Resolver(config, self._store, base_dir), scope)
-        self._agents = Agents(config.for_nodes())
+        self._agents = Agents(config.for_nodes(), make_agent)
         self._work = SharedWork()
         self._transfers: dict[Digest, Transfer] = {}
         self._deliveries: list[NodeReport] = []

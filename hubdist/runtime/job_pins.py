@@ -19,7 +19,8 @@ from hubdist.pins import Pins
 from hubdist.report import PinReport
 from hubdist.resolver import Resolution, Resolver
 from hubdist.runtime.sharing import SharedWork
-from hubdist.store import Snapshot, Store
+from hubdist.snapshot import Snapshot
+from hubdist.store import Store
 
 _T = TypeVar("_T")
 _THREADS = 32

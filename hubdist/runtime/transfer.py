@@ -31,7 +31,7 @@ from hubdist.errors import HubdistError, PeerError, StoreError
 from hubdist.manifest import BLOCK_BYTES, Manifest, cut_chunks
 from hubdist.runtime.agents import Agents
 from hubdist.runtime.calls import NodeLostError, settle
-from hubdist.runtime.placement import Node
+from hubdist.runtime.nodes import Node
 
 _LOG = logging.getLogger(__name__)
 _MIN_CHUNK_BYTES = 4 << 20

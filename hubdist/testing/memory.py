@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator, Mapping
 
 from hubdist.errors import ModelNotFoundError
-from hubdist.manifest import PathSet
+from hubdist.paths import PathSet
 from hubdist.source import SourceFile
 
 

@@ -1,25 +1,12 @@
-"""Where the coordinator and the agents run; the one place where `ray.remote` is applied."""
+"""The nodes of the cluster, and which of them is the driver's side."""
 
 from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-import cloudpickle
 import ray
 from ray.util import client as ray_client
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-from hubdist.config import Config
-
-NAMESPACE = "hubdist"
-_PROTOCOL = 1
-"""Part of the coordinator's name: processes that speak another protocol have a coordinator of their own."""
-
-_COORDINATOR_CALLS = 10_000
-_AGENT_THREADS = 40
 
 
 class Standpoint(enum.Enum):
@@ -73,11 +60,6 @@ def alive_nodes() -> list[Node]:
     return sorted(nodes, key=lambda node: (not node.is_head, node.id))
 
 
-def coordinator_name(job_id: str) -> str:
-    """The name of a job's coordinator in hubdist's namespace."""
-    return f"coordinator-{_PROTOCOL}-{job_id}"
-
-
 def driver_node(nodes: list[Node], here: Standpoint) -> Node:
     """The node whose disk and credentials are the driver's, else the head node.
 
@@ -103,66 +85,3 @@ def _driver_address() -> str | None:
         if job["JobID"] == job_id and not job["IsDead"]:
             return str(job["DriverIPAddress"])
     return None
-
-
-def make_coordinator(config: Config, base_dir: Path | None, job_id: str, here: Standpoint) -> Any:
-    """The job's coordinator, made if there is none.
-
-    One that the driver makes ends with the driver. One that a task makes must outlive that task's process, so it is
-    detached, and ends itself when it is not asked for long.
-    """
-    from hubdist.runtime.coordinator import Coordinator
-
-    node = driver_node(alive_nodes(), here)
-    detached = here is Standpoint.TASK
-    bare = config.changed({"origins": {}})
-    scope = f"{ray.get_runtime_context().get_session_name()}-{job_id}"
-    return (
-        ray.remote(Coordinator)
-        .options(
-            name=coordinator_name(job_id),
-            namespace=NAMESPACE,
-            get_if_exists=True,
-            lifetime="detached" if detached else None,
-            num_cpus=0,
-            max_restarts=-1,
-            max_task_retries=0,
-            max_concurrency=_COORDINATOR_CALLS,
-            scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False),
-        )
-        .remote(bare, cloudpickle.dumps(dict(config.origins)), base_dir, scope, node, detached=detached)
-    )
-
-
-def find_coordinator(job_id: str) -> Any | None:
-    """The job's coordinator if it is there."""
-    try:
-        return ray.get_actor(coordinator_name(job_id), namespace=NAMESPACE)
-    except ValueError:
-        return None
-
-
-def make_agent(config: Config, node: Node) -> Any:
-    """A new agent on a node. It belongs to the process that made it and ends with it at the latest."""
-    from hubdist.runtime.agent import NodeAgent
-
-    return (
-        ray.remote(NodeAgent)
-        .options(
-            num_cpus=0,
-            max_restarts=0,
-            max_concurrency=_AGENT_THREADS,
-            scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False),
-        )
-        .remote(config, node.id)
-    )
-
-
-def stop_actor(actor: Any) -> None:
-    """End an actor for good; harmless if it is gone."""
-    ray.kill(actor, no_restart=True)
-
-
-def stop_this_actor() -> None:
-    """End the actor that calls this, for good."""
-    stop_actor(ray.get_runtime_context().current_actor)

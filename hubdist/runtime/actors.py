@@ -1,0 +1,83 @@
+"""Where the coordinator and the agents run; the one place where `ray.remote` is applied."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from hubdist.config import Config
+from hubdist.runtime.agent import NodeAgent
+from hubdist.runtime.coordinator import Coordinator
+from hubdist.runtime.nodes import Node, Standpoint, alive_nodes, driver_node
+
+NAMESPACE = "hubdist"
+_PROTOCOL = 1
+"""Part of the coordinator's name: processes that speak another protocol have a coordinator of their own."""
+
+_COORDINATOR_CALLS = 10_000
+_AGENT_THREADS = 40
+
+
+def coordinator_name(job_id: str) -> str:
+    """The name of a job's coordinator in hubdist's namespace."""
+    return f"coordinator-{_PROTOCOL}-{job_id}"
+
+
+def make_coordinator(config: Config, base_dir: Path | None, job_id: str, here: Standpoint) -> Any:
+    """The job's coordinator, made if there is none.
+
+    One that the driver makes ends with the driver. One that a task makes must outlive that task's process, so it is
+    detached, and ends itself when it is not asked for long.
+    """
+    node = driver_node(alive_nodes(), here)
+    detached = here is Standpoint.TASK
+    scope = f"{ray.get_runtime_context().get_session_name()}-{job_id}"
+    return (
+        ray.remote(Coordinator)
+        .options(
+            name=coordinator_name(job_id),
+            namespace=NAMESPACE,
+            get_if_exists=True,
+            lifetime="detached" if detached else None,
+            num_cpus=0,
+            max_restarts=-1,
+            max_task_retries=0,
+            max_concurrency=_COORDINATOR_CALLS,
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False),
+        )
+        .remote(
+            config.changed({"origins": {}}),
+            origins=cloudpickle.dumps(dict(config.origins)),
+            base_dir=base_dir,
+            scope=scope,
+            node=node,
+            make_agent=make_agent,
+            detached=detached,
+        )
+    )
+
+
+def find_coordinator(job_id: str) -> Any | None:
+    """The job's coordinator if it is there."""
+    try:
+        return ray.get_actor(coordinator_name(job_id), namespace=NAMESPACE)
+    except ValueError:
+        return None
+
+
+def make_agent(config: Config, node: Node) -> Any:
+    """A new agent on a node. It belongs to the process that made it and ends with it at the latest."""
+    return (
+        ray.remote(NodeAgent)
+        .options(
+            num_cpus=0,
+            max_restarts=0,
+            max_concurrency=_AGENT_THREADS,
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False),
+        )
+        .remote(config, node.id)
+    )

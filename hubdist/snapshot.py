@@ -1,0 +1,114 @@
+"""A published snapshot: reading it, and checking that it is whole."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from hubdist.disk import disk_errors
+from hubdist.errors import DigestMismatchError, IntegrityError, LengthMismatchError
+from hubdist.manifest import Chunk, Digest, Manifest
+from hubdist.savedmodel import check_checkpoint
+
+FILES = "files"
+"""Name of the model's directory inside a stage and a snapshot; the manifest lies beside it."""
+
+MANIFEST = "manifest.json"
+"""Name of the manifest inside a snapshot, beside the model's directory."""
+
+
+@dataclass(eq=False)
+class Snapshot:
+    """One manifest's complete, verified, read-only directory.
+
+    While this object lives, or until `release`, its process is noted as a user and the snapshot is not evicted.
+
+    Attributes:
+        path: The model's directory.
+        manifest: What is in it.
+    """
+
+    path: Path
+    manifest: Manifest
+    _in_use: int | None = None
+
+    def read_chunk(self, chunk: Chunk, view: memoryview) -> None:
+        """Read a chunk into a buffer of its size, and check it.
+
+        Raises:
+            IntegrityError: The files are not what the manifest says.
+            StoreError: The disk refuses.
+        """
+        at = 0
+        for piece in chunk.pieces:
+            entry = self.manifest.entries[piece.entry_index]
+            part = view[at : at + piece.end - piece.start]
+            with disk_errors(self.path / entry.path):
+                _fill(self.path / entry.path, piece.start, part)
+            entry.check_range(piece.start, part)
+            at += len(part)
+
+    def release(self) -> None:
+        """Stop using the snapshot."""
+        if self._in_use is not None:
+            os.close(self._in_use)
+            self._in_use = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+    def __del__(self) -> None:
+        self.release()
+
+
+def check_snapshot(digest: Digest, home: Path) -> Manifest:
+    """Check a published snapshot's names and sizes, and its checkpoint's completeness; return its manifest.
+
+    Raises:
+        IntegrityError: It is not whole.
+        OSError: The disk refuses.
+    """
+    manifest = Manifest.from_json((home / MANIFEST).read_bytes())
+    if manifest.digest != digest:
+        raise DigestMismatchError("the manifest is another one", expected=str(digest), actual=str(manifest.digest))
+    expected = {entry.path: entry.size for entry in manifest.entries}
+    found = dict(_walk(home / FILES, ""))
+    for path in sorted(expected.keys() | found.keys()):
+        if found.get(path) != expected.get(path):
+            raise IntegrityError(f"{path} has {found.get(path, 'no file')} instead of {expected.get(path, 'no')} bytes")
+    check_checkpoint(home / FILES, expected)
+    return manifest
+
+
+def _walk(folder: Path, prefix: str) -> Iterator[tuple[str, int]]:
+    with os.scandir(folder) as items:
+        for item in items:
+            path = f"{prefix}{item.name}"
+            if item.is_dir(follow_symlinks=False):
+                yield from _walk(Path(item.path), f"{path}/")
+            elif item.is_file(follow_symlinks=False):
+                yield path, item.stat(follow_symlinks=False).st_size
+            else:
+                yield path, -1
+
+
+def _fill(path: Path, start: int, view: memoryview) -> None:
+    """Read a file's bytes from `start` on into a buffer."""
+    try:
+        file = path.open("rb", buffering=0)
+    except FileNotFoundError:
+        raise IntegrityError(f"{path} is missing") from None
+    with file:
+        file.seek(start)
+        filled = 0
+        while filled < len(view):
+            count = file.readinto(view[filled:])
+            if not count:
+                raise LengthMismatchError(f"{path} ends at byte {start + filled}")
+            filled += count
