@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import aiohttp
 import fsspec
@@ -270,7 +270,7 @@ class Refusing(threading.Thread):
                     return
                 connection.sendall(self._answer)
 
-    def __enter__(self) -> Refusing:
+    def __enter__(self) -> Self:
         self.start()
         return self
 
