@@ -154,7 +154,8 @@ def main() -> None:
     print("Where the model came from:")
     for pin in status.pins:
         print(f"  coordinator on {status.coordinator}: {pin.total_bytes:,} bytes from the {pin.source}")
-        print(f"  the origin was read {pin.origin_reads} time(s); {pin.digest}")
+        times = "once" if pin.origin_reads == 1 else f"{pin.origin_reads} times"
+        print(f"  the origin was read {times}; {pin.digest}")
     for delivery in status.deliveries:
         print(f"  {delivery}")
     print("Where the windows were transcribed:")
@@ -165,8 +166,8 @@ def main() -> None:
     found = find_notes(activation)
     missed = [note for note in PLAYED if not any(matches(other, note) for other in found)]
     extra = [note for note in found if not any(matches(note, other) for other in PLAYED)]
-    print(f"Notes: {len(PLAYED)} played, {len(PLAYED) - len(missed)} of them found, {len(extra)} others found")
-    for word, notes in (("missed", missed), ("not played", extra)):
+    print(f"Notes: {len(PLAYED)} played, {len(PLAYED) - len(missed)} of them found; {len(extra)} found that were not played")
+    for word, notes in (("missed", missed), ("found, not played", extra)):
         for note in notes:
             print(f"  {word}: MIDI {note.pitch} at {note.start:.2f} s")
     picture = options.out / "piano-roll.png"

@@ -79,6 +79,9 @@ def ray_head(
     variables = {name: value for name, value in os.environ.items() if not name.startswith("RAY_ADDRESS")}
     variables |= {"RAY_AUTH_MODE": "disabled", "XDG_CACHE_HOME": str(folder / "cache"), **(environment or {})}
     variables["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"] = "0"  # nobody else waits for its work
+    # Ray Client's proxy forks while gRPC's threads run; with gRPC's fork handlers the child dies now and then, with
+    # "ev_epoll1_linux.cc: Check failed: next_worker->state == KICKED". It calls exec at once and needs no handlers.
+    variables["GRPC_ENABLE_FORK_SUPPORT"] = "false"
     # Jobs say `python` and mean this one.
     variables["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), variables.get("PATH", os.defpath)])
     ports = dict(zip(_PORTS, _free_ports(len(_PORTS)), strict=True))

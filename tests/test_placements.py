@@ -25,7 +25,8 @@ def run(script: str, head: Head, *args: str, timeout: float = 150) -> str:
         timeout=timeout,
         check=False,
     )
-    assert done.returncode == 0, done.stdout + done.stderr
+    logs = "".join(path.read_text()[-3000:] for path in head.logs.glob("ray_client_server*.err"))
+    assert done.returncode == 0, f"{done.stdout}{done.stderr}\nRay Client's server said:\n{logs}"
     return done.stdout
 
 

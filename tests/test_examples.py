@@ -1,0 +1,37 @@
+"""The examples run as their own words say; `examples/job_submit` has `test_job_submit.py`."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+WHEEL = Path("build/demo/basic_pitch-0.4.0-py2.py3-none-any.whl")
+
+
+@pytest.mark.cluster
+@pytest.mark.tf
+def test_the_quickstart_transcribes_the_melody_on_three_nodes(tmp_path: Path) -> None:
+    if not WHEEL.exists():
+        pytest.skip("the demo's wheel is missing: run make demo, or make test")
+    done = subprocess.run(
+        [sys.executable, "examples/quickstart.py", str(WHEEL), "--out", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=220,
+        check=False,
+        env={**os.environ, "RAY_AUTH_MODE": "disabled"},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "the origin was read once" in done.stdout
+    assert done.stdout.count(": driver, 1.3 MB from ") == 2
+    assert "24 played, 24 of them found" in done.stdout
+    assert (tmp_path / "piano-roll.png").stat().st_size > 20_000
+
+
+def test_every_example_is_run_by_a_test() -> None:
+    examples = {path.relative_to("examples").parts[0] for path in Path("examples").rglob("*.py")}
+    assert examples == {"quickstart.py", "job_submit"}
