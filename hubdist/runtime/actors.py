@@ -20,6 +20,8 @@ _PROTOCOL = 1
 
 _COORDINATOR_CALLS = 10_000
 _AGENT_THREADS = 40
+_LOST_CALLS = 5
+"""How often Ray sends a call to an agent again that got lost on the way; the methods may run twice."""
 
 
 def coordinator_name(job_id: str) -> str:
@@ -76,6 +78,7 @@ def make_agent(config: Config, node: Node) -> Any:
         .options(
             num_cpus=0,
             max_restarts=0,
+            max_task_retries=_LOST_CALLS,
             max_concurrency=_AGENT_THREADS,
             scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False),
         )
