@@ -10,6 +10,7 @@ import re
 import struct
 from collections.abc import Collection
 from pathlib import Path
+from typing import BinaryIO
 
 from hubdist.errors import IntegrityError
 
@@ -73,14 +74,19 @@ def _shard_count(index: Path) -> int:
                 _, at = _varint(footer, at)
             offset, at = _varint(footer, at)
             length, at = _varint(footer, at)
-            file.seek(offset)
-            first_block_place = _first_value(file.read(min(length, size)))
+            first_block_place = _first_value(_read_block(file, offset, length, size))
             offset, at = _varint(first_block_place, 0)
             length, at = _varint(first_block_place, at)
-            file.seek(offset)
-            return _num_shards(_first_value(file.read(min(length, size))))
+            return _num_shards(_first_value(_read_block(file, offset, length, size)))
         except IndexError:
             raise IntegrityError(f"{_INDEX} is damaged") from None
+
+
+def _read_block(file: BinaryIO, offset: int, length: int, size: int) -> bytes:
+    if offset + length > size:
+        raise IndexError
+    file.seek(offset)
+    return file.read(length)
 
 
 def _first_value(block: bytes) -> bytes:

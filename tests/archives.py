@@ -169,6 +169,16 @@ class RawZip:
         self.directory = self.directory[directory_bytes:]
         return self
 
+    def build64(self, *, count: int | None = None, narrow_size: int = 0xFFFFFFFF) -> bytes:
+        """End with both end records; `narrow_size` is what the 32-bit one says of the directory."""
+        claimed = self.count if count is None else count
+        at = len(self.body) + len(self.directory)
+        record = struct.pack(
+            "<4sQ2H2L4Q", b"PK\6\6", 44, 45, 45, 0, 0, claimed, claimed, len(self.directory), len(self.body)
+        )
+        end = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 0xFFFF, 0xFFFF, narrow_size, 0xFFFFFFFF, 0)
+        return self.body + self.directory + record + struct.pack("<4sLQL", b"PK\6\7", 0, at, 1) + end
+
     def build(self, *, count: int | None = None, size: int | None = None, comment: bytes = b"", disk: int = 0) -> bytes:
         claimed = self.count if count is None else count
         length = len(self.directory) if size is None else size

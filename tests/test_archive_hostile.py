@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from hubdist.archive import ArchiveLimits
-from hubdist.errors import IntegrityError
+from hubdist.errors import IntegrityError, UnsafeArchiveError
 from hubdist.testing.memory import MemorySink
 from tests.archives import END, RawZip, blocks, header, member, pax, stage_in, unpack, zipped
 
@@ -67,6 +67,11 @@ HOSTILE_TARS: dict[str, bytes] = {
     "dot dot by prefix field": member("escaped", prefix=b".."),
     "dot dot behind ./": member("./../escaped"),
     "double slash": member("a//b"),
+    "double slash behind the dot": member(".//b"),
+    "directory that is the root": header("/", kind=b"5"),
+    "directory that is the root behind ./": header(".//", kind=b"5"),
+    "directory without a name": header("", kind=b"5"),
+    "directory upwards": header("../", kind=b"5"),
     "dot in the middle": member("a/./b"),
     "empty name": member(""),
     "backslash": member("..\\escaped"),
@@ -86,8 +91,11 @@ HOSTILE_TARS: dict[str, bytes] = {
     "GNU sparse type": header("a", kind=b"S"),
     "GNU long link name": header("././@LongLink", size=512, kind=b"K") + bytes(512) + link("a", "b"),
     "GNU multi-volume": header("a", kind=b"M"),
+    "pax sparse 0.0": pax(("GNU.sparse.size", "9"), ("GNU.sparse.offset", "1")) + member("x"),
     "pax sparse 0.1": pax(("GNU.sparse.map", "0,1")) + member("x"),
     "pax sparse 1.0": pax(("GNU.sparse.major", "1"), ("GNU.sparse.realsize", "1000000000000")) + member("x"),
+    "Solaris sparse": pax(("SUN.holesdata", " 0 4 9")) + member("x"),
+    "star sparse": pax(("SCHILY.realsize", "1000")) + member("x"),
     "pax path upwards": pax(("path", "../escaped")) + member("x"),
     "pax path absolute": pax(("path", "/tmp/hubdist-was-here")) + member("x"),
     "pax path with a NUL": pax(("path", b"a\0b")) + member("x"),
@@ -106,6 +114,10 @@ HOSTILE_TARS: dict[str, bytes] = {
     "pax size beyond all disks": pax(("size", "9" * 18)) + header("x"),
     "pax record with a lying length": header("pax", size=12, kind=b"x") + blocks(b"99 path=abc\n") + member("x"),
     "pax record without a length": header("pax", size=9, kind=b"x") + blocks(b"path=abc\n") + member("x"),
+    "pax record of length 0": header("pax", size=4, kind=b"x") + blocks(b"0 a=") + member("x"),
+    "pax record without a space": header("pax", size=12, kind=b"x") + blocks(b"a=\na=\na=\na=\n") + member("x"),
+    "pax record that ends in its length": header("pax", size=8, kind=b"x") + blocks(b"1 path=a") + member("x"),
+    "pax record with a negative length": header("pax", size=10, kind=b"x") + blocks(b"-9 path=a\n") + member("x"),
     "extended header without a member": pax(("path", "a")),
     "negative size": header("x", size=b"\xff" * 12) + blocks(b"data"),
     "size beyond all disks": header("x", size=b"\x80" + b"\x7f" * 11),
@@ -131,7 +143,11 @@ HOSTILE_ZIPS: dict[str, Callable[[], bytes]] = {
     "empty name": lambda: RawZip().add("").build(),
     "name of 300 bytes": lambda: RawZip().add("n" * 300).build(),
     "name that claims to be UTF-8": lambda: RawZip().add(b"\xff\xfe", flags=0x800).build(),
+    "name that is not UTF-8": lambda: RawZip().add(b"caf\xe9").build(),
     "symlink": lambda: RawZip().add("a", b"/etc", mode=0o120777).build(),
+    "symlink from macOS": lambda: RawZip().add("a", b"/etc", mode=0o120777, system=19).build(),
+    "symlink that claims to be from DOS": lambda: RawZip().add("a", b"/etc", mode=0o120777, system=0).build(),
+    "symlink by a directory's name": lambda: RawZip().add("a/", b"", mode=0o120777, method=0).build(),
     "device": lambda: RawZip().add("a", mode=0o060644).build(),
     "directory by attributes only": lambda: RawZip().add("a", dos=0x10).build(),
     "directory with data": lambda: RawZip().add("a/", mode=0o040755).build(),
@@ -142,6 +158,7 @@ HOSTILE_ZIPS: dict[str, Callable[[], bytes]] = {
     "method bzip2": lambda: RawZip().add(method=12).build(),
     "local header names another file": lambda: RawZip().add("good", local_name=b"evil").build(),
     "local header with other sizes": lambda: RawZip().add(local_sizes=(1, 2, 3)).build(),
+    "local header with sizes of 0 and no descriptor": lambda: RawZip().add(local_sizes=(0, 0, 0)).build(),
     "descriptor that disagrees": lambda: (
         RawZip().add(flags=8, local_sizes=(0, 0, 0), descriptor=struct.pack("<4s3L", b"PK\7\x08", 1, 2, 3)).build()
     ),
@@ -164,6 +181,8 @@ HOSTILE_ZIPS: dict[str, Callable[[], bytes]] = {
     ),
     "member inside the directory": lambda: RawZip().add("a").add("b", offset=40, local=False).build(),
     "offset behind the end": lambda: RawZip().add("a", offset=1 << 30).build(),
+    "bytes in front": lambda: b"PK\3\4in front" + RawZip().add("a").build(),
+    "bytes in front that are counted in": lambda: RawZip().gap(b"PK\3\4in front").add("a").build(),
     "gap between members": lambda: RawZip().add("a").gap(b"gap").add("b").build(),
     "gap before the directory": lambda: RawZip().add("a").gap(b"gap").build(),
     "member that the directory leaves out": lambda: RawZip().add("aaaaa").add("bbbbb").forget(51).build(count=1),
@@ -177,6 +196,9 @@ HOSTILE_ZIPS: dict[str, Callable[[], bytes]] = {
     "names that differ by case": lambda: RawZip().add("README").add("readme").build(),
     "a file where a directory is": lambda: RawZip().add("a/b").add("a").build(),
     "no files": lambda: RawZip().build(),
+    "two end records that disagree": lambda: RawZip().add("a").build64(narrow_size=10),
+    "64-bit end record that claims more": lambda: RawZip().add("a").build64(count=1 << 40),
+    "64-bit end record that claims less": lambda: RawZip().add("a").add("b").build64(count=1),
     "64-bit end record that is missing": lambda: RawZip().add("a").build(count=0xFFFF),
 }
 
@@ -209,6 +231,7 @@ def test_what_the_cases_are_made_of_is_harmless() -> None:
         unpack(data, MemorySink())
     descriptor = struct.pack("<4s3L", b"PK\7\x08", *struct.unpack_from("<3L", RawZip().add().body, 14))
     unpack(RawZip().add(flags=8, local_sizes=(0, 0, 0), descriptor=descriptor).build(), MemorySink())
+    unpack(RawZip().add("a").build64(), MemorySink())
 
 
 @pytest.mark.parametrize("data", CASES.values(), ids=CASES.keys())
@@ -241,6 +264,89 @@ def test_a_pax_bomb_takes_little_memory() -> None:
         assert tracemalloc.get_traced_memory()[1] < 32 << 20
     finally:
         tracemalloc.stop()
+
+
+def deep_names(count: int) -> bytes:
+    """Each member of 1,000 characters implies 31 directories that no other has."""
+    tail = "/" + "/".join(["n" * 31] * 31)
+    members = (pax(("path", f"{number:07}{tail}"[:1000])) + header("x") for number in range(count))
+    return gzip.compress(b"".join(members) + END, 1)
+
+
+def large_pax_headers(count: int) -> bytes:
+    """Each is below the limit of one header, and full of records that say nothing."""
+    one = header("x", size=50_000, kind=b"x") + blocks(b"5 a=\n" * 10_000)
+    return gzip.compress(b"".join(one + header(f"f{number}") for number in range(count)) + END, 1)
+
+
+def large_directory(size: int) -> bytes:
+    archive = RawZip().add("a")
+    archive.directory += bytes(size)
+    return archive.build()
+
+
+BOMBS = {
+    "names that imply directories": lambda: deep_names(1000),
+    "global headers": lambda: gzip.compress(pax(("comment", "a"), kind=b"g") * 1001 + GOOD + END, 1),
+    "pax records": lambda: large_pax_headers(5),
+    "central directory": lambda: large_directory(30 << 20),
+}
+
+
+@pytest.mark.parametrize("make", BOMBS.values(), ids=BOMBS.keys())
+def test_bombs_of_headers_are_refused(make: Callable[[], bytes]) -> None:
+    data = make()
+    limits = ArchiveLimits(
+        max_members=1000, max_name_bytes=4 << 20, max_extended_bytes=200_000, max_directory_bytes=1 << 20
+    )
+    tracemalloc.start()
+    try:
+        with pytest.raises(UnsafeArchiveError, match=r"more|too large"):
+            unpack(data, MemorySink(), limits=limits)
+        assert tracemalloc.get_traced_memory()[1] < 32 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_directory_that_lists_more_than_it_claims_is_not_read_to_its_end() -> None:
+    record = RawZip().add("a").directory
+    lying = RawZip().add("a")
+    lying.directory = record * 300_000
+    tracemalloc.start()
+    try:
+        with pytest.raises(IntegrityError, match="lists more"):
+            unpack(lying.build(count=1), MemorySink())
+        assert tracemalloc.get_traced_memory()[1] < 64 << 20  # the directory itself and the copy that is tested
+    finally:
+        tracemalloc.stop()
+
+
+def test_hostile_members_outside_the_inner_directory_are_refused_too() -> None:
+    good = member("inner/good")
+    for bad in (member("../escaped"), link("a", "/etc"), member("inner2/A") + member("inner2/a")):
+        with pytest.raises(UnsafeArchiveError):
+            unpack(good + bad + END, MemorySink(), inner="inner")
+    with pytest.raises(UnsafeArchiveError):
+        unpack(RawZip().add("inner/good").add("../escaped").build(), MemorySink(), inner="inner")
+
+
+def test_errors_show_the_member_escaped_and_cut() -> None:
+    for data in (
+        header("a\x1b[2J", kind=b"2") + END,
+        pax(("path", "a\x1b" * 400)) + header("x", kind=b"2") + END,
+        member("a\x1b" * 40) + END,
+        member("b" * 90 + "\n") + END,
+        RawZip().add("a\x1b" * 200).build(),
+        RawZip().add("a\x1b" * 200, mode=0o120777).build(),
+    ):
+        with pytest.raises(UnsafeArchiveError) as caught:
+            unpack(data, MemorySink())
+        text = str(caught.value)
+        assert text.isprintable()
+        assert "a\\x1b" in text or "bb\\n" in text
+        assert len(text) < 600
+    with pytest.raises(IntegrityError, match="behind 'good' is damaged"):
+        unpack(GOOD + b"X" + member("next")[1:] + END, MemorySink())
 
 
 def unpack_quietly(data: bytes) -> None:

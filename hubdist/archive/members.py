@@ -27,20 +27,29 @@ class ArchiveFormat(enum.StrEnum):
 class ArchiveLimits:
     """Most that an archive may ask for.
 
+    There is no limit on the ratio: deflate ends at 1,032 to 1 by itself, and weights of zeros come close to it.
+
     Attributes:
-        max_members: Files and directories.
+        max_members: Files, directories and global headers.
         max_header_bytes: One extended header of a tar.
         max_directory_bytes: The central directory of a zip.
-        max_bytes: All files together, uncompressed; None leaves the limit to the sink.
+        max_bytes: All files together, uncompressed, wanted or not; None leaves the limit to the sink.
+        max_extended_bytes: All extended headers of a tar together. They compress well and take long to read.
+        max_name_bytes: All paths together: 128 bytes and its length for each file and each directory, named or
+            implied. It bounds memory, for a few compressed bytes can name millions of directories.
     """
 
     max_members: int = 100_000
     max_header_bytes: int = 1 << 20
     max_directory_bytes: int = 64 << 20
     max_bytes: int | None = None
+    max_extended_bytes: int = 32 << 20
+    max_name_bytes: int = 32 << 20
 
 
 DEFAULT_LIMITS = ArchiveLimits()
+
+_NAME_BYTES = 128  # what remembering a path takes besides its characters, about
 
 
 def detect_format(head: bytes) -> ArchiveFormat | None:
@@ -79,10 +88,13 @@ class Members:
 
     def __init__(self, sink: FileSink, inner: str, limits: ArchiveLimits) -> None:
         self._sink = sink
+        self._inner = inner
         self._prefix = f"{inner}/" if inner else ""
         self._limits = limits
         self._paths = PathSet()
+        self._parents: set[str] = set()
         self._count = 0
+        self._name_bytes = 0
         self._wanted = 0
         self._bytes = 0
 
@@ -93,8 +105,10 @@ class Members:
         Raises:
             UnsafeArchiveError: The name is unsafe or taken, or there are too many members.
         """
-        path = self._begin(name)
+        self.count()
+        path = _without_dots(name)
         self._paths.add_file(path)
+        self._claim_name(path)
         if not path.startswith(self._prefix):
             yield _Counted(None, self)
             return
@@ -108,11 +122,14 @@ class Members:
         Raises:
             UnsafeArchiveError: As for `file`.
         """
-        path = self._begin(name.removesuffix("/"))
-        if path in ("", "."):
+        self.count()
+        path = _without_dots(name)
+        if name and path in ("", "."):  # the root itself
             return
+        path = path.removesuffix("/")
         self._paths.add_directory(path)
-        if path.startswith(self._prefix) and path != self._prefix:
+        self._claim_name(path)
+        if path.startswith(self._prefix):
             self._sink.add_directory(path.removeprefix(self._prefix))
 
     def finish(self) -> None:
@@ -122,8 +139,8 @@ class Members:
             ModelNotFoundError: No file lies below the wanted directory.
             IntegrityError: The archive holds no files.
         """
-        if self._wanted == 0 and self._prefix:
-            raise ModelNotFoundError(f"the archive holds no directory {self._prefix!r}")
+        if self._wanted == 0 and self._inner:
+            raise ModelNotFoundError(f"the archive holds no directory {self._inner!r}")
         if self._wanted == 0:
             raise IntegrityError("the archive holds no files")
 
@@ -137,13 +154,33 @@ class Members:
         if self._limits.max_bytes is not None and self._bytes > self._limits.max_bytes:
             raise UnsafeArchiveError(f"the archive holds more than {self._limits.max_bytes} bytes")
 
-    def _begin(self, name: str) -> str:
+    def count(self) -> None:
+        """Count a member, or a header that belongs to none.
+
+        Raises:
+            UnsafeArchiveError: They are more than the limit.
+        """
         self._count += 1
         if self._count > self._limits.max_members:
             raise UnsafeArchiveError(f"the archive has more than {self._limits.max_members} members")
-        while name.startswith("./"):  # as `tar -C directory -cf archive .` writes them
-            name = name[2:]
-        return name
+
+    def _claim_name(self, path: str) -> None:
+        self._name_bytes += len(path) + _NAME_BYTES
+        parent = path.rpartition("/")[0]
+        while parent and parent not in self._parents:  # whose parent is known, its own parents are too
+            self._parents.add(parent)
+            self._name_bytes += len(parent) + _NAME_BYTES
+            parent = parent.rpartition("/")[0]
+        if self._name_bytes > self._limits.max_name_bytes:
+            raise UnsafeArchiveError(f"the archive names more directories than any model needs, up to {shown(path)}")
+
+
+def _without_dots(name: str) -> str:
+    """A name without the `./` that `tar -C directory -cf archive .` writes in front."""
+    start = 0
+    while name.startswith("./", start):  # a name may have a million of them: no copy for each
+        start += 2
+    return name[start:]
 
 
 class _Counted:

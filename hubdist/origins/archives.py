@@ -7,16 +7,18 @@ Source: TensorFlow Hub's hosting protocol, https://www.tensorflow.org/hub/hostin
 from __future__ import annotations
 
 import contextlib
+import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 from hubdist.archive import ArchiveFormat, detect_format, unpack_stream, unpack_zip
 from hubdist.config import Config
-from hubdist.errors import IntegrityError
+from hubdist.errors import HandleError, IntegrityError
 from hubdist.handle import Handle, Kind
 from hubdist.origins.http import HttpRules, HttpStream
-from hubdist.origins.local import local_errors
+from hubdist.origins.local import changed_error, file_version, local_errors
 from hubdist.source import ByteStream, FileSink
 
 _HEAD_BYTES = 512
@@ -44,9 +46,14 @@ class ArchiveOrigin:
         if self._base.kind is Kind.LOCAL:
             path = Path(self._base.text)
             with local_errors(path):
+                if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for without an end
+                    raise HandleError(f"{path} is neither a file nor a directory")
                 file = path.open("rb")
             with file:
+                before = file_version(os.fstat(file.fileno()))
                 self._unpack(_LocalStream(file, path), sink, file)
+                if file_version(os.fstat(file.fileno())) != before:
+                    raise changed_error(path)
         elif self._base.scheme in ("http", "https"):
             with HttpStream(self._url(), http_rules(self._config)) as stream:
                 self._unpack(stream, sink, None)

@@ -28,20 +28,36 @@ def local_errors(path: Path) -> Iterator[None]:
         raise OriginError(f"{path} cannot be read: {error.strerror}") from error
 
 
+def file_version(status: os.stat_result) -> tuple[int, ...]:
+    """What differs after a file was written to or replaced."""
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def changed_error(path: Path) -> OriginError:
+    """The error for a path whose content changed while it was read."""
+    return OriginError(f"{path} changed while it was read", advice="Try again when nobody writes to it.")
+
+
 class LocalOrigin:
-    """A directory as a `Source`; symbolic links in it are followed, as for any reader of the user's own files."""
+    """A directory as a `Source`; symbolic links in it are followed, as for any reader of the user's own files.
+
+    It is looked at again after the copy: a file that was changed meanwhile is an error, never a mix.
+    """
 
     def __init__(self, root: Path) -> None:
         self._root = root
 
     def fetch(self, sink: FileSink) -> None:
         """Write every file of the directory into `sink`."""
+        before = self._versions()
         copy_source(self, sink)
+        if self._versions() != before:
+            raise changed_error(self._root)
 
     def entries(self) -> list[SourceFile]:
         """All files below the directory."""
         with local_errors(self._root):
-            return [SourceFile(path, size) for path, size in self._walk(self._root, "")]
+            return [SourceFile(path, status.st_size) for path, status in self._walk(self._root, "")]
 
     def read(self, path: str, start: int, end: int) -> bytes:
         """Bytes `start` (included) to `end` (excluded) of a file."""
@@ -49,12 +65,16 @@ class LocalOrigin:
             file.seek(start)
             return file.read(end - start)
 
-    def _walk(self, folder: Path, prefix: str) -> Iterator[tuple[str, int]]:
+    def _versions(self) -> dict[str, tuple[int, ...]]:
+        with local_errors(self._root):
+            return {path: file_version(status) for path, status in self._walk(self._root, "")}
+
+    def _walk(self, folder: Path, prefix: str) -> Iterator[tuple[str, os.stat_result]]:
         for item in sorted(os.scandir(folder), key=lambda item: item.name):
             path = check_entry_path(f"{prefix}{item.name}")  # its limit of depth ends cycles of links
             if item.is_dir():
                 yield from self._walk(Path(item.path), f"{path}/")
             elif item.is_file():
-                yield path, item.stat().st_size
+                yield path, item.stat()
             else:
                 raise HandleError(f"{item.path} is neither a file nor a directory")

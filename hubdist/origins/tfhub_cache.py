@@ -29,9 +29,9 @@ def find_in_cache(handle: Handle, cache_dir: Path) -> LocalOrigin | None:
         return None
     for written in (handle.text, f"{handle.text}/"):
         folder = cache_dir / hashlib.sha1(written.encode(), usedforsecurity=False).hexdigest()
-        if not folder.is_dir():
-            continue
         try:
+            if not folder.is_dir():
+                continue
             check_private(cache_dir)
             check_private(folder)
             origin = LocalOrigin(folder)
@@ -40,7 +40,7 @@ def find_in_cache(handle: Handle, cache_dir: Path) -> LocalOrigin | None:
                 _LOG.warning("hubdist: %s holds no complete model and is not used", folder)
                 continue
             check_checkpoint(folder, paths)
-        except HubdistError as error:
+        except (HubdistError, OSError) as error:
             _LOG.warning("hubdist: %s is not used: %s", folder, error)
             continue
         return origin
