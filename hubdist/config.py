@@ -150,7 +150,7 @@ class Config(BaseModel):
         for model in value:
             scheme = model.handle.partition("://")[0].lower()  # perhaps of an origin that is registered elsewhere
             try:
-                parse_handle(model.handle, base_dir=Path("/"), custom_schemes={scheme} - BUILT_IN_SCHEMES)
+                parse_handle(model.handle, custom_schemes={scheme} - BUILT_IN_SCHEMES)
             except HubdistError as error:
                 raise ValueError(str(error)) from None
         return value

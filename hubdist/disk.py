@@ -44,12 +44,12 @@ def disk_errors(path: Path, *, need_bytes: int = 0) -> Iterator[None]:
 
 
 def free_bytes(path: Path) -> int:
-    """Bytes that an ordinary user can still write below `path`; 0 if that cannot be told."""
-    try:
-        room = os.statvfs(path)
-    except OSError:
-        return 0
-    return room.f_bavail * room.f_frsize
+    """Bytes that an ordinary user can still write at `path`, which need not exist yet; 0 if that cannot be told."""
+    for existing in (path, *path.parents):
+        with contextlib.suppress(OSError):
+            room = os.statvfs(existing)
+            return room.f_bavail * room.f_frsize
+    return 0
 
 
 def check_private(folder: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import threading
 from pathlib import Path
 
 from hubdist.disk import disk_errors, write_durably
@@ -25,7 +26,7 @@ class Pins:
 
     def find(self, handle: Handle) -> Digest | None:
         """The digest that is pinned for a handle, or None."""
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, HandleError):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError, HandleError):
             return Digest.parse(json.loads((self._folder / f"{handle.key}.json").read_bytes())["digest"])
         return None
 
@@ -39,6 +40,10 @@ class Pins:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             document = json.dumps({"handle": handle.label, "digest": str(digest)}).encode()
             write_durably(self._folder / f"{handle.key}.json", document, unique_name())
+
+
+_writing = threading.Lock()
+"""The threads of a process add to a lock file one after another, so that none overwrites what another added."""
 
 
 class LockFile:
@@ -69,18 +74,19 @@ class LockFile:
             DigestMismatchError: The file pins other bytes.
             NotPinnedError: The file is frozen and does not know the handle.
         """
-        pins = self._read()
-        known = pins.get(handle.label)
-        if known is not None:
-            check_pin(handle, Digest.parse(known), digest, str(self._path))
-            return
-        if self._frozen:
-            raise NotPinnedError(f"{self._path} has no pin for this handle", handle=handle.public)
-        pins[handle.label] = str(digest)
-        with disk_errors(self._path):
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            text = json.dumps(dict(sorted(pins.items())), indent=2) + "\n"
-            write_durably(self._path, text.encode(), unique_name())
+        with _writing:
+            pins = self._read()
+            known = pins.get(handle.label)
+            if known is not None:
+                check_pin(handle, Digest.parse(known), digest, str(self._path))
+                return
+            if self._frozen:
+                raise NotPinnedError(f"{self._path} has no pin for this handle", handle=handle.public)
+            pins[handle.label] = str(digest)
+            with disk_errors(self._path):
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                text = json.dumps(dict(sorted(pins.items())), indent=2) + "\n"
+                write_durably(self._path, text.encode(), unique_name())
 
     def _read(self) -> dict[str, str]:
         try:
@@ -89,7 +95,7 @@ class LockFile:
                 Digest.parse(text)
         except FileNotFoundError:
             return {}
-        except (OSError, ValueError, AttributeError, TypeError, HandleError) as error:
+        except (OSError, ValueError, AttributeError, TypeError, RecursionError, HandleError) as error:
             raise ConfigError(
                 f"the lock file {self._path} cannot be read: {error}", advice="Mend it, or delete it to begin anew."
             ) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -54,8 +55,9 @@ class Snapshot:
     def release(self) -> None:
         """Stop using the snapshot."""
         if self._in_use is not None:
-            os.close(self._in_use)
-            self._in_use = None
+            in_use, self._in_use = self._in_use, None
+            with contextlib.suppress(OSError):  # it was only read; the kernel has let go of it in any case
+                os.close(in_use)
 
     def __enter__(self) -> Self:
         return self

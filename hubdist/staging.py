@@ -17,7 +17,7 @@ from typing import Self
 from hubdist.disk import disk_errors, free_bytes, remove_tree, sync_directory
 from hubdist.errors import IntegrityError, StoreFullError
 from hubdist.makers import unique_name
-from hubdist.manifest import Chunk, Entry, EntryDigester, Manifest
+from hubdist.manifest import BLOCK_BYTES, Chunk, Entry, EntryDigester, Manifest
 from hubdist.paths import PathSet, check_entry_path
 from hubdist.savedmodel import ModelKind, model_kind
 from hubdist.snapshot import FILES
@@ -31,7 +31,8 @@ class _StageDirectory:
     """A fresh directory with the model's files below `files`; removed on leaving unless it was published."""
 
     def __init__(self, parent: Path) -> None:
-        self.path = parent / unique_name()
+        with disk_errors(parent):
+            self.path = parent / unique_name()
         self.files = self.path / FILES
         try:
             with disk_errors(self.path):
@@ -88,7 +89,8 @@ class Stage(_StageDirectory):
             with disk_errors(self.files / path):
                 os.fsync(handle)
         finally:
-            os.close(handle)
+            with disk_errors(self.files / path):
+                os.close(handle)
         self._entries[path] = digester.entry()
 
     def add_directory(self, path: str) -> None:
@@ -122,6 +124,10 @@ class Stage(_StageDirectory):
         if not self._entries:
             raise IntegrityError("the origin holds no files")
         self._strip_folder()
+        with disk_errors(self.path):
+            for scratch in self.path.iterdir():  # of an origin, such as a download
+                if scratch != self.files:
+                    scratch.unlink() if scratch.is_symlink() or scratch.is_file() else remove_tree(scratch)
         return Manifest.of(self._entries.values())
 
     def _strip_folder(self) -> None:
@@ -158,8 +164,8 @@ class _StagedFile:
 class FilledStage(_StageDirectory):
     """A stage for a known manifest, filled chunk by chunk in any order, from any thread.
 
-    Every chunk is checked against the manifest before it is written, so a stage that has all chunks holds exactly
-    the manifest's bytes.
+    Every chunk is checked against the manifest before it is written, and a stage is finished only with all of them,
+    so it holds exactly the manifest's bytes.
 
     Args:
         parent: The store's staging directory.
@@ -178,6 +184,11 @@ class FilledStage(_StageDirectory):
             )
         super().__init__(parent)
         self._manifest = manifest
+        self._blocks_left = {
+            (index, start)
+            for index, entry in enumerate(manifest.entries)
+            for start in range(0, entry.size, BLOCK_BYTES)
+        }
         try:
             with disk_errors(self.files, need_bytes=manifest.total_bytes):
                 for entry in manifest.entries:
@@ -215,9 +226,20 @@ class FilledStage(_StageDirectory):
                     _write_all(handle, part, start)
                 finally:
                     os.close(handle)
+        for piece in chunk.pieces:
+            self._blocks_left.difference_update(
+                (piece.entry_index, start) for start in range(piece.start, piece.end, BLOCK_BYTES)
+            )
 
     def finish(self) -> Manifest:
-        """Make every file durable and return the manifest; call when all chunks are written."""
+        """Make every file durable and return the manifest.
+
+        Raises:
+            IntegrityError: Not all chunks were written.
+            StoreError: The disk refuses.
+        """
+        if self._blocks_left:
+            raise IntegrityError(f"{len(self._blocks_left)} blocks of {self._manifest.digest} have not arrived")
         with disk_errors(self.files):
             for entry in self._manifest.entries:
                 handle = os.open(self.files / entry.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)

@@ -24,7 +24,7 @@ from pathlib import Path
 import filelock
 
 from hubdist.disk import check_private, disk_errors, remove_tree, sync_directory, write_durably
-from hubdist.errors import DigestMismatchError, HubdistError, IntegrityError, StoreError
+from hubdist.errors import DigestMismatchError, HubdistError, IntegrityError, StoreError, StoreFullError
 from hubdist.makers import maker_is_dead, unique_name
 from hubdist.manifest import Digest, EntryDigester, Manifest
 from hubdist.savedmodel import check_checkpoint
@@ -79,21 +79,22 @@ class Store:
         home = self._home(digest)
         try:
             in_use = os.open(home / _IN_USE, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        except FileNotFoundError:
-            if home.exists():
-                self.quarantine(digest, "its marker of use is missing")
-            return None
-        except OSError:
+        except OSError as error:
             with disk_errors(home):
-                raise
+                if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+                    raise
+                if os.path.lexists(home):
+                    self.quarantine(digest, "its marker of use is missing")
+            return None
         try:
-            if not _note_use(in_use) or not _same_file(in_use, home / _IN_USE):  # it is being evicted
+            if not _take_lock(in_use, fcntl.LOCK_SH) or not _same_file(in_use, home / _IN_USE):  # it is being evicted
                 os.close(in_use)
                 return None
             manifest = check_snapshot(digest, home)
         except (IntegrityError, FileNotFoundError, NotADirectoryError) as error:
+            if _same_file(in_use, home / _IN_USE):  # else another process has replaced it meanwhile
+                self.quarantine(digest, str(error))
             os.close(in_use)
-            self.quarantine(digest, str(error))
             return None
         except BaseException:
             os.close(in_use)
@@ -113,11 +114,19 @@ class Store:
         """A stage for the chunks of a known manifest; use as a context manager.
 
         Raises:
-            StoreFullError: The disk has no room for it.
+            StoreFullError: The disk, or `max_bytes`, has no room for it.
         """
         self._check_writable()
         self.sweep()
         if self._max_bytes is not None:
+            if manifest.total_bytes > self._max_bytes:
+                raise StoreFullError(
+                    f"the model has {manifest.total_bytes} bytes, max_bytes allows {self._max_bytes} at {self.root}",
+                    path=str(self.root),
+                    need_bytes=manifest.total_bytes,
+                    free_bytes=self._max_bytes,
+                    advice="Raise max_bytes.",
+                )
             self._evict_to(self._max_bytes - manifest.total_bytes)
         return FilledStage(self._staging, manifest)
 
@@ -130,8 +139,8 @@ class Store:
         """
         manifest = stage.finish()
         home = self._home(manifest.digest)
-        check_checkpoint(stage.files, [entry.path for entry in manifest.entries])
         with disk_errors(home, need_bytes=manifest.total_bytes):
+            check_checkpoint(stage.files, [entry.path for entry in manifest.entries])
             write_durably(stage.path / MANIFEST, manifest.to_json(), "new")
             os.close(os.open(stage.path / _IN_USE, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
             _make_read_only(stage.files)
@@ -142,14 +151,15 @@ class Store:
                     stage.path.rename(home)
                     sync_directory(self._snapshots)
                 except OSError as error:
-                    if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
                         raise
             # Ours or the one that was there before; a damaged one is moved aside and the second round publishes ours.
             snapshot = self.find(manifest.digest)
             if snapshot is not None:
                 if self._max_bytes is not None:
-                    self._evict_to(self._max_bytes)
+                    self._evict_to(self._max_bytes, keep=manifest.digest)
                 return snapshot
+            self._finish_eviction(home)
         raise StoreError(f"the snapshot {manifest.digest} was damaged right after it was published", path=str(home))
 
     def verify(self, digest: Digest) -> None:
@@ -164,7 +174,7 @@ class Store:
         with snapshot:
             for entry in snapshot.manifest.entries:
                 digester = EntryDigester(entry.path)
-                with (snapshot.path / entry.path).open("rb") as file:
+                with disk_errors(snapshot.path / entry.path), (snapshot.path / entry.path).open("rb") as file:
                     while data := file.read(1 << 20):
                         digester.update(data)
                 found = digester.entry()
@@ -177,32 +187,29 @@ class Store:
     def digests(self) -> list[Digest]:
         """The digests of all published snapshots, least recently used first."""
         found: list[tuple[float, Digest]] = []
-        with contextlib.suppress(FileNotFoundError):
+        with disk_errors(self._snapshots), contextlib.suppress(FileNotFoundError):
             for home in self._snapshots.iterdir():
-                with contextlib.suppress(FileNotFoundError, HubdistError):
+                with contextlib.suppress(OSError, HubdistError):
                     found.append(((home / _IN_USE).stat().st_mtime, Digest.parse(f"sha256:{home.name}")))
         return [digest for _, digest in sorted(found)]
 
     def evict(self, digest: Digest) -> bool:
         """Delete a snapshot that no process uses; True if it was deleted."""
         home = self._home(digest)
-        try:
-            in_use = os.open(home / _IN_USE, os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return False
-        try:
-            fcntl.flock(in_use, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._discard(home)
-        except BlockingIOError:
-            return False
-        finally:
-            os.close(in_use)
-        return True
+        with disk_errors(home):
+            try:
+                in_use = os.open(home / _IN_USE, os.O_RDONLY | os.O_CLOEXEC)
+            except FileNotFoundError:
+                return False
+            try:
+                return _take_lock(in_use, fcntl.LOCK_EX) and _same_file(in_use, home / _IN_USE) and self._discard(home)
+            finally:
+                os.close(in_use)
 
     def quarantine(self, digest: Digest, reason: str) -> None:
         """Move a damaged snapshot aside, so that it is no hit any more."""
-        aside = self._quarantine / unique_name()
         try:
+            aside = self._quarantine / unique_name()
             self._home(digest).rename(aside)
         except FileNotFoundError:
             return  # another process was faster
@@ -251,21 +258,31 @@ class Store:
                 advice="Set store to a directory that can be written, or fill this one beforehand.",
             )
 
-    def _evict_to(self, max_bytes: int) -> None:
+    def _evict_to(self, max_bytes: int, keep: Digest | None = None) -> None:
         """Evict least recently used snapshots until at most `max_bytes` remain or all that remain are in use."""
         sizes = {digest: _size(self._home(digest)) for digest in self.digests()}
         total = sum(sizes.values())
         for digest, size in sizes.items():
             if total <= max(0, max_bytes):
                 return
-            if self.evict(digest):
+            if digest != keep and self.evict(digest):
                 total -= size
 
-    def _discard(self, home: Path) -> None:
+    def _finish_eviction(self, home: Path) -> None:
+        """Remove a snapshot that another process has begun to evict; that one may have been stopped."""
+        with disk_errors(home), contextlib.suppress(FileNotFoundError), (home / _IN_USE).open("rb") as in_use:
+            if not _take_lock(in_use.fileno(), fcntl.LOCK_SH):
+                self._discard(home)
+
+    def _discard(self, home: Path) -> bool:
+        """Delete a snapshot; False if another process was faster."""
         doomed = self._staging / unique_name()
-        with disk_errors(home):
+        try:
             home.rename(doomed)
+        except FileNotFoundError:
+            return False
         remove_tree(doomed)
+        return True
 
     @staticmethod
     def _list(folder: Path) -> list[Path]:
@@ -275,13 +292,13 @@ class Store:
             return []
 
 
-def _note_use(in_use: int) -> bool:
-    """Take a share of the snapshot's lock; False if it is being evicted."""
+def _take_lock(in_use: int, kind: int) -> bool:
+    """Take a snapshot's lock, shared to use it or exclusive to evict it; False if somebody holds the other kind."""
     try:
-        fcntl.flock(in_use, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        fcntl.flock(in_use, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
-    except OSError:  # no locks on this file system: the snapshot is just not protected from evict
+    except OSError:  # no locks on this file system: snapshots are just not protected from evict
         return True
     return True
 

@@ -23,13 +23,13 @@ def fill(stage: Stage) -> None:
 
 def main(root: Path, way: str) -> None:
     """Publish the model, staged as from an origin or as from peers."""
+    manifest = None if way == "origin" else Manifest.from_json(Path(way).read_bytes())
     store = Store(root)
-    if way == "origin":
+    if manifest is None:
         with store.stage() as stage:
             fill(stage)
             snapshot = store.publish(stage)
     else:
-        manifest = Manifest.from_json(Path(way).read_bytes())
         with store.stage_manifest(manifest) as filled:
             for chunk in cut_chunks(manifest, 1 << 20):
                 pieces = (manifest.entries[piece.entry_index].path for piece in chunk.pieces)

@@ -313,3 +313,33 @@ def test_a_normal_handle_parses_to_itself_and_any_text_to_a_handle_or_an_error(t
     assert again == handle
     assert again.key == handle.key
     assert parse_handle(handle.text, custom_schemes=("registry",)) == handle
+
+
+# Labels
+
+
+@pytest.mark.parametrize("text", _WITH_SECRETS)
+def test_no_secret_is_in_a_label(text: str) -> None:
+    assert SECRET not in parse(text).label
+
+
+@pytest.mark.parametrize("text", ["https://tfhub.dev/google/mnist/1", "gs://bucket/m", "/m.zip", "zip://a::/m.zip"])
+def test_a_handle_that_hides_nothing_is_its_own_label(text: str) -> None:
+    assert parse(text).label == text
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("https://h/m?version=1", "https://h/m?version=2"),
+        ("abfss://one@account.dfs.core.windows.net/m", "abfss://two@account.dfs.core.windows.net/m"),
+        ("zip://a::https://h/m.zip?v=1", "zip://a::https://h/m.zip?v=2"),
+    ],
+)
+def test_labels_tell_apart_what_is_equal_in_public(one: str, other: str) -> None:
+    assert parse(one).public == parse(other).public
+    assert parse(one).label != parse(other).label
+
+
+def test_a_new_password_keeps_the_label() -> None:
+    assert parse("https://me:one@h/m").label == parse("https://me:two@h/m").label

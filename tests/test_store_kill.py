@@ -22,11 +22,22 @@ from tests import store_writer
 
 _FAILING = ["openat", "mkdir", "rename", "write", "pwrite64", "fsync", "ftruncate", "chmod"]
 _CALLS = [*_FAILING, "fchmod", "unlink", "rmdir", "unlinkat", "close", "utimensat", "flock"]
+_ALL = [*_CALLS, "read", "lseek", "newfstatat", "getdents64", "statfs"]
 _REPOSITORY = Path(store_writer.__file__).parent.parent
 
 
 def _strace(log: Path, *options: str, root: Path, way: str) -> subprocess.CompletedProcess[str]:
-    command = ["strace", "-f", "-qq", "-o", str(log), *options, sys.executable, "-m", "tests.store_writer"]
+    command = [
+        "strace",
+        "-f",
+        "-qq",
+        "-o",
+        str(log),
+        *options,
+        sys.executable,
+        "-m",
+        "tests.store_writer",
+    ]
     return subprocess.run(
         [*command, str(root), way], cwd=_REPOSITORY, capture_output=True, text=True, timeout=60, check=False
     )
@@ -69,7 +80,7 @@ def _occasions(folder: Path, way: str, calls: list[str]) -> list[tuple[str, int]
         touched = touched or str(folder / "store") in line
         if touched and not re.match(r"\d+ +write\([12],", line):  # what the writer prints is not the store's
             found.append((name, counts[name]))
-    assert len(found) > 30
+    assert len(found) >= 8
     return found
 
 
@@ -122,15 +133,29 @@ def test_killed_at_every_call_nothing_is_wrong_and_nothing_needs_a_hand(
     assert killed > len(injections) * 0.9
 
 
-@pytest.mark.parametrize("error", ["ENOSPC", "EDQUOT", "EIO", "EROFS", "EMFILE"])
+@pytest.mark.parametrize(
+    ("error", "way", "calls"),
+    [
+        ("ENOSPC", "origin", _FAILING),
+        ("ENOSPC", "peers", _FAILING),
+        ("EDQUOT", "origin", ["mkdir", "write", "pwrite64", "fsync"]),
+        ("EIO", "origin", _ALL),
+        ("EIO", "peers", _ALL),
+        ("EROFS", "origin", _FAILING),
+        ("EMFILE", "origin", ["openat"]),
+        ("EMFILE", "peers", ["openat"]),
+    ],
+    ids=lambda value: value if isinstance(value, str) else f"{len(value)} calls",
+)
 def test_a_disk_that_refuses_gives_a_typed_error_and_leaves_nothing(
-    tmp_path: Path, digest_and_manifest: tuple[Digest, Path], error: str
+    tmp_path: Path, digest_and_manifest: tuple[Digest, Path], error: str, way: str, calls: list[str]
 ) -> None:
-    digest, _ = digest_and_manifest
-    occasions = _occasions(tmp_path / "plain", "origin", _FAILING)
+    digest, manifest = digest_and_manifest
+    argument = way if way == "origin" else str(manifest)
+    occasions = _occasions(tmp_path / "plain", argument, calls)
     injections = [(f"error={error}", call, when) for call, when in occasions]
     refused = 0
-    for spec, root, done in _run_all(tmp_path, "origin", injections):
+    for spec, root, done in _run_all(tmp_path, argument, injections):
         said = f"{spec}: {done.stdout} {done.stderr[-2000:]}"
         assert done.returncode in (0, 3), said
         if done.returncode == 3:
@@ -141,7 +166,7 @@ def test_a_disk_that_refuses_gives_a_typed_error_and_leaves_nothing(
             assert done.stdout.strip() == str(digest), said
         if root.exists():
             _check_after(spec, root, digest)
-    assert refused > 10
+    assert refused >= 5
 
 
 def test_the_golden_manifest_is_what_the_writer_makes(digest_and_manifest: tuple[Digest, Path]) -> None:
