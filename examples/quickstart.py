@@ -166,7 +166,8 @@ def main() -> None:
     found = find_notes(activation)
     missed = [note for note in PLAYED if not any(matches(other, note) for other in found)]
     extra = [note for note in found if not any(matches(note, other) for other in PLAYED)]
-    print(f"Notes: {len(PLAYED)} played, {len(PLAYED) - len(missed)} of them found; {len(extra)} found that were not played")
+    heard = len(PLAYED) - len(missed)
+    print(f"Notes: {len(PLAYED)} played, {heard} of them found; {len(extra)} found that were not played")
     for word, notes in (("missed", missed), ("found, not played", extra)):
         for note in notes:
             print(f"  {word}: MIDI {note.pitch} at {note.start:.2f} s")

@@ -12,7 +12,7 @@ import re
 import string
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, ValidationError, field_validator
@@ -23,7 +23,6 @@ from hubdist.manifest import Digest
 from hubdist.redact import redact_url
 from hubdist.source import Source
 
-_Settings = TypeVar("_Settings", bound=BaseModel)
 _MAX_S = 30 * 24 * 3600.0
 """Longest time that can be set, 30 days; there is no waiting for ever."""
 
@@ -110,6 +109,12 @@ class Config(BaseModel):
     agent_idle_s: float = Field(default=10.0, gt=0, le=_MAX_S)
     origins: Mapping[str, Callable[[str], Source]] = Field(default_factory=dict, repr=False)
 
+    def __init__(self, _places: Mapping[str, str] | None = None, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise _explained(error, _places or {}) from None
+
     @field_validator("store")
     @classmethod
     def _check_store(cls, value: str) -> str:
@@ -182,7 +187,7 @@ class Config(BaseModel):
         for place, layer in (*layers, ("an argument of init", dict(overrides or {}))):
             values.update(layer)
             places.update(dict.fromkeys(layer, place))
-        return _validate(cls, values, places)
+        return cls(_places=places, **values)
 
     @classmethod
     def from_yaml(cls, text: str, place: str = "the YAML") -> Self:
@@ -192,7 +197,7 @@ class Config(BaseModel):
             ConfigError: As for `load`; `place` names where the text stands.
         """
         values = _parse_yaml(text, place)
-        return _validate(cls, values, dict.fromkeys(values, place))
+        return cls(_places=dict.fromkeys(values, place), **values)
 
     def changed(self, overrides: Mapping[str, Any]) -> Self:
         """The same settings but for these keys.
@@ -200,7 +205,8 @@ class Config(BaseModel):
         Raises:
             ConfigError: As for `load`.
         """
-        return _validate(type(self), self.keys_set() | dict(overrides), dict.fromkeys(overrides, "an argument of init"))
+        places = dict.fromkeys(overrides, "an argument of init")
+        return type(self)(_places=places, **(self.keys_set() | dict(overrides)))
 
     def keys_set(self) -> dict[str, Any]:
         """The keys and values that were given when this was made; the others have their defaults."""
@@ -221,20 +227,16 @@ class Config(BaseModel):
         return Path(self.store.format(node_id=node_id)).expanduser()
 
 
-def _validate(kind: type[_Settings], values: dict[str, Any], places: Mapping[str, str]) -> _Settings:
-    try:
-        return kind(**values)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False)[0]
-        key = ".".join(str(part) for part in first["loc"]) or "?"
-        place = places.get(str(first["loc"][0]) if first["loc"] else "", "the configuration")
-        if first["type"] == "extra_forbidden":
-            known = kind if len(first["loc"]) == 1 else Model
-            raise ConfigError(
-                f"unknown key {key!r} in {place}", advice=f"Known keys: {', '.join(known.model_fields)}."
-            ) from None
-        shown = redact_url(repr(first["input"]))
-        raise ConfigError(f"bad value {shown} for {key!r} in {place}: {first['msg']}") from None
+def _explained(error: ValidationError, places: Mapping[str, str]) -> ConfigError:
+    """Where the first wrong value stands, its key, and what is allowed."""
+    first = error.errors(include_url=False, include_context=False)[0]
+    key = ".".join(str(part) for part in first["loc"]) or "?"
+    place = places.get(str(first["loc"][0]) if first["loc"] else "", "the arguments of Config")
+    if first["type"] == "extra_forbidden":
+        known = Config if len(first["loc"]) == 1 else Model
+        return ConfigError(f"unknown key {key!r} in {place}", advice=f"Known keys: {', '.join(known.model_fields)}.")
+    shown = redact_url(repr(first["input"]))
+    return ConfigError(f"bad value {shown} for {key!r} in {place}: {first['msg']}")
 
 
 def _default_layer(environment: Mapping[str, str]) -> tuple[str, dict[str, Any]]:

@@ -206,9 +206,7 @@ def test_ray_data_processes_load_from_their_nodes_store(cluster: RayCluster, hub
     assert hub.reads(handle) == 1
 
 
-def test_ray_train_processes_load_from_their_nodes_store(
-    cluster: RayCluster, hub: LoopbackHub, tmp_path: Path
-) -> None:
+def test_ray_train_processes_load_from_their_nodes_store(cluster: RayCluster, hub: LoopbackHub, tmp_path: Path) -> None:
     from ray.train import RunConfig, ScalingConfig
     from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 

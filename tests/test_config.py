@@ -346,3 +346,10 @@ def test_equal_settings_have_one_fingerprint() -> None:
 def test_a_config_that_the_user_makes_by_hand_is_checked_too() -> None:
     with pytest.raises((HubdistError, ValidationError)):
         Config(retries="many")  # type: ignore[arg-type]
+
+
+def test_a_config_made_by_hand_is_checked_in_the_same_words() -> None:
+    with pytest.raises(ConfigError, match="'many' for 'retries' in the arguments of Config"):
+        Config(retries="many")
+    with pytest.raises(ConfigError, match=r"unknown key 'retrys'.*Known keys: store"):
+        Config(retrys=3)

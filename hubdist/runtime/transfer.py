@@ -133,19 +133,24 @@ class Transfer:
         for command in self._delivery.handle(event):
             match command:
                 case Offer(chunk):
-                    self._run(self._offer(chunk))
+                    self._run(self._offer(chunk), None)
                 case Withdraw(chunk):
                     del self._offers[chunk]
                 case Fetch(node, chunk):
-                    self._run(self._fetch(self._waiting[node].node, chunk, self._offers[chunk]))
+                    waiting = self._waiting[node]
+                    self._run(self._fetch(waiting.node, chunk, self._offers[chunk]), waiting)
                 case Publish(node):
-                    self._run(self._publish(self._waiting[node].node))
+                    waiting = self._waiting[node]
+                    self._run(self._publish(waiting.node), waiting)
                 case Finish(node, error):
                     self._finish(node, error)
 
-    def _run(self, work: Coroutine[Any, Any, Event]) -> None:
+    def _run(self, work: Coroutine[Any, Any, Event], waiting: _Waiting | None) -> None:
         async def carry_out() -> None:
-            self._feed(await work)
+            event = await work
+            # A node that failed and asks again is a new one: answers to its first life are nothing to its second.
+            if waiting is None or self._waiting.get(waiting.node.id) is waiting:
+                self._feed(event)
 
         task = asyncio.create_task(carry_out())
         self._running.add(task)
