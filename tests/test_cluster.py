@@ -13,7 +13,7 @@ import pytest
 import ray
 
 import hubdist
-from hubdist.errors import DeliveryError, ModelNotFoundError
+from hubdist.errors import DeliveryError, ModelNotFoundError, StoreError, UnsafeStoreError
 from hubdist.runtime.actors import NAMESPACE, coordinator_name
 from hubdist.testing.cluster import RayCluster
 from hubdist.testing.hub import LoopbackHub
@@ -234,7 +234,9 @@ def test_one_full_node_fails_alone(cluster: RayCluster, hub: LoopbackHub) -> Non
     try:
         with pytest.raises(DeliveryError) as caught:
             hubdist.prefetch(handle)
-        assert [full[:8] in name for name in caught.value.failures] == [True]
+        ((name, error),) = caught.value.failures.items()
+        assert full[:8] in name
+        assert isinstance(error, StoreError)
         assert ray.get(read_model.options(**cluster.on(fine)).remote(handle), timeout=60)[0] == fine
     finally:
         cluster.store_of(full).unlink()
@@ -248,3 +250,14 @@ def test_errors_reach_the_calling_task_with_type_handle_and_node(cluster: RayClu
     assert isinstance(error, ModelNotFoundError)
     assert error.handle == handle
     assert cluster.node_ids[0][:8] in error.node
+
+
+def test_an_unsafe_store_on_the_drivers_node_is_refused_at_once(cluster: RayCluster, tmp_path: Path) -> None:
+    hubdist.shutdown()
+    store = tmp_path / "open-to-all"
+    store.mkdir()
+    store.chmod(0o777)
+    with pytest.raises(UnsafeStoreError, match="chmod go-w") as caught:
+        hubdist.init(store=str(store))
+    assert cluster.node_ids[0][:8] in str(caught.value.node)
+    hubdist.init(store=str(tmp_path / "private"))

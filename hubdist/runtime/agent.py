@@ -6,6 +6,7 @@ a stage and publishes it. A plain class: `actors` makes an actor of it, with sev
 
 from __future__ import annotations
 
+import functools
 import threading
 import time
 from dataclasses import dataclass
@@ -50,10 +51,15 @@ class NodeAgent:
 
     def __init__(self, config: Config, node_id: str) -> None:
         self._config = config
-        self._store = Store(config.store_root(node_id), max_bytes=config.max_bytes)
+        self._node_id = node_id
         self._guard = threading.Lock()
         self._incoming: dict[Digest, _Incoming] = {}
         self._outgoing: dict[tuple[Digest, int], _Outgoing] = {}
+
+    @functools.cached_property
+    def _store(self) -> Store:
+        """Made at the first call and not before: an error of the constructor would reach nobody with its type."""
+        return Store(self._config.store_root(self._node_id), max_bytes=self._config.max_bytes)
 
     def begin(self, manifest: Manifest, chunk_bytes: int) -> bool:
         """Make ready to receive a model; True if the node's store has it already.

@@ -57,9 +57,14 @@ class Cluster:
 
         Raises:
             ConfigError: `init` was called in the driver, and the job already runs with other settings.
+            StoreError: The store of the driver's node cannot be used.
         """
         proposed = self._config
-        found: tuple[Config, str] = self._call(lambda coordinator: coordinator.settings.remote())
+        try:
+            found: tuple[Config, str] = self._call(lambda coordinator: coordinator.settings.remote())
+        except StoreError:
+            self.shutdown()  # a coordinator without a store is of no use; the next call may bring better settings
+            raise
         settings, fingerprint = found
         if asked is not None and self._here is not Standpoint.TASK and fingerprint != proposed.fingerprint:
             raise ConfigError(
@@ -172,10 +177,17 @@ class Cluster:
             coordinator = self._connect()
             try:
                 reference = method(coordinator)
-                while while_waiting is not None and not ray.wait([reference], timeout=_PROGRESS_S)[0]:
+                while while_waiting is not None and time.monotonic() < deadline:
+                    if ray.wait([reference], timeout=_PROGRESS_S)[0]:
+                        break
                     while_waiting(coordinator)
                 return ray.get(reference, timeout=max(0.0, deadline - time.monotonic()))
             except LOST as error:
+                if getattr(error, "actor_init_failed", False):
+                    raise PeerError(
+                        f"the coordinator could not start: {error}",
+                        advice="Is hubdist installed where the driver runs, or named in runtime_env?",
+                    ) from error
                 if time.monotonic() + pause_s > deadline:
                     raise PeerError("the coordinator is gone and did not come back") from error
                 with self._guard:

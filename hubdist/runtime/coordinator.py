@@ -7,8 +7,10 @@ blocks runs in threads. Every method may be called again with the same arguments
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,6 +35,7 @@ from hubdist.store import Store
 
 _LOG = logging.getLogger(__name__)
 _DETACHED_IDLE_S = 600.0
+_MAX_REPORTS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,21 +76,31 @@ class Coordinator:
         self._config = config
         self._node = node
         self._detached = detached
-        self._store = Store(config.store_root(node.id), max_bytes=config.max_bytes)
-        self._pins = JobPins(self._store, Resolver(config, self._store, base_dir), scope)
+        self._base_dir = base_dir
+        self._scope = scope
         self._agents = Agents(config.for_nodes(), make_agent)
         self._work = SharedWork()
         self._transfers: dict[Digest, Transfer] = {}
-        self._deliveries: list[NodeReport] = []
+        self._deliveries: deque[NodeReport] = deque(maxlen=_MAX_REPORTS)
         self._last_call = time.monotonic()
         self._first_delivery: asyncio.Task[None] | None = None
+
+    @functools.cached_property
+    def _pins(self) -> JobPins:
+        """Made at the first call and not before: an error of the constructor would reach nobody with its type."""
+        store = Store(self._config.store_root(self._node.id), max_bytes=self._config.max_bytes)
+        return JobPins(store, Resolver(self._config, store, self._base_dir), self._scope)
 
     async def settings(self) -> tuple[Config, str]:
         """The job's settings for its processes, and their fingerprint.
 
         The first call begins to deliver the configured models.
+
+        Raises:
+            StoreError: The store of the driver's node cannot be used.
         """
         self._last_call = time.monotonic()
+        self._check_store()
         if self._first_delivery is None:
             self._first_delivery = asyncio.create_task(self._deliver_configured())
             if self._detached:
@@ -160,6 +173,12 @@ class Coordinator:
         self._last_call = time.monotonic()
         snapshot = await self._pins.snapshot(digest)
         return await asyncio.to_thread(read_chunk, snapshot, chunk)
+
+    def _check_store(self) -> None:
+        try:
+            _ = self._pins
+        except HubdistError as error:
+            raise error.placed(node=self._node.name) from error.__cause__
 
     async def _pin(self, text: str) -> PinReport:
         self._last_call = time.monotonic()
