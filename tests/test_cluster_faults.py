@@ -63,9 +63,16 @@ def coordinator() -> Any:
 
 
 def coordinator_pid() -> int:
-    """The process of the coordinator, found by its title."""
+    """The process of this cluster's coordinator, found by its title and its raylet's session."""
+    session = ray.get_runtime_context().get_session_name()
     found = subprocess.run(["pgrep", "-f", "ray::Coordinator"], capture_output=True, text=True, timeout=10, check=True)
-    return int(found.stdout.split()[0])
+    (own,) = [int(pid) for pid in found.stdout.split() if session in _parents_command(pid)]
+    return own
+
+
+def _parents_command(pid: str) -> str:
+    parent = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1]
+    return Path(f"/proc/{parent}/cmdline").read_bytes().decode()
 
 
 @pytest.mark.parametrize("how", ["killed", "killed for good"])

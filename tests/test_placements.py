@@ -60,8 +60,9 @@ def test_a_coordinator_that_a_task_made_outlives_the_task(tmp_path: Path) -> Non
         handle = hub.add_model("acme/lazy/1", {"saved_model.pb": b"lazy"})
         said = run(
             """
-            import os, sys, ray, hubdist
+            import os, pathlib, sys, ray, hubdist
             ray.init(address=os.environ["HEAD"], log_to_driver=False)
+            os.chdir(sys.argv[2])
 
             @ray.remote(max_calls=1)
             def read(handle):
@@ -71,11 +72,15 @@ def test_a_coordinator_that_a_task_made_outlives_the_task(tmp_path: Path) -> Non
             assert len({pid for pid, _, _ in answers}) == 3
             assert len({path for _, path, _ in answers}) == 1
             assert [pins for _, _, pins in answers] == [1, 1, 1]
+            os.mkdir("beside")
+            pathlib.Path("beside", "saved_model.pb").write_text("beside the driver")
+            assert pathlib.Path(hubdist.resolve("beside"), "saved_model.pb").read_text() == "beside the driver"
             hubdist.shutdown()
             print("fine")
             """,
             head,
             handle,
+            str(tmp_path),
         )
         assert said.strip().endswith("fine")
         assert hub.reads(handle) == 1

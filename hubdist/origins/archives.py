@@ -47,7 +47,7 @@ class ArchiveOrigin:
             path = Path(self._base.text)
             with local_errors(path):
                 if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for without an end
-                    raise HandleError(f"{path} is neither a file nor a directory")
+                    raise HandleError(f"{path} is not a file, so it is no archive")
                 file = path.open("rb")
             with file:
                 before = file_version(os.fstat(file.fileno()))

@@ -14,6 +14,7 @@ from ray.experimental import tqdm_ray
 
 from hubdist.config import Config
 from hubdist.errors import ConfigError, PeerError, StoreError, TransferTimeoutError
+from hubdist.handle import BUILT_IN_SCHEMES, parse_handle
 from hubdist.manifest import Chunk, Digest, Manifest, cut_chunks
 from hubdist.report import Report, Status
 from hubdist.runtime.actors import find_coordinator, make_coordinator
@@ -86,7 +87,8 @@ class Cluster:
         Raises:
             HubdistError: Every kind of it.
         """
-        pin: tuple[str, Digest] = self._call(lambda coordinator: coordinator.pin.remote(text))
+        whole = self._whole(text)
+        pin: tuple[str, Digest] = self._call(lambda coordinator: coordinator.pin.remote(whole))
         return pin
 
     def locate(self, handle: str, digest: Digest) -> Snapshot:
@@ -117,10 +119,11 @@ class Cluster:
     def prefetch(self, texts: Sequence[str], nodes: Sequence[str] | None) -> Report:
         """Bring models to nodes, with progress bars."""
         bars: dict[str, Any] = {}
+        whole = [self._whole(text) for text in texts]
         wanted = None if nodes is None else list(nodes)
         try:
             report: Report = self._call(
-                lambda coordinator: coordinator.prefetch.remote(list(texts), wanted),
+                lambda coordinator: coordinator.prefetch.remote(whole, wanted),
                 while_waiting=lambda coordinator: _show_progress(coordinator, bars),
             )
         finally:
@@ -140,6 +143,13 @@ class Cluster:
         if coordinator is not None:
             stop_actor(coordinator)
         self._coordinator = None
+
+    def _whole(self, text: str) -> str:
+        """The handle; in the driver with relative paths made absolute, for its directory may be news to others."""
+        if self._here is not Standpoint.DRIVER:
+            return text
+        scheme = text.partition("://")[0].lower() if isinstance(text, str) else ""
+        return parse_handle(text, base_dir=Path.cwd(), custom_schemes={scheme} - BUILT_IN_SCHEMES).text
 
     def _pull(self, store: Store, digest: Digest) -> None:
         """Bring a model to a machine outside the cluster, where no agent can run: chunk by chunk in calls."""
