@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -65,14 +66,23 @@ def coordinator() -> Any:
 def coordinator_pid() -> int:
     """The process of this cluster's coordinator, found by its title and its raylet's session."""
     session = ray.get_runtime_context().get_session_name()
-    found = subprocess.run(["pgrep", "-f", "ray::Coordinator"], capture_output=True, text=True, timeout=10, check=True)
-    (own,) = [int(pid) for pid in found.stdout.split() if session in _parents_command(pid)]
-    return own
+    found = [
+        int(process.name)
+        for process in Path("/proc").glob("[0-9]*")
+        if command(process).startswith("ray::Coordinator") and session in command(Path("/proc", parent(process)))
+    ]
+    assert len(found) == 1
+    return found[0]
 
 
-def _parents_command(pid: str) -> str:
-    parent = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1]
-    return Path(f"/proc/{parent}/cmdline").read_bytes().decode()
+def command(process: Path) -> str:
+    with contextlib.suppress(OSError):  # it has ended meanwhile
+        return (process / "cmdline").read_bytes().decode(errors="replace")
+    return ""
+
+
+def parent(process: Path) -> str:
+    return (process / "stat").read_text().rpartition(")")[2].split()[1]
 
 
 @pytest.mark.parametrize("how", ["killed", "killed for good"])
