@@ -216,6 +216,14 @@ class Config(BaseModel):
         """What all processes of the job get: not the user's functions, nor handles, which may hold secrets."""
         return self.model_copy(update={"origins": {}, "models": ()})
 
+    def wanted_digests(self) -> dict[str, Digest]:
+        """`Handle.key` -> digest of the models that must have one; keys give no secret of a handle away."""
+        return {
+            parse_handle(model.handle, custom_schemes=self.origins.keys()).key: Digest.parse(model.digest)
+            for model in self.models
+            if model.digest is not None
+        }
+
     @property
     def fingerprint(self) -> str:
         """Equal for equal settings; functions count by their scheme."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,9 +65,12 @@ class Resolver:
         config: The job's settings.
         store: The driver's store.
         base_dir: What relative paths are relative to; None refuses them.
+        wanted: `Handle.key` -> the only digest that is accepted.
     """
 
-    def __init__(self, config: Config, store: Store, base_dir: Path | None) -> None:
+    def __init__(
+        self, config: Config, store: Store, base_dir: Path | None, wanted: Mapping[str, Digest] | None = None
+    ) -> None:
         self._config = config
         self._store = store
         self._base_dir = base_dir
@@ -75,10 +79,7 @@ class Resolver:
         if config.lock_file is not None:
             path = Path(config.lock_file).expanduser()
             self._lock_file = LockFile((base_dir or Path.cwd()) / path, frozen=config.frozen)
-        self._wanted: dict[str, Digest] = {}
-        for model in config.models:
-            if model.digest is not None:
-                self._wanted[self.parse(model.handle).key] = Digest.parse(model.digest)
+        self._wanted = config.wanted_digests() if wanted is None else wanted
 
     def parse(self, text: str) -> Handle:
         """Parse a handle as this job understands it.

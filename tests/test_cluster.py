@@ -13,7 +13,7 @@ import pytest
 import ray
 
 import hubdist
-from hubdist.errors import DeliveryError, ModelNotFoundError, StoreError, UnsafeStoreError
+from hubdist.errors import DeliveryError, DigestMismatchError, ModelNotFoundError, StoreError, UnsafeStoreError
 from hubdist.runtime.actors import NAMESPACE, coordinator_name
 from hubdist.testing.cluster import RayCluster
 from hubdist.testing.hub import LoopbackHub
@@ -261,3 +261,32 @@ def test_an_unsafe_store_on_the_drivers_node_is_refused_at_once(cluster: RayClus
         hubdist.init(store=str(store))
     assert cluster.node_ids[0][:8] in str(caught.value.node)
     hubdist.init(store=str(tmp_path / "private"))
+
+
+def test_configured_models_travel_at_once_and_their_secrets_stay_inside(
+    cluster: RayCluster, hub: LoopbackHub, plain_model: Path
+) -> None:
+    hubdist.shutdown()
+    public = hub.add_model("acme/secret/1", plain_model)
+    handle = public.replace("http://", "http://user:canary-one@") + "?signature=canary-two"
+    hubdist.init(store=cluster.store, models=[{"handle": handle}])
+    deadline = time.monotonic() + 60
+    while len(hubdist.status().deliveries) < 3:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+    said = str(hubdist.status())
+    folders = [Path(ray._private.worker._global_node.get_session_dir_path()) / "logs"]
+    folders += [cluster.store_of(node) for node in cluster.node_ids]
+    for path in (path for folder in folders for path in folder.rglob("*") if path.is_file()):
+        said += path.read_bytes().decode(errors="replace")
+    assert "user:***" in said or "***@" in said
+    assert "canary" not in said
+
+
+def test_a_configured_digest_is_enforced(cluster: RayCluster, hub: LoopbackHub) -> None:
+    hubdist.shutdown()
+    handle = hub.add_model("acme/enforced/1", {"saved_model.pb": b"other bytes"})
+    hubdist.init(store=cluster.store, models=[{"handle": handle, "digest": "sha256:" + "0" * 64}])
+    with pytest.raises(DigestMismatchError, match="the configuration"):
+        ray.get(read_model.remote(handle), timeout=60)

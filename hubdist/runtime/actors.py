@@ -52,7 +52,9 @@ def make_coordinator(config: Config, base_dir: Path | None, job_id: str, here: S
             scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False),
         )
         .remote(
-            config.changed({"origins": {}}),
+            config.for_nodes(),
+            fingerprint=config.fingerprint,
+            wanted=config.wanted_digests(),
             origins=cloudpickle.dumps(dict(config.origins)),
             base_dir=base_dir,
             scope=scope,

@@ -62,7 +62,8 @@ class Cluster:
         """
         proposed = self._config
         try:
-            found: tuple[Config, str] = self._call(lambda coordinator: coordinator.settings.remote())
+            handles = [model.handle for model in proposed.models]
+            found: tuple[Config, str] = self._call(lambda coordinator: coordinator.settings.remote(handles))
         except StoreError:
             self.shutdown()  # a coordinator without a store is of no use; the next call may bring better settings
             raise

@@ -11,7 +11,7 @@ import functools
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,10 @@ class Coordinator:
     """Resolves each handle once for a job and brings snapshots to nodes.
 
     Args:
-        config: The job's settings, without origins.
+        config: The job's settings, without origins and models: Ray keeps what it makes actors with, and a model's
+            handle may hold secrets.
+        fingerprint: Of the whole settings.
+        wanted: `Handle.key` -> the only digest that is accepted.
         origins: The user's own origins, by cloudpickle: they may be defined in the driver's `__main__`.
         base_dir: The driver's directory, for relative paths; None refuses them.
         scope: Names the job among all jobs of all clusters that ever used this store; its pins are kept under it.
@@ -65,6 +68,8 @@ class Coordinator:
         self,
         config: Config,
         *,
+        fingerprint: str,
+        wanted: Mapping[str, Digest],
         origins: bytes,
         base_dir: Path | None,
         scope: str,
@@ -74,6 +79,8 @@ class Coordinator:
     ) -> None:
         config = config.changed({"origins": cloudpickle.loads(origins)})
         self._config = config
+        self._fingerprint = fingerprint
+        self._wanted = wanted
         self._node = node
         self._detached = detached
         self._base_dir = base_dir
@@ -89,12 +96,13 @@ class Coordinator:
     def _pins(self) -> JobPins:
         """Made at the first call and not before: an error of the constructor would reach nobody with its type."""
         store = Store(self._config.store_root(self._node.id), max_bytes=self._config.max_bytes)
-        return JobPins(store, Resolver(self._config, store, self._base_dir), self._scope)
+        return JobPins(store, Resolver(self._config, store, self._base_dir, self._wanted), self._scope)
 
-    async def settings(self) -> tuple[Config, str]:
+    async def settings(self, handles: list[str]) -> tuple[Config, str]:
         """The job's settings for its processes, and their fingerprint.
 
-        The first call begins to deliver the configured models.
+        Args:
+            handles: The configured models; the first call begins to deliver them to all nodes.
 
         Raises:
             StoreError: The store of the driver's node cannot be used.
@@ -102,10 +110,10 @@ class Coordinator:
         self._last_call = time.monotonic()
         self._check_store()
         if self._first_delivery is None:
-            self._first_delivery = asyncio.create_task(self._deliver_configured())
+            self._first_delivery = asyncio.create_task(self._deliver_configured(handles))
             if self._detached:
                 self._end_when_idle()
-        return self._config.for_nodes(), self._config.fingerprint
+        return self._config.for_nodes(), self._fingerprint
 
     async def pin(self, text: str) -> tuple[str, Digest]:
         """Resolve a handle, once per job; the answer stays the same even if the origin changes.
@@ -251,11 +259,11 @@ class Coordinator:
             )
         return chosen
 
-    async def _deliver_configured(self) -> None:
+    async def _deliver_configured(self, handles: list[str]) -> None:
         """Bring the models of the configuration to all nodes; a failure shows again when somebody loads."""
-        for model in self._config.models:
+        for handle in handles:
             try:
-                await self.prefetch([model.handle], None)
+                await self.prefetch([handle], None)
             except HubdistError as error:
                 _LOG.warning("hubdist: a model of the configuration could not be delivered: %s", error)
 
