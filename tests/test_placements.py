@@ -86,6 +86,44 @@ def test_a_coordinator_that_a_task_made_outlives_the_task(tmp_path: Path) -> Non
         assert hub.reads(handle) == 1
 
 
+def test_a_coordinator_that_a_task_made_ends_when_nobody_asks_it(tmp_path: Path) -> None:
+    with ray_head(tmp_path) as head, LoopbackHub() as hub:
+        handle = hub.add_model("acme/idle/1", {"saved_model.pb": b"idle"})
+        said = run(
+            """
+            import os, sys, time, ray, hubdist
+
+            def hurry():
+                import hubdist.runtime.coordinator
+                hubdist.runtime.coordinator._DETACHED_IDLE_S = 2.0
+
+            hook = {"worker_process_setup_hook": hurry}
+            ray.init(address=os.environ["HEAD"], log_to_driver=False, runtime_env=hook)
+
+            @ray.remote
+            def read(handle):
+                return hubdist.resolve(handle)
+
+            def coordinators():
+                return [one["name"] for one in ray.util.list_named_actors(all_namespaces=True)]
+
+            first = ray.get(read.remote(sys.argv[1]), timeout=60)
+            assert len(coordinators()) == 1
+            deadline = time.monotonic() + 60
+            while coordinators():
+                assert time.monotonic() < deadline
+                time.sleep(0.2)
+            assert ray.get(read.remote(sys.argv[1]), timeout=60) == first  # a new one, with the pins of the first
+            hubdist.shutdown()
+            print("fine")
+            """,
+            head,
+            handle,
+        )
+        assert said.strip().endswith("fine")
+        assert hub.reads(handle) == 1
+
+
 def test_ray_client_drivers_use_the_head_as_their_side(tmp_path: Path) -> None:
     with ray_head(tmp_path) as head, LoopbackHub() as hub:
         handle = hub.add_model("acme/client/1", {"saved_model.pb": b"by client"})
