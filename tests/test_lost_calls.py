@@ -30,7 +30,7 @@ with RayCluster(folder, nodes=2) as cluster:
     hubdist.init(store=cluster.store)
     tasks = [digest.options(**cluster.on(node)).remote(str(folder / "model")) for node in cluster.node_ids]
     assert set(ray.get(tasks, timeout=150)) == {hashlib.sha256(data).hexdigest()}
-    assert [pin.origin_reads for pin in hubdist.status().pins] == [1]
+    assert sum(pin.origin_reads for pin in hubdist.status().pins) <= 1  # a coordinator made again finds the pin
 """
 
 

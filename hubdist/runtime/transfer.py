@@ -31,7 +31,7 @@ from hubdist.errors import HubdistError, PeerError, StoreError
 from hubdist.manifest import BLOCK_BYTES, Manifest, cut_chunks
 from hubdist.runtime.agents import Agents
 from hubdist.runtime.calls import NodeLostError, settle
-from hubdist.runtime.nodes import Node
+from hubdist.runtime.nodes import Node, alive_nodes
 
 _LOG = logging.getLogger(__name__)
 _MIN_CHUNK_BYTES = 4 << 20
@@ -41,6 +41,7 @@ _CHUNKS_WANTED = 512
 _START_TIMEOUT_S = 180.0
 """For an agent's first answer: its process may have to be started, on a node that is busy."""
 _MARGIN_S = 15.0
+_AGENT_TRIES = 3
 
 
 @dataclass(slots=True)
@@ -98,9 +99,22 @@ class Transfer:
     async def bring(self, node: Node) -> Brought | None:
         """Bring the model to one node; None if its store had it.
 
+        An agent that is lost while its node is alive (a process can be killed for its memory, a call that starts it
+        can get lost) is replaced, and the node begins anew.
+
         Raises:
             HubdistError: Why the node could not get it.
         """
+        for _ in range(_AGENT_TRIES - 1):
+            try:
+                return await self._bring(node)
+            except NodeLostError as error:
+                _LOG.warning("hubdist: the agent on %s is lost: %s", node.name, error)
+                if node.id not in {alive.id for alive in await asyncio.to_thread(alive_nodes)}:
+                    raise
+        return await self._bring(node)
+
+    async def _bring(self, node: Node) -> Brought | None:
         async with self._agents.use(self._source), self._agents.use(node) as agent:
             try:
                 begin = agent.begin.remote(self.manifest, self._chunk_bytes)
