@@ -1,7 +1,8 @@
 """One frozen `Config`, made once from YAML, environment and arguments; the only reader of the environment.
 
 Precedence, growing: defaults; the YAML that `HUBDIST_CONFIG` names or holds; the environment (`HUBDIST_<KEY>`, and
-TensorFlow Hub's own `TFHUB_CACHE_DIR` and `TFHUB_MODEL_LOAD_FORMAT`); the arguments of `hubdist.init`.
+TensorFlow Hub's own `TFHUB_CACHE_DIR` and `TFHUB_MODEL_LOAD_FORMAT`, which win over its absl flags of the same names,
+where the program has parsed some); the arguments of `hubdist.init`.
 """
 
 from __future__ import annotations
@@ -11,14 +12,15 @@ import os
 import re
 import string
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import yaml
 from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, ValidationError, field_validator
 
 from hubdist.errors import ConfigError, HubdistError
-from hubdist.handle import BUILT_IN_SCHEMES, parse_handle
+from hubdist.handle import BUILT_IN_SCHEMES, Kind, parse_handle
+from hubdist.layers import parse_yaml, read_layers
 from hubdist.manifest import Digest
 from hubdist.redact import redact_url
 from hubdist.source import Source
@@ -26,7 +28,18 @@ from hubdist.source import Source
 _MAX_S = 30 * 24 * 3600.0
 """Longest time that can be set, 30 days; there is no waiting for ever."""
 
-_LATER = "is not in this release; use route: auto or driver, and read_mode: stage"
+RouteName = Literal["auto", "direct", "shared", "driver"]
+ReadMode = Literal["stage", "memory", "in_place"]
+_TF_HOST = "tf-host is taken by itself: pass device= to hubdist.load, or load under a tf.distribute strategy"
+
+
+def _check_route(value: object) -> object:
+    if value == "tf-host":
+        raise ValueError(_TF_HOST)
+    return value
+
+
+Route = Annotated[RouteName, BeforeValidator(_check_route)]
 
 
 def _listed_model(value: object) -> object:
@@ -39,12 +52,16 @@ class Model(BaseModel):
     Attributes:
         handle: Its handle.
         digest: `sha256:<hex>` of its manifest; any other bytes under this handle are refused. None takes what comes.
+        route: As the job's `route`, for this handle; None takes the job's.
+        read_mode: As the job's `read_mode`, for this handle; None takes the job's.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     handle: str
     digest: str | None = None
+    route: Route | None = None
+    read_mode: ReadMode | None = None
 
     @field_validator("digest")
     @classmethod
@@ -57,6 +74,15 @@ class Model(BaseModel):
         return value
 
 
+@dataclass(frozen=True, slots=True)
+class ModelSettings:
+    """What the configuration says of one model: the only digest that is accepted, its route and read mode."""
+
+    digest: Digest | None = None
+    route: RouteName | None = None
+    read_mode: ReadMode | None = None
+
+
 class Config(BaseModel):
     """The settings of a job. Unknown keys are refused; sizes may be written as `20GiB`.
 
@@ -65,9 +91,14 @@ class Config(BaseModel):
             several nodes on one machine have a store each.
         max_bytes: Most bytes of snapshots in a node's store; the least recently used ones make room. None: no limit.
         models: Models that the coordinator resolves and delivers to all nodes as soon as it starts.
-        route: How a node gets at a snapshot. `auto` takes the best way there is; `driver` sends from the driver's node.
-        read_mode: What TensorFlow opens. `stage`: the directory in the node's store.
-        shared_cache: Directory on object storage where all nodes can read snapshots.
+        route: Which way a node tries first. `shared`: from the shared cache; `direct`: from where the handle points;
+            `driver`: from the driver's node, which always works and is the last of each order. `auto`: by evidence.
+        read_mode: What TensorFlow opens. `stage`: the directory in the node's store; `memory`: a copy in TensorFlow's
+            `ram://`, nothing on disk; `in_place`: the `gs://` or mounted directory itself.
+        shared_cache: Directory on object storage, or on a mount that all nodes have, for snapshots that every node
+            can read. The coordinator fills it.
+        shared_cache_read_only: Use what is in `shared_cache` and never write to it.
+        probe_timeout_s: Longest time in seconds to find out whether a node can read a place.
         offline: Never ask a network; use what the store, TF Hub's cache and the driver's disk have.
         lock_file: A file, `hubdist.lock`, that remembers the digest of every handle on first use; later jobs refuse
             other bytes. Read and written on the driver's node.
@@ -91,9 +122,11 @@ class Config(BaseModel):
     store: str = "~/.cache/hubdist"
     max_bytes: Annotated[ByteSize, Field(gt=0)] | None = None
     models: tuple[Annotated[Model, BeforeValidator(_listed_model)], ...] = ()
-    route: Literal["auto", "driver", "shared", "direct", "tf-host"] = "auto"
-    read_mode: Literal["stage", "memory", "in_place"] = "stage"
+    route: Route = "auto"
+    read_mode: ReadMode = "stage"
     shared_cache: str | None = None
+    shared_cache_read_only: bool = False
+    probe_timeout_s: float = Field(default=10.0, gt=0, le=_MAX_S)
     offline: bool = False
     lock_file: str | None = None
     frozen: bool = False
@@ -132,22 +165,21 @@ class Config(BaseModel):
     @classmethod
     def _check_tfhub_cache_dir(cls, value: str | None) -> str | None:
         if value is not None and "://" in value:
-            raise ValueError(f"the remote cache directory {redact_url(value)} {_LATER}")
-        return value
-
-    @field_validator("route", "read_mode")
-    @classmethod
-    def _check_available(cls, value: str) -> str:
-        if value not in ("auto", "driver", "stage"):
-            raise ValueError(f"{value!r} {_LATER}")
+            raise ValueError(f"{redact_url(value)} is no directory of this machine; set shared_cache to it")
         return value
 
     @field_validator("shared_cache")
     @classmethod
     def _check_shared_cache(cls, value: str | None) -> str | None:
-        if value is not None:
-            raise ValueError(_LATER)
-        return value
+        if value is None:
+            return None
+        try:
+            handle = parse_handle(value)
+        except HubdistError as error:
+            raise ValueError(str(error)) from None
+        if handle.kind not in (Kind.TREE, Kind.LOCAL):
+            raise ValueError("must be a directory on object storage such as gs://bucket/directory, or an absolute path")
+        return handle.text
 
     @field_validator("models")
     @classmethod
@@ -183,8 +215,7 @@ class Config(BaseModel):
         environment = os.environ if environment is None else environment
         values: dict[str, Any] = {}
         places: dict[str, str] = {}
-        layers = (_default_layer(environment), _yaml_layer(environment), *_environment_layers(environment))
-        for place, layer in (*layers, ("an argument of init", dict(overrides or {}))):
+        for place, layer in (*read_layers(environment), ("an argument of init", dict(overrides or {}))):
             values.update(layer)
             places.update(dict.fromkeys(layer, place))
         return cls(_places=places, **values)
@@ -196,7 +227,7 @@ class Config(BaseModel):
         Raises:
             ConfigError: As for `load`; `place` names where the text stands.
         """
-        values = _parse_yaml(text, place)
+        values = parse_yaml(text, place)
         return cls(_places=dict.fromkeys(values, place), **values)
 
     def changed(self, overrides: Mapping[str, Any]) -> Self:
@@ -216,12 +247,13 @@ class Config(BaseModel):
         """What all processes of the job get: not the user's functions, nor handles, which may hold secrets."""
         return self.model_copy(update={"origins": {}, "models": ()})
 
-    def wanted_digests(self) -> dict[str, Digest]:
-        """`Handle.key` -> digest of the models that must have one; keys give no secret of a handle away."""
+    def model_settings(self) -> dict[str, ModelSettings]:
+        """`Handle.key` -> what is set for this model; keys give no secret of a handle away."""
         return {
-            parse_handle(model.handle, custom_schemes=self.origins.keys()).key: Digest.parse(model.digest)
+            parse_handle(model.handle, custom_schemes=self.origins.keys()).key: ModelSettings(
+                None if model.digest is None else Digest.parse(model.digest), model.route, model.read_mode
+            )
             for model in self.models
-            if model.digest is not None
         }
 
     @property
@@ -245,64 +277,3 @@ def _explained(error: ValidationError, places: Mapping[str, str]) -> ConfigError
         return ConfigError(f"unknown key {key!r} in {place}", advice=f"Known keys: {', '.join(known.model_fields)}.")
     shown = redact_url(repr(first["input"]))
     return ConfigError(f"bad value {shown} for {key!r} in {place}: {first['msg']}")
-
-
-def _default_layer(environment: Mapping[str, str]) -> tuple[str, dict[str, Any]]:
-    cache = environment.get("XDG_CACHE_HOME", "")
-    root = {"store": f"{cache}/hubdist".replace("{", "{{").replace("}", "}}")} if cache.startswith("/") else {}
-    return "XDG_CACHE_HOME", root
-
-
-def _yaml_layer(environment: Mapping[str, str]) -> tuple[str, dict[str, Any]]:
-    named = environment.get("HUBDIST_CONFIG", "")
-    inline = "the YAML in HUBDIST_CONFIG"
-    if not named.strip() or "\n" in named or ": " in named or named.rstrip().endswith((":", "}")):
-        return inline, _parse_yaml(named, inline)
-    try:
-        text = Path(named).expanduser().read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(
-            f"HUBDIST_CONFIG names {named!r}, which cannot be read: {error}",
-            advice="Let it name a YAML file that this node has, or hold the YAML itself.",
-        ) from None
-    return named, _parse_yaml(text, named)
-
-
-def _parse_yaml(text: str, place: str) -> dict[str, Any]:
-    try:
-        values = yaml.safe_load(text)
-    except yaml.MarkedYAMLError as error:  # its own text would quote what stands there, secrets too
-        mark = error.problem_mark
-        where = f" in line {mark.line + 1}, column {mark.column + 1}" if mark is not None else ""
-        raise ConfigError(f"{place} is no YAML: {error.problem}{where}") from None
-    except (yaml.YAMLError, RecursionError) as error:
-        raise ConfigError(f"{place} is no YAML: {type(error).__name__}") from None
-    if values is None:
-        return {}
-    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
-        raise ConfigError(f"{place} is no mapping of keys to values")
-    if "origins" in values:
-        raise ConfigError(f"'origins' in {place}: functions cannot come from YAML", advice="Pass them to init.")
-    return values
-
-
-def _environment_layers(environment: Mapping[str, str]) -> list[tuple[str, dict[str, Any]]]:
-    layers: list[tuple[str, dict[str, Any]]] = []
-    if cache_dir := environment.get("TFHUB_CACHE_DIR"):
-        layers.append(("TFHUB_CACHE_DIR", {"tfhub_cache_dir": cache_dir}))
-    load_format = environment.get("TFHUB_MODEL_LOAD_FORMAT", "AUTO").upper()
-    if load_format == "UNCOMPRESSED":
-        raise ConfigError(f"TFHUB_MODEL_LOAD_FORMAT=UNCOMPRESSED {_LATER}", advice="Unset it, or set COMPRESSED.")
-    if load_format not in ("AUTO", "COMPRESSED"):
-        raise ConfigError(f"TFHUB_MODEL_LOAD_FORMAT={load_format}: allowed are AUTO, COMPRESSED, UNCOMPRESSED")
-    for name, value in environment.items():
-        if name.startswith("HUBDIST_") and name != "HUBDIST_CONFIG" and value.strip():
-            key = name.removeprefix("HUBDIST_").lower()
-            layers.append((name, {key: _environment_value(key, value, name)}))
-    return layers
-
-
-def _environment_value(key: str, value: str, name: str) -> Any:
-    if value.strip() == "null":
-        return None
-    return _parse_yaml(f"{key}: {value}", name)[key] if key == "models" else value

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
-from hubdist.config import Config
+from hubdist.config import Config, ModelSettings
 from hubdist.errors import ConfigError, HubdistError
+from hubdist.handle import parse_handle
 from hubdist.manifest import Digest
 from hubdist.testing.memory import MemorySource
 
@@ -189,7 +192,7 @@ def test_an_unknown_key_in_a_file_names_the_file(tmp_path: Path) -> None:
 def test_an_unknown_key_of_a_model_names_the_known_ones() -> None:
     text = message(models=[{"handle": "/m", "diggest": "x"}])
     assert "models.0.diggest" in text
-    assert "Known keys: handle, digest." in text
+    assert "Known keys: handle, digest, route, read_mode." in text
 
 
 @pytest.mark.parametrize(
@@ -219,10 +222,13 @@ def test_an_unknown_key_of_a_model_names_the_known_ones() -> None:
         ("origins", 5, "dictionary"),
         ("origins", {"mine": 5}, "callable"),
         ("origins", {"My_Own": MemorySource}, "scheme"),
-        ("shared_cache", "gs://b", "not in this release"),
-        ("route", "shared", "not in this release"),
-        ("read_mode", "memory", "not in this release"),
-        ("tfhub_cache_dir", "gs://b/c", "not in this release"),
+        ("shared_cache", "http://host/cache", "directory on object storage"),
+        ("shared_cache", "gs://", "names no bucket"),
+        ("shared_cache", "cache", "is relative"),
+        ("route", "tf-host", "pass device="),
+        ("models", [{"handle": "/m", "route": "tf-host"}], "pass device="),
+        ("models", [{"handle": "/m", "read_mode": "never"}], "'in_place'"),
+        ("tfhub_cache_dir", "gs://b/c", "set shared_cache"),
     ],
 )
 def test_a_bad_value_names_key_place_and_what_is_allowed(key: str, value: object, allowed: str) -> None:
@@ -264,8 +270,54 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, name: str) -> None:
 def test_the_load_formats_of_tfhub_are_understood() -> None:
     for value in ("AUTO", "COMPRESSED", "compressed"):
         assert load({"TFHUB_MODEL_LOAD_FORMAT": value}) == Config()
-    assert "not in this release" in message({"TFHUB_MODEL_LOAD_FORMAT": "UNCOMPRESSED"})
+    for value in ("UNCOMPRESSED", "uncompressed"):
+        assert load({"TFHUB_MODEL_LOAD_FORMAT": value}) == Config(route="direct")
     assert "allowed are AUTO, COMPRESSED" in message({"TFHUB_MODEL_LOAD_FORMAT": "ZIP"})
+    assert load({"TFHUB_MODEL_LOAD_FORMAT": "UNCOMPRESSED", "HUBDIST_ROUTE": "driver"}) == Config(route="driver")
+
+
+def test_a_remote_cache_directory_of_tfhub_becomes_the_shared_cache() -> None:
+    assert load({"TFHUB_CACHE_DIR": "gs://b/cache/"}) == Config(shared_cache="gs://b/cache")
+    assert load({"TFHUB_CACHE_DIR": "/hub"}) == Config(tfhub_cache_dir="/hub")
+    both = {"TFHUB_CACHE_DIR": "gs://b/cache", "HUBDIST_SHARED_CACHE": "gs://b/other"}
+    assert load(both) == Config(shared_cache="gs://b/other")
+
+
+_FLAGS = """
+import sys
+from absl import flags
+flags.DEFINE_string("tfhub_cache_dir", None, "as tensorflow_hub defines it")
+flags.DEFINE_enum("tfhub_model_load_format", "AUTO", ["AUTO", "COMPRESSED", "UNCOMPRESSED"], "too")
+from hubdist import Config
+if sys.argv.pop(1) == "parsed":
+    flags.FLAGS(sys.argv)
+config = Config.load(environment=dict(word.split("=", 1) for word in sys.argv[1:] if not word.startswith("--")))
+print(config.shared_cache, config.tfhub_cache_dir, config.route)
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["parsed"], "None None auto"),
+        (["parsed", "--tfhub_cache_dir=gs://b/c"], "gs://b/c None auto"),
+        (["parsed", "--tfhub_cache_dir=/hub", "--tfhub_model_load_format=UNCOMPRESSED"], "None /hub direct"),
+        (["parsed", "--tfhub_cache_dir=gs://b/flag", "TFHUB_CACHE_DIR=gs://b/env"], "gs://b/env None auto"),
+        (["not yet parsed", "--tfhub_cache_dir=gs://b/c"], "None None auto"),
+    ],
+)
+def test_flags_of_tfhub_count_where_a_program_has_parsed_them(arguments: list[str], expected: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _FLAGS, *arguments], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout.strip() == expected
+
+
+def test_single_models_have_settings_of_their_own() -> None:
+    config = Config(models=["gs://b/plain", {"handle": "gs://b/m/", "route": "direct", "read_mode": "memory"}])
+    settings = config.model_settings()
+    assert settings[parse_handle("gs://b/m").key] == ModelSettings(None, "direct", "memory")
+    assert settings[parse_handle("gs://b/plain").key] == ModelSettings()
 
 
 @pytest.mark.parametrize(
