@@ -23,8 +23,14 @@ from hubdist import Config
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = ROOT / "configs"
-LAUNCHER_FILES = ("cluster-local.yaml", "cluster-gcp.yaml", "cluster-gcp-tpu.yaml")
-RUNTIME_ENVS = ("configs/runtime-env.yaml", "examples/job_submit/runtime_env.yaml", "configs/kuberay-rayjob.yaml")
+LAUNCHER_FILES = ("cluster-local.yaml", "cluster-gcp.yaml", "cluster-gcp-shared-cache.yaml", "cluster-gcp-tpu.yaml")
+RAY_JOBS = ("kuberay-rayjob.yaml", "kuberay-rayjob-shared-cache.yaml")
+RUNTIME_ENVS = (
+    "configs/runtime-env.yaml",
+    "examples/job_submit/runtime_env.yaml",
+    "examples/job_submit/runtime_env_gcs.yaml",
+    *(f"configs/{name}" for name in RAY_JOBS),
+)
 
 
 def read(path: str | Path) -> Any:
@@ -32,7 +38,7 @@ def read(path: str | Path) -> Any:
 
 
 def test_each_file_has_a_test() -> None:
-    tested = {"hubdist.yaml", "runtime-env.yaml", *LAUNCHER_FILES, "kuberay-rayjob.yaml"}
+    tested = {"hubdist.yaml", "hubdist-shared-cache.yaml", "runtime-env.yaml", *LAUNCHER_FILES, *RAY_JOBS}
     assert {path.name for path in CONFIGS.iterdir()} == tested
 
 
@@ -62,6 +68,12 @@ class TestHubdistYaml:
         text = re.sub(r"^#   ", "", example, flags=re.MULTILINE)
         config = Config.from_yaml(text.replace("<64 hexadecimal digits>", "0" * 64))
         assert [model.digest for model in config.models] == [None, "sha256:" + "0" * 64]
+        assert (config.models[1].route, config.models[1].read_mode) == ("direct", "memory")
+
+
+def test_the_settings_with_a_shared_cache_are_accepted() -> None:
+    config = Config.load(environment={"HUBDIST_CONFIG": str(CONFIGS / "hubdist-shared-cache.yaml")})
+    assert config.shared_cache == "gs://my-bucket/hubdist"
 
 
 def runtime_env_in(path: str) -> dict[str, Any]:
@@ -137,7 +149,8 @@ class TestLauncherFile:
         monkeypatch.chdir(ROOT)
         config = self.prepared(name)
         hash_runtime_conf(config["file_mounts"], config["cluster_synced_files"], config)
-        assert config["file_mounts"] == {"~/hubdist.yaml": "configs/hubdist.yaml"}
+        settings = "hubdist-shared-cache.yaml" if "shared-cache" in name else "hubdist.yaml"
+        assert config["file_mounts"] == {"~/hubdist.yaml": f"configs/{settings}"}
 
     @pytest.mark.parametrize("kind", ["head", "worker"])
     def test_every_node_installs_hubdist_and_starts_ray_with_its_settings(self, name: str, kind: str) -> None:
@@ -189,6 +202,18 @@ def test_all_files_name_the_same_ray() -> None:
     assert len({next(filter(None, groups)) for groups in found}) == 1
 
 
+def test_workers_that_share_a_bucket_have_the_account_that_ray_makes_for_the_head() -> None:
+    import ray
+
+    worker = read(CONFIGS / "cluster-gcp-shared-cache.yaml")["available_node_types"]["worker"]["node_config"]
+    (account,) = worker["serviceAccounts"]
+    # Read, not imported: the module needs Google's client.
+    source = (Path(ray.__file__).parent / "autoscaler" / "_private" / "gcp" / "config.py").read_text(encoding="utf-8")
+    names = dict(re.findall(r'^(RAY|VERSION) = "([\w-]+)"', source, flags=re.MULTILINE))
+    assert account["email"].startswith(f"{names['RAY']}-sa-{names['VERSION']}@")
+    assert '"roles/storage.objectAdmin"' in source
+
+
 def test_tpu_workers_are_a_kind_that_ray_knows_with_as_many_chips_as_they_say() -> None:
     from ray._private.accelerators import TPUAcceleratorManager, tpu
 
@@ -203,16 +228,17 @@ def test_tpu_workers_are_a_kind_that_ray_knows_with_as_many_chips_as_they_say() 
     assert "tensorflow-tpu" in " ".join(config["worker_setup_commands"])
 
 
+@pytest.mark.parametrize("name", RAY_JOBS)
 class TestRayJob:
-    def job(self) -> dict[str, Any]:
-        return dict(read("configs/kuberay-rayjob.yaml"))
+    def job(self, name: str) -> dict[str, Any]:
+        return dict(read(CONFIGS / name))
 
     def schema(self) -> dict[str, Any]:
         return dict(json.loads((ROOT / "tests" / "schemas" / "rayjob.schema.json").read_text(encoding="utf-8")))
 
-    def test_is_a_rayjob_without_unknown_fields(self) -> None:
+    def test_is_a_rayjob_without_unknown_fields(self, name: str) -> None:
         jsonschema.Draft202012Validator.check_schema(self.schema())
-        jsonschema.validate(self.job(), self.schema(), cls=jsonschema.Draft202012Validator)
+        jsonschema.validate(self.job(name), self.schema(), cls=jsonschema.Draft202012Validator)
 
     @pytest.mark.parametrize(
         "change",
@@ -226,13 +252,13 @@ class TestRayJob:
             {"spec": {"rayClusterSpec": {"headGroupSpec": {"template": {"containers": []}}}}},
         ],
     )
-    def test_the_schema_refuses_mistakes(self, change: dict[str, Any]) -> None:
+    def test_the_schema_refuses_mistakes(self, name: str, change: dict[str, Any]) -> None:
         with pytest.raises(jsonschema.ValidationError):
-            jsonschema.validate(merged(self.job(), change), self.schema(), cls=jsonschema.Draft202012Validator)
+            jsonschema.validate(merged(self.job(name), change), self.schema(), cls=jsonschema.Draft202012Validator)
 
-    def test_fields_agree_with_each_other(self) -> None:
+    def test_fields_agree_with_each_other(self, name: str) -> None:
         """What the KubeRay operator checks beyond the schema, and what would start but not work."""
-        spec = self.job()["spec"]
+        spec = self.job(name)["spec"]
         assert spec["shutdownAfterJobFinishes"]  # ttlSecondsAfterFinished is refused without it
         head = spec["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]
         for group in spec["rayClusterSpec"]["workerGroupSpecs"]:
