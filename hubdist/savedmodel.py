@@ -8,7 +8,7 @@ from __future__ import annotations
 import enum
 import re
 import struct
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import BinaryIO
 
@@ -46,40 +46,53 @@ def check_checkpoint(root: Path, paths: Collection[str]) -> None:
     Raises:
         IntegrityError: The index is missing or damaged, or a variables file that it needs is not there.
     """
+    check_variables(lambda path: (root / path).open("rb"), paths)
+
+
+def check_variables(open_file: Callable[[str], BinaryIO], paths: Collection[str]) -> None:
+    """As `check_checkpoint`, for files anywhere.
+
+    Args:
+        open_file: Opens one of the files by its path, seekable.
+        paths: The files of the model.
+
+    Raises:
+        IntegrityError: As for `check_checkpoint`.
+    """
     shards = {match for path in paths if (match := _SHARD.fullmatch(path))}
     if _INDEX not in paths:
         if shards:
             raise IntegrityError(f"the model is incomplete: {_INDEX} is missing")
         return
-    count = _shard_count(root / _INDEX)
+    with open_file(_INDEX) as index:
+        count = _shard_count(index)
     for number in range(count):
         name = f"variables/variables.data-{number:05d}-of-{count:05d}"
         if name not in paths:
             raise IntegrityError(f"the model is incomplete: {name} is missing")
 
 
-def _shard_count(index: Path) -> int:
+def _shard_count(file: BinaryIO) -> int:
     """How many data files a tensor bundle has: `num_shards` of the header, the value of the table's first key."""
-    with index.open("rb") as file:
-        size = file.seek(0, 2)
-        if size < _FOOTER_BYTES:
-            raise IntegrityError(f"{_INDEX} is damaged: {size} bytes")
-        file.seek(size - _FOOTER_BYTES)
-        footer = file.read(_FOOTER_BYTES)
-        if struct.unpack("<Q", footer[-8:])[0] != _TABLE_MAGIC:
-            raise IntegrityError(f"{_INDEX} is damaged: it does not end as a table does")
-        try:
-            at = 0
-            for _ in range(2):  # the metaindex's place, which is not needed
-                _, at = _varint(footer, at)
-            offset, at = _varint(footer, at)
-            length, at = _varint(footer, at)
-            first_block_place = _first_value(_read_block(file, offset, length, size))
-            offset, at = _varint(first_block_place, 0)
-            length, at = _varint(first_block_place, at)
-            return _num_shards(_first_value(_read_block(file, offset, length, size)))
-        except IndexError:
-            raise IntegrityError(f"{_INDEX} is damaged") from None
+    size = file.seek(0, 2)
+    if size < _FOOTER_BYTES:
+        raise IntegrityError(f"{_INDEX} is damaged: {size} bytes")
+    file.seek(size - _FOOTER_BYTES)
+    footer = file.read(_FOOTER_BYTES)
+    if struct.unpack("<Q", footer[-8:])[0] != _TABLE_MAGIC:
+        raise IntegrityError(f"{_INDEX} is damaged: it does not end as a table does")
+    try:
+        at = 0
+        for _ in range(2):  # the metaindex's place, which is not needed
+            _, at = _varint(footer, at)
+        offset, at = _varint(footer, at)
+        length, at = _varint(footer, at)
+        first_block_place = _first_value(_read_block(file, offset, length, size))
+        offset, at = _varint(first_block_place, 0)
+        length, at = _varint(first_block_place, at)
+        return _num_shards(_first_value(_read_block(file, offset, length, size)))
+    except IndexError:
+        raise IntegrityError(f"{_INDEX} is damaged") from None
 
 
 def _read_block(file: BinaryIO, offset: int, length: int, size: int) -> bytes:

@@ -1,0 +1,232 @@
+"""Remote copies: model files on object storage or a mount that a node can read by itself.
+
+A copy is listed once, by whoever found it; nodes then read those very versions, in parallel ranges, and believe only
+what the manifest confirms, which comes from the coordinator and not from the storage.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass
+
+from hubdist.config import Config
+from hubdist.errors import (
+    DigestMismatchError,
+    HubdistError,
+    IntegrityError,
+    LengthMismatchError,
+    ModelNotFoundError,
+    TransferTimeoutError,
+)
+from hubdist.manifest import Chunk, Entry, Manifest, Piece, cut_chunks
+from hubdist.parallel import ChunkReader
+from hubdist.redact import redact_url
+from hubdist.storage import StoredFile, Tree, open_tree
+
+_SMALL_CHUNK_BYTES = 8 << 20
+_LARGE_CHUNK_BYTES = 16 << 20
+_MAX_REQUESTS = 16
+_PROBE_BYTES = 1024
+_DIGESTED_BYTES = 64 << 20
+"""Longest object that is read again to tell its digest in an error."""
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteCopy:
+    """Where nodes can read a model's files, and which versions of them. Pickles.
+
+    Attributes:
+        url: The directory, on object storage or a path; may hold secrets.
+        files: Path below it -> what is stored there.
+    """
+
+    url: str
+    files: Mapping[str, StoredFile]
+
+    @property
+    def public(self) -> str:
+        """The URL without secrets."""
+        return redact_url(self.url)
+
+
+def list_copy(url: str, config: Config) -> RemoteCopy:
+    """The files of a directory as they are now.
+
+    Raises:
+        HubdistError: It cannot be read; ModelNotFoundError if it holds no files.
+    """
+    with open_tree(url, config) as tree:
+        return RemoteCopy(url, _list_files(tree))
+
+
+def check_copy(copy: RemoteCopy, config: Config) -> None:
+    """Check that the same versions of the same files still lie there; for readers that read by themselves.
+
+    Raises:
+        IntegrityError: A file was added, removed or replaced; it is named.
+        HubdistError: The directory cannot be read.
+    """
+    with open_tree(copy.url, config) as tree:
+        found = tree.listing()
+    difference = find_difference(copy.files, found)
+    if difference is not None:
+        path, what = difference
+        raise IntegrityError(f"{copy.public}/{path} {what} after it was listed")
+
+
+def find_difference(expected: Mapping[str, StoredFile], found: Mapping[str, StoredFile]) -> tuple[str, str] | None:
+    """The first path at which two listings differ and what happened to it, in words; None if they are equal."""
+    for path in sorted(expected.keys() | found.keys()):
+        before, after = expected.get(path), found.get(path)
+        if before is None:
+            return path, "was added"
+        if after is None:
+            return path, "was deleted"
+        if before != after:
+            return path, f"was replaced ({_shown(before)}, now {_shown(after)})"
+    return None
+
+
+def probe(place: RemoteCopy | str, config: Config, *, timeout_s: float) -> None:
+    """Find out, with one small read, whether this process can read a directory.
+
+    Args:
+        place: A copy, or the URL of a directory, which is listed then.
+        config: The job's settings.
+        timeout_s: Longest time in seconds. A mount that hangs cannot be interrupted: its thread is left behind.
+
+    Raises:
+        HubdistError: It cannot be read; TransferTimeoutError if that is not known in time.
+    """
+    url = place if isinstance(place, str) else place.url
+    quick = config.changed({"retries": 0, "timeout_s": timeout_s, "stall_timeout_s": timeout_s})
+    outcome: Future[None] = Future()
+
+    def look() -> None:
+        try:
+            with open_tree(url, quick) as tree:
+                files = _list_files(tree) if isinstance(place, str) else place.files
+                path, file = min(files.items(), key=lambda item: (item[1].size == 0, item[1].size))
+                tree.read(path, 0, min(file.size, _PROBE_BYTES), file.version)
+            outcome.set_result(None)
+        except BaseException as error:  # noqa: BLE001 - it is raised again by the thread that waits
+            outcome.set_exception(error)
+
+    threading.Thread(target=look, name="hubdist-probe", daemon=True).start()
+    try:
+        outcome.result(timeout_s)
+    except TimeoutError:
+        raise TransferTimeoutError(f"{redact_url(url)} could not be read within {timeout_s:g} s") from None
+
+
+def copy_remote(
+    copy: RemoteCopy,
+    manifest: Manifest,
+    write_chunk: Callable[[Chunk, memoryview], None],
+    config: Config,
+    *,
+    ordered: bool = False,
+) -> int:
+    """Read a model from a remote copy in parallel ranges.
+
+    Args:
+        copy: Where the files are.
+        manifest: What they must be.
+        write_chunk: Takes each chunk and checks it against the manifest, as `FilledStage.write_chunk` does. The bytes
+            are valid during the call only. Called by several threads, in any order, unless `ordered`.
+        config: Deadlines, retries, and `in_flight_bytes`, which bounds the memory.
+        ordered: Hand on the chunks in order, from the calling thread.
+
+    Returns:
+        Bytes that were read.
+
+    Raises:
+        IntegrityError: The files are not the manifest's; the message names the object's URL, and both digests where
+            its content differs.
+        HubdistError: The files cannot be read, or what `write_chunk` raised.
+    """
+    with open_tree(copy.url, config) as tree:
+        _check_listing(tree, copy, manifest)
+
+        def read(piece: Piece, view: memoryview) -> None:
+            path = manifest.entries[piece.entry_index].path
+            try:
+                tree.read_into(path, piece.start, view, copy.files[path].version)
+            except IntegrityError as error:
+                raise _with_digests(error, tree, manifest.entries[piece.entry_index]) from None
+
+        def write(chunk: Chunk, data: memoryview) -> None:
+            try:
+                write_chunk(chunk, data)
+            except IntegrityError as error:
+                raise _placed(error, tree, manifest, chunk, data) from None
+
+        chunk_bytes, requests = _cut_memory(config.in_flight_bytes)
+        reader = ChunkReader(cut_chunks(manifest, chunk_bytes), read, write, requests=requests, stop=tree.close)
+        reader.run(timeout_s=config.timeout_s, public=tree.public, ordered=ordered)
+    return manifest.total_bytes
+
+
+def _cut_memory(in_flight_bytes: int) -> tuple[int, int]:
+    """Bytes of a chunk, and how many to read side by side."""
+    large = in_flight_bytes >= 8 * _LARGE_CHUNK_BYTES
+    chunk_bytes = _LARGE_CHUNK_BYTES if large else min(_SMALL_CHUNK_BYTES, in_flight_bytes >> 20 << 20)
+    return chunk_bytes, min(_MAX_REQUESTS, in_flight_bytes // chunk_bytes)
+
+
+def _list_files(tree: Tree) -> dict[str, StoredFile]:
+    files = tree.listing()
+    if not files:
+        raise ModelNotFoundError(f"there is no directory with files at {tree.public}")
+    return files
+
+
+def _check_listing(tree: Tree, copy: RemoteCopy, manifest: Manifest) -> None:
+    """Compare names and sizes with the manifest before anything is read."""
+    entries = {entry.path: entry for entry in manifest.entries}
+    for path in sorted(entries.keys() | copy.files.keys()):
+        if path not in entries:
+            raise IntegrityError(f"{tree.url(path)} is no file of the model {manifest.digest}")
+        if path not in copy.files:
+            raise IntegrityError(f"{tree.url(path)}, a file of the model {manifest.digest}, is missing")
+        if copy.files[path].size != entries[path].size:
+            text = f"{tree.url(path)} has {copy.files[path].size} bytes instead of {entries[path].size}"
+            raise _with_digests(LengthMismatchError(text), tree, entries[path])
+
+
+def _with_digests(error: IntegrityError, tree: Tree, entry: Entry) -> IntegrityError:
+    """The same finding with the digests of what should be there and of what is there now."""
+    folder, _, name = entry.path.rpartition("/")
+    actual = "nothing that can be read"
+    with contextlib.suppress(HubdistError):
+        file = tree.listing(folder).get(name)
+        if file is not None:
+            actual = f"{file.size} bytes"
+        if file is not None and file.size <= _DIGESTED_BYTES:
+            actual = f"sha256:{hashlib.sha256(tree.read(entry.path, 0, file.size)).hexdigest()}"
+    return DigestMismatchError(error.what, expected=str(entry.digest), actual=actual)
+
+
+def _placed(error: IntegrityError, tree: Tree, manifest: Manifest, chunk: Chunk, data: memoryview) -> IntegrityError:
+    """The error of a chunk with the URL of the object that is to blame."""
+    at = 0
+    for piece in chunk.pieces:
+        entry = manifest.entries[piece.entry_index]
+        try:
+            entry.check_range(piece.start, data[at : at + piece.end - piece.start])
+        except DigestMismatchError as found:
+            return DigestMismatchError(
+                f"{tree.url(entry.path)} is not the model's file: block {piece.start >> 20} and on",
+                expected=found.expected,
+                actual=found.actual,
+            )
+        at += piece.end - piece.start
+    return error
+
+
+def _shown(file: StoredFile) -> str:
+    return f"{file.size} bytes, version {file.version or 'unknown'}"

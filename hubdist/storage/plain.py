@@ -1,0 +1,207 @@
+"""Objects on gs:// over plain connections: byte ranges straight into the caller's memory, files straight from disk.
+
+gcsfs collects a body in many small buffers on one event loop and joins them, which costs more processor time than
+everything else that a copy does. Here each thread has a connection of its own, and the kernel writes into the
+caller's buffer. Address and credentials are those of gcsfs.
+
+Source: https://cloud.google.com/storage/docs/json_api/v1/objects, `get` (`alt=media`, `generation`, `Range`) and
+`insert` (`uploadType=multipart`, `ifGenerationMatch`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import http.client
+import io
+import itertools
+import json
+import re
+import secrets
+import socket
+import ssl
+import threading
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlencode, urlsplit
+
+from hubdist.config import Config
+from hubdist.errors import IntegrityError, LengthMismatchError
+from hubdist.storage.calls import status_error
+
+_READ_BYTES = 1 << 20
+_KEPT_CONNECTIONS = 32
+_BOUNDARY = secrets.token_hex(20)
+"""Stands between the parts of an upload; nobody who chose a model's bytes can know it."""
+
+
+class PlainObjects:
+    """Reads and writes objects through connections that are kept; safe for several threads.
+
+    Args:
+        files: A `gcsfs.GCSFileSystem`.
+        config: Deadlines.
+    """
+
+    def __init__(self, files: Any, config: Config) -> None:
+        self._files = files
+        self._config = config
+        self._tls: ssl.SSLContext | None = None
+        self._lock = threading.Lock()
+        self._idle: list[http.client.HTTPConnection] = []
+        self._busy: set[http.client.HTTPConnection] = set()
+        self._closed = False
+
+    def read_into(self, path: str, start: int, view: memoryview, version: str, public: str) -> None:
+        """Fill a buffer with an object's bytes from `start` on; one try.
+
+        Raises:
+            IntegrityError: The version is gone, or another one came.
+            LengthMismatchError: The object ends before.
+            OSError, http.client.HTTPException: The try failed.
+        """
+        end = start + len(view)
+        with self._get(path, version, {"Range": f"bytes={start}-{end - 1}"}) as response:
+            if response.status == 404 and version:
+                raise IntegrityError(f"{public} was replaced or deleted: its generation {version} is gone")
+            if response.status == 416:
+                raise LengthMismatchError(f"{public} ends before byte {start + 1}")
+            if response.status != 206:
+                raise status_error(response.status, response.read(_READ_BYTES), public)
+            came = response.headers.get("X-Goog-Generation", version)
+            if version and came != version:
+                raise IntegrityError(f"{public} was replaced: its generation is {came} instead of {version}")
+            _check_range(response, start, end, public)
+            filled = 0
+            while filled < len(view):
+                count = response.readinto(view[filled : filled + _READ_BYTES])
+                if not count:
+                    raise http.client.IncompleteRead(b"", len(view) - filled)
+                filled += count
+
+    def load(self, path: str, max_bytes: int, public: str) -> bytes:
+        """A whole object; one try.
+
+        Raises:
+            FileNotFoundError: There is none.
+            LengthMismatchError: It is longer than `max_bytes`.
+            OSError, http.client.HTTPException: The try failed.
+        """
+        with self._get(path, "", {}) as response:
+            if response.status != 200:
+                raise status_error(response.status, response.read(_READ_BYTES), public)
+            data = response.read(max_bytes + 1)
+        if len(data) > max_bytes:
+            raise LengthMismatchError(f"{public} has more than {max_bytes} bytes")
+        return data
+
+    def close(self) -> None:
+        """Close all connections, also those that other threads wait at."""
+        with self._lock:
+            self._closed = True
+            connections = [*self._idle, *self._busy]
+            self._idle.clear()
+        for connection in connections:
+            if connection.sock is not None:
+                with contextlib.suppress(OSError):
+                    connection.sock.shutdown(socket.SHUT_RDWR)  # wakes the thread that waits at it
+            if connection not in self._busy:
+                connection.close()
+
+    def put(self, path: str, body: bytes | Path, public: str, *, create: bool) -> None:
+        """Write an object, all of it or nothing; one try.
+
+        Raises:
+            FileExistsError: Something is there and `create` is set.
+            OSError, http.client.HTTPException: The try failed.
+        """
+        bucket, name, _ = self._files.split_path(path)
+        url = f"{self._files._location}/upload/storage/v1/b/{quote(bucket, safe='')}/o"
+        parameters = {"uploadType": "multipart"} | ({"ifGenerationMatch": "0"} if create else {})
+        size = len(body) if isinstance(body, bytes) else body.stat().st_size
+        head, tail = _multipart(name)
+        headers = {
+            "Content-Type": f"multipart/related; boundary={_BOUNDARY}",
+            "Content-Length": str(len(head) + size + len(tail)),
+        }
+        with contextlib.ExitStack() as stack:
+            data = stack.enter_context(io.BytesIO(body) if isinstance(body, bytes) else body.open("rb"))
+            parts = itertools.chain([head], iter(functools.partial(data.read, _READ_BYTES), b""), [tail])
+            response = stack.enter_context(self._exchange("POST", url, parameters, headers, parts))
+            answer = response.read(_READ_BYTES)
+            if response.status != 200:
+                raise status_error(response.status, answer, public)
+
+    def _get(
+        self, path: str, version: str, headers: dict[str, str]
+    ) -> contextlib.AbstractContextManager[http.client.HTTPResponse]:
+        parameters = {"generation": version} if version else {}
+        return self._exchange("GET", self._files.url(path), parameters, headers, None)
+
+    @contextlib.contextmanager
+    def _exchange(
+        self,
+        method: str,
+        url: str,
+        parameters: dict[str, str],
+        headers: dict[str, str],
+        body: Iterable[bytes] | None,
+    ) -> Iterator[http.client.HTTPResponse]:
+        parts = urlsplit(url)
+        query = "&".join(filter(None, (parts.query, urlencode(self._files._get_params(parameters)))))
+        connection = self._take(parts.scheme, parts.netloc)
+        reusable = False
+        try:
+            if connection.sock is None:
+                connection.connect()
+            connection.sock.settimeout(self._config.stall_timeout_s)
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it may have answered before the end
+                connection.request(method, f"{parts.path}?{query}", body, self._files._get_headers(headers))
+            with connection.getresponse() as response:
+                yield response
+                reusable = response.isclosed() and not response.will_close
+        finally:
+            self._give_back(connection, reusable=reusable)
+
+    def _take(self, scheme: str, netloc: str) -> http.client.HTTPConnection:
+        with self._lock:
+            if self._closed:
+                raise ConnectionAbortedError("closed")
+            connection = self._idle.pop() if self._idle else self._connection(scheme, netloc)
+            self._busy.add(connection)
+        return connection
+
+    def _connection(self, scheme: str, netloc: str) -> http.client.HTTPConnection:
+        timeout_s = self._config.connect_timeout_s
+        if scheme == "http":
+            return http.client.HTTPConnection(netloc, timeout=timeout_s, blocksize=_READ_BYTES)
+        if self._tls is None:
+            self._tls = ssl.create_default_context()
+        return http.client.HTTPSConnection(netloc, timeout=timeout_s, context=self._tls, blocksize=_READ_BYTES)
+
+    def _give_back(self, connection: http.client.HTTPConnection, *, reusable: bool) -> None:
+        with self._lock:
+            self._busy.discard(connection)
+            if reusable and not self._closed and len(self._idle) < _KEPT_CONNECTIONS:
+                self._idle.append(connection)
+                return
+        connection.close()
+
+
+def _multipart(name: str) -> tuple[bytes, bytes]:
+    """What stands before and after the content of an object that is uploaded together with its name."""
+    head = (
+        f"--{_BOUNDARY}\r\nContent-Type: application/json; charset=UTF-8\r\n\r\n{json.dumps({'name': name})}\r\n"
+        f"--{_BOUNDARY}\r\nContent-Type: application/octet-stream\r\n\r\n"
+    )
+    return head.encode(), f"\r\n--{_BOUNDARY}--\r\n".encode()
+
+
+def _check_range(response: http.client.HTTPResponse, start: int, end: int, public: str) -> None:
+    claimed = response.headers.get("Content-Range", "")
+    match = re.fullmatch(r"bytes (\d+)-(\d+)/(?:\d+|\*)", claimed)
+    if match is None or int(match[1]) != start or int(match[2]) >= end:
+        raise OSError(f"bytes {start}-{end - 1} were asked for, {claimed!r} came")
+    if int(match[2]) != end - 1:
+        raise LengthMismatchError(f"{public} ends at byte {int(match[2]) + 1}, before byte {end}")

@@ -1,0 +1,238 @@
+"""A directory on object storage, by any fsspec file system that is allowed and installed."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import functools
+import inspect
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import fsspec
+from fsspec.asyn import sync
+
+from hubdist.config import Config
+from hubdist.errors import HandleError, IntegrityError, LengthMismatchError, ModelNotFoundError
+from hubdist.handle import Handle
+from hubdist.storage.calls import call_storage
+from hubdist.storage.plain import PlainObjects
+from hubdist.storage.tree import MAX_OBJECT_BYTES, StoredFile, Tree
+
+_PACKAGES = {
+    "gs": "gcsfs",
+    "s3": "s3fs",
+    "az": "adlfs",
+    "abfs": "adlfs",
+    "abfss": "adlfs",
+    "adl": "adlfs",
+    "hf": "huggingface_hub",
+    "hdfs": "pyarrow",
+    "oci": "ocifs",
+    "oss": "ossfs",
+}
+_VERSION_KEYS = (
+    *("generation", "etag", "ETag", "blob_id", "md5Hash", "LastModified", "last_modified"),
+    *("updated", "mtime", "modified", "created"),
+)
+_EXCLUSIVE = frozenset({"gs", "s3", "memory"})
+"""Where `mode="create"` is known to be one step of the storage (in memory: of this process), not a look and a write."""
+
+_PART_BYTES = 8 << 20
+_CLOSE_S = 5.0
+
+
+class RemoteTree(Tree):
+    """A directory, or one file, on object storage.
+
+    Args:
+        handle: A TREE or ARCHIVE handle.
+        config: Deadlines and retries.
+
+    Raises:
+        HandleError: The package for the scheme is not installed here.
+    """
+
+    def __init__(self, handle: Handle, config: Config) -> None:
+        self.public = handle.public
+        self.exclusive = handle.scheme in _EXCLUSIVE
+        self._config = config
+        self._closing = threading.Event()
+        options: dict[str, Any] = {}
+        if handle.scheme == "gs":
+            options["requests_timeout"] = aiohttp.ClientTimeout(
+                sock_connect=config.connect_timeout_s, sock_read=config.stall_timeout_s
+            )
+        try:
+            # Made where it is used and never shared: gcsfs does not survive a fork.
+            self._files: Any = fsspec.filesystem(
+                handle.scheme, skip_instance_cache=True, use_listings_cache=False, **options
+            )
+        except ImportError:
+            package = _PACKAGES.get(handle.scheme, handle.scheme)
+            raise HandleError(
+                f"{handle.scheme}:// needs the package {package}, which is not installed where the driver runs",
+                advice=f"Run: pip install {package}",
+                handle=handle.public,
+            ) from None
+        except ValueError as error:
+            raise HandleError(f"fsspec cannot open {handle.scheme}://: {error}", handle=handle.public) from None
+        self._root = str(self._files._strip_protocol(handle.text)).rstrip("/")
+        self._bucket = self._root.lstrip("/").partition("/")[0]
+        self._has_folders = handle.scheme == "hdfs"
+        self._plain = PlainObjects(self._files, config) if handle.scheme == "gs" else None
+        self._plain_checked = False
+
+    def close(self) -> None:
+        """Close the connections; the file system's own clean-up leaves them to the collector of garbage."""
+        self._closing.set()
+        if self._plain is not None:
+            self._plain.close()
+        session = getattr(self._files, "_session", None)
+        if isinstance(session, aiohttp.ClientSession):
+            with contextlib.suppress(TimeoutError, fsspec.FSTimeoutError):
+                sync(self._files.loop, session.close, timeout=_CLOSE_S)
+
+    def listing(self, folder: str = "") -> dict[str, StoredFile]:
+        """As `Tree.listing`; a bucket that does not exist is an error."""
+        root = self._name(folder)
+        found = self._call(folder, "find", root, detail=True)
+        return {
+            name[len(root) :].lstrip("/"): _stored(info)
+            for name, info in found.items()
+            if info.get("type") == "file" and not name.endswith("/") and name.startswith(f"{root}/")
+        }
+
+    def file(self) -> StoredFile:
+        """What is stored at the root, which is one object."""
+        info = self._call("", "info", self._root)
+        if info.get("type") != "file":
+            raise ModelNotFoundError(f"{self.public} is no file")
+        return _stored(info)
+
+    def fetch(self, path: str, start: int, end: int) -> bytes:
+        """Bytes `start` (included) to `end` (excluded) of a file, "" for the root itself; short where it ends."""
+        return bytes(self._call(path, "cat_file", self._name(path), start=start, end=end))
+
+    def read_into(self, path: str, start: int, view: memoryview, version: str = "") -> None:
+        """As `Tree.read_into`."""
+        if len(view) == 0:
+            return
+        name, public, plain = self._name(path), self.url(path), self._plain_objects()
+        if plain is not None:
+            call_storage(
+                lambda: plain.read_into(name, start, view, version, public), public, self._config, self._closing
+            )
+            return
+        options: dict[str, Any] = {"generation": version} if version and "gs" in self._files.protocol else {}
+        try:
+            data = self._call(path, "cat_file", name, start=start, end=start + len(view), **options)
+        except ModelNotFoundError:
+            if not version:
+                raise
+            raise IntegrityError(f"{public} was replaced or deleted: its version {version} is gone") from None
+        if len(data) != len(view):
+            raise LengthMismatchError(f"{public} ends at byte {start + len(data)}, before byte {start + len(view)}")
+        view[:] = data
+
+    def load(self, path: str) -> bytes | None:
+        """As `Tree.load`."""
+        name, public, plain = self._name(path), self.url(path), self._plain_objects()
+        try:
+            if plain is not None:
+                return call_storage(
+                    lambda: plain.load(name, MAX_OBJECT_BYTES, public), public, self._config, self._closing
+                )
+            size = int(self._call(path, "info", name)["size"])
+            if size > MAX_OBJECT_BYTES:
+                raise LengthMismatchError(f"{public} has more than {MAX_OBJECT_BYTES} bytes")
+            return bytes(self._call(path, "cat_file", name))
+        except ModelNotFoundError:
+            return None
+
+    def create(self, path: str, data: bytes) -> bool:
+        """As `Tree.create`."""
+        return self._put(path, data, create=True)
+
+    def write(self, path: str, data: bytes) -> None:
+        """As `Tree.write`."""
+        self._put(path, data, create=False)
+
+    def upload(self, path: str, file: Path, *, create: bool = True) -> bool:
+        """As `Tree.upload`; it may take `timeout_s` in all."""
+        return self._put(path, file, create=create)
+
+    def delete(self, path: str) -> None:
+        """As `Tree.delete`."""
+        with contextlib.suppress(ModelNotFoundError):
+            self._call(path, "rm_file", self._name(path), verb="deleted")
+
+    def _name(self, path: str) -> str:
+        return f"{self._root}/{path}" if path else self._root
+
+    def _plain_objects(self) -> PlainObjects | None:
+        """None where gcsfs does more than plain requests: client certificates, own sessions, buckets over gRPC."""
+        if self._plain is not None and not self._plain_checked:
+            special = self._files.session_kwargs or getattr(self._files, "_use_client_cert", False)
+            if not special and hasattr(self._files, "_is_zonal_bucket"):
+                special = self._call("", "is_zonal_bucket", self._bucket)
+            if special:
+                self._plain = None
+            self._plain_checked = True
+        return self._plain
+
+    def _put(self, path: str, body: bytes | Path, *, create: bool) -> bool:
+        name, public, plain = self._name(path), self.url(path), self._plain_objects()
+        try:
+            if plain is None:
+                self._put_by_fsspec(path, body, create=create)
+            else:
+                attempt = functools.partial(plain.put, name, body, public, create=create)
+                call_storage(attempt, public, self._config, self._closing, verb="written")
+        except FileExistsError:
+            return False
+        return True
+
+    def _put_by_fsspec(self, path: str, body: bytes | Path, *, create: bool) -> None:
+        name, how = self._name(path), "pipe_file" if isinstance(body, bytes) else "put_file"
+        known = inspect.signature(self._function(how)).parameters
+        options: dict[str, Any] = {"mode": "create"} if create and "mode" in known else {}
+        if create and not options and self._call(path, "exists", name):
+            raise FileExistsError(name)
+        if self._has_folders:
+            self._call(path, "makedirs", name.rpartition("/")[0], verb="written", exist_ok=True)
+        if isinstance(body, bytes):
+            self._call(path, how, name, body, verb="written", **options)
+            return
+        if "chunksize" in known:
+            options["chunksize"] = _PART_BYTES
+        self._call(path, how, str(body), name, verb="written", timeout_s=self._config.timeout_s, **options)
+
+    def _function(self, name: str) -> Callable[..., Any]:
+        found: Callable[..., Any] = getattr(self._files, f"_{name}" if self._files.async_impl else name)
+        return found
+
+    def _call(
+        self, path: str, name: str, *args: object, verb: str = "read", timeout_s: float | None = None, **options: object
+    ) -> Any:
+        function = self._function(name)
+        wait_s = self._config.stall_timeout_s if timeout_s is None else timeout_s
+
+        def attempt() -> Any:
+            if self._files.async_impl:
+                return sync(self._files.loop, function, *args, timeout=wait_s, **options)
+            return function(*args, **options)
+
+        return call_storage(attempt, self.url(path), self._config, self._closing, verb=verb)
+
+
+def _stored(info: dict[str, Any]) -> StoredFile:
+    """Whatever the file system says of a file; s3, gs, az, hf and memory each have their own words."""
+    version = next((str(info[key]) for key in _VERSION_KEYS if info.get(key) is not None), "")
+    md5 = info.get("md5Hash")
+    with contextlib.suppress(ValueError):
+        return StoredFile(int(info["size"]), version, base64.b64decode(md5).hex() if isinstance(md5, str) else "")
+    return StoredFile(int(info["size"]), version)

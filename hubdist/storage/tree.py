@@ -1,0 +1,115 @@
+"""What a directory on storage can do, whatever it lies on."""
+
+from __future__ import annotations
+
+import abc
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
+
+MAX_OBJECT_BYTES = 256 << 20
+"""Most bytes of an object that `Tree.load` reads into memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFile:
+    """A file as storage lists it.
+
+    Attributes:
+        size: Bytes.
+        version: Differs after the file was replaced: generation, etag, or time of change in nanoseconds. "" if the
+            storage tells none.
+        md5: The storage's own md5 of the content as 32 hex digits, "" if it tells none. No part of equality.
+    """
+
+    size: int
+    version: str
+    md5: str = field(default="", compare=False)
+
+
+class Tree(abc.ABC):
+    """A directory on storage; use as a context manager. Safe for several threads.
+
+    Paths are relative to the directory, `/` between names. Every method raises the same errors:
+    ModelNotFoundError (nothing is there), AccessDeniedError (a right is missing), OriginError and
+    TransferTimeoutError (every retry was made). They name the object by its full URL, secrets removed.
+
+    Attributes:
+        public: The directory's URL without secrets.
+        exclusive: `create` lets exactly one of several writers win. Where it is False, two may.
+    """
+
+    public: str
+    exclusive: bool
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Close the connections. Reads that wait in other threads fail soon after."""
+
+    @abc.abstractmethod
+    def listing(self, folder: str = "") -> dict[str, StoredFile]:
+        """All files below `folder`: path relative to the folder -> what is stored there; empty if there are none."""
+
+    @abc.abstractmethod
+    def read_into(self, path: str, start: int, view: memoryview, version: str = "") -> None:
+        """Fill `view` with the bytes of a file from `start` on.
+
+        Args:
+            path: The file.
+            start: Offset of the first byte.
+            view: Where the bytes go.
+            version: Read this version only. It is pinned on gs:// and checked on a mount; other storage ignores it.
+
+        Raises:
+            IntegrityError: The version is gone.
+            LengthMismatchError: The file ends before the view is full.
+        """
+
+    def read(self, path: str, start: int, end: int, version: str = "") -> bytes:
+        """Bytes `start` (included) to `end` (excluded) of a file; otherwise as `read_into`."""
+        data = bytearray(end - start)
+        self.read_into(path, start, memoryview(data), version)
+        return bytes(data)
+
+    @abc.abstractmethod
+    def load(self, path: str) -> bytes | None:
+        """A small file as a whole, or None if there is none.
+
+        Raises:
+            LengthMismatchError: It has more than `MAX_OBJECT_BYTES`.
+        """
+
+    @abc.abstractmethod
+    def create(self, path: str, data: bytes) -> bool:
+        """Write a small file that must not exist yet; False if something is there. Readers see all of it or nothing."""
+
+    @abc.abstractmethod
+    def write(self, path: str, data: bytes) -> None:
+        """Write or replace a small file. Readers see the old or the new one."""
+
+    @abc.abstractmethod
+    def upload(self, path: str, file: Path, *, create: bool = True) -> bool:
+        """Write a local file of any size, a part of it in memory at a time.
+
+        Args:
+            path: Where to.
+            file: What.
+            create: Only if nothing is there yet; else it is replaced.
+
+        Returns:
+            False if something was there and `create` is set.
+        """
+
+    @abc.abstractmethod
+    def delete(self, path: str) -> None:
+        """Delete a file; a missing one is fine."""
+
+    def url(self, path: str) -> str:
+        """The URL of a file, without secrets."""
+        return f"{self.public}/{path}" if path else self.public
