@@ -1,0 +1,174 @@
+"""Assets on the workers of a TensorFlow cluster, pushed through the cluster itself.
+
+Source: tensorflow 2.21.0. `experimental_io_device` covers the reading of variables only (`saved_model/load.py`): the
+paths of assets are handed to the workers as they are, which open them themselves.
+
+The assets are written under the same `ram://` name that this process loads from, into each worker's own memory. The
+other candidate, one directory of links under /tmp, was tried and put aside: a worker on this machine shares /tmp, so
+the push would write through the links into the store; elsewhere it wants a disk with rights that nobody promised, and
+leaves files that nothing removes. `ram://` is never shared, is in every TensorFlow, and ends with the worker.
+
+A worker can be told to write, not to delete. The assets of a model that is gone are therefore replaced by the
+smallest file that an op writes under any name: `Save`, TensorFlow's first checkpoint format, which renames its file
+into place; `WriteFile` would append.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import functools
+import importlib
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from typing import Any
+
+from hubdist.errors import IntegrityError, PeerError, TransferTimeoutError
+from hubdist.models.importing import import_tensorflow
+from hubdist.models.ram import ASSETS, RamModel
+
+_ANSWER_S = 60.0
+_BYTES_PER_S = 1 << 20
+_FREE_S = 5.0
+_HASH_BUCKETS = 1 << 62
+
+
+class RemoteAssets:
+    """The assets of one model on some workers.
+
+    `release` only notes that they may go, since it is called by a finalizer in any thread and at any moment; the
+    next push, `free_remote_assets` or the end of the process frees them.
+
+    Args:
+        model: What was written; its assets are read from there.
+        hosts: The workers' tasks.
+    """
+
+    def __init__(self, model: RamModel, hosts: tuple[str, ...]) -> None:
+        self._model = model
+        self._hosts = hosts
+        self._entries = [entry for entry in model.manifest.entries if entry.path.startswith(ASSETS)]
+        self.files = [(host, f"{model.path}/{entry.path}") for host in hosts for entry in self._entries]
+
+    def push(self) -> None:
+        """Write the assets on every worker, and make sure that they arrived.
+
+        Raises:
+            PeerError: A worker cannot be reached or refuses; it is named.
+            TransferTimeoutError: A worker does not answer.
+            IntegrityError: A worker holds other bytes than were sent.
+        """
+        tensorflow = import_tensorflow()
+        free_remote_assets()
+        _free_at_exit()
+        _pushed.add(self)
+        total_bytes = sum(entry.size for entry in self._entries)
+        for host in self._hosts:
+            within(
+                _ANSWER_S + total_bytes / _BYTES_PER_S,
+                f"{host} to take {total_bytes} bytes of assets",
+                functools.partial(self._write, tensorflow, host),
+            )
+
+    def release(self) -> None:
+        """Let the assets go."""
+        _released.append(self)
+
+    def _write(self, tensorflow: Any, host: str) -> None:
+        with host_errors(tensorflow, host), tensorflow.device(f"{host}/device:CPU:0"):
+            tensorflow.constant(0).numpy()  # fails at once where nobody listens
+            for entry in self._entries:
+                path, data = f"{self._model.path}/{entry.path}", self._model.read(entry)
+                tensorflow.io.write_file(path, data)
+                arrived = tensorflow.strings.to_hash_bucket_fast(tensorflow.io.read_file(path), _HASH_BUCKETS)
+                with tensorflow.device(None), tensorflow.device("/device:CPU:0"):
+                    sent = tensorflow.strings.to_hash_bucket_fast(data, _HASH_BUCKETS)
+                if int(arrived) != int(sent):
+                    raise IntegrityError(f"{host} holds other bytes of {entry.path} than were sent")
+
+
+_pushed: set[RemoteAssets] = set()
+_released: deque[RemoteAssets] = deque()
+
+
+def free_remote_assets(timeout_s: float = _FREE_S) -> None:
+    """Free the assets on workers of models that are gone; what cannot be freed ends with the worker."""
+    gone: list[RemoteAssets] = []
+    while _released:
+        gone.append(_released.popleft())
+    files = [file for assets in gone if assets in _pushed for file in assets.files]
+    _pushed.difference_update(gone)
+    if files:
+        with contextlib.suppress(PeerError, TransferTimeoutError):
+            within(timeout_s, f"workers to free {len(files)} files", lambda: _shrink(files))
+
+
+def _shrink(files: list[tuple[str, str]]) -> None:
+    tensorflow = import_tensorflow()
+    for host, path in files:
+        with host_errors(tensorflow, host), tensorflow.device(f"{host}/device:CPU:0"):
+            tensorflow.raw_ops.Save(filename=path, tensor_names=["freed"], data=[tensorflow.constant(0)])
+            tensorflow.constant(0).numpy()
+
+
+@functools.cache
+def _free_at_exit() -> None:
+    """Free what is left when the process ends, before TensorFlow, which was imported earlier, ends."""
+
+    @atexit.register
+    def free_all() -> None:
+        for assets in tuple(_pushed):
+            assets.release()
+        free_remote_assets()
+
+
+@contextlib.contextmanager
+def host_errors(tensorflow: Any, host: str) -> Iterator[None]:
+    """Turn a worker's failures into typed errors; ops run late there, so their errors are waited for.
+
+    After an error TensorFlow refuses everything else that is sent to the worker until the error is cleared.
+
+    Raises:
+        PeerError: The worker cannot be reached or has no room.
+    """
+    errors = tensorflow.errors
+    try:
+        yield
+        importlib.import_module("tensorflow.python.eager.context").async_wait()
+    except (errors.OpError, OSError) as error:
+        tensorflow.experimental.async_clear_error()
+        gone = errors.UnavailableError | errors.AbortedError | errors.DeadlineExceededError | errors.CancelledError
+        if isinstance(error, gone | errors.ResourceExhaustedError):
+            raise PeerError(
+                f"the TensorFlow worker {host} failed: {error}",
+                node=host,
+                advice="Is its tf.distribute.Server running and reachable from here? Connect to it again, then load.",
+            ) from error
+        raise
+
+
+def within(timeout_s: float, what: str, call: Callable[[], None]) -> None:
+    """Call a function in a thread and wait for it: TensorFlow gives no deadline for a remote op.
+
+    Raises:
+        TransferTimeoutError: It did not return in time; the thread is left behind, for it cannot be stopped.
+    """
+    outcome: Future[None] = Future()
+
+    def run() -> None:
+        try:
+            call()
+            outcome.set_result(None)
+        except BaseException as error:  # noqa: BLE001 - the caller's thread raises it
+            outcome.set_exception(error)
+
+    thread = threading.Thread(target=run, name="hubdist-tf-host", daemon=True)
+    thread.start()
+    thread.join(timeout_s)
+    if thread.is_alive():
+        raise TransferTimeoutError(
+            f"waited {timeout_s:.0f} s for {what}", advice="Is the TensorFlow worker alive? Connect to it again."
+        )
+    outcome.result(0)

@@ -1,0 +1,79 @@
+"""Open a model: from a snapshot, from memory or in place; in this process or on the workers that it drives."""
+
+from __future__ import annotations
+
+import contextlib
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+from hubdist.errors import NotAModelError
+from hubdist.manifest import Manifest
+from hubdist.models.hosts import find_hosts
+from hubdist.models.importing import import_tensorflow
+from hubdist.models.keys import LoadKey
+from hubdist.models.loading import load_files
+from hubdist.models.places import InPlace, Place, in_place_errors
+from hubdist.models.ram import RamModel
+from hubdist.models.remote import load_on_hosts
+from hubdist.models.travel import let_travel
+from hubdist.savedmodel import ModelKind, model_kind
+
+
+def open_model(located: Place, key: LoadKey, revive: Callable[[LoadKey], Any]) -> Any:
+    """Load a SavedModel or TF1 hub module, as `hub.load` does.
+
+    If the key's device, the current device or the current strategy lies in other TensorFlow tasks, this process reads
+    the variables for them and pushes the assets to them.
+
+    Source: tensorflow_hub 0.16.1, `module_v2.py`: `tags` defaults to `[]` for TF1 hub modules, and the object says
+    by `_is_hub_module_v1` which of the two it is.
+
+    Args:
+        located: Where the model lies; it stays in use as long as the loaded object lives. Of a `RamModel` the assets
+            stay, the rest is freed after the load; all of it if the load fails.
+        key: Tags, options and device.
+        revive: The module-level function that a pickle of the object calls with `key` where it is unpickled.
+
+    Raises:
+        NotAModelError: The directory holds other files.
+        ConfigError: The device or an option does not fit this process.
+        PeerError, TransferTimeoutError: A TensorFlow worker failed; it is named.
+        ResolveError, OriginError: The files cannot be read in place.
+    """
+    with contextlib.ExitStack() as undo:
+        if isinstance(located, RamModel):
+            undo.callback(located.release)
+        kind = _kind(located.manifest, key)
+        tags = list(key.tags) if key.tags is not None else ([] if kind is ModelKind.HUB_MODULE else None)
+        options = dict(key.options)
+        tensorflow = import_tensorflow()
+        hosts = find_hosts(tensorflow, key.device)
+        with contextlib.nullcontext() if key.device is None else tensorflow.device(key.device):
+            if isinstance(located, InPlace):
+                with in_place_errors(tensorflow, located.path):
+                    model = load_files(tensorflow, located.path, tags, options)
+            elif hosts.others:
+                model = load_on_hosts(tensorflow, located, tags, options, hosts)
+            else:
+                model = load_files(tensorflow, str(located.path), tags, options)
+                if isinstance(located, RamModel) and tensorflow.compat.v1.executing_eagerly_outside_functions():
+                    located.keep_assets()  # in a graph the variables are read when a session runs their initializers
+                weakref.finalize(model, located.release).atexit = False
+        model._is_hub_module_v1 = kind is ModelKind.HUB_MODULE
+        let_travel(model, key, revive)
+        undo.pop_all()
+        return model
+
+
+def _kind(manifest: Manifest, key: LoadKey) -> ModelKind:
+    kind = model_kind([entry.path for entry in manifest.entries])
+    if kind is ModelKind.OTHER:
+        found = ", ".join(entry.path for entry in manifest.entries[:5])
+        raise NotAModelError(
+            f"this is no SavedModel: of saved_model.pb and saved_model.pbtxt none is among its"
+            f" {len(manifest.entries)} files ({found}{', ...' if len(manifest.entries) > 5 else ''})",
+            handle=key.handle,
+            advice="hubdist.resolve(handle) gives the directory for other frameworks.",
+        )
+    return kind
