@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from hubdist.errors import HubdistError
 
 if TYPE_CHECKING:
-    from hubdist.client import init, load, load_async, prefetch, resolve, resolve_async, shutdown, status
+    from hubdist.client import init, load, load_async, plan, prefetch, resolve, resolve_async, shutdown, status
     from hubdist.config import Config
 
 __version__ = "0.1.0"
@@ -26,6 +26,7 @@ __all__ = [
     "init",
     "load",
     "load_async",
+    "plan",
     "prefetch",
     "resolve",
     "resolve_async",

@@ -10,24 +10,31 @@ import asyncio
 import sys
 import threading
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
-from hubdist.config import Config
+from hubdist.config import Config, ReadMode, RouteName
 from hubdist.embedded import Embedded
 from hubdist.errors import DeliveryError, NotPinnedError
-from hubdist.manifest import Digest
+from hubdist.manifest import Chunk, Digest, Manifest
 from hubdist.models import LoadedModels, LoadKey, load_key, open_model
-from hubdist.report import Report, Status
+from hubdist.reading import UNREADABLE, Access, Reader
+from hubdist.report import Plan, Report, Status
+from hubdist.resolver import Pin
 from hubdist.snapshot import Snapshot
 
 
 class _Way(Protocol):
     """How a process gets at models; see `Embedded` and `Cluster`."""
 
-    def resolve(self, text: str) -> tuple[str, Digest]: ...
-    def locate(self, handle: str, digest: Digest) -> Snapshot: ...
+    def resolve(self, text: str, route: RouteName | None, *, keep: bool) -> Pin: ...
+    def locate(self, pin: Pin, route: RouteName | None) -> Snapshot: ...
+    def access(self, pin: Pin, route: RouteName | None) -> Access: ...
+    def find(self, digest: Digest) -> Snapshot | None: ...
+    def read(self, manifest: Manifest, chunk: Chunk) -> Any: ...
     def prefetch(self, texts: Sequence[str], nodes: Sequence[str] | None) -> Report: ...
+    def plan(self, text: str, nodes: Sequence[str] | None, route: RouteName | None) -> Plan: ...
     def status(self) -> Status: ...
     def shutdown(self) -> None: ...
 
@@ -43,7 +50,7 @@ class _Process:
 
     def __init__(self, config: Config, asked: Mapping[str, Any] | None, ray_session: str | None) -> None:
         self.ray_session = ray_session
-        self.pins: dict[str, tuple[str, Digest]] = {}
+        self.pins: dict[str, Pin] = {}
         self.snapshots: dict[Digest, Snapshot] = {}
         self.way: _Way
         if ray_session is None:
@@ -56,20 +63,57 @@ class _Process:
             self.config = cluster.join(asked)
             self.way = cluster
         self.models = LoadedModels(self.config.max_loaded)
+        self.reader = Reader(self.config, self.way.read)
 
-    def resolve(self, text: str) -> tuple[str, Digest]:
-        """The public handle and the digest; asked once per process and handle."""
+    def resolve(self, text: str, how: _How) -> Pin:
+        """What a handle stands for; asked once per process and handle."""
         pin = self.pins.get(text)
         if pin is None:
-            pin = self.way.resolve(text)
+            keep = (how.read_mode or self.config.read_mode) == "stage"
+            pin = self.way.resolve(text, how.route, keep=keep)
             self.pins[text] = pin
         return pin
 
-    def load(self, key: LoadKey, *, fresh: bool) -> Any:
+    def load(self, pin: Pin, key: LoadKey, how: _How, *, fresh: bool) -> Any:
         """The loaded model of this process for a key."""
-        return self.models.get(
-            key, lambda: open_model(self.way.locate(key.handle, key.digest), key, load_pinned), fresh=fresh
-        )
+        return self.models.get(key, lambda: self._open(pin, key, how), fresh=fresh)
+
+    def _open(self, pin: Pin, key: LoadKey, how: _How) -> Any:
+        mode = how.read_mode or pin.settings.read_mode or self.config.read_mode
+        if mode == "memory":
+            access = self.way.access(pin, how.route)
+            own = self.way.find(pin.digest)
+            return open_model(self.reader.to_memory(access, own), key, load_pinned)
+        if mode == "in_place":
+            for place, check in self.reader.in_place(self.way.access(pin, how.route)):
+                try:
+                    model = open_model(place, key, load_pinned)
+                    check(None)
+                except UNREADABLE as error:
+                    check(error)
+                else:
+                    return model
+        return open_model(self.way.locate(pin, how.route), key, load_pinned)
+
+
+@dataclass(frozen=True, slots=True)
+class _How:
+    """What one call wants other than the settings."""
+
+    route: RouteName | None = None
+    read_mode: ReadMode | None = None
+
+    @classmethod
+    def checked(cls, route: str | None, read_mode: str | None) -> Self:
+        """From what the user wrote.
+
+        Raises:
+            ConfigError: It is neither a route nor a read mode.
+        """
+        asked: dict[str, Any] = {"route": route, "read_mode": read_mode}
+        asked = {name: value for name, value in asked.items() if value is not None}
+        Config(dict.fromkeys(asked, "this call"), **asked)
+        return cls(**asked)
 
 
 _guard = threading.Lock()
@@ -98,7 +142,14 @@ def init(config: Config | Mapping[str, Any] | None = None, **overrides: Any) -> 
 
 
 def load(
-    handle: str, tags: str | Sequence[str] | None = None, options: Any = None, *, fresh: bool | None = None
+    handle: str,
+    tags: str | Sequence[str] | None = None,
+    options: Any = None,
+    *,
+    fresh: bool | None = None,
+    device: str | None = None,
+    route: str | None = None,
+    read_mode: str | None = None,
 ) -> Any:
     """Load a model, as `tensorflow_hub.load` does, from this node's store.
 
@@ -112,6 +163,12 @@ def load(
         tags: Tags of the MetaGraph to load, as for `tf.saved_model.load`.
         options: A `tf.saved_model.LoadOptions`.
         fresh: True loads anew although this process has the model; None takes the configuration's value.
+        device: A device of a remote TensorFlow worker that this program is connected to, such as
+            `/job:worker/task:0`: the model is loaded there, and that machine needs neither Ray nor the files. Under
+            a strategy with such devices this is so by itself.
+        route: For this call, which way to try first: `auto`, `shared`, `direct` or `driver`; see `Config`. The first
+            call of the job decides who reads the origin.
+        read_mode: For this call, what TensorFlow opens: `stage`, `memory` or `in_place`; see `Config`.
 
     Returns:
         What `tf.saved_model.load` returns for the model.
@@ -120,12 +177,13 @@ def load(
         HubdistError: Its subclass says what to do; handle and node are named.
     """
     process = _current()
-    public, digest = process.resolve(handle)
-    key = load_key(public, digest, tags, options)
-    return process.load(key, fresh=process.config.fresh if fresh is None else fresh)
+    how = _How.checked(route, read_mode)
+    pin = process.resolve(handle, how)
+    key = load_key(pin.handle, pin.digest, tags, options, device)
+    return process.load(pin, key, how, fresh=process.config.fresh if fresh is None else fresh)
 
 
-def resolve(handle: str) -> str:
+def resolve(handle: str, *, route: str | None = None) -> str:
     """The directory on this node with a model's files, complete and read-only; brought here if it is missing.
 
     Works for any files, also those that are no SavedModel. Every call checks names and sizes anew. The directory stays
@@ -133,27 +191,47 @@ def resolve(handle: str) -> str:
 
     Args:
         handle: As for `load`.
+        route: As for `load`.
 
     Raises:
         HubdistError: Its subclass says what to do; handle and node are named.
     """
     process = _current()
-    public, digest = process.resolve(handle)
-    snapshot = process.way.locate(public, digest)
-    process.snapshots[digest] = snapshot  # in use from now on, so that nobody evicts what the caller got
+    how = _How.checked(route, "stage")
+    pin = process.resolve(handle, how)
+    snapshot = process.way.locate(pin, how.route)
+    process.snapshots[pin.digest] = snapshot  # in use from now on, so that nobody evicts what the caller got
     return str(snapshot.path)
 
 
+def plan(handle: str, nodes: Iterable[str] | None = None, *, route: str | None = None) -> Plan:
+    """What a load of a handle would do on each node, and why, without doing it.
+
+    The nodes are asked what they have and what they can read, which starts an agent on each for some seconds; answers
+    are kept for a while. The origin is not read.
+
+    Args:
+        handle: As for `load`.
+        nodes: Ids, names or addresses of nodes; None means all that are alive now.
+        route: As for `load`.
+
+    Raises:
+        HubdistError: The handle cannot be understood, or no such node is alive.
+    """
+    how = _How.checked(route, None)
+    return _current().way.plan(handle, None if nodes is None else list(nodes), how.route)
+
+
 async def load_async(
-    handle: str, tags: str | Sequence[str] | None = None, options: Any = None, *, fresh: bool | None = None
+    handle: str, tags: str | Sequence[str] | None = None, options: Any = None, **arguments: Any
 ) -> Any:
     """`load` for async actors and other event loops: runs in a thread and does not block the loop."""
-    return await asyncio.to_thread(load, handle, tags, options, fresh=fresh)
+    return await asyncio.to_thread(load, handle, tags, options, **arguments)
 
 
-async def resolve_async(handle: str) -> str:
+async def resolve_async(handle: str, *, route: str | None = None) -> str:
     """`resolve` for async actors and other event loops: runs in a thread and does not block the loop."""
-    return await asyncio.to_thread(resolve, handle)
+    return await asyncio.to_thread(resolve, handle, route=route)
 
 
 def prefetch(handles: str | Iterable[str], nodes: Iterable[str] | None = None) -> Report:
@@ -201,18 +279,18 @@ def load_pinned(key: LoadKey) -> Any:
     """
     process = _current()
     try:
-        return process.load(key, fresh=False)
+        return process.load(Pin(key.handle, key.digest), key, _How(), fresh=False)
     except NotPinnedError as error:
         first = error
     # A pickle from another job: the handle may still stand for the same bytes.
-    _, digest = process.resolve(key.handle)
-    if digest != key.digest:
+    pin = process.resolve(key.handle, _How())
+    if pin.digest != key.digest:
         raise NotPinnedError(
-            f"the pickled model {key.digest} cannot be found, and its handle stands for {digest} now",
+            f"the pickled model {key.digest} cannot be found, and its handle stands for {pin.digest} now",
             handle=key.handle,
             advice="Load the handle anew and pickle that.",
         ) from first
-    return process.load(key, fresh=False)
+    return process.load(pin, key, _How(), fresh=False)
 
 
 def _current() -> _Process:

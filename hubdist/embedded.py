@@ -5,16 +5,30 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from hubdist.config import Config
+from hubdist.config import Config, ModelSettings, RouteName
 from hubdist.errors import ConfigError, NotPinnedError
-from hubdist.manifest import Digest
-from hubdist.report import NodeReport, PinReport, Report, Status
-from hubdist.resolver import Resolver
-from hubdist.routes import Route
+from hubdist.handle import Handle
+from hubdist.manifest import Chunk, Digest, Manifest
+from hubdist.pins import check_pin
+from hubdist.reading import Access
+from hubdist.report import NodePlan, NodeReport, PinReport, Plan, Report, Status
+from hubdist.resolver import Pin, Resolution, Resolver
+from hubdist.routes import Evidence, Finding, Route, order_routes
 from hubdist.snapshot import Snapshot
 from hubdist.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class _Pinned:
+    handle: Handle
+    resolution: Resolution
+
+    @property
+    def report(self) -> PinReport:
+        return self.resolution.report(origin_reads=int(self.resolution.source == "origin"))
 
 
 class Embedded:
@@ -26,60 +40,129 @@ class Embedded:
     """
 
     def __init__(self, config: Config, base_dir: Path) -> None:
+        self._config = config
         self._node = socket.gethostname()
         self._store = Store(config.store_root(self._node), max_bytes=config.max_bytes)
         self._resolver = Resolver(config, self._store, base_dir)
         self._guard = threading.Lock()
         self._resolving: dict[str, threading.Lock] = {}
-        self._pins: dict[str, PinReport] = {}
+        self._pins: dict[str, _Pinned] = {}
 
-    def resolve(self, text: str) -> tuple[str, Digest]:
-        """The public handle and the digest that this process has pinned.
+    def resolve(self, text: str, route: RouteName | None, *, keep: bool) -> Pin:  # noqa: ARG002 - as for a cluster
+        """What this process has pinned for a handle.
 
         Raises:
             HubdistError: Every kind of it.
         """
-        pin = self._pin(text)
-        return pin.handle, Digest.parse(pin.digest)
+        pinned = self._pin(text, route)
+        return Pin(pinned.handle.public, pinned.resolution.digest, self._resolver.settings_of(pinned.handle))
 
-    def locate(self, handle: str, digest: Digest) -> Snapshot:
+    def locate(self, pin: Pin, route: RouteName | None) -> Snapshot:  # noqa: ARG002 - there is one way
         """The snapshot in this machine's store.
 
         Raises:
-            NotPinnedError: It is not there.
+            NotPinnedError: It is not there, and this process does not know its handle.
+            HubdistError: It cannot be had again.
         """
-        snapshot = self._store.find(digest)
-        if snapshot is None:
-            raise NotPinnedError(f"{digest} is not in the store {self._store.root}", handle=handle)
+        snapshot = self._store.find(pin.digest)
+        if snapshot is not None:
+            return snapshot
+        pinned = self._pinned(pin.digest)
+        if pinned is None:
+            raise NotPinnedError(f"{pin.digest} is not in the store {self._store.root}", handle=pin.handle)
+        snapshot, _ = self._resolver.bring(pinned.handle, pinned.resolution)
+        check_pin(pinned.handle, pin.digest, snapshot.manifest.digest, "this process")
         return snapshot
+
+    def access(self, pin: Pin, route: RouteName | None) -> Access:
+        """How this process can read a model past the store."""
+        pinned = self._pinned(pin.digest)
+        if pinned is None:
+            with self.locate(pin, route) as snapshot:
+                return Access(snapshot.manifest, ((Route.DRIVER, None),))
+        self._resolver.direct_url(pinned.handle, wanted=self._wants_direct(pin.settings, route))
+        manifest = pinned.resolution.manifest
+        direct = self._resolver.direct_copy(pinned.handle, manifest)
+        ways = ((Route.SHARED, pinned.resolution.shared), (Route.DIRECT, direct))
+        return Access(manifest, (*(way for way in ways if way[1] is not None), (Route.DRIVER, None)))
+
+    def find(self, digest: Digest) -> Snapshot | None:
+        """The snapshot if the store has it."""
+        return self._store.find(digest)
+
+    def read(self, manifest: Manifest, chunk: Chunk) -> memoryview:
+        """The bytes of one chunk of a model, from the store."""
+        data = memoryview(bytearray(chunk.size))
+        with self.locate(Pin(str(manifest.digest), manifest.digest), None) as snapshot:
+            snapshot.read_chunk(chunk, data)
+        return data
+
+    def plan(self, text: str, nodes: Sequence[str] | None, route: RouteName | None) -> Plan:
+        """What a load would do."""
+        self._check_nodes(nodes)
+        handle = self._resolver.parse(text)
+        settings = self._resolver.settings_of(handle)
+        pinned = self._pins.get(handle.key)
+        resolution = pinned.resolution if pinned else self._resolver.find(handle)
+        held = None if resolution is None else self._store.find(resolution.digest)
+        shared = None
+        if resolution is not None and resolution.shared is not None:
+            shared = Finding(usable=True, why=f"this process has read {resolution.shared.public}")
+        wanted = Route.DIRECT if self._wants_direct(settings, route) else None
+        order = order_routes(Evidence(wanted, node_holds_snapshot=held is not None, shared=shared))
+        return Plan(
+            handle=handle.public,
+            digest=None if resolution is None else str(resolution.digest),
+            total_bytes=None if resolution is None else resolution.manifest.total_bytes,
+            known=None if resolution is None else ("this process" if pinned else f"the {resolution.source}"),
+            read_mode=settings.read_mode or self._config.read_mode,
+            nodes=(NodePlan(self._node, self._node, order),),
+        )
 
     def prefetch(self, texts: Sequence[str], nodes: Sequence[str] | None) -> Report:
         """Resolve the handles; there is one node."""
-        if nodes is not None and set(nodes) - {self._node}:
-            raise ConfigError("there are no other nodes: Ray is not running", advice="Call ray.init() first.")
-        pins = tuple(self._pin(text) for text in texts)
-        return Report(pins, tuple(self._node_report(pin) for pin in pins))
+        self._check_nodes(nodes)
+        reports = []
+        for text in texts:
+            pin = self.resolve(text, None, keep=True)
+            self.locate(pin, None).release()
+            pinned = self._pinned(pin.digest)
+            assert pinned is not None
+            reports.append(pinned.report)
+        return Report(tuple(reports), tuple(self._node_report(pin) for pin in reports))
 
     def status(self) -> Status:
         """What this process has resolved."""
-        return Status("embedded", None, str(self._store.root), tuple(self._pins.values()))
+        pins = tuple(pinned.report for pinned in self._pins.values())
+        return Status("embedded", None, str(self._store.root), pins)
 
     def shutdown(self) -> None:
         """Forget the pins."""
         with self._guard:
             self._pins.clear()
 
-    def _pin(self, text: str) -> PinReport:
+    def _check_nodes(self, nodes: Sequence[str] | None) -> None:
+        if nodes is not None and set(nodes) - {self._node}:
+            raise ConfigError("there are no other nodes: Ray is not running", advice="Call ray.init() first.")
+
+    def _pin(self, text: str, route: RouteName | None) -> _Pinned:
         handle = self._resolver.parse(text)
         with self._guard:
             resolving = self._resolving.setdefault(handle.key, threading.Lock())
         with resolving:
-            pin = self._pins.get(handle.key)
-            if pin is None:
-                found = self._resolver.resolve(handle)
-                pin = found.report(origin_reads=int(found.source == "origin"))
-                self._pins[handle.key] = pin
-        return pin
+            pinned = self._pins.get(handle.key)
+            if pinned is None:
+                if self._wants_direct(self._resolver.settings_of(handle), route):
+                    self._resolver.direct_url(handle, wanted=True)
+                pinned = _Pinned(handle, self._resolver.resolve(handle))
+                self._pins[handle.key] = pinned
+        return pinned
+
+    def _pinned(self, digest: Digest) -> _Pinned | None:
+        return next((pinned for pinned in (*self._pins.values(),) if pinned.resolution.digest == digest), None)
+
+    def _wants_direct(self, settings: ModelSettings, asked: RouteName | None) -> bool:
+        return (asked or settings.route or self._config.route) == "direct"
 
     def _node_report(self, pin: PinReport) -> NodeReport:
         return NodeReport(

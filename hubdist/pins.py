@@ -8,10 +8,10 @@ import threading
 from pathlib import Path
 
 from hubdist.disk import disk_errors, write_durably
-from hubdist.errors import ConfigError, DigestMismatchError, HandleError, NotPinnedError
+from hubdist.errors import ConfigError, DigestMismatchError, HandleError, IntegrityError, NotPinnedError
 from hubdist.handle import Handle
 from hubdist.makers import unique_name
-from hubdist.manifest import Digest
+from hubdist.manifest import Digest, Manifest
 
 
 class Pins:
@@ -29,6 +29,23 @@ class Pins:
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError, HandleError):
             return Digest.parse(json.loads((self._folder / f"{handle.key}.json").read_bytes())["digest"])
         return None
+
+    def find_manifest(self, digest: Digest) -> Manifest | None:
+        """The manifest that was kept with a pin, or None."""
+        with contextlib.suppress(OSError, IntegrityError):
+            manifest = Manifest.from_json((self._folder / f"{digest.value}.manifest").read_bytes())
+            return manifest if manifest.digest == digest else None
+        return None
+
+    def keep_manifest(self, manifest: Manifest) -> None:
+        """Keep the manifest of a model whose files are not in the store beside the pins.
+
+        Raises:
+            StoreError: The directory cannot be written.
+        """
+        with disk_errors(self._folder):
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            write_durably(self._folder / f"{manifest.digest.value}.manifest", manifest.to_json(), unique_name())
 
     def keep(self, handle: Handle, digest: Digest) -> None:
         """Pin a handle.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hubdist.errors import HubdistError
-from hubdist.routes import Route
+from hubdist.routes import Order, Route
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +96,59 @@ class Report:
         for pin in self.pins:
             lines.append(str(pin))
             lines.extend(f"  {node}" for node in self.nodes if node.digest == pin.digest)
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True, slots=True)
+class NodePlan:
+    """What one node would do.
+
+    Attributes:
+        node: Ray's id of the node, or the host's name without Ray.
+        name: The node's address and the first digits of its id.
+        order: The routes that it would try, the first first, and those that it cannot take.
+    """
+
+    node: str
+    name: str
+    order: Order
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a load would do, as far as this can be told without doing it.
+
+    Attributes:
+        handle: The handle without secrets.
+        digest: `sha256:<hex>` of the model; None if its origin has to be read to know it.
+        total_bytes: Bytes of all files, if they are known.
+        known: Who knows the model already, such as `this job` or `the shared cache`; None if nobody does.
+        read_mode: What TensorFlow would open.
+        nodes: One for each node that was asked about.
+    """
+
+    handle: str
+    digest: str | None
+    total_bytes: int | None
+    known: str | None
+    read_mode: str
+    nodes: tuple[NodePlan, ...]
+
+    def __str__(self) -> str:
+        """A few lines; nodes that would do the same stand together."""
+        if self.digest is None:
+            lines = [f"{self.handle}: not resolved yet, the origin would be read once"]
+        else:
+            size = "" if self.total_bytes is None else f", {_size(self.total_bytes)}"
+            lines = [f"{self.handle}: {self.digest[:19]}...{size}, known to {self.known}"]
+        lines.append(f"read mode {self.read_mode}")
+        groups: dict[Order, list[str]] = {}
+        for node in self.nodes:
+            groups.setdefault(node.order, []).append(node.name)
+        for order, names in groups.items():
+            lines.append(f"{len(names)} node{'s' if len(names) > 1 else ''}: {', '.join(names)}")
+            lines += [f"  {at}. {choice}" for at, choice in enumerate(order.choices, 1)]
+            lines += [f"  not {refused}" for refused in order.refused]
         return "\n".join(lines)
 
 

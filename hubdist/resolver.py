@@ -1,18 +1,24 @@
-"""Resolve: handle -> snapshot in the driver's store, by the pin that is there or from the origin."""
+"""Resolve: handle -> manifest, by the pin that is there, from the shared cache, or from the origin.
+
+The model's files are then in the driver's store, in the shared cache, or in both.
+"""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from hubdist.config import Config
-from hubdist.errors import HubdistError, NotPinnedError
+from hubdist.config import Config, ModelSettings
+from hubdist.copies import RemoteCopy, copy_remote, list_copy
+from hubdist.errors import HubdistError, IntegrityError, NotPinnedError, ResolveError, StoreError, TransferError
 from hubdist.handle import Handle, Kind, parse_handle
 from hubdist.manifest import Digest, Manifest
+from hubdist.optional_cache import OptionalCache
 from hubdist.origins import Origin, open_origin
+from hubdist.origins.direct import direct_url
 from hubdist.origins.tfhub_cache import find_in_cache
 from hubdist.pins import LockFile, Pins, check_pin
 from hubdist.report import PinReport
@@ -29,14 +35,16 @@ class Resolution:
     Attributes:
         handle: The handle without secrets.
         manifest: The model's files.
-        source: Where the bytes came from, in words: `store`, `origin` or `TensorFlow Hub cache`.
+        source: Where the bytes came from, in words, such as `store` or `origin`.
+        shared: Where the nodes find the files in the shared cache; None if they are in none.
         seconds: How long it took.
     """
 
     handle: str
     manifest: Manifest
     source: str
-    seconds: float
+    shared: RemoteCopy | None = None
+    seconds: float = 0.0
 
     @property
     def digest(self) -> Digest:
@@ -56,30 +64,43 @@ class Resolution:
         )
 
 
-class Resolver:
-    """Resolves handles into a store, from several threads and processes at the same time.
+@dataclass(frozen=True, slots=True)
+class Pin:
+    """What a handle stands for, for whoever loads it: without secrets, with what the configuration says of it."""
 
-    Processes of one node take turns for one handle, so the second finds what the first published.
+    handle: str
+    digest: Digest
+    settings: ModelSettings = field(default_factory=ModelSettings)
+
+
+class Resolver:
+    """Resolves handles, from several threads and processes at the same time.
+
+    Processes of one node take turns for one handle, so the second finds what the first published; clusters that share
+    a cache take turns too, for handles whose bytes are known not to change.
 
     Args:
         config: The job's settings.
         store: The driver's store.
         base_dir: What relative paths are relative to; None refuses them.
-        wanted: `Handle.key` -> the only digest that is accepted.
+        models: `Handle.key` -> what the configuration says of the model; None takes it from `config`.
     """
 
     def __init__(
-        self, config: Config, store: Store, base_dir: Path | None, wanted: Mapping[str, Digest] | None = None
+        self, config: Config, store: Store, base_dir: Path | None, models: Mapping[str, ModelSettings] | None = None
     ) -> None:
         self._config = config
         self._store = store
+        self._cache = OptionalCache(config)
         self._base_dir = base_dir
         self._last_pins = Pins(store.root / "pins" / "last")
         self._lock_file = None
         if config.lock_file is not None:
             path = Path(config.lock_file).expanduser()
             self._lock_file = LockFile((base_dir or Path.cwd()) / path, frozen=config.frozen)
-        self._wanted = config.wanted_digests() if wanted is None else wanted
+        self._models = config.model_settings() if models is None else models
+        self._directories: dict[str, str] = {}
+        """`Handle.key` -> the directory that was found to be the same model."""
 
     def parse(self, text: str) -> Handle:
         """Parse a handle as this job understands it.
@@ -89,55 +110,175 @@ class Resolver:
         """
         return parse_handle(text, base_dir=self._base_dir, custom_schemes=self._config.origins.keys())
 
-    def resolve(self, handle: Handle) -> Resolution:
-        """Find the model of a handle, or read it from its origin, verify and publish it.
+    def settings_of(self, handle: Handle) -> ModelSettings:
+        """What the configuration says of this model alone."""
+        return self._models.get(handle.key, ModelSettings())
+
+    def find(self, handle: Handle) -> Resolution | None:
+        """What a handle stands for, if its files are in the driver's store or in the shared cache and may be used.
 
         Raises:
             HubdistError: Every kind of it, with the handle filled in.
         """
-        begin = time.monotonic()
+        return self._timed(handle, lambda: self._find(handle, self._pinned(handle)))
+
+    def resolve(self, handle: Handle) -> Resolution:
+        """What a handle stands for; read from its origin, verified and published if that is not known yet.
+
+        Raises:
+            HubdistError: Every kind of it, with the handle filled in.
+        """
+        resolution = self._timed(handle, lambda: self._resolve(handle))
+        assert resolution is not None
+        return resolution
+
+    def accept(self, handle: Handle, manifest: Manifest, source: str) -> Resolution:
+        """Take what a node has read directly, if the pins allow it.
+
+        Raises:
+            DigestMismatchError: Another digest is pinned.
+        """
+        resolution = Resolution(handle.public, manifest, source)
+        return self._timed(handle, lambda: self._checked(handle, self._pinned(handle), resolution)) or resolution
+
+    def recall(self, handle: Handle, digest: Digest, manifest: Manifest | None) -> Resolution | None:
+        """What was resolved before, without asking the origin; None if nothing is left of it.
+
+        Args:
+            handle: The handle.
+            digest: What it stands for.
+            manifest: Its files, if they were noted.
+        """
+        snapshot = self._store.find(digest)
+        if snapshot is not None:
+            with snapshot:
+                manifest = snapshot.manifest
+        shared = self._cache.find(digest)
+        if shared is not None:
+            return Resolution(handle.public, shared.manifest, "shared cache", shared.copy)
+        return None if manifest is None else Resolution(handle.public, manifest, "store")
+
+    def bring(self, handle: Handle, resolution: Resolution) -> tuple[Snapshot, bool]:
+        """The files of a resolution in the driver's store; from the shared cache, else from the origin.
+
+        Returns:
+            The snapshot, and whether the origin was read. That may stand for other bytes by now; which is for the
+            caller to see.
+
+        Raises:
+            HubdistError: Every kind of it, with the handle filled in.
+        """
         try:
-            snapshot, source = self._resolve(handle)
+            with self._store.lock(f"bring-{resolution.digest.value}", self._config.timeout_s):
+                snapshot = self._store.find(resolution.digest)
+                if snapshot is None and resolution.shared is not None:
+                    snapshot = self._from_cache(resolution.manifest, resolution.shared)
+                return (snapshot, False) if snapshot is not None else (self._from_origin(handle)[0], True)
         except HubdistError as error:
             raise error.placed(handle=handle.public) from error.__cause__
-        with snapshot:
-            resolution = Resolution(handle.public, snapshot.manifest, source, time.monotonic() - begin)
+
+    def direct_url(self, handle: Handle, *, wanted: bool) -> str | None:
+        """The directory that nodes could read themselves, or None; see `origins.direct`.
+
+        Args:
+            handle: Any handle.
+            wanted: The user asks for it: a hub is asked too, and a refusal is logged.
+        """
+        if self._config.offline and handle.kind is not Kind.LOCAL:
+            return None
+        try:
+            url = direct_url(handle, self._config, ask_hub=wanted)
+        except HubdistError as error:
+            _LOG.warning("hubdist: %s cannot be read directly: %s", handle.public, error.what)
+            return None
+        if url is not None:
+            self._directories[handle.key] = url
+        return url
+
+    def direct_copy(self, handle: Handle, manifest: Manifest) -> RemoteCopy | None:
+        """The directory that `direct_url` found, if its files have a manifest's names and sizes; else None."""
+        url = self._directories.get(handle.key)
+        if url is None:
+            return None
+        try:
+            copy = list_copy(url, self._config)
+        except HubdistError as error:
+            _LOG.info("hubdist: %s is not read directly: %s", handle.public, error)
+            return None
+        sizes = {entry.path: entry.size for entry in manifest.entries}
+        return copy if {path: file.size for path, file in copy.files.items()} == sizes else None
+
+    def _timed(self, handle: Handle, work: Callable[[], Resolution | None]) -> Resolution | None:
+        begin = time.monotonic()
+        try:
+            resolution = work()
+        except HubdistError as error:
+            raise error.placed(handle=handle.public) from error.__cause__
+        if resolution is None:
+            return None
+        resolution = replace(resolution, seconds=time.monotonic() - begin)
         _LOG.info(
             "hubdist: %s is %s, %d bytes from the %s in %.2f s",
             handle.public,
             resolution.digest,
             resolution.manifest.total_bytes,
-            source,
+            resolution.source,
             resolution.seconds,
         )
         return resolution
 
-    def _resolve(self, handle: Handle) -> tuple[Snapshot, str]:
+    def _resolve(self, handle: Handle) -> Resolution:
         pinned = self._pinned(handle)
-        snapshot = self._from_store(handle, pinned)
+        found = self._find(handle, pinned)
+        if found is not None:
+            return found
+        with self._store.lock(f"resolve-{handle.key}", self._config.timeout_s):
+            return self._find(handle, pinned) or self._take_turn(handle, pinned)
+
+    def _take_turn(self, handle: Handle, pinned: Digest | None) -> Resolution:
+        """Read the origin; if another cluster does so for the same shared cache, wait and take what it filled in."""
+        if pinned is None and not _is_immutable(handle):  # what another cluster read may be old
+            return self._read(handle, pinned)
+        with self._cache.turn(handle.key, lambda: self._find(handle, pinned)) as found:
+            return found or self._read(handle, pinned)
+
+    def _read(self, handle: Handle, pinned: Digest | None) -> Resolution:
+        snapshot, source = self._from_origin(handle)
+        with snapshot:
+            resolution = self._checked(handle, pinned, Resolution(handle.public, snapshot.manifest, source))
+            return replace(resolution, shared=self._cache.share(snapshot, handle))
+
+    def _find(self, handle: Handle, pinned: Digest | None) -> Resolution | None:
+        """A hit without asking the origin: pinned, offline, or a handle whose bytes never change by its nature."""
+        digest = pinned
+        immutable = _is_immutable(handle)
+        if digest is None and (immutable or (self._config.offline and handle.kind is not Kind.LOCAL)):
+            digest = self._last_pins.find(handle)
+        snapshot = None if digest is None else self._store.find(digest)
         if snapshot is not None:
-            source = "store"
-        else:
-            with self._store.lock(f"resolve-{handle.key}", self._config.timeout_s):
-                snapshot = self._from_store(handle, pinned)  # another process may have been faster
-                source = "store"
-                if snapshot is None:
-                    snapshot, source = self._from_origin(handle)
-        try:
-            found = snapshot.manifest.digest
-            if pinned is not None:
-                check_pin(handle, pinned, found, "the configuration or hubdist.lock")
-            if self._lock_file is not None:
-                self._lock_file.keep(handle, found)
-            if not self._store.read_only:
-                self._last_pins.keep(handle, found)
-        except BaseException:
-            snapshot.release()
-            raise
-        return snapshot, source
+            with snapshot:
+                found = Resolution(handle.public, snapshot.manifest, "store", self._cache.share(snapshot, handle))
+                return self._checked(handle, pinned, found)
+        if digest is None and immutable:
+            digest = self._cache.digest_of(handle)
+        shared = self._cache.find(digest)
+        if shared is None:
+            return None
+        found = Resolution(handle.public, shared.manifest, "shared cache", shared.copy)
+        return self._checked(handle, pinned, found)
+
+    def _checked(self, handle: Handle, pinned: Digest | None, resolution: Resolution) -> Resolution:
+        """Compare with the pins, and note the digest for later jobs."""
+        if pinned is not None:
+            check_pin(handle, pinned, resolution.digest, "the configuration or hubdist.lock")
+        if self._lock_file is not None:
+            self._lock_file.keep(handle, resolution.digest)
+        if not self._store.read_only:
+            self._last_pins.keep(handle, resolution.digest)
+        return resolution
 
     def _pinned(self, handle: Handle) -> Digest | None:
-        pinned = self._wanted.get(handle.key)
+        pinned = self.settings_of(handle).digest
         if pinned is None and self._lock_file is not None:
             pinned = self._lock_file.find(handle)
         if pinned is None and self._config.frozen:
@@ -147,32 +288,45 @@ class Resolver:
             )
         return pinned
 
-    def _from_store(self, handle: Handle, pinned: Digest | None) -> Snapshot | None:
-        """A hit without asking the origin: pinned, offline, or a handle whose bytes never change by its nature.
-
-        Handles of hubs and numbered Kaggle versions are of the last kind, as they are for TensorFlow Hub.
-        """
-        immutable = handle.kind is Kind.HUB or (handle.kind is Kind.KAGGLE and handle.text.count("/") == 6)
-        digest = pinned
-        if digest is None and (immutable or (self._config.offline and handle.kind is not Kind.LOCAL)):
-            digest = self._last_pins.find(handle)
-        return None if digest is None else self._store.find(digest)
+    def _from_cache(self, manifest: Manifest, shared: RemoteCopy) -> Snapshot | None:
+        """Copy a model out of the shared cache; None if that fails."""
+        try:
+            with self._store.stage_manifest(manifest) as stage:
+                copy_remote(shared, manifest, stage.write_chunk, self._config)
+                return self._store.publish(stage)
+        except StoreError:
+            raise
+        except HubdistError as error:
+            _LOG.warning("hubdist: the shared cache is not used: %s", error)
+            return None
 
     def _from_origin(self, handle: Handle) -> tuple[Snapshot, str]:
-        with self._store.stage() as stage:
-            origin, source = self._origin(handle, stage.path)
-            origin.fetch(stage)
-            return self._store.publish(stage), source
-
-    def _origin(self, handle: Handle, scratch: Path) -> tuple[Origin, str]:
+        by_tfhub = self._cache.tfhub_copy(handle)
+        if by_tfhub is not None:
+            try:
+                return self._fetch(parse_handle(by_tfhub.url), None), "TensorFlow Hub cache"
+            except (ResolveError, TransferError, IntegrityError) as error:
+                _LOG.warning("hubdist: TensorFlow Hub's directory in the shared cache is not used: %s", error)
+        cached = None
         if self._config.tfhub_cache_dir is not None:
             cached = find_in_cache(handle, Path(self._config.tfhub_cache_dir).expanduser())
-            if cached is not None:
-                return cached, "TensorFlow Hub cache"
+        if cached is not None:
+            return self._fetch(handle, cached), "TensorFlow Hub cache"
         local = (handle.base or handle).kind is Kind.LOCAL
         if self._config.offline and not local:
             raise NotPinnedError(
                 "offline, and this model is not in the store of the driver's node",
                 advice="Run once without offline, or put the model on the driver's disk.",
             )
-        return open_origin(handle, self._config, scratch), "origin"
+        directory = self._directories.get(handle.key)
+        return self._fetch(handle if directory is None else parse_handle(directory), None), "origin"
+
+    def _fetch(self, handle: Handle, origin: Origin | None) -> Snapshot:
+        with self._store.stage() as stage:
+            (origin or open_origin(handle, self._config, stage.path)).fetch(stage)
+            return self._store.publish(stage)
+
+
+def _is_immutable(handle: Handle) -> bool:
+    """Handles of hubs and numbered Kaggle versions never change their bytes, as for TensorFlow Hub."""
+    return handle.kind is Kind.HUB or (handle.kind is Kind.KAGGLE and handle.text.count("/") == 6)

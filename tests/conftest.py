@@ -25,9 +25,8 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterat
             monkeypatch.delenv(name)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     yield
-    from hubdist import client
-
-    if client._process is not None:
+    client = sys.modules.get("hubdist.client")
+    if client is not None and client._process is not None:
         hubdist.shutdown()
     left = [thread.name for thread in threading.enumerate() if thread.name.startswith("hubdist")]
     assert not left, f"threads left behind: {left}"

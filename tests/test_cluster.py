@@ -187,7 +187,8 @@ def test_a_thousand_calls_at_once_share_one_resolve(cluster: RayCluster, hub: Lo
     gate = hub.hold(handle)
     name = coordinator_name(ray.get_runtime_context().get_job_id())
     coordinator = ray.get_actor(name, namespace=NAMESPACE)
-    references = [coordinator.pin.remote(handle) for _ in range(1000)]
+    node_id = cluster.node_ids[0]
+    references = [coordinator.pin.remote(handle, node_id, None, True) for _ in range(1000)]
     assert gate.wait_reached(60)
     gate.set()
     assert len(set(ray.get(references, timeout=90))) == 1

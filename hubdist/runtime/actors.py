@@ -54,7 +54,7 @@ def make_coordinator(config: Config, base_dir: Path | None, job_id: str, here: S
         .remote(
             config.for_nodes(),
             fingerprint=config.fingerprint,
-            wanted=config.wanted_digests(),
+            models=config.model_settings(),
             origins=cloudpickle.dumps(dict(config.origins)),
             base_dir=base_dir,
             scope=scope,

@@ -1,7 +1,8 @@
 """The node agent: works on one node while a delivery runs.
 
-It offers chunks of published snapshots to other nodes, by digest and chunk, never by path; and it fetches chunks into
-a stage and publishes it. A plain class: `actors` makes an actor of it, with several threads.
+It offers chunks of published snapshots to other nodes, by digest and chunk, never by path; it fetches chunks into a
+stage and publishes it; and it reads what nodes can read themselves, with the node's own credentials and mounts. A
+plain class: `actors` makes an actor of it, with several threads.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import functools
 import threading
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,11 +19,14 @@ import ray
 import ray.exceptions
 
 from hubdist.config import Config
-from hubdist.errors import IntegrityError, PeerError
+from hubdist.copies import RemoteCopy, check_copy, copy_remote, list_copy, probe
+from hubdist.errors import IntegrityError, ModelNotFoundError, PeerError
+from hubdist.handle import parse_handle
 from hubdist.manifest import Chunk, Digest, Manifest, cut_chunks
+from hubdist.origins import open_origin
 from hubdist.runtime.calls import translated
 from hubdist.snapshot import Snapshot
-from hubdist.staging import FilledStage
+from hubdist.staging import DigestSink, FilledStage
 from hubdist.store import Store
 
 
@@ -76,6 +81,68 @@ class NodeAgent:
         with self._guard:
             self._incoming[manifest.digest] = incoming
         return False
+
+    def holds(self, digest: Digest) -> bool:
+        """True if the node's store has a complete snapshot."""
+        snapshot = self._store.find(digest)
+        if snapshot is not None:
+            snapshot.release()
+        return snapshot is not None
+
+    def probe(self, url: str) -> None:
+        """Find out whether this node can read a directory on object storage or a mount.
+
+        Raises:
+            HubdistError: Why not.
+        """
+        try:
+            probe(url, self._config, timeout_s=self._config.probe_timeout_s)
+        except ModelNotFoundError:
+            if url != self._config.shared_cache:  # where nothing need have been put yet
+                raise
+
+    def copy(self, manifest: Manifest, copy: RemoteCopy) -> int | None:
+        """Copy a model from where it lies into the node's store.
+
+        Returns:
+            Bytes that were read; None if the store had it.
+
+        Raises:
+            IntegrityError: What lies there is not the manifest's.
+            TransferError, ResolveError: It cannot be read.
+            StoreError: The node's disk refuses.
+        """
+        with self._store.lock(f"copy-{manifest.digest.value}", self._config.timeout_s):
+            if self.holds(manifest.digest):
+                return None
+            with self._store.stage_manifest(manifest) as stage:
+                read = copy_remote(copy, manifest, stage.write_chunk, self._config)
+                self._store.publish(stage).release()
+        return read
+
+    def read_directory(self, url: str, keep: bool) -> tuple[Manifest, RemoteCopy]:
+        """Read a directory that a handle names, to learn which model it is.
+
+        Args:
+            url: On object storage or a mount.
+            keep: Put the files into the node's store as well.
+
+        Raises:
+            HubdistError: It cannot be read, or changed meanwhile; or the node's disk refuses.
+        """
+        before = list_copy(url, self._config)
+        handle = parse_handle(url)
+        if keep:
+            with self._store.stage() as stage:
+                open_origin(handle, self._config, stage.path).fetch(stage)
+                with self._store.publish(stage) as snapshot:
+                    manifest = snapshot.manifest
+        else:
+            sink = DigestSink()
+            open_origin(handle, self._config, Path()).fetch(sink)
+            manifest = sink.finish()
+        check_copy(before, self._config)
+        return manifest, before
 
     def offer(self, digest: Digest, chunk_bytes: int, index: int) -> list[Any]:
         """Put one chunk of a published snapshot into the object store.

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from hubdist.config import Config
-from hubdist.runtime.calls import stop_actor
-from hubdist.runtime.nodes import Node
+from hubdist.runtime.calls import NodeLostError, settle, stop_actor
+from hubdist.runtime.nodes import Node, alive_nodes
+
+_LOG = logging.getLogger(__name__)
+
+START_TIMEOUT_S = 180.0
+"""For an agent's first answer: its process may have to be started, on a node that is busy."""
+
+AGENT_TRIES = 3
+"""How many agents on a living node may be lost before the work is given up."""
 
 
 class Agents:
@@ -52,6 +61,24 @@ class Agents:
             if self._uses[node.id] == 0 and node.id in self._agents:
                 loop = asyncio.get_running_loop()
                 self._ends[node.id] = loop.call_later(self._config.agent_idle_s, self._end, node.id)
+
+    async def call(self, node: Node, method: str, *args: Any, timeout_s: float) -> Any:
+        """Call a method of the node's agent; one that may run twice, for a lost agent is replaced and called again.
+
+        Raises:
+            NodeLostError: The node is gone, or its agents are lost again and again.
+            HubdistError: What the method raised, or that it gave no answer in `timeout_s` seconds.
+        """
+        for last in range(1 - AGENT_TRIES, 1):
+            async with self.use(node) as agent:
+                try:
+                    return await settle(getattr(agent, method).remote(*args), timeout_s=timeout_s, node=node.name)
+                except NodeLostError as error:
+                    self.forget(node, agent)
+                    _LOG.warning("hubdist: the agent on %s is lost: %s", node.name, error)
+                    if last == 0 or node.id not in {alive.id for alive in await asyncio.to_thread(alive_nodes)}:
+                        raise
+        raise AssertionError("the last try returns or raises")
 
     def forget(self, node: Node, agent: Any) -> None:
         """An agent is gone or does not answer: end it, and let the next use make a new one."""

@@ -12,11 +12,13 @@ import ray
 import ray.exceptions
 from ray.experimental import tqdm_ray
 
-from hubdist.config import Config
+from hubdist.config import Config, RouteName
 from hubdist.errors import ConfigError, PeerError, StoreError, TransferTimeoutError
 from hubdist.handle import BUILT_IN_SCHEMES, parse_handle
 from hubdist.manifest import Chunk, Digest, Manifest, cut_chunks
-from hubdist.report import Report, Status
+from hubdist.reading import Access
+from hubdist.report import Plan, Report, Status
+from hubdist.resolver import Pin
 from hubdist.runtime.actors import find_coordinator, make_coordinator
 from hubdist.runtime.calls import LOST, stop_actor, translated
 from hubdist.runtime.coordinator import CoordinatorStatus
@@ -82,17 +84,22 @@ class Cluster:
         self._config = settings
         return settings
 
-    def resolve(self, text: str) -> tuple[str, Digest]:
-        """The public handle and the digest that this job has pinned.
+    def resolve(self, text: str, route: RouteName | None, *, keep: bool) -> Pin:
+        """What this job has pinned for a handle.
+
+        Args:
+            text: The handle.
+            route: Of this call; None for the configured one.
+            keep: Whether this node shall keep the files, should it be the one to read them.
 
         Raises:
             HubdistError: Every kind of it.
         """
         whole = self._whole(text)
-        pin: tuple[str, Digest] = self._call(lambda coordinator: coordinator.pin.remote(whole))
+        pin: Pin = self._call(lambda coordinator: coordinator.pin.remote(whole, self._node_id, route, keep))
         return pin
 
-    def locate(self, handle: str, digest: Digest) -> Snapshot:
+    def locate(self, pin: Pin, route: RouteName | None) -> Snapshot:
         """The snapshot in this node's store; brought here if it is missing.
 
         Raises:
@@ -100,22 +107,44 @@ class Cluster:
         """
         store = self._open_store()
         for _ in range(2):  # a snapshot may be evicted right after it was delivered, but not for ever
-            snapshot = store.find(digest)
+            snapshot = store.find(pin.digest)
             if snapshot is not None:
                 return snapshot
             if self._here is Standpoint.OUTSIDE:
-                self._pull(store, digest)
+                self._pull(store, pin.digest)
             else:
-                self._call(lambda coordinator: coordinator.deliver.remote(digest, handle, self._node_id))
-        snapshot = store.find(digest)
+                self._call(lambda coordinator: coordinator.deliver.remote(pin, self._node_id, route))
+        snapshot = store.find(pin.digest)
         if snapshot is None:
             raise StoreError(
-                f"{digest} was delivered to this node, but is not in its store {store.root}",
+                f"{pin.digest} was delivered to this node, but is not in its store {store.root}",
                 path=str(store.root),
-                handle=handle,
+                handle=pin.handle,
                 advice="Is it the same directory for all processes of the node? Is max_bytes large enough?",
             )
         return snapshot
+
+    def access(self, pin: Pin, route: RouteName | None) -> Access:
+        """How this process can read a model by itself."""
+        access: Access = self._call(lambda coordinator: coordinator.access.remote(pin, route))
+        return access
+
+    def find(self, digest: Digest) -> Snapshot | None:
+        """The snapshot, if this node has a store and it is there; nothing is made or brought."""
+        if not self._config.store_root(self._node_id).is_dir():
+            return None
+        return self._open_store().find(digest)
+
+    def read(self, manifest: Manifest, chunk: Chunk) -> Any:
+        """The bytes of one chunk, from the driver's node, as an array of uint8."""
+        return self._call(lambda coordinator: coordinator.read.remote(manifest.digest, chunk))
+
+    def plan(self, text: str, nodes: Sequence[str] | None, route: RouteName | None) -> Plan:
+        """What a load would do."""
+        whole = self._whole(text)
+        wanted = None if nodes is None else list(nodes)
+        plan: Plan = self._call(lambda coordinator: coordinator.plan.remote(whole, wanted, route))
+        return plan
 
     def prefetch(self, texts: Sequence[str], nodes: Sequence[str] | None) -> Report:
         """Bring models to nodes, with progress bars."""
@@ -157,11 +186,8 @@ class Cluster:
         manifest: Manifest = self._call(lambda coordinator: coordinator.manifest.remote(digest))
         with store.stage_manifest(manifest) as stage:
             for chunk in cut_chunks(manifest, _PULL_BYTES):
-                stage.write_chunk(chunk, memoryview(self._read(digest, chunk)))
+                stage.write_chunk(chunk, memoryview(self.read(manifest, chunk)))
             store.publish(stage).release()
-
-    def _read(self, digest: Digest, chunk: Chunk) -> Any:
-        return self._call(lambda coordinator: coordinator.read.remote(digest, chunk))
 
     def _open_store(self) -> Store:
         with self._guard:

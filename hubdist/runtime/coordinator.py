@@ -10,32 +10,31 @@ import asyncio
 import functools
 import logging
 import time
-from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import cloudpickle
 
-from hubdist.config import Config
-from hubdist.errors import ConfigError, HubdistError, IntegrityError, PeerError
+from hubdist.config import Config, ModelSettings, RouteName
+from hubdist.errors import ConfigError, HubdistError
 from hubdist.manifest import Chunk, Digest, Manifest
-from hubdist.report import NodeReport, PinReport, Report
-from hubdist.resolver import Resolver
-from hubdist.routes import Evidence, Route, choose_route
+from hubdist.reading import Access
+from hubdist.report import NodePlan, NodeReport, PinReport, Plan, Report
+from hubdist.resolver import Pin, Resolver
+from hubdist.routes import Evidence, Finding, Order, Route, order_routes
 from hubdist.runtime.agent import read_chunk
-from hubdist.runtime.agents import Agents
+from hubdist.runtime.agents import START_TIMEOUT_S, Agents
 from hubdist.runtime.calls import stop_this_actor
-from hubdist.runtime.job_pins import JobPins
+from hubdist.runtime.deliveries import Deliveries
+from hubdist.runtime.job_pins import DirectRead, JobPins, Pinned, Reader
 from hubdist.runtime.nodes import Node, alive_nodes
-from hubdist.runtime.sharing import SharedWork
-from hubdist.runtime.transfer import Brought, Transfer
+from hubdist.runtime.ways import Ways
 from hubdist.store import Store
 
 _LOG = logging.getLogger(__name__)
 _DETACHED_IDLE_S = 600.0
-_MAX_REPORTS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +54,7 @@ class Coordinator:
         config: The job's settings, without origins and models: Ray keeps what it makes actors with, and a model's
             handle may hold secrets.
         fingerprint: Of the whole settings.
-        wanted: `Handle.key` -> the only digest that is accepted.
+        models: `Handle.key` -> what the configuration says of single models.
         origins: The user's own origins, by cloudpickle: they may be defined in the driver's `__main__`.
         base_dir: The driver's directory, for relative paths; None refuses them.
         scope: Names the job among all jobs of all clusters that ever used this store; its pins are kept under it.
@@ -69,7 +68,7 @@ class Coordinator:
         config: Config,
         *,
         fingerprint: str,
-        wanted: Mapping[str, Digest],
+        models: Mapping[str, ModelSettings],
         origins: bytes,
         base_dir: Path | None,
         scope: str,
@@ -80,15 +79,13 @@ class Coordinator:
         config = config.changed({"origins": cloudpickle.loads(origins)})
         self._config = config
         self._fingerprint = fingerprint
-        self._wanted = wanted
+        self._models = models
         self._node = node
         self._detached = detached
         self._base_dir = base_dir
         self._scope = scope
         self._agents = Agents(config.for_nodes(), make_agent)
-        self._work = SharedWork()
-        self._transfers: dict[Digest, Transfer] = {}
-        self._deliveries: deque[NodeReport] = deque(maxlen=_MAX_REPORTS)
+        self._ways = Ways(self._agents, config)
         self._last_call = time.monotonic()
         self._first_delivery: asyncio.Task[None] | None = None
 
@@ -96,7 +93,12 @@ class Coordinator:
     def _pins(self) -> JobPins:
         """Made at the first call and not before: an error of the constructor would reach nobody with its type."""
         store = Store(self._config.store_root(self._node.id), max_bytes=self._config.max_bytes)
-        return JobPins(store, Resolver(self._config, store, self._base_dir, self._wanted), self._scope)
+        resolver = Resolver(self._config, store, self._base_dir, self._models)
+        return JobPins(store, resolver, self._scope)
+
+    @functools.cached_property
+    def _deliveries(self) -> Deliveries:
+        return Deliveries(self._pins, self._agents, self._ways, self._node, self._config)
 
     async def settings(self, handles: list[str]) -> tuple[Config, str]:
         """The job's settings for its processes, and their fingerprint.
@@ -115,19 +117,22 @@ class Coordinator:
                 self._end_when_idle()
         return self._config.for_nodes(), self._fingerprint
 
-    async def pin(self, text: str) -> tuple[str, Digest]:
+    async def pin(self, text: str, node_id: str, route: RouteName | None, keep: bool) -> Pin:
         """Resolve a handle, once per job; the answer stays the same even if the origin changes.
 
-        Returns:
-            The handle without secrets, and the model that it stands for.
+        Args:
+            text: The handle.
+            node_id: The node of the process that asks; it may be let read a directory that the handle names.
+            route: Of this call; None for the configured one.
+            keep: Whether that node shall keep the files.
 
         Raises:
             HubdistError: With handle and node filled in.
         """
-        report = await self._pin(text)
-        return report.handle, Digest.parse(report.digest)
+        pinned = await self._pin(text, route, node_id, keep=keep)
+        return Pin(pinned.handle.public, pinned.resolution.digest, self._pins.settings_of(pinned.handle))
 
-    async def deliver(self, digest: Digest, handle: str, node_id: str) -> NodeReport:
+    async def deliver(self, pin: Pin, node_id: str, route: RouteName | None) -> NodeReport:
         """Bring a pinned model to one node; returns when its store has published it.
 
         Raises:
@@ -135,34 +140,96 @@ class Coordinator:
         """
         self._last_call = time.monotonic()
         nodes = await self._choose_nodes([node_id])
-        report = await self._report(digest, handle, nodes[0])
+        wanted = self._wanted(pin.settings, route)
+        report = await self._deliveries.bring(pin.digest, pin.handle, nodes[0], wanted)
         if report.error is not None:
             raise report.error
         return report
+
+    async def access(self, pin: Pin, route: RouteName | None) -> Access:
+        """How a process can read a pinned model by itself, in the order of `routes.order_routes`.
+
+        Nothing is probed: the process finds out by trying.
+        """
+        self._last_call = time.monotonic()
+        manifest = await self._pins.manifest(pin.digest)
+        copies = self._deliveries.copies(pin.digest)
+        findings = {way: Finding(usable=True, why="") for way in copies}
+        wanted = self._wanted(pin.settings, route)
+        order = order_routes(Evidence(wanted, shared=findings.get(Route.SHARED), direct=findings.get(Route.DIRECT)))
+        return Access(manifest, tuple((choice.route, copies.get(choice.route)) for choice in order.choices))
 
     async def prefetch(self, texts: list[str], wanted: list[str] | None) -> Report:
         """Resolve handles and bring them to nodes: to all that are alive now, or to those with these ids or names.
 
         A node that fails is in the report, with its error.
         """
-        pins = await asyncio.gather(*(self._pin(text) for text in texts))
         nodes = await self._choose_nodes(wanted)
+        ids = [node.id for node in nodes]
+        reader = self._node.id if self._node.id in ids or not ids else ids[0]
+        pins = await asyncio.gather(*(self._pin(text, None, reader, keep=True) for text in texts))
         reports = await asyncio.gather(
-            *(self._report(Digest.parse(pin.digest), pin.handle, node) for pin in pins for node in nodes)
+            *(
+                self._deliveries.bring(
+                    pin.resolution.digest,
+                    pin.handle.public,
+                    node,
+                    self._wanted(self._pins.settings_of(pin.handle), None),
+                )
+                for pin in pins
+                for node in nodes
+            )
         )
-        return Report(tuple(pins), tuple(reports))
+        return Report(tuple(pin.report for pin in pins), tuple(reports))
+
+    async def plan(self, text: str, wanted: list[str] | None, route: RouteName | None) -> Plan:
+        """What a load of this handle would do on these nodes, without doing it; nodes are probed.
+
+        Raises:
+            HubdistError: The handle cannot be understood, or no such node is alive.
+        """
+        self._last_call = time.monotonic()
+        handle = self._pins.parse(text)
+        nodes = await self._choose_nodes(wanted)
+        settings = self._pins.settings_of(handle)
+        first = self._wanted(settings, route)
+        pinned = self._pins.known(handle)
+        resolution = pinned.resolution if pinned else await self._pins.find(handle)
+        places: dict[Route, str] = {}
+        if resolution is not None and resolution.shared is not None:
+            places[Route.SHARED] = resolution.shared.url
+        elif resolution is None and self._config.shared_cache and not self._config.shared_cache_read_only:
+            places[Route.SHARED] = self._config.shared_cache
+        url = None
+        if first in (None, Route.DIRECT):
+            url = await self._pins.direct_url(handle, wanted=first is Route.DIRECT)
+        if url is not None:
+            places[Route.DIRECT] = url
+        digest = resolution.digest if resolution else None
+        orders = await asyncio.gather(*(self._plan_node(node, digest, places, first) for node in nodes))
+        return Plan(
+            handle=handle.public,
+            digest=None if digest is None else str(digest),
+            total_bytes=None if resolution is None else resolution.manifest.total_bytes,
+            known=None if resolution is None else ("this job" if pinned else f"the {resolution.source}"),
+            read_mode=settings.read_mode or self._config.read_mode,
+            nodes=tuple(NodePlan(node.id, node.name, order) for node, order in zip(nodes, orders, strict=True)),
+        )
+
+    async def _plan_node(
+        self, node: Node, digest: Digest | None, places: Mapping[Route, str], wanted: Route | None
+    ) -> Order:
+        if digest is not None and await self._agents.call(node, "holds", digest, timeout_s=START_TIMEOUT_S):
+            return order_routes(Evidence(node_holds_snapshot=True))
+        return await self._deliveries.order(node, places, wanted)
 
     async def progress(self) -> dict[str, tuple[int, int]]:
         """Node and model -> bytes that arrived, bytes in all; for the deliveries that run now."""
-        return {
-            f"{name} {digest.value[:8]}": (arrived, transfer.manifest.total_bytes)
-            for digest, transfer in self._transfers.items()
-            for name, arrived in transfer.arrived_bytes.items()
-        }
+        return self._deliveries.progress
 
     async def status(self) -> CoordinatorStatus:
         """What this job knows."""
-        return CoordinatorStatus(self._node.name, self._pins.reports, tuple(self._deliveries), self._agents.names)
+        return CoordinatorStatus(self._node.name, self._pins.reports, self._deliveries.reports, self._agents.names)
 
     async def manifest(self, digest: Digest) -> Manifest:
         """The manifest of a pinned model.
@@ -170,7 +237,7 @@ class Coordinator:
         Raises:
             IntegrityError: The driver's store does not have it.
         """
-        return (await self._pins.snapshot(digest)).manifest
+        return await self._pins.manifest(digest)
 
     async def read(self, digest: Digest, chunk: Chunk) -> Any:
         """The bytes of one chunk of a pinned model, for processes outside the cluster.
@@ -188,62 +255,38 @@ class Coordinator:
         except HubdistError as error:
             raise error.placed(node=self._node.name) from error.__cause__
 
-    async def _pin(self, text: str) -> PinReport:
+    async def _pin(self, text: str, route: RouteName | None, node_id: str, *, keep: bool) -> Pinned:
         self._last_call = time.monotonic()
         try:
-            return await self._pins.pin(text)
+            handle = self._pins.parse(text)
+            known = self._pins.known(handle)
+            if known is not None:
+                return known
+            wanted = self._wanted(self._pins.settings_of(handle), route)
+            return await self._pins.pin(handle, wanted, self._reader(wanted, node_id, keep=keep))
         except HubdistError as error:
             raise error.placed(node=self._node.name) from error.__cause__
 
-    async def _report(self, digest: Digest, handle: str, node: Node) -> NodeReport:
-        return await self._work.once((digest, node.id), lambda: self._deliver(digest, handle, node))
+    def _reader(self, wanted: Route | None, node_id: str, *, keep: bool) -> Reader | None:
+        """Lets a node read a directory itself; None if the driver's side shall do so.
 
-    async def _deliver(self, digest: Digest, handle: str, node: Node) -> NodeReport:
-        begin = time.monotonic()
-        report = NodeReport(node.id, node.name, handle, str(digest), None, "")
-        try:
-            report = await self._bring(digest, report, node)
-        except HubdistError as error:
-            report = replace(report, error=error.placed(handle=handle, node=node.name), reason="it failed")
-        except Exception as error:  # noqa: BLE001 - the actor's loop: a failure becomes a report
-            _LOG.error("hubdist: unexpected error", exc_info=error)
-            failed = PeerError(f"unexpected {type(error).__name__}: {error}", handle=handle, node=node.name)
-            report = replace(report, error=failed, reason="it failed")
-        report = replace(report, seconds=time.monotonic() - begin)
-        self._deliveries.append(report)
-        _LOG.info("hubdist: %s to %s", handle, report)
-        return report
+        It does for its own node, and for the shared cache, which it fills from its own store.
+        """
+        if node_id == self._node.id or (wanted is None and self._config.shared_cache is not None):
+            return None
 
-    async def _bring(self, digest: Digest, report: NodeReport, node: Node) -> NodeReport:
-        snapshot = await self._pins.snapshot(digest)
-        if node.id == self._node.id:
-            return replace(report, route=Route.STORE, reason="it is the driver's own node")
-        try:
-            brought = await self._transfer(snapshot.manifest, node)
-        except IntegrityError:
-            if not await self._pins.repair(digest):
-                raise
-            _LOG.warning("hubdist: the driver's snapshot %s was damaged and is fetched again", digest)
-            snapshot = await self._pins.snapshot(digest)
-            brought = await self._transfer(snapshot.manifest, node)
-        choice = choose_route(Evidence(node_holds_snapshot=brought is None))
-        report = replace(report, route=choice.route, reason=choice.reason)
-        if brought is None:
-            return report
-        return replace(report, source=self._node.name, bytes_received=brought.bytes_received, retries=brought.retries)
+        async def read(url: str) -> DirectRead | None:
+            nodes = {node.id: node for node in await asyncio.to_thread(alive_nodes)}
+            if node_id not in nodes:  # a process outside the cluster
+                return None
+            return await self._ways.read(nodes[node_id], url, keep=keep, wanted=wanted is Route.DIRECT)
 
-    async def _transfer(self, manifest: Manifest, node: Node) -> Brought | None:
-        transfer = self._transfers.get(manifest.digest)
-        if transfer is None:
-            nodes = await asyncio.to_thread(alive_nodes)
-            transfer = self._transfers.setdefault(
-                manifest.digest, Transfer(manifest, self._node, nodes, self._agents, self._config)
-            )
-        try:
-            return await transfer.bring(node)
-        finally:
-            if not transfer.active and self._transfers.get(manifest.digest) is transfer:
-                del self._transfers[manifest.digest]
+        return read
+
+    def _wanted(self, settings: ModelSettings, asked: RouteName | None) -> Route | None:
+        """The route to try first: of the call, else of the model, else of the job; None for the best."""
+        route = asked or settings.route or self._config.route
+        return None if route == "auto" else Route(route)
 
     async def _choose_nodes(self, wanted: list[str] | None) -> list[Node]:
         nodes = await asyncio.to_thread(alive_nodes)
@@ -270,6 +313,6 @@ class Coordinator:
     def _end_when_idle(self) -> None:
         """End this process if it was not asked for long; else look again when that may be so."""
         idle_s = time.monotonic() - self._last_call
-        if idle_s >= _DETACHED_IDLE_S and not self._transfers:
+        if idle_s >= _DETACHED_IDLE_S and not self._deliveries.active:
             stop_this_actor()
         asyncio.get_running_loop().call_later(max(1.0, _DETACHED_IDLE_S - idle_s), self._end_when_idle)

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
+from hubdist.config import ModelSettings
+from hubdist.copies import RemoteCopy
 from hubdist.disk import remove_tree
 from hubdist.errors import DigestMismatchError, IntegrityError, NotPinnedError
 from hubdist.handle import Handle
-from hubdist.manifest import Digest
+from hubdist.manifest import Digest, Manifest
 from hubdist.pins import Pins
 from hubdist.report import PinReport
 from hubdist.resolver import Resolution, Resolver
+from hubdist.routes import Route
 from hubdist.runtime.sharing import SharedWork
 from hubdist.snapshot import Snapshot
 from hubdist.store import Store
@@ -28,9 +30,38 @@ _OLD_S = 30 * 24 * 3600.0
 
 
 @dataclass(frozen=True, slots=True)
-class _Pinned:
+class Pinned:
+    """What a handle stands for in this job, and where its files can be had.
+
+    Attributes:
+        handle: The handle, secrets included.
+        report: The same for people.
+        resolution: What was resolved; its `shared` is where nodes find the files in the shared cache.
+        direct: Where nodes find the files themselves, because the handle names a directory; None if it does not.
+    """
+
     handle: Handle
     report: PinReport
+    resolution: Resolution
+    direct: RemoteCopy | None = None
+
+    @property
+    def manifest(self) -> Manifest:
+        """The model's files."""
+        return self.resolution.manifest
+
+
+@dataclass(frozen=True, slots=True)
+class DirectRead:
+    """What a node found when it read a directory itself: the files, where they are, the node's name."""
+
+    manifest: Manifest
+    copy: RemoteCopy
+    node: str
+
+
+Reader = Callable[[str], Coroutine[Any, Any, DirectRead | None]]
+"""Lets a node read the directory at a URL; None if none can."""
 
 
 class JobPins:
@@ -50,9 +81,8 @@ class JobPins:
         self._pins = Pins(store.root / "pins" / scope)
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="hubdist")
         self._work = SharedWork()
-        self._pinned: dict[str, _Pinned] = {}
+        self._pinned: dict[str, Pinned] = {}
         self._held: dict[Digest, Snapshot] = {}
-        self._origin_reads: Counter[str] = Counter()
         _forget_old(store.root / "pins")
 
     @property
@@ -60,27 +90,82 @@ class JobPins:
         """What was pinned, in that order."""
         return tuple(pinned.report for pinned in self._pinned.values())
 
-    async def pin(self, text: str) -> PinReport:
+    def parse(self, text: str) -> Handle:
+        """Parse a handle as this job understands it.
+
+        Raises:
+            HandleError: It is none.
+        """
+        return self._resolver.parse(text)
+
+    def settings_of(self, handle: Handle) -> ModelSettings:
+        """What the configuration says of this model alone."""
+        return self._resolver.settings_of(handle)
+
+    def known(self, handle: Handle) -> Pinned | None:
+        """The pin of a handle, if this coordinator has it."""
+        return self._pinned.get(handle.key)
+
+    async def pin(self, handle: Handle, route: Route | None, reader: Reader | None) -> Pinned:
         """The pin of a handle; the first call resolves it.
+
+        Args:
+            handle: The handle.
+            route: The route that the first caller wants, None for the best.
+            reader: See `Reader`; None if the driver's side shall read.
 
         Raises:
             HubdistError: Every kind of it.
         """
-        handle = self._resolver.parse(text)
         pinned = self._pinned.get(handle.key)
         if pinned is None:
-            await self._work.once(handle.key, lambda: self._pin(handle))
+            await self._work.once(handle.key, lambda: self._pin(handle, route, reader))
             pinned = self._pinned[handle.key]
-        return pinned.report
+        return pinned
+
+    def pinned(self, digest: Digest) -> Pinned:
+        """The pin of a model.
+
+        Raises:
+            NotPinnedError: This job did not resolve it.
+        """
+        for pinned in self._pinned.values():
+            if pinned.resolution.digest == digest:
+                return pinned
+        raise NotPinnedError(f"this job has not resolved {digest}", advice="Load the model by its handle.")
+
+    async def manifest(self, digest: Digest) -> Manifest:
+        """The files of a model that this job has pinned, or that the driver's store has.
+
+        Raises:
+            NotPinnedError: Neither.
+        """
+        try:
+            return self.pinned(digest).manifest
+        except NotPinnedError:
+            return (await self.snapshot(digest)).manifest
 
     async def snapshot(self, digest: Digest) -> Snapshot:
-        """The driver's snapshot of a pinned model, checked again; fetched anew, once, if it was lost or damaged.
+        """The driver's snapshot of a pinned model, checked again; fetched, once, if it is not there or damaged.
 
         Raises:
             NotPinnedError: This job did not resolve it, and the store lacks it.
             HubdistError: It was lost and cannot be had again.
         """
         return await self._work.once(digest, lambda: self._snapshot(digest))
+
+    async def held(self, digest: Digest) -> Snapshot | None:
+        """The driver's snapshot if its store has it."""
+        snapshot = await self._run(lambda: self._store.find(digest))
+        return None if snapshot is None else self._held.setdefault(digest, snapshot)
+
+    async def find(self, handle: Handle) -> Resolution | None:
+        """What a handle would stand for, as far as this can be told without its origin."""
+        return await self._run(lambda: self._resolver.find(handle))
+
+    async def direct_url(self, handle: Handle, *, wanted: bool) -> str | None:
+        """The directory that nodes could read themselves; see `Resolver.direct_url`."""
+        return await self._run(lambda: self._resolver.direct_url(handle, wanted=wanted))
 
     async def repair(self, digest: Digest) -> bool:
         """Re-read the driver's snapshot; True if it was damaged and has been moved aside."""
@@ -90,50 +175,63 @@ class JobPins:
             return True
         return False
 
-    async def _pin(self, handle: Handle) -> None:
-        digest = await self._run(lambda: self._pins.find(handle))
-        snapshot = None if digest is None else await self._run(lambda: self._store.find(digest))
-        if digest is not None and snapshot is not None:
-            resolution = Resolution(handle.public, snapshot.manifest, "store", 0.0)
-        else:
-            resolution = await self._resolve(handle, digest)
-            await self._run(lambda: self._pins.keep(handle, resolution.digest))
-        report = resolution.report(self._origin_reads[handle.key])
-        self._pinned[handle.key] = _Pinned(handle, report)
-        if snapshot is not None:
-            self._held[resolution.digest] = snapshot
+    async def _pin(self, handle: Handle, route: Route | None, reader: Reader | None) -> None:
+        before = await self._run(lambda: self._pins.find(handle))
+        url = None
+        if route in (None, Route.DIRECT):
+            url = await self._run(lambda: self._resolver.direct_url(handle, wanted=route is Route.DIRECT))
+        if before is None:
+            resolution = await self._run(lambda: self._resolver.find(handle))
+        else:  # by a coordinator of this job that is gone
+            manifest = self._pins.find_manifest(before)
+            resolution = await self._run(lambda: self._resolver.recall(handle, before, manifest))
+        direct = None
+        if resolution is None and url is not None and reader is not None:
+            read = await reader(url)
+            if read is not None:
+                source = f"origin, by {read.node}"
+                resolution = await self._run(lambda: self._resolver.accept(handle, read.manifest, source))
+                direct = read.copy
+                await self._run(lambda: self._pins.keep_manifest(read.manifest))
+        if resolution is None:
+            resolution = await self._run(lambda: self._resolver.resolve(handle))
+        _check_unchanged(handle, before, resolution.digest)
+        await self._run(lambda: self._pins.keep(handle, resolution.digest))
+        if direct is None and url is not None:
+            direct = await self._run(lambda: self._resolver.direct_copy(handle, resolution.manifest))
+        report = resolution.report(origin_reads=int(resolution.source.startswith("origin")))
+        self._pinned[handle.key] = Pinned(handle, report, resolution, direct)
+        await self.held(resolution.digest)
 
     async def _snapshot(self, digest: Digest) -> Snapshot:
-        snapshot = await self._run(lambda: self._store.find(digest))
+        snapshot = await self.held(digest)
+        if snapshot is not None:
+            return snapshot
+        pinned = self.pinned(digest)
+        found, read_origin = await self._run(lambda: self._resolver.bring(pinned.handle, pinned.resolution))
+        with found:
+            _check_unchanged(pinned.handle, digest, found.manifest.digest)
+        if read_origin:
+            report = replace(pinned.report, origin_reads=pinned.report.origin_reads + 1)
+            self._pinned[pinned.handle.key] = replace(pinned, report=report)
+        snapshot = await self.held(digest)
         if snapshot is None:
-            handle = next((pin.handle for pin in self._pinned.values() if pin.report.digest == str(digest)), None)
-            if handle is None:
-                raise NotPinnedError(
-                    f"this job has not resolved {digest}, and the driver's store lacks it",
-                    advice="Load the model by its handle.",
-                )
-            await self._resolve(handle, digest)
-            snapshot = await self._run(lambda: self._store.find(digest))
-            if snapshot is None:
-                raise IntegrityError(f"the model {digest} was lost from the driver's store", handle=handle.public)
-        return self._held.setdefault(digest, snapshot)
-
-    async def _resolve(self, handle: Handle, pinned: Digest | None) -> Resolution:
-        resolution = await self._run(lambda: self._resolver.resolve(handle))
-        if resolution.source == "origin":
-            self._origin_reads[handle.key] += 1
-        if pinned is not None and pinned != resolution.digest:
-            raise DigestMismatchError(
-                "the origin changed during the job, and the driver's store lost the model that the job began with",
-                expected=str(pinned),
-                actual=str(resolution.digest),
-                handle=handle.public,
-                advice="Start the job again to take the new model.",
-            )
-        return resolution
+            raise IntegrityError(f"the model {digest} was lost from the driver's store", handle=pinned.handle.public)
+        return snapshot
 
     async def _run(self, blocking: Callable[[], _T]) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, blocking)
+
+
+def _check_unchanged(handle: Handle, pinned: Digest | None, found: Digest) -> None:
+    if pinned is not None and pinned != found:
+        raise DigestMismatchError(
+            "the origin changed during the job, and the driver's store lost the model that the job began with",
+            expected=str(pinned),
+            actual=str(found),
+            handle=handle.public,
+            advice="Start the job again to take the new model.",
+        )
 
 
 def _forget_old(folder: Path) -> None:

@@ -29,7 +29,7 @@ from hubdist.delivery import (
 )
 from hubdist.errors import HubdistError, PeerError, StoreError
 from hubdist.manifest import BLOCK_BYTES, Manifest, cut_chunks
-from hubdist.runtime.agents import Agents
+from hubdist.runtime.agents import AGENT_TRIES, START_TIMEOUT_S, Agents
 from hubdist.runtime.calls import NodeLostError, settle
 from hubdist.runtime.nodes import Node, alive_nodes
 
@@ -38,10 +38,7 @@ _MIN_CHUNK_BYTES = 4 << 20
 _MAX_CHUNK_BYTES = 32 << 20
 _CHUNKS_WANTED = 512
 """Each reference costs its owner about 3 kB and a call; so few hundred chunks, as long as they stay small."""
-_START_TIMEOUT_S = 180.0
-"""For an agent's first answer: its process may have to be started, on a node that is busy."""
 _MARGIN_S = 15.0
-_AGENT_TRIES = 3
 
 
 @dataclass(slots=True)
@@ -105,7 +102,7 @@ class Transfer:
         Raises:
             HubdistError: Why the node could not get it.
         """
-        for _ in range(_AGENT_TRIES - 1):
+        for _ in range(AGENT_TRIES - 1):
             try:
                 return await self._bring(node)
             except NodeLostError as error:
@@ -118,7 +115,7 @@ class Transfer:
         async with self._agents.use(self._source), self._agents.use(node) as agent:
             try:
                 begin = agent.begin.remote(self.manifest, self._chunk_bytes)
-                if await settle(begin, timeout_s=_START_TIMEOUT_S, node=node.name):
+                if await settle(begin, timeout_s=START_TIMEOUT_S, node=node.name):
                     return None
             except NodeLostError:
                 self._agents.forget(node, agent)
@@ -175,7 +172,7 @@ class Transfer:
             try:
                 self._offers[chunk] = await settle(
                     agent.offer.remote(self.manifest.digest, self._chunk_bytes, chunk),
-                    timeout_s=_START_TIMEOUT_S,
+                    timeout_s=START_TIMEOUT_S,
                     node=self._source.name,
                 )
             except HubdistError as error:

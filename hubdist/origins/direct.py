@@ -1,0 +1,60 @@
+"""Which directory a handle stands for that nodes can read as it is, without a copy by the driver.
+
+Source: TensorFlow Hub's hosting protocol, https://www.tensorflow.org/hub/hosting: a hub that has a model uncompressed
+answers `<handle>?tf-hub-format=uncompressed` with status 303 and a `gs://` directory as the body.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hubdist.config import Config
+from hubdist.errors import HandleError, HubdistError, OriginError
+from hubdist.handle import Handle, Kind, parse_handle
+from hubdist.origins.archives import http_rules
+from hubdist.origins.http import fetch_text
+from hubdist.redact import redact_url
+
+_ONLY_ARCHIVES = "the origin serves archives only"
+
+
+def direct_url(handle: Handle, config: Config, *, ask_hub: bool) -> str | None:
+    """The directory that a handle names: on object storage, or a path that may be a mount of all nodes.
+
+    Args:
+        handle: Any handle.
+        config: Deadlines and retries for the question to a hub.
+        ask_hub: Ask a hub for its uncompressed copy; without it a handle of a hub names no directory.
+
+    Returns:
+        The directory, or None if the handle names none and nothing was asked.
+
+    Raises:
+        HubdistError: The handle names an archive, or the hub has no uncompressed copy; only with `ask_hub`.
+    """
+    if handle.kind is Kind.TREE:
+        return handle.text
+    if handle.kind is Kind.LOCAL and not Path(handle.text).is_file():
+        return handle.text
+    if not ask_hub:
+        return None
+    if handle.kind is not Kind.HUB:
+        raise OriginError(_ONLY_ARCHIVES, handle=handle.public)
+    return _ask_hub(handle, config)
+
+
+def _ask_hub(handle: Handle, config: Config) -> str:
+    url = handle.text + ("&" if "?" in handle.text else "?") + "tf-hub-format=uncompressed"
+    status, body = fetch_text(url, http_rules(config))
+    if status != 303:
+        raise OriginError(f"{_ONLY_ARCHIVES}: it answers {status}, not 303, to uncompressed", handle=handle.public)
+    try:
+        found = parse_handle(body.strip())
+        if found.kind is not Kind.TREE:
+            raise HandleError("it is no directory on object storage")
+    except HubdistError as error:
+        raise OriginError(
+            f"the hub answers {redact_url(body.strip()[:200])!r} where the uncompressed model should be: {error.what}",
+            handle=handle.public,
+        ) from None
+    return found.text

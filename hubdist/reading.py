@@ -1,0 +1,144 @@
+"""Read modes that leave the node's store out: into memory, or in place."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from hubdist.config import Config
+from hubdist.copies import RemoteCopy, check_copy, copy_remote, probe
+from hubdist.errors import ConfigError, HandleError, HubdistError, IntegrityError, ResolveError, TransferError
+from hubdist.manifest import Chunk, Manifest, cut_chunks
+from hubdist.models import InPlace, RamModel, check_in_place
+from hubdist.redact import redact_url
+from hubdist.routes import Route
+from hubdist.snapshot import Snapshot
+
+_LOG = logging.getLogger(__name__)
+_CHUNK_BYTES = 4 << 20
+
+UNREADABLE = (HandleError, IntegrityError, ResolveError, TransferError)
+"""What another way may mend."""
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """How a process can read a model by itself, without its node's store.
+
+    Attributes:
+        manifest: The model's files.
+        ways: What to try, the first first; the driver's node has no copy to read, it is asked for chunks.
+    """
+
+    manifest: Manifest
+    ways: tuple[tuple[Route, RemoteCopy | None], ...]
+
+
+class Reader:
+    """Reads models for one process. Safe for several threads.
+
+    Args:
+        config: Deadlines.
+        fetch: The bytes of one chunk of a model, from the driver's node.
+    """
+
+    def __init__(self, config: Config, fetch: Callable[[Manifest, Chunk], Any]) -> None:
+        self._config = config
+        self._fetch = fetch
+        self._said: set[str] = set()
+
+    def to_memory(self, access: Access, own: Snapshot | None) -> RamModel:
+        """Read a model into TensorFlow's memory.
+
+        Args:
+            access: How.
+            own: The snapshot, if the node's store has it.
+
+        Raises:
+            HubdistError: Why the last way failed.
+        """
+        if own is not None:
+            return self._fill(access.manifest, lambda model: _read_all(access.manifest, own, model))
+        for route, copy in access.ways:
+            if copy is None:
+                continue
+            try:
+                return self._fill(access.manifest, functools.partial(self._copy, access.manifest, copy))
+            except UNREADABLE as error:
+                self._say(route, copy, error)
+        return self._fill(access.manifest, lambda model: self._fetch_all(access.manifest, model))
+
+    def in_place(self, access: Access) -> Iterator[tuple[InPlace, Callable[[HubdistError | None], None]]]:
+        """The places of a model that TensorFlow can open itself, the best first.
+
+        Yields:
+            A place, and what to call after the load with its error or None: it raises if the files changed meanwhile.
+
+        Raises:
+            ConfigError: There is none.
+        """
+        copies = [(route, copy) for route, copy in access.ways if copy is not None]
+        if not copies:
+            raise ConfigError(
+                "read_mode: in_place needs a place that nodes and TensorFlow can read, and this model has none",
+                advice="Set shared_cache to a gs:// or mounted directory, or use read_mode: stage or memory.",
+            )
+        unopenable = []
+        for route, copy in copies:
+            try:
+                check_in_place(copy.url)
+            except ConfigError as error:
+                unopenable.append(error)
+                continue
+            try:
+                probe(copy.url, self._config, timeout_s=self._config.probe_timeout_s)
+                check_copy(copy, self._config)
+            except UNREADABLE as error:
+                self._say(route, copy, error)
+                continue
+            yield InPlace(copy.url, access.manifest), self._checker(route, copy)
+        if len(unopenable) == len(copies):
+            raise unopenable[0]
+
+    def _checker(self, route: Route, copy: RemoteCopy) -> Callable[[HubdistError | None], None]:
+        def check(error: HubdistError | None) -> None:
+            if error is not None:
+                self._say(route, copy, error)
+                return
+            check_copy(copy, self._config)
+
+        return check
+
+    def _fill(self, manifest: Manifest, read: Callable[[RamModel], None]) -> RamModel:
+        model = RamModel(manifest)
+        try:
+            read(model)
+            model.finish()
+        except BaseException:
+            model.release()
+            raise
+        return model
+
+    def _copy(self, manifest: Manifest, copy: RemoteCopy, model: RamModel) -> None:
+        probe(copy.url, self._config, timeout_s=self._config.probe_timeout_s)
+        copy_remote(copy, manifest, model.write_chunk, self._config, ordered=True)
+
+    def _fetch_all(self, manifest: Manifest, model: RamModel) -> None:
+        for chunk in cut_chunks(manifest, _CHUNK_BYTES):
+            model.write_chunk(chunk, memoryview(self._fetch(manifest, chunk)))
+
+    def _say(self, route: Route, copy: RemoteCopy, error: HubdistError) -> None:
+        text = f"{route} {redact_url(copy.url)}"
+        if text not in self._said:
+            self._said.add(text)
+            _LOG.warning("hubdist: not %s: %s", text, error)
+
+
+def _read_all(manifest: Manifest, snapshot: Snapshot, model: RamModel) -> None:
+    for chunk in cut_chunks(manifest, _CHUNK_BYTES):
+        data = memoryview(bytearray(chunk.size))
+        snapshot.read_chunk(chunk, data)
+        model.write_chunk(chunk, data)

@@ -1,0 +1,185 @@
+"""Brings pinned models to nodes: by the best way that each node has, and by the next one if that fails."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import replace
+
+from hubdist.config import Config
+from hubdist.copies import RemoteCopy
+from hubdist.errors import HubdistError, IntegrityError, NotPinnedError, PeerError
+from hubdist.manifest import Digest, Manifest
+from hubdist.reading import UNREADABLE
+from hubdist.report import NodeReport
+from hubdist.routes import Choice, Evidence, Finding, Order, Route, order_routes
+from hubdist.runtime.agents import Agents
+from hubdist.runtime.calls import NodeLostError
+from hubdist.runtime.job_pins import JobPins
+from hubdist.runtime.nodes import Node, alive_nodes
+from hubdist.runtime.sharing import SharedWork
+from hubdist.runtime.transfer import Brought, Transfer
+from hubdist.runtime.ways import Ways
+
+_LOG = logging.getLogger(__name__)
+_MAX_REPORTS = 10_000
+
+
+class Deliveries:
+    """All deliveries of a job. Owned by the coordinator's event loop.
+
+    Args:
+        pins: The job's pins.
+        agents: Agents by node.
+        ways: What nodes can read themselves.
+        node: The driver's node.
+        config: The job's settings.
+    """
+
+    def __init__(self, pins: JobPins, agents: Agents, ways: Ways, node: Node, config: Config) -> None:
+        self._pins = pins
+        self._agents = agents
+        self._ways = ways
+        self._node = node
+        self._config = config
+        self._work = SharedWork()
+        self._transfers: dict[Digest, Transfer] = {}
+        self._done: deque[NodeReport] = deque(maxlen=_MAX_REPORTS)
+
+    @property
+    def active(self) -> bool:
+        """True while a model travels."""
+        return bool(self._transfers)
+
+    @property
+    def reports(self) -> tuple[NodeReport, ...]:
+        """What nodes got, in the order in which they were done."""
+        return tuple(self._done)
+
+    @property
+    def progress(self) -> dict[str, tuple[int, int]]:
+        """Node and model -> bytes that arrived, bytes in all; for what travels from node to node now."""
+        return {
+            f"{name} {digest.value[:8]}": (arrived, transfer.manifest.total_bytes)
+            for digest, transfer in self._transfers.items()
+            for name, arrived in transfer.arrived_bytes.items()
+        }
+
+    async def bring(self, digest: Digest, handle: str, node: Node, wanted: Route | None) -> NodeReport:
+        """Bring a pinned model to one node; a failure is in the report."""
+        return await self._work.once((digest, node.id), lambda: self._deliver(digest, handle, node, wanted))
+
+    def copies(self, digest: Digest) -> dict[Route, RemoteCopy]:
+        """The places where nodes could read a model themselves."""
+        try:
+            pinned = self._pins.pinned(digest)
+        except NotPinnedError:  # a pickle from another job; the driver's store may have it
+            return {}
+        found = {Route.SHARED: pinned.resolution.shared, Route.DIRECT: pinned.direct}
+        return {route: copy for route, copy in found.items() if copy is not None}
+
+    async def order(self, node: Node, places: Mapping[Route, str], wanted: Route | None) -> Order:
+        """The routes of a node that lacks a model, by what its own process can read.
+
+        Args:
+            node: Which.
+            places: Route -> the directory that would be read.
+            wanted: The route to try first; None for the best.
+        """
+        findings: dict[Route, Finding] = {}
+        if wanted is not Route.DRIVER:
+            probes = await asyncio.gather(*(self._ways.probe(node, url) for url in places.values()))
+            findings = dict(zip(places, probes, strict=True))
+        evidence = Evidence(wanted, shared=findings.get(Route.SHARED), direct=findings.get(Route.DIRECT))
+        return order_routes(evidence)
+
+    async def _deliver(self, digest: Digest, handle: str, node: Node, wanted: Route | None) -> NodeReport:
+        begin = time.monotonic()
+        report = NodeReport(node.id, node.name, handle, str(digest), None, "")
+        try:
+            report = await self._bring(digest, report, node, wanted)
+        except HubdistError as error:
+            report = replace(report, error=error.placed(handle=handle, node=node.name), reason="it failed")
+        except Exception as error:  # noqa: BLE001 - the actor's loop: a failure becomes a report
+            _LOG.error("hubdist: unexpected error", exc_info=error)
+            failed = PeerError(f"unexpected {type(error).__name__}: {error}", handle=handle, node=node.name)
+            report = replace(report, error=failed, reason="it failed")
+        report = replace(report, seconds=time.monotonic() - begin)
+        self._done.append(report)
+        _LOG.info("hubdist: %s to %s", handle, report)
+        return report
+
+    async def _bring(self, digest: Digest, report: NodeReport, node: Node, wanted: Route | None) -> NodeReport:
+        manifest = await self._pins.manifest(digest)
+        if node.id == self._node.id and await self._pins.held(digest) is not None:
+            return replace(report, route=Route.STORE, reason="it is the driver's own node")
+        copies = self.copies(digest)
+        order = await self.order(node, {route: copy.url for route, copy in copies.items()}, wanted)
+        for refused in order.refused:
+            if refused.route in copies:
+                self._ways.say(node, copies[refused.route].url, refused.reason)
+        failed = []
+        for choice in order.choices[:-1]:
+            copy = copies[choice.route]
+            try:
+                read = await self._ways.copy(node, manifest, copy)
+            except NodeLostError:
+                raise
+            except UNREADABLE as error:
+                self._ways.say(node, copy.url, str(error))
+                failed.append(f"not {choice.route}: {error.what}")
+            else:
+                return _copied(report, choice, copy, read)
+        report = await self._send(manifest, report, node)
+        if report.route is Route.DRIVER:
+            reason = "; ".join(failed) or order.choices[-1].reason
+            report = replace(report, reason=reason)
+        return report
+
+    async def _send(self, manifest: Manifest, report: NodeReport, node: Node) -> NodeReport:
+        """The last way: from the driver's node, which reads the origin first if it lacks the model."""
+        digest = manifest.digest
+        await self._pins.snapshot(digest)
+        if node.id == self._node.id:
+            return replace(report, route=Route.STORE, reason="it is the driver's own node")
+        try:
+            brought = await self._transfer(manifest, node)
+        except IntegrityError:
+            if not await self._pins.repair(digest):
+                raise
+            _LOG.warning("hubdist: the driver's snapshot %s was damaged and is fetched again", digest)
+            await self._pins.snapshot(digest)
+            brought = await self._transfer(manifest, node)
+        if brought is None:
+            found = order_routes(Evidence(node_holds_snapshot=True)).first
+            return replace(report, route=found.route, reason=found.reason)
+        return replace(
+            report,
+            route=Route.DRIVER,
+            source=self._node.name,
+            bytes_received=brought.bytes_received,
+            retries=brought.retries,
+        )
+
+    async def _transfer(self, manifest: Manifest, node: Node) -> Brought | None:
+        transfer = self._transfers.get(manifest.digest)
+        if transfer is None:
+            nodes = await asyncio.to_thread(alive_nodes)
+            transfer = self._transfers.setdefault(
+                manifest.digest, Transfer(manifest, self._node, nodes, self._agents, self._config)
+            )
+        try:
+            return await transfer.bring(node)
+        finally:
+            if not transfer.active and self._transfers.get(manifest.digest) is transfer:
+                del self._transfers[manifest.digest]
+
+
+def _copied(report: NodeReport, choice: Choice, copy: RemoteCopy, read: int | None) -> NodeReport:
+    if read is None:
+        found = order_routes(Evidence(node_holds_snapshot=True)).first
+        return replace(report, route=found.route, reason=found.reason)
+    return replace(report, route=choice.route, reason=choice.reason, source=copy.public, bytes_received=read)
