@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 
@@ -22,13 +22,16 @@ from hubdist.errors import (
     ModelNotFoundError,
     TransferTimeoutError,
 )
-from hubdist.manifest import Chunk, Entry, Manifest, Piece, cut_chunks
-from hubdist.parallel import ChunkReader
+from hubdist.manifest import BLOCK_BYTES, Chunk, Entry, Manifest, Piece
+from hubdist.parallel import PART_BYTES, OrderedReading, UnorderedReading
 from hubdist.redact import redact_url
 from hubdist.storage import StoredFile, Tree, open_tree
 
-_SMALL_CHUNK_BYTES = 8 << 20
-_LARGE_CHUNK_BYTES = 16 << 20
+_MIN_REQUEST_BYTES = 8 << 20
+"""A request for less takes longer to be answered than to be transferred."""
+
+_MAX_REQUEST_BYTES = 32 << 20
+_MIN_REQUESTS = 8
 _MAX_REQUESTS = 16
 _PROBE_BYTES = 1024
 _DIGESTED_BYTES = 64 << 20
@@ -136,8 +139,9 @@ def copy_remote(
     Args:
         copy: Where the files are.
         manifest: What they must be.
-        write_chunk: Takes each chunk and checks it against the manifest, as `FilledStage.write_chunk` does. The bytes
-            are valid during the call only. Called by several threads, in any order, unless `ordered`.
+        write_chunk: Takes chunks of one file each, whole blocks, and checks them against the manifest, as
+            `FilledStage.write_chunk` does. The bytes are valid during the call only. Called by several threads, in
+            any order, unless `ordered`.
         config: Deadlines, retries, and `in_flight_bytes`, which bounds the memory.
         ordered: Hand on the chunks in order, from the calling thread.
 
@@ -152,12 +156,12 @@ def copy_remote(
     with open_tree(copy.url, config) as tree:
         _check_listing(tree, copy, manifest)
 
-        def read(piece: Piece, view: memoryview) -> None:
-            path = manifest.entries[piece.entry_index].path
+        def stream(piece: Piece, buffer: memoryview) -> Iterator[tuple[int, memoryview]]:
+            entry = manifest.entries[piece.entry_index]
             try:
-                tree.read_into(path, piece.start, view, copy.files[path].version)
+                yield from tree.stream(entry.path, piece.start, piece.end, buffer, copy.files[entry.path].version)
             except IntegrityError as error:
-                raise _with_digests(error, tree, manifest.entries[piece.entry_index]) from None
+                raise _with_digests(error, tree, entry) from None
 
         def write(chunk: Chunk, data: memoryview) -> None:
             try:
@@ -165,17 +169,31 @@ def copy_remote(
             except IntegrityError as error:
                 raise _placed(error, tree, manifest, chunk, data) from None
 
-        chunk_bytes, requests = _cut_memory(config.in_flight_bytes)
-        reader = ChunkReader(cut_chunks(manifest, chunk_bytes), read, write, requests=requests, stop=tree.close)
-        reader.run(timeout_s=config.timeout_s, public=tree.public, ordered=ordered)
+        kind = OrderedReading if ordered else UnorderedReading
+        pieces, requests = _plan_requests(manifest, config.in_flight_bytes, ordered=ordered)
+        reading = kind(pieces, stream, write, requests=requests, stop=tree.close)
+        reading.run(timeout_s=config.timeout_s, public=tree.public)
     return manifest.total_bytes
 
 
-def _cut_memory(in_flight_bytes: int) -> tuple[int, int]:
-    """Bytes of a chunk, and how many to read side by side."""
-    large = in_flight_bytes >= 8 * _LARGE_CHUNK_BYTES
-    chunk_bytes = _LARGE_CHUNK_BYTES if large else min(_SMALL_CHUNK_BYTES, in_flight_bytes >> 20 << 20)
-    return chunk_bytes, min(_MAX_REQUESTS, in_flight_bytes // chunk_bytes)
+def _plan_requests(manifest: Manifest, in_flight_bytes: int, *, ordered: bool) -> tuple[list[Piece], int]:
+    """What each request reads, and how many to make side by side.
+
+    Unordered readers keep a part of a request in memory, ordered ones all of it.
+    """
+    requests = min(_MAX_REQUESTS, max(1, in_flight_bytes // _MIN_REQUEST_BYTES))
+    if ordered:
+        size = min(in_flight_bytes, max(_MIN_REQUEST_BYTES, in_flight_bytes // _MAX_REQUESTS))
+    else:
+        requests = max(requests, min(_MIN_REQUESTS, in_flight_bytes // PART_BYTES))
+        size = min(_MAX_REQUEST_BYTES, max(_MIN_REQUEST_BYTES, manifest.total_bytes // (2 * requests)))
+    size = size // BLOCK_BYTES * BLOCK_BYTES
+    pieces = [
+        Piece(index, start, min(start + size, entry.size))
+        for index, entry in enumerate(manifest.entries)
+        for start in range(0, entry.size, size)
+    ]
+    return pieces, requests
 
 
 def _list_files(tree: Tree) -> dict[str, StoredFile]:
@@ -208,6 +226,8 @@ def _with_digests(error: IntegrityError, tree: Tree, entry: Entry) -> IntegrityE
             actual = f"{file.size} bytes"
         if file is not None and file.size <= _DIGESTED_BYTES:
             actual = f"sha256:{hashlib.sha256(tree.read(entry.path, 0, file.size)).hexdigest()}"
+    if actual == str(entry.digest):
+        return IntegrityError(f"{error.what}; the content that is there now is the model's, {actual}")
     return DigestMismatchError(error.what, expected=str(entry.digest), actual=actual)
 
 

@@ -55,17 +55,15 @@ class OptionalCache:
         """Where nodes can read this snapshot; written to the cache if it lacks it."""
         if self._cache is None:
             return None
-        found = self.find(snapshot.manifest.digest)
-        if found is not None:
-            return found.copy
         by_tfhub = self.tfhub_copy(handle)
         sizes = {entry.path: entry.size for entry in snapshot.manifest.entries}
         if by_tfhub is not None and {path: file.size for path, file in by_tfhub.files.items()} == sizes:
             return by_tfhub
         if self._read_only:
-            return None
-        filled = self._try(functools.partial(self._cache.fill, snapshot, handle))
-        return None if filled is None else filled.copy
+            found = self.find(snapshot.manifest.digest)
+        else:
+            found = self._try(functools.partial(self._cache.fill, snapshot, handle))
+        return None if found is None else found.copy
 
     @contextlib.contextmanager
     def turn(self, name: str, done: Callable[[], _T | None]) -> Iterator[_T | None]:

@@ -1,76 +1,74 @@
-"""Read the chunks of a model with several requests side by side, in bounded memory."""
+"""Read the pieces of a model with several requests side by side, in bounded memory."""
 
 from __future__ import annotations
 
+import abc
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, wait
 
 from hubdist.errors import TransferTimeoutError
-from hubdist.manifest import Chunk, Piece
+from hubdist.manifest import BLOCK_BYTES, Chunk, Piece
+
+PART_BYTES = 2 * BLOCK_BYTES
+"""Bytes that are read, checked and written at a time: few, so that they stay in the processor's cache."""
+
+Stream = Callable[[Piece, memoryview], Iterator[tuple[int, memoryview]]]
+"""Reads a piece through a buffer: the offset in the file and the bytes of each part, in order, valid until the next."""
+
+WriteChunk = Callable[[Chunk, memoryview], None]
 
 _END_S = 30.0
 """How long to wait for threads that were told to stop; those that hang in a dead mount are left behind."""
 
 
-class ChunkReader:
-    """Threads that take the pieces of chunks in order, each with a request of its own; use once.
-
-    A chunk gets a buffer when its first piece is taken, and gives it back when it has been handed on. A thread asks
-    for a new chunk only when all pieces of the one before are taken, so there is a buffer for it, or one becomes
-    free: `requests` buffers are enough, and pieces of small files are read side by side too.
+class _Reading(abc.ABC):
+    """Threads that take pieces in order, each with a request of its own; use once.
 
     Args:
-        chunks: What to read, in order.
-        read: Fills a view with a piece; called by several threads.
-        write: Takes a whole chunk; the view is used again when it returns.
+        pieces: What to read, in order.
+        stream: Reads one; called by several threads.
+        write: Takes the chunks; its view is used again when it returns.
         requests: How many pieces to read at the same time.
         stop: Makes the reads that wait fail soon.
     """
 
     def __init__(
-        self,
-        chunks: Sequence[Chunk],
-        read: Callable[[Piece, memoryview], None],
-        write: Callable[[Chunk, memoryview], None],
-        *,
-        requests: int,
-        stop: Callable[[], None],
+        self, pieces: Sequence[Piece], stream: Stream, write: WriteChunk, *, requests: int, stop: Callable[[], None]
     ) -> None:
-        self._chunks = chunks
-        self._read = read
+        self._pieces = pieces
+        self._stream = stream
         self._write = write
-        self._requests = requests
+        self._requests = min(requests, len(pieces))
         self._stop = stop
         self._changed = threading.Condition()
-        self._todo = deque((chunk, piece, start) for chunk in chunks for piece, start in _places(chunk))
-        self._unread = {chunk.index: len(chunk.pieces) for chunk in chunks}
-        self._buffer_bytes = max((chunk.size for chunk in chunks), default=0)
-        self._free: list[bytearray | None] = [None] * requests
-        self._buffers: dict[int, bytearray] = {}
-        self._ordered = False
+        self._taken = 0
         self._ended = False
         self._failed: BaseException | None = None
 
-    def run(self, *, timeout_s: float, public: str, ordered: bool) -> None:
+    def run(self, *, timeout_s: float, public: str) -> None:
         """Read and hand on everything.
 
         Args:
             timeout_s: Longest time in seconds for all of it.
             public: What is read, for errors.
-            ordered: Hand on the chunks in order and from this thread, else from the threads that read.
 
         Raises:
             TransferTimeoutError: The time is over.
-            HubdistError: What `read` or `write` raised first.
+            HubdistError: What `stream` or `write` raised first.
         """
-        self._ordered = ordered
         deadline = time.monotonic() + timeout_s
-        threads, outcomes = self._start()
+        outcomes: list[Future[None]] = [Future() for _ in range(self._requests)]
+        threads = [
+            threading.Thread(target=self._run, args=(outcome,), name=f"hubdist-copy-{number}", daemon=True)
+            for number, outcome in enumerate(outcomes)
+        ]
+        for thread, outcome in zip(threads, outcomes, strict=True):
+            outcome.add_done_callback(self._note)
+            thread.start()
         try:
-            in_time = self._hand_on_all(deadline) if ordered else _wait_for(outcomes, deadline)
+            in_time = self._wait(outcomes, deadline)
         finally:
             with self._changed:
                 self._ended = True
@@ -84,16 +82,20 @@ class ChunkReader:
         if not in_time:
             raise TransferTimeoutError(f"{public} could not be read within {timeout_s:g} s")
 
-    def _start(self) -> tuple[list[threading.Thread], list[Future[None]]]:
-        threads, outcomes = [], []
-        for number in range(min(self._requests, len(self._todo))):
-            outcome: Future[None] = Future()
-            outcome.add_done_callback(self._note)
-            thread = threading.Thread(target=self._work, args=(outcome,), name=f"hubdist-copy-{number}", daemon=True)
-            thread.start()
-            threads.append(thread)
-            outcomes.append(outcome)
-        return threads, outcomes
+    @abc.abstractmethod
+    def _work(self) -> None:
+        """Read until nothing is left; in each of the threads."""
+
+    @abc.abstractmethod
+    def _wait(self, outcomes: list[Future[None]], deadline: float) -> bool:
+        """Wait until everything was handed on or something failed; False if the time is over."""
+
+    def _run(self, outcome: Future[None]) -> None:
+        try:
+            self._work()
+            outcome.set_result(None)
+        except BaseException as error:  # noqa: BLE001 - it is raised again by the thread that waits
+            outcome.set_exception(error)
 
     def _note(self, outcome: Future[None]) -> None:
         with self._changed:
@@ -101,65 +103,84 @@ class ChunkReader:
                 self._failed = self._failed or outcome.exception()
             self._changed.notify_all()
 
-    def _work(self, outcome: Future[None]) -> None:
-        try:
-            while (taken := self._take()) is not None:
-                chunk, piece, view = taken
-                self._read(piece, view)
-                with self._changed:
-                    self._unread[chunk.index] -= 1
-                    whole = self._unread[chunk.index] == 0
-                    if whole and self._ordered:
-                        self._changed.notify_all()
-                if whole and not self._ordered:
-                    self._hand_on(chunk)
-            outcome.set_result(None)
-        except BaseException as error:  # noqa: BLE001 - it is raised again by the thread that waits
-            outcome.set_exception(error)
+    def _goes_on(self) -> bool:
+        return self._taken < len(self._pieces) and not self._ended and self._failed is None
 
-    def _take(self) -> tuple[Chunk, Piece, memoryview] | None:
-        """The next piece and where its bytes go; None if nothing is left to do."""
+
+class UnorderedReading(_Reading):
+    """Hands on chunks of at most `PART_BYTES` from the threads that read them, as they come.
+
+    The index of a chunk is that of the piece it is a part of.
+    """
+
+    def _work(self) -> None:
+        buffer = memoryview(bytearray(PART_BYTES))
+        while (number := self._take()) is not None:
+            piece = self._pieces[number]
+            for at, data in self._stream(piece, buffer):
+                self._write(Chunk(number, (Piece(piece.entry_index, at, at + len(data)),)), data)
+
+    def _take(self) -> int | None:
         with self._changed:
-            while self._todo and not self._ended and self._failed is None:
-                chunk, piece, start = self._todo[0]
-                if chunk.index not in self._buffers:
-                    if not self._free:
-                        self._changed.wait()  # `run` ends it at its deadline
-                        continue
-                    self._buffers[chunk.index] = self._free.pop() or bytearray(self._buffer_bytes)
-                self._todo.popleft()
-                view = memoryview(self._buffers[chunk.index])[start : start + piece.end - piece.start]
-                return chunk, piece, view
-        return None
+            if not self._goes_on():
+                return None
+            self._taken += 1
+            return self._taken - 1
 
-    def _hand_on(self, chunk: Chunk) -> None:
-        self._write(chunk, memoryview(self._buffers[chunk.index])[: chunk.size])
-        with self._changed:
-            self._free.append(self._buffers.pop(chunk.index))
-            self._changed.notify_all()
+    def _wait(self, outcomes: list[Future[None]], deadline: float) -> bool:
+        done, waiting = wait(outcomes, max(0.0, deadline - time.monotonic()), FIRST_EXCEPTION)
+        return not waiting or any(outcome.exception() is not None for outcome in done)
 
-    def _hand_on_all(self, deadline: float) -> bool:
-        """Hand on the chunks in order; False if the time is over."""
-        for chunk in self._chunks:
+
+class OrderedReading(_Reading):
+    """Hands on each piece as one chunk, in order, from the thread that called `run`.
+
+    A piece gets a buffer when it is taken, and gives it back when it was handed on. Pieces are taken in order, so the
+    one that is waited for always has a buffer.
+    """
+
+    def __init__(
+        self, pieces: Sequence[Piece], stream: Stream, write: WriteChunk, *, requests: int, stop: Callable[[], None]
+    ) -> None:
+        super().__init__(pieces, stream, write, requests=requests, stop=stop)
+        self._buffer_bytes = max((piece.end - piece.start for piece in pieces), default=0)
+        self._free: list[bytearray | None] = [None] * self._requests
+        self._buffers: dict[int, bytearray] = {}
+        self._whole: set[int] = set()
+
+    def _work(self) -> None:
+        while (taken := self._take()) is not None:
+            number, buffer = taken
+            piece = self._pieces[number]
+            for _ in self._stream(piece, memoryview(buffer)[: piece.end - piece.start]):
+                pass  # the buffer holds all of the piece in the end
             with self._changed:
-                while self._unread[chunk.index] and self._failed is None:
+                self._whole.add(number)
+                self._changed.notify_all()
+
+    def _take(self) -> tuple[int, bytearray] | None:
+        with self._changed:
+            while self._goes_on() and not self._free:
+                self._changed.wait()  # `run` ends it at its deadline
+            if not self._goes_on():
+                return None
+            number = self._taken
+            self._taken += 1
+            self._buffers[number] = self._free.pop() or bytearray(self._buffer_bytes)
+            return number, self._buffers[number]
+
+    def _wait(self, outcomes: list[Future[None]], deadline: float) -> bool:
+        del outcomes  # this thread is told of failures by `_note`
+        for number, piece in enumerate(self._pieces):
+            with self._changed:
+                while number not in self._whole and self._failed is None:
                     if not self._changed.wait(max(0.0, deadline - time.monotonic())):
                         return False
                 if self._failed is not None:
                     return True
-            self._hand_on(chunk)
+                buffer = self._buffers.pop(number)
+            self._write(Chunk(number, (piece,)), memoryview(buffer)[: piece.end - piece.start])
+            with self._changed:
+                self._free.append(buffer)
+                self._changed.notify_all()
         return True
-
-
-def _places(chunk: Chunk) -> Iterator[tuple[Piece, int]]:
-    """Each piece and where it begins in its chunk."""
-    start = 0
-    for piece in chunk.pieces:
-        yield piece, start
-        start += piece.end - piece.start
-
-
-def _wait_for(outcomes: list[Future[None]], deadline: float) -> bool:
-    """Wait until all are done or one has failed; False if the time is over."""
-    done, waiting = wait(outcomes, max(0.0, deadline - time.monotonic()), FIRST_EXCEPTION)
-    return not waiting or any(outcome.exception() is not None for outcome in done)

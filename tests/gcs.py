@@ -104,7 +104,7 @@ def _process(backend: str, root: Path) -> Iterator[FakeGcs]:
             stderr=subprocess.STDOUT,
         )
     try:
-        _wait_until_it_answers(process, server, log)
+        wait_until_it_answers(process, server, log)
         yield server
     finally:
         process.terminate()
@@ -115,7 +115,7 @@ def _process(backend: str, root: Path) -> Iterator[FakeGcs]:
             process.wait(timeout=10)
 
 
-def _wait_until_it_answers(process: subprocess.Popen[bytes], server: FakeGcs, log: Path) -> None:
+def wait_until_it_answers(process: subprocess.Popen[bytes], server: FakeGcs, log: Path) -> None:
     deadline = time.monotonic() + _START_S
     while time.monotonic() < deadline:
         if process.poll() is not None:

@@ -179,10 +179,10 @@ def test_objects_that_are_replaced_after_the_listing_are_refused(server: FakeGcs
     new = {"longer": right + b"x", "shorter": right[:-1], "other": right[::-1], "older": right}[change]
     place.put(f"model/{path}", new)
     error = refused(copy, tmp_path / "store")
-    assert isinstance(error, errors.DigestMismatchError)
     assert f"{place.url}/model/{path}" in str(error)
     assert copy.files[path].version in str(error)
-    assert (error.expected, error.actual) == (digest_of(right), digest_of(new))
+    assert digest_of(right) in str(error)
+    assert digest_of(new) in str(error)
 
 
 def test_an_object_that_is_deleted_after_the_listing_is_refused(server: FakeGcs, tmp_path: Path) -> None:
@@ -197,20 +197,22 @@ def test_an_object_that_is_deleted_after_the_listing_is_refused(server: FakeGcs,
 
 def test_an_object_that_is_replaced_during_the_copy_is_refused(server: FakeGcs, tmp_path: Path) -> None:
     place = GcsPlace(server, BUCKET, "during")
-    put_all(place, "model", FILES)
+    files = {"saved_model.pb": b"graph", "extra/data": os.urandom(8 << 20) * 4}
+    put_all(place, "model", files)
     copy = list_copy(f"{place.url}/model", CONFIG)
-    large = "extra/data-00000"
     replaced: list[str] = []
 
     def replace(number: int, when: str, request: str) -> None:
-        if "data-00000" in request and when == "after" and not replaced:
+        if "data" in request and when == "after" and not replaced:
             replaced.append(request)
-            place.put(f"model/{large}", FILES[large][::-1])
+            place.put("model/extra/data", files["extra/data"][::-1])
 
-    with GcsProxy(server.url, replace) as proxy, gcs_environment(proxy.url):
-        error = refused(copy, tmp_path / "store")
+    config = CONFIG.changed({"in_flight_bytes": 4 << 20})  # so that only two of the requests are made at once
+    manifest = manifest_of(files)
+    refusal = pytest.raises(errors.IntegrityError, match="gs://copies/during/model/extra/data")
+    with GcsProxy(server.url, replace) as proxy, gcs_environment(proxy.url), refusal:
+        copied(copy, manifest, tmp_path / "store", config)
     assert replaced
-    assert f"{place.url}/model/{large}" in str(error)
 
 
 @pytest.mark.parametrize("change", ["surplus", "missing"])

@@ -19,7 +19,8 @@ from hubdist.config import Config
 from hubdist.lease import hold_lease
 from hubdist.storage import open_tree
 from hubdist.storage.mounted import MountedTree
-from tests.gcs import FakeGcs, fake_gcs
+from tests.gcs import FakeGcs, fake_gcs, gcs_environment
+from tests.gcs_proxy import GcsProxy
 from tests.places import GcsPlace, MemoryPlace, MountedPlace, Place
 
 BUCKET = "leases"
@@ -179,6 +180,25 @@ def test_a_wait_ends_at_its_deadline_and_the_work_is_doubled(place: Place) -> No
             assert found is None
         assert time.monotonic() - before < 5
         assert set(terms(place)) == {"leases/work/1"}
+
+
+def test_a_lease_that_was_taken_although_the_answer_was_lost_is_held(server: FakeGcs) -> None:
+    place = GcsPlace(server, BUCKET, "lost-answer")
+    lost: list[str] = []
+
+    def lose(number: int, when: str, request: str) -> None:
+        if when == "after" and request.startswith("POST") and not lost:
+            lost.append(request)
+            raise ConnectionResetError
+
+    with GcsProxy(server.url, lose) as proxy, gcs_environment(proxy.url):
+        begin = time.monotonic()
+        with hold_lease(place.url, "work", CONFIG, lambda: None) as found:
+            assert found is None
+            assert lost
+            assert time.monotonic() - begin < 5
+            assert set(terms(place)) == {"leases/work/1"}
+        assert terms(place) == {}
 
 
 def test_without_create_only_writes_there_is_no_lease(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

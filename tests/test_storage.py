@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import socket
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import pytest
 
 from hubdist import errors
 from hubdist.config import Config
+from hubdist.handle import parse_handle
 from hubdist.storage import StoredFile, Tree, mounted, open_tree
 from tests.gcs import FakeGcs, fake_gcs, gcs_environment
 from tests.gcs_proxy import GcsProxy
@@ -238,6 +241,77 @@ def test_a_mount_without_links_has_files_made_in_place(tmp_path: Path, monkeypat
         (tmp_path / "local").write_bytes(b"up")
         assert tree.upload("uploaded", tmp_path / "local")
         assert (tree.load("file"), tree.load("uploaded")) == (b"first", b"up")
+
+
+def test_writers_do_not_follow_links_out_of_a_mount(tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "file").write_bytes(b"precious")
+    (tmp_path / "mount").mkdir()
+    (tmp_path / "mount" / "link").symlink_to(outside)
+    with open_tree(str(tmp_path / "mount"), CONFIG) as tree:
+        assert tree.load("link/file") == b"precious"
+        for write in (tree.delete, lambda path: tree.write(path, b"x"), lambda path: tree.create(f"{path}2", b"x")):
+            with pytest.raises(errors.AccessDeniedError, match="by a link"):
+                write("link/file")
+    assert [(path.name, path.read_bytes()) for path in outside.iterdir()] == [("file", b"precious")]
+
+
+def test_an_answer_that_is_cut_off_is_not_taken_for_the_whole() -> None:
+    from hubdist.storage.remote import RemoteTree
+
+    answer = b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nonly a"
+    with socket.create_server(("127.0.0.1", 0)) as listening, ThreadPoolExecutor(1) as pool:
+
+        def serve() -> None:
+            connection, _ = listening.accept()
+            with connection:
+                connection.recv(65536)
+                connection.sendall(answer)
+
+        serving = pool.submit(serve)
+        with gcs_environment(f"http://127.0.0.1:{listening.getsockname()[1]}"):
+            tree = RemoteTree(parse_handle(f"gs://{BUCKET}/cut"), CONFIG)
+            with tree, pytest.raises(errors.OriginError, match="gs://storage/cut/file"):
+                tree.load("file")
+        serving.result(10)
+
+
+def test_a_stream_that_breaks_off_goes_on_from_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    from hubdist.storage import calls
+    from hubdist.storage.remote import RemoteTree
+
+    monkeypatch.setattr(calls, "_FIRST_WAIT_S", 0.01)
+    data = bytes(range(256)) * 4096
+    asked: list[str] = []
+
+    class Breaking(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.headers["Range"])
+            start, end = map(int, asked[-1].removeprefix("bytes=").split("-"))
+            self.send_response(206)
+            self.send_header("Content-Length", str(end + 1 - start))
+            self.send_header("Content-Range", f"bytes {start}-{end}/{len(data)}")
+            self.end_headers()
+            self.wfile.write(data[start : start + 250_000])
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    came = bytearray()
+    with ThreadingHTTPServer(("127.0.0.1", 0), Breaking) as server, ThreadPoolExecutor(1) as pool:
+        serving = pool.submit(server.serve_forever, 0.05)
+        with (
+            gcs_environment(f"http://127.0.0.1:{server.server_address[1]}"),
+            RemoteTree(parse_handle(f"gs://{BUCKET}/broken"), Config(retries=1)) as tree,
+        ):
+            for at, part in tree.stream("file", 5, 900_005, memoryview(bytearray(100_000)), "17"):
+                assert at == 5 + len(came)
+                came += part
+        server.shutdown()
+        serving.result(10)
+    assert came == data[5:900_005]
+    assert asked == [f"bytes={start}-900004" for start in (5, 200_005, 400_005, 600_005, 800_005)]
 
 
 def test_a_mount_shows_no_files_that_are_being_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

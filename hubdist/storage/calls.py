@@ -105,7 +105,7 @@ def _translated(error: Exception, public: str, verb: str) -> HubdistError:
     name = type(error).__name__
     if _is_forbidden(error) or status in (401, 403) or "Credential" in name or "Auth" in name:
         return AccessDeniedError(
-            f"{public} may not be {verb} ({name})", advice="Give the driver's node credentials for this storage."
+            f"{public} may not be {verb} ({name})", advice="Give this node credentials for this storage."
         )
     if status in (404, 410):
         return ModelNotFoundError(f"there is nothing at {public}")

@@ -35,7 +35,7 @@ _COPY_BYTES = 1 << 20
 
 
 class MountedTree(Tree):
-    """A directory of a file system. Symbolic links in it are followed.
+    """A directory of a file system. Symbolic links in it are followed by readers, and out of it never by writers.
 
     A version is the time of the last change in nanoseconds: inode numbers differ from machine to machine on FUSE.
 
@@ -103,8 +103,10 @@ class MountedTree(Tree):
 
     def delete(self, path: str) -> None:
         """As `Tree.delete`."""
-        with contextlib.suppress(ModelNotFoundError), _errors(self._root / path, "deleted"):
-            (self._root / path).unlink()
+        target = self._root / path
+        with contextlib.suppress(ModelNotFoundError), _errors(target, "deleted"):
+            self._check_inside(target)
+            target.unlink()
 
     def _put(self, path: str, fill: Callable[[int], None], *, create: bool) -> bool:
         target = self._root / path
@@ -115,6 +117,7 @@ class MountedTree(Tree):
             self._sweep()
             for folder in (temporary.parent, target.parent):
                 folder.mkdir(parents=True, exist_ok=True)
+            self._check_inside(target)
             try:
                 with _new_file(temporary) as handle:
                     fill(handle)
@@ -126,6 +129,11 @@ class MountedTree(Tree):
                 return True
             finally:
                 temporary.unlink(missing_ok=True)
+
+    def _check_inside(self, target: Path) -> None:
+        """Links are followed for reading only: what others may have planted must not lead a writer elsewhere."""
+        if not target.parent.resolve().is_relative_to(self._root.resolve()):
+            raise AccessDeniedError(f"{target} leads out of {self._root} by a link", advice="Remove the link.")
 
     def _sweep(self) -> None:
         """Remove what dead writers of this machine left."""

@@ -18,20 +18,17 @@ import itertools
 import json
 import re
 import secrets
-import socket
-import ssl
-import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import quote, urlencode
 
 from hubdist.config import Config
 from hubdist.errors import IntegrityError, LengthMismatchError
 from hubdist.storage.calls import status_error
+from hubdist.storage.connections import Connections
 
 _READ_BYTES = 1 << 20
-_KEPT_CONNECTIONS = 32
 _BOUNDARY = secrets.token_hex(20)
 """Stands between the parts of an upload; nobody who chose a model's bytes can know it."""
 
@@ -46,12 +43,7 @@ class PlainObjects:
 
     def __init__(self, files: Any, config: Config) -> None:
         self._files = files
-        self._config = config
-        self._tls: ssl.SSLContext | None = None
-        self._lock = threading.Lock()
-        self._idle: list[http.client.HTTPConnection] = []
-        self._busy: set[http.client.HTTPConnection] = set()
-        self._closed = False
+        self._connections = Connections(config)
 
     def read_into(self, path: str, start: int, view: memoryview, version: str, public: str) -> None:
         """Fill a buffer with an object's bytes from `start` on; one try.
@@ -61,7 +53,14 @@ class PlainObjects:
             LengthMismatchError: The object ends before.
             OSError, http.client.HTTPException: The try failed.
         """
-        end = start + len(view)
+        with self.open_range(path, start, start + len(view), version, public) as fill:
+            fill(view)
+
+    @contextlib.contextmanager
+    def open_range(
+        self, path: str, start: int, end: int, version: str, public: str
+    ) -> Iterator[Callable[[memoryview], None]]:
+        """Ask for a range; yields what fills buffers with its bytes, one after another. Raises as `read_into`."""
         with self._get(path, version, {"Range": f"bytes={start}-{end - 1}"}) as response:
             if response.status == 404 and version:
                 raise IntegrityError(f"{public} was replaced or deleted: its generation {version} is gone")
@@ -73,12 +72,7 @@ class PlainObjects:
             if version and came != version:
                 raise IntegrityError(f"{public} was replaced: its generation is {came} instead of {version}")
             _check_range(response, start, end, public)
-            filled = 0
-            while filled < len(view):
-                count = response.readinto(view[filled : filled + _READ_BYTES])
-                if not count:
-                    raise http.client.IncompleteRead(b"", len(view) - filled)
-                filled += count
+            yield functools.partial(_fill, response)
 
     def load(self, path: str, max_bytes: int, public: str) -> bytes:
         """A whole object; one try.
@@ -91,23 +85,17 @@ class PlainObjects:
         with self._get(path, "", {}) as response:
             if response.status != 200:
                 raise status_error(response.status, response.read(_READ_BYTES), public)
+            promised = response.length
             data = response.read(max_bytes + 1)
+        if promised is not None and len(data) < min(promised, max_bytes + 1):
+            raise http.client.IncompleteRead(data, promised - len(data))
         if len(data) > max_bytes:
             raise LengthMismatchError(f"{public} has more than {max_bytes} bytes")
         return data
 
     def close(self) -> None:
         """Close all connections, also those that other threads wait at."""
-        with self._lock:
-            self._closed = True
-            connections = [*self._idle, *self._busy]
-            self._idle.clear()
-        for connection in connections:
-            if connection.sock is not None:
-                with contextlib.suppress(OSError):
-                    connection.sock.shutdown(socket.SHUT_RDWR)  # wakes the thread that waits at it
-            if connection not in self._busy:
-                connection.close()
+        self._connections.close()
 
     def put(self, path: str, body: bytes | Path, public: str, *, create: bool) -> None:
         """Write an object, all of it or nothing; one try.
@@ -139,7 +127,6 @@ class PlainObjects:
         parameters = {"generation": version} if version else {}
         return self._exchange("GET", self._files.url(path), parameters, headers, None)
 
-    @contextlib.contextmanager
     def _exchange(
         self,
         method: str,
@@ -147,46 +134,52 @@ class PlainObjects:
         parameters: dict[str, str],
         headers: dict[str, str],
         body: Iterable[bytes] | None,
-    ) -> Iterator[http.client.HTTPResponse]:
-        parts = urlsplit(url)
-        query = "&".join(filter(None, (parts.query, urlencode(self._files._get_params(parameters)))))
-        connection = self._take(parts.scheme, parts.netloc)
-        reusable = False
+    ) -> contextlib.AbstractContextManager[http.client.HTTPResponse]:
+        parameters = self._files._get_params(parameters)
+        if parameters:
+            url += ("&" if "?" in url else "?") + urlencode(parameters)
+        return self._connections.exchange(method, url, self._files._get_headers(headers), body)
+
+
+class RangeStream:
+    """A range of an object, read with one request; asked for again from where it is when that fails.
+
+    Args:
+        objects: Where from.
+        path: The object.
+        end: Where the range ends (excluded).
+        version: The generation to read, or "".
+        public: The object in errors.
+    """
+
+    def __init__(self, objects: PlainObjects, path: str, end: int, version: str, public: str) -> None:
+        self._open = functools.partial(objects.open_range, path, end=end, version=version, public=public)
+        self._request = contextlib.ExitStack()
+        self._fill: Callable[[memoryview], None] | None = None
+
+    def fill(self, at: int, view: memoryview) -> None:
+        """Fill a buffer with the bytes from `at` on, which is where the last one ended; one try."""
         try:
-            if connection.sock is None:
-                connection.connect()
-            connection.sock.settimeout(self._config.stall_timeout_s)
-            with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it may have answered before the end
-                connection.request(method, f"{parts.path}?{query}", body, self._files._get_headers(headers))
-            with connection.getresponse() as response:
-                yield response
-                reusable = response.isclosed() and not response.will_close
-        finally:
-            self._give_back(connection, reusable=reusable)
+            if self._fill is None:
+                self._fill = self._request.enter_context(self._open(start=at))
+            self._fill(view)
+        except BaseException:
+            self.close()
+            raise
 
-    def _take(self, scheme: str, netloc: str) -> http.client.HTTPConnection:
-        with self._lock:
-            if self._closed:
-                raise ConnectionAbortedError("closed")
-            connection = self._idle.pop() if self._idle else self._connection(scheme, netloc)
-            self._busy.add(connection)
-        return connection
+    def close(self) -> None:
+        """End the request."""
+        self._fill = None
+        self._request.close()
 
-    def _connection(self, scheme: str, netloc: str) -> http.client.HTTPConnection:
-        timeout_s = self._config.connect_timeout_s
-        if scheme == "http":
-            return http.client.HTTPConnection(netloc, timeout=timeout_s, blocksize=_READ_BYTES)
-        if self._tls is None:
-            self._tls = ssl.create_default_context()
-        return http.client.HTTPSConnection(netloc, timeout=timeout_s, context=self._tls, blocksize=_READ_BYTES)
 
-    def _give_back(self, connection: http.client.HTTPConnection, *, reusable: bool) -> None:
-        with self._lock:
-            self._busy.discard(connection)
-            if reusable and not self._closed and len(self._idle) < _KEPT_CONNECTIONS:
-                self._idle.append(connection)
-                return
-        connection.close()
+def _fill(response: http.client.HTTPResponse, view: memoryview) -> None:
+    filled = 0
+    while filled < len(view):
+        count = response.readinto(view[filled : filled + _READ_BYTES])
+        if not count:
+            raise http.client.IncompleteRead(b"", len(view) - filled)
+        filled += count
 
 
 def _multipart(name: str) -> tuple[bytes, bytes]:

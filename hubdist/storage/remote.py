@@ -7,7 +7,8 @@ import contextlib
 import functools
 import inspect
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from hubdist.config import Config
 from hubdist.errors import HandleError, IntegrityError, LengthMismatchError, ModelNotFoundError
 from hubdist.handle import Handle
 from hubdist.storage.calls import call_storage
-from hubdist.storage.plain import PlainObjects
+from hubdist.storage.plain import PlainObjects, RangeStream
 from hubdist.storage.tree import MAX_OBJECT_BYTES, StoredFile, Tree
 
 _PACKAGES = {
@@ -43,6 +44,34 @@ _EXCLUSIVE = frozenset({"gs", "s3", "memory"})
 
 _PART_BYTES = 8 << 20
 _CLOSE_S = 5.0
+_LOGIN_S = 300.0
+
+
+class _GoogleLogin:
+    """The credentials that gcsfs found in this process; to find out takes seconds where there are none.
+
+    They are looked for again after `_LOGIN_S`, for the user may have logged in meanwhile. Safe for several threads.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._token: object = None
+        self._until = 0.0
+
+    def open_files(self, **options: Any) -> Any:
+        """A gcsfs file system of the caller's own."""
+        with self._lock:
+            if time.monotonic() >= self._until:
+                files = fsspec.filesystem("gs", skip_instance_cache=True, **options)
+                found = files.credentials.credentials
+                self._token = "anon" if found is None else found
+                self._until = time.monotonic() + _LOGIN_S
+                return files
+            token = self._token
+        return fsspec.filesystem("gs", skip_instance_cache=True, token=token, **options)
+
+
+_google_login = _GoogleLogin()
 
 
 class RemoteTree(Tree):
@@ -68,13 +97,16 @@ class RemoteTree(Tree):
             )
         try:
             # Made where it is used and never shared: gcsfs does not survive a fork.
-            self._files: Any = fsspec.filesystem(
-                handle.scheme, skip_instance_cache=True, use_listings_cache=False, **options
-            )
+            if handle.scheme == "gs":
+                self._files: Any = _google_login.open_files(use_listings_cache=False, **options)
+            else:
+                self._files = fsspec.filesystem(
+                    handle.scheme, skip_instance_cache=True, use_listings_cache=False, **options
+                )
         except ImportError:
             package = _PACKAGES.get(handle.scheme, handle.scheme)
             raise HandleError(
-                f"{handle.scheme}:// needs the package {package}, which is not installed where the driver runs",
+                f"{handle.scheme}:// needs the package {package}, which is not installed here",
                 advice=f"Run: pip install {package}",
                 handle=handle.public,
             ) from None
@@ -138,6 +170,20 @@ class RemoteTree(Tree):
             raise LengthMismatchError(f"{public} ends at byte {start + len(data)}, before byte {start + len(view)}")
         view[:] = data
 
+    def stream(
+        self, path: str, start: int, end: int, buffer: memoryview, version: str = ""
+    ) -> Iterator[tuple[int, memoryview]]:
+        """As `Tree.stream`."""
+        plain, public = self._plain_objects(), self.url(path)
+        if plain is None:
+            yield from self._stream_by_fsspec(path, start, end, buffer, version)
+            return
+        with contextlib.closing(RangeStream(plain, self._name(path), end, version, public)) as source:
+            for at in range(start, end, len(buffer)):
+                part = buffer[: min(len(buffer), end - at)]
+                call_storage(functools.partial(source.fill, at, part), public, self._config, self._closing)
+                yield at, part
+
     def load(self, path: str) -> bytes | None:
         """As `Tree.load`."""
         name, public, plain = self._name(path), self.url(path), self._plain_objects()
@@ -172,6 +218,17 @@ class RemoteTree(Tree):
 
     def _name(self, path: str) -> str:
         return f"{self._root}/{path}" if path else self._root
+
+    def _stream_by_fsspec(
+        self, path: str, start: int, end: int, buffer: memoryview, version: str
+    ) -> Iterator[tuple[int, memoryview]]:
+        request_bytes = max(1, _PART_BYTES // len(buffer)) * len(buffer)
+        for begin in range(start, end, request_bytes):
+            data = self.read(path, begin, min(begin + request_bytes, end), version)
+            for offset in range(0, len(data), len(buffer)):
+                part = buffer[: min(len(buffer), len(data) - offset)]
+                part[:] = data[offset : offset + len(part)]
+                yield begin + offset, part
 
     def _plain_objects(self) -> PlainObjects | None:
         """None where gcsfs does more than plain requests: client certificates, own sessions, buckets over gRPC."""

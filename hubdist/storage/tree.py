@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
@@ -70,6 +71,22 @@ class Tree(abc.ABC):
             IntegrityError: The version is gone.
             LengthMismatchError: The file ends before the view is full.
         """
+
+    def stream(
+        self, path: str, start: int, end: int, buffer: memoryview, version: str = ""
+    ) -> Iterator[tuple[int, memoryview]]:
+        """Read a long range through a small buffer, with one request where the storage can.
+
+        Yields:
+            Offset in the file, and a part of `buffer` with the bytes from there; all of it but for the last part.
+
+        Raises:
+            HubdistError: As `read_into`.
+        """
+        for at in range(start, end, len(buffer)):
+            part = buffer[: min(len(buffer), end - at)]
+            self.read_into(path, at, part, version)
+            yield at, part
 
     def read(self, path: str, start: int, end: int, version: str = "") -> bytes:
         """Bytes `start` (included) to `end` (excluded) of a file; otherwise as `read_into`."""
