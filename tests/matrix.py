@@ -9,8 +9,10 @@ reaches the bucket; see `test_matrix.py`.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -96,12 +98,12 @@ def load(handle: str, route: str, mode: str) -> dict[str, Any]:
     return {"answer": output.numpy().tolist(), "opened": spy.call_args_list[-1].args[0]}
 
 
-def run(model: Path, folder: Path) -> dict[str, dict[str, Any]]:
+def run(model: Path, folder: Path, gcs: FakeGcs) -> dict[str, dict[str, Any]]:
     """Run all cells; those of the route `shared` in a job with a shared cache, the others in one without."""
     whole = {str(path.relative_to(model)): path.read_bytes() for path in model.rglob("*") if path.is_file()}
     files = {cell_name(*cell): {**whole, "assets.extra/cell": cell_name(*cell).encode()} for cell in CELLS}
     results: dict[str, dict[str, Any]] = {}
-    with fake_gcs() as gcs, LoopbackHub() as hub, RayCluster(folder, nodes=2, log_to_driver=False) as cluster:
+    with LoopbackHub() as hub, RayCluster(folder, nodes=2, log_to_driver=False) as cluster:
         places = Places(hub, gcs, folder)
         for shared in (True, False):
             hubdist.init(
@@ -115,6 +117,7 @@ def run(model: Path, folder: Path) -> dict[str, dict[str, Any]]:
                     name = cell_name(*cell)
                     handle = places.put(cell[0], name, files[name])
                     results[name] = run_cell(cluster, handle, *cell[1:])
+                    print(name, flush=True)
             hubdist.shutdown()
             if shared:
                 ray.shutdown()
@@ -134,5 +137,12 @@ def run_cell(cluster: RayCluster, handle: str, route: str, mode: str) -> dict[st
     return {**result, "source": pin.source, "routes": routes, "driver has it": stored[0], "node has it": stored[1]}
 
 
+def main(model: Path, folder: Path, results: Path) -> None:
+    """Run all cells, with the bucket that is there or one of their own."""
+    running = os.environ.get("STORAGE_EMULATOR_HOST")
+    with contextlib.nullcontext(FakeGcs(running)) if running else fake_gcs() as gcs:
+        results.write_text(json.dumps(run(model, folder, gcs), indent=1), encoding="utf-8")
+
+
 if __name__ == "__main__":
-    Path(sys.argv[3]).write_text(json.dumps(run(Path(sys.argv[1]), Path(sys.argv[2])), indent=1), encoding="utf-8")
+    main(*map(Path, sys.argv[1:]))
