@@ -32,6 +32,20 @@ def test_the_quickstart_transcribes_the_melody_on_three_nodes(tmp_path: Path) ->
     assert (tmp_path / "piano-roll.png").stat().st_size > 20_000
 
 
+@pytest.mark.tf
+def test_a_model_with_a_vocabulary_answers_from_a_remote_tensorflow_worker() -> None:
+    done = subprocess.run(
+        [sys.executable, "examples/remote_tf_worker.py"], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.splitlines() == [
+        "variable on /job:worker/replica:0/task:0/device:CPU:0",
+        "green: [0.0, 1.0, 0.0]",
+        "blue: [0.0, 0.0, 1.0]",
+        "mauve: [0.5, 0.5, 0.5]",
+    ]
+
+
 def test_every_example_is_run_by_a_test() -> None:
     examples = {path.relative_to("examples").parts[0] for path in Path("examples").rglob("*.py")}
-    assert examples == {"quickstart.py", "job_submit"}
+    assert examples == {"quickstart.py", "remote_tf_worker.py", "job_submit"}

@@ -18,21 +18,23 @@ from __future__ import annotations
 import atexit
 import contextlib
 import functools
-import importlib
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from typing import Any
 
-from hubdist.errors import IntegrityError, PeerError, TransferTimeoutError
+from hubdist.errors import ConfigError, IntegrityError, PeerError, TransferTimeoutError
+from hubdist.models.hosts import reach_hosts
 from hubdist.models.importing import import_tensorflow
 from hubdist.models.ram import ASSETS, RamModel
 
-_ANSWER_S = 60.0
+_ANSWER_S = 30.0
 _BYTES_PER_S = 1 << 20
 _FREE_S = 5.0
 _HASH_BUCKETS = 1 << 62
+_MAX_BYTES = (1 << 31) - (1 << 20)
+"""Longest message of gRPC, with room for what is around the bytes."""
 
 
 class RemoteAssets:
@@ -50,12 +52,13 @@ class RemoteAssets:
         self._model = model
         self._hosts = hosts
         self._entries = [entry for entry in model.manifest.entries if entry.path.startswith(ASSETS)]
-        self.files = [(host, f"{model.path}/{entry.path}") for host in hosts for entry in self._entries]
+        self.files: list[tuple[str, str]] = []
 
     def push(self) -> None:
         """Write the assets on every worker, and make sure that they arrived.
 
         Raises:
+            ConfigError: An asset is too long for a tensor.
             PeerError: A worker cannot be reached or refuses; it is named.
             TransferTimeoutError: A worker does not answer.
             IntegrityError: A worker holds other bytes than were sent.
@@ -64,6 +67,12 @@ class RemoteAssets:
         free_remote_assets()
         _free_at_exit()
         _pushed.add(self)
+        for entry in self._entries:
+            if entry.size >= _MAX_BYTES:
+                raise ConfigError(
+                    f"{entry.path} has {entry.size} bytes, and TensorFlow sends less than {_MAX_BYTES} to a worker",
+                    advice="Put the model where the workers can read it, and use read_mode: in_place.",
+                )
         total_bytes = sum(entry.size for entry in self._entries)
         for host in self._hosts:
             within(
@@ -78,9 +87,11 @@ class RemoteAssets:
 
     def _write(self, tensorflow: Any, host: str) -> None:
         with host_errors(tensorflow, host), tensorflow.device(f"{host}/device:CPU:0"):
-            tensorflow.constant(0).numpy()  # fails at once where nobody listens
+            if tensorflow.io.matching_files(self._model.path).numpy().size > 0:
+                return  # a server in this very process: its memory is ours
             for entry in self._entries:
                 path, data = f"{self._model.path}/{entry.path}", self._model.read(entry)
+                self.files.append((host, path))
                 tensorflow.io.write_file(path, data)
                 arrived = tensorflow.strings.to_hash_bucket_fast(tensorflow.io.read_file(path), _HASH_BUCKETS)
                 with tensorflow.device(None), tensorflow.device("/device:CPU:0"):
@@ -94,23 +105,30 @@ _released: deque[RemoteAssets] = deque()
 
 
 def free_remote_assets(timeout_s: float = _FREE_S) -> None:
-    """Free the assets on workers of models that are gone; what cannot be freed ends with the worker."""
-    gone: list[RemoteAssets] = []
-    while _released:
-        gone.append(_released.popleft())
-    files = [file for assets in gone if assets in _pushed for file in assets.files]
-    _pushed.difference_update(gone)
-    if files:
+    """Free the assets on workers of models that are gone; what cannot be freed ends with the worker.
+
+    Args:
+        timeout_s: Longest time in seconds for one worker to answer.
+    """
+    paths: dict[str, list[str]] = {}
+    with contextlib.suppress(IndexError):  # until there are no more; several threads may do this
+        while True:
+            assets = _released.popleft()
+            _pushed.discard(assets)
+            for host, path in assets.files:
+                paths.setdefault(host, []).append(path)
+    for host, there in paths.items():
         with contextlib.suppress(PeerError, TransferTimeoutError):
-            within(timeout_s, f"workers to free {len(files)} files", lambda: _shrink(files))
+            reach_hosts(host)
+            within(timeout_s, f"{host} to free files", functools.partial(_shrink, host, there))
 
 
-def _shrink(files: list[tuple[str, str]]) -> None:
+def _shrink(host: str, paths: list[str]) -> None:
     tensorflow = import_tensorflow()
-    for host, path in files:
-        with host_errors(tensorflow, host), tensorflow.device(f"{host}/device:CPU:0"):
+    gone = contextlib.suppress(tensorflow.errors.OpError)  # the process has connected to another cluster
+    with gone, host_errors(tensorflow, host), tensorflow.device(f"{host}/device:CPU:0"):
+        for path in paths:
             tensorflow.raw_ops.Save(filename=path, tensor_names=["freed"], data=[tensorflow.constant(0)])
-            tensorflow.constant(0).numpy()
 
 
 @functools.cache
@@ -125,25 +143,28 @@ def _free_at_exit() -> None:
 
 
 @contextlib.contextmanager
-def host_errors(tensorflow: Any, host: str) -> Iterator[None]:
-    """Turn a worker's failures into typed errors; ops run late there, so their errors are waited for.
+def host_errors(tensorflow: Any, *hosts: str) -> Iterator[None]:
+    """Turn workers' failures into typed errors; ops run late there, so their ends are waited for.
 
-    After an error TensorFlow refuses everything else that is sent to the worker until the error is cleared.
+    Each worker is asked for a value, which comes after the errors of what it was told before. TensorFlow's own
+    `async_wait` asks all workers of the cluster, and never returns when one of them is dead. After an error
+    TensorFlow refuses everything else that is sent to the worker until the error is cleared.
 
     Raises:
-        PeerError: The worker cannot be reached or has no room.
+        PeerError: A worker cannot be reached or has no room.
     """
     errors = tensorflow.errors
     try:
         yield
-        importlib.import_module("tensorflow.python.eager.context").async_wait()
+        for host in hosts:
+            with tensorflow.device(f"{host}/device:CPU:0"):
+                tensorflow.constant(0).numpy()
     except (errors.OpError, OSError) as error:
         tensorflow.experimental.async_clear_error()
         gone = errors.UnavailableError | errors.AbortedError | errors.DeadlineExceededError | errors.CancelledError
         if isinstance(error, gone | errors.ResourceExhaustedError):
             raise PeerError(
-                f"the TensorFlow worker {host} failed: {error}",
-                node=host,
+                f"the TensorFlow worker {' or '.join(hosts)} failed: {error}",
                 advice="Is its tf.distribute.Server running and reachable from here? Connect to it again, then load.",
             ) from error
         raise

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import importlib
+import socket
+import time
 from dataclasses import dataclass
 from typing import Any
 
-from hubdist.errors import ConfigError
+from hubdist.errors import ConfigError, PeerError
+
+_START_S = 30.0
+"""How long workers may take to start, as TensorFlow waits for them, but without an end, at its first op."""
+_CONNECT_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +40,12 @@ def find_hosts(tensorflow: Any, device: str | None) -> Hosts:
 
     Raises:
         ConfigError: There is no such device in this process or in the cluster that it is connected to.
+        PeerError: Nobody listens where a task should be.
     """
-    context = importlib.import_module("tensorflow.python.eager.context").context()
+    eager = importlib.import_module("tensorflow.python.eager.context")
+    context = eager.context()
+    if context._context_handle is None:  # the first op connects; TensorFlow would wait for ever, and all threads too
+        _reach(_addresses(eager.get_server_def()), _START_S)
     own = task_of(tensorflow, context.host_address_space(), "")
     known = {task_of(tensorflow, known.name, own) for known in tensorflow.config.list_logical_devices()}
     names = {task_of(tensorflow, name, own) for name in (device, context.device_name) if name}
@@ -51,7 +61,19 @@ def find_hosts(tensorflow: Any, device: str | None) -> Hosts:
             f"this process knows no TensorFlow worker {name}; it knows {', '.join(sorted({own, *known}))}",
             advice="Call tf.config.experimental_connect_to_host or experimental_connect_to_cluster before the load.",
         )
-    return Hosts(own, tuple(sorted(names - {own})))
+    others = tuple(sorted(names - {own}))
+    reach_hosts(*others)
+    return Hosts(own, others)
+
+
+def reach_hosts(*tasks: str) -> None:
+    """Make sure that somebody listens where tasks of the cluster should be; an op would wait for them.
+
+    Raises:
+        PeerError: Nobody does; the task is named.
+    """
+    addresses = _addresses(importlib.import_module("tensorflow.python.eager.context").get_server_def())
+    _reach({task: addresses[task] for task in tasks if task in addresses}, 0)
 
 
 def task_of(tensorflow: Any, device: str, own: str) -> str:
@@ -60,3 +82,33 @@ def task_of(tensorflow: Any, device: str, own: str) -> str:
     if own and spec.job in (None, "localhost"):
         return own
     return f"/job:{spec.job}/replica:{spec.replica or 0}/task:{spec.task or 0}"
+
+
+def _addresses(server: Any) -> dict[str, tuple[str, int]]:
+    """The other tasks of a TensorFlow `ServerDef`, None for no cluster, and where they listen."""
+    if server is None or not server.protocol.startswith("grpc"):
+        return {}
+    tasks = {(job.name, index): address for job in server.cluster.job for index, address in job.tasks.items()}
+    tasks.pop((server.job_name, server.task_index), None)
+    addresses = {}
+    for (job, index), address in tasks.items():
+        host, _, port = address.rpartition(":")
+        if host and port.isdigit():
+            addresses[f"/job:{job}/replica:0/task:{index}"] = host.strip("[]"), int(port)
+    return addresses
+
+
+def _reach(addresses: dict[str, tuple[str, int]], wait_s: float) -> None:
+    deadline = time.monotonic() + wait_s
+    for task, address in addresses.items():
+        while True:
+            try:
+                socket.create_connection(address, timeout=_CONNECT_S).close()
+                break
+            except OSError as error:
+                if time.monotonic() > deadline:
+                    raise PeerError(
+                        f"the TensorFlow worker {task} cannot be reached at {address[0]}:{address[1]}: {error}",
+                        advice="Is its tf.distribute.Server running? Connect to it again, then load.",
+                    ) from error
+                time.sleep(0.2)  # a port that nobody listens on yet gives no sign

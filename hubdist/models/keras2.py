@@ -44,4 +44,5 @@ def keras2_optimizers() -> Iterator[None]:
         try:
             yield
         finally:
+            types._TYPE_IDENTIFIERS.remove("optimizer")  # what a later save looks up in the registry
             del types._REVIVED_TYPE_REGISTRY["optimizer"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +11,7 @@ from hubdist.manifest import Manifest
 from hubdist.models.hosts import find_hosts
 from hubdist.models.importing import import_tensorflow
 from hubdist.models.keys import LoadKey
+from hubdist.models.lifetime import hold_files
 from hubdist.models.loading import load_files
 from hubdist.models.places import InPlace, Place, in_place_errors
 from hubdist.models.ram import RamModel
@@ -30,8 +30,8 @@ def open_model(located: Place, key: LoadKey, revive: Callable[[LoadKey], Any]) -
     by `_is_hub_module_v1` which of the two it is.
 
     Args:
-        located: Where the model lies; it stays in use as long as the loaded object lives. Of a `RamModel` the assets
-            stay, the rest is freed after the load; all of it if the load fails.
+        located: Where the model lies; it stays in use as long as the loaded object, or a function of it, lives. Of a
+            `RamModel` the assets stay, the rest is freed after the load; all of it if the load fails.
         key: Tags, options and device.
         revive: The module-level function that a pickle of the object calls with `key` where it is unpickled.
 
@@ -59,7 +59,7 @@ def open_model(located: Place, key: LoadKey, revive: Callable[[LoadKey], Any]) -
                 model = load_files(tensorflow, str(located.path), tags, options)
                 if isinstance(located, RamModel) and tensorflow.compat.v1.executing_eagerly_outside_functions():
                     located.keep_assets()  # in a graph the variables are read when a session runs their initializers
-                weakref.finalize(model, located.release).atexit = False
+                hold_files(tensorflow, model, located.release)
         model._is_hub_module_v1 = kind is ModelKind.HUB_MODULE
         let_travel(model, key, revive)
         undo.pop_all()

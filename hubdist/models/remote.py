@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,6 +15,7 @@ from hubdist.errors import ConfigError
 from hubdist.manifest import cut_chunks
 from hubdist.models.assets import RemoteAssets, host_errors
 from hubdist.models.hosts import Hosts, task_of
+from hubdist.models.lifetime import hold_files
 from hubdist.models.loading import load_files
 from hubdist.models.ram import RamModel
 from hubdist.snapshot import Snapshot
@@ -59,14 +59,13 @@ def load_on_hosts(
         assets = RemoteAssets(ram, hosts.others)
         undo.callback(assets.release)
         assets.push()
-        with host_errors(tensorflow, ", ".join(hosts.others)):
+        with host_errors(tensorflow, *hosts.others):
             if importlib.import_module("tensorflow.python.saved_model.load").is_tf2_saved_model(ram.path):
                 model = load_files(tensorflow, ram.path, tags, options)
             else:
                 model = _load_tf1(tensorflow, ram.path, tags, options)
         ram.keep_assets()
-        for held in (ram, assets):
-            weakref.finalize(model, held.release).atexit = False
+        hold_files(tensorflow, model, ram.release, assets.release)
         undo.pop_all()
     return model
 
