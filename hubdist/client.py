@@ -18,7 +18,7 @@ from hubdist.config import Config, ReadMode, RouteName
 from hubdist.embedded import Embedded
 from hubdist.errors import DeliveryError, NotPinnedError
 from hubdist.manifest import Chunk, Digest, Manifest
-from hubdist.models import LoadedModels, LoadKey, load_key, open_model
+from hubdist.models import LoadedModels, LoadKey, free_remote_assets, load_key, open_model
 from hubdist.reading import UNREADABLE, Access, Reader
 from hubdist.report import Plan, Report, Status
 from hubdist.resolver import Pin
@@ -268,6 +268,7 @@ def shutdown() -> None:
         if _process is not None and _process.ray_session == _ray_session():
             _process.way.shutdown()
         _process = None
+    free_remote_assets()
 
 
 def load_pinned(key: LoadKey) -> Any:

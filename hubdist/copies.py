@@ -45,10 +45,13 @@ class RemoteCopy:
     Attributes:
         url: The directory, on object storage or a path; may hold secrets.
         files: Path below it -> what is stored there.
+        unproven: Its manifest was read from the same storage. Such a manifest's digest proves the digests of whole
+            files, not those of their blocks, so whole files must be digested.
     """
 
     url: str
     files: Mapping[str, StoredFile]
+    unproven: bool = False
 
     @property
     def public(self) -> str:

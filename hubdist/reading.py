@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -10,8 +11,16 @@ from typing import Any
 
 from hubdist.config import Config
 from hubdist.copies import RemoteCopy, check_copy, copy_remote, probe
-from hubdist.errors import ConfigError, HandleError, HubdistError, IntegrityError, ResolveError, TransferError
-from hubdist.manifest import Chunk, Manifest, cut_chunks
+from hubdist.errors import (
+    ConfigError,
+    DigestMismatchError,
+    HandleError,
+    HubdistError,
+    IntegrityError,
+    ResolveError,
+    TransferError,
+)
+from hubdist.manifest import Chunk, Digest, Manifest, cut_chunks
 from hubdist.models import InPlace, RamModel, check_in_place
 from hubdist.redact import redact_url
 from hubdist.routes import Route
@@ -124,7 +133,8 @@ class Reader:
 
     def _copy(self, manifest: Manifest, copy: RemoteCopy, model: RamModel) -> None:
         probe(copy.url, self._config, timeout_s=self._config.probe_timeout_s)
-        copy_remote(copy, manifest, model.write_chunk, self._config, ordered=True)
+        write = _WholeFiles(manifest, model.write_chunk) if copy.unproven else model.write_chunk
+        copy_remote(copy, manifest, write, self._config, ordered=True)
 
     def _fetch_all(self, manifest: Manifest, model: RamModel) -> None:
         for chunk in cut_chunks(manifest, _CHUNK_BYTES):
@@ -135,6 +145,29 @@ class Reader:
         if text not in self._said:
             self._said.add(text)
             _LOG.warning("hubdist: not %s: %s", text, error)
+
+
+class _WholeFiles:
+    """Hands chunks on in order, and digests whole files on the way; see `RemoteCopy.unproven`."""
+
+    def __init__(self, manifest: Manifest, write: Callable[[Chunk, memoryview], None]) -> None:
+        self._manifest = manifest
+        self._write = write
+        self._digest = hashlib.sha256()
+
+    def __call__(self, chunk: Chunk, data: memoryview) -> None:
+        self._write(chunk, data)
+        at = 0
+        for piece in chunk.pieces:
+            entry = self._manifest.entries[piece.entry_index]
+            self._digest.update(data[at : at + piece.end - piece.start])
+            at += piece.end - piece.start
+            if piece.end == entry.size:
+                found, self._digest = Digest(self._digest.hexdigest()), hashlib.sha256()
+                if found != entry.digest:
+                    raise DigestMismatchError(
+                        f"{entry.path} is not the manifest's", expected=str(entry.digest), actual=str(found)
+                    )
 
 
 def _read_all(manifest: Manifest, snapshot: Snapshot, model: RamModel) -> None:

@@ -148,7 +148,8 @@ class Plan:
         for order, names in groups.items():
             lines.append(f"{len(names)} node{'s' if len(names) > 1 else ''}: {', '.join(names)}")
             lines += [f"  {at}. {choice}" for at, choice in enumerate(order.choices, 1)]
-            lines += [f"  not {refused}" for refused in order.refused]
+            if order.first.route is not Route.DRIVER:  # whose reason says the same
+                lines += [f"  not {refused}" for refused in order.refused]
         return "\n".join(lines)
 
 

@@ -154,9 +154,10 @@ class Resolver:
             with snapshot:
                 manifest = snapshot.manifest
         shared = self._cache.find(digest)
-        if shared is not None:
-            return Resolution(handle.public, shared.manifest, "shared cache", shared.copy)
-        return None if manifest is None else Resolution(handle.public, manifest, "store")
+        if manifest is not None:
+            copy = None if shared is None else replace(shared.copy, unproven=False)  # for nodes get this manifest
+            return Resolution(handle.public, manifest, "store", copy)
+        return None if shared is None else Resolution(handle.public, shared.manifest, "shared cache", shared.copy)
 
     def bring(self, handle: Handle, resolution: Resolution) -> tuple[Snapshot, bool]:
         """The files of a resolution in the driver's store; from the shared cache, else from the origin.
@@ -291,7 +292,7 @@ class Resolver:
     def _from_cache(self, manifest: Manifest, shared: RemoteCopy) -> Snapshot | None:
         """Copy a model out of the shared cache; None if that fails."""
         try:
-            with self._store.stage_manifest(manifest) as stage:
+            with self._store.stage_manifest(manifest, unproven=shared.unproven) as stage:
                 copy_remote(shared, manifest, stage.write_chunk, self._config)
                 return self._store.publish(stage)
         except StoreError:

@@ -19,7 +19,7 @@ import io
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from hubdist.config import Config
@@ -143,9 +143,9 @@ class SharedCache:
             for _ in range(_TRIES):
                 with contextlib.suppress(IntegrityError):  # damaged: it is mended below
                     found = self._find(tree, snapshot.manifest.digest)
-                    if found is not None:
+                    if found is not None and found.manifest == snapshot.manifest:
                         _write_pointer(tree, handle, found.manifest.digest)
-                        return found
+                        return SharedSnapshot(snapshot.manifest, replace(found.copy, unproven=False))
                 self._fill(tree, snapshot, handle)
             raise OriginError(
                 f"{tree.url(_folder(snapshot.manifest.digest))} was changed by others each time it was filled",
@@ -176,7 +176,7 @@ class SharedCache:
         if difference is not None:
             path, what = difference
             raise IntegrityError(f"{tree.url(f'{_folder(digest)}/{path}')} {what} after the snapshot was filled")
-        return SharedSnapshot(manifest, RemoteCopy(f"{self._url}/{_folder(digest)}", files))
+        return SharedSnapshot(manifest, RemoteCopy(f"{self._url}/{_folder(digest)}", files, unproven=True))
 
     def _fill(self, tree: Tree, snapshot: Snapshot, handle: Handle | None) -> None:
         """Files, pointer, record: whoever finds the record finds everything."""

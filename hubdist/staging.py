@@ -8,6 +8,7 @@ Every file is made with O_EXCL and O_NOFOLLOW below the stage's directory and is
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,9 +16,9 @@ from types import TracebackType
 from typing import Self
 
 from hubdist.disk import disk_errors, free_bytes, remove_tree, sync_directory
-from hubdist.errors import IntegrityError, StoreFullError
+from hubdist.errors import DigestMismatchError, IntegrityError, StoreFullError
 from hubdist.makers import unique_name
-from hubdist.manifest import BLOCK_BYTES, Chunk, Entry, EntryDigester, Manifest
+from hubdist.manifest import BLOCK_BYTES, Chunk, Digest, Entry, EntryDigester, Manifest
 from hubdist.paths import PathSet, check_entry_path
 from hubdist.savedmodel import ModelKind, model_kind
 from hubdist.snapshot import FILES
@@ -205,9 +206,10 @@ class FilledStage(_StageDirectory):
     Args:
         parent: The store's staging directory.
         manifest: What will be there.
+        unproven: The manifest's block digests are not to be trusted; digest whole files before publishing.
     """
 
-    def __init__(self, parent: Path, manifest: Manifest) -> None:
+    def __init__(self, parent: Path, manifest: Manifest, *, unproven: bool = False) -> None:
         room = free_bytes(parent)
         if manifest.total_bytes > room:
             raise StoreFullError(
@@ -219,6 +221,7 @@ class FilledStage(_StageDirectory):
             )
         super().__init__(parent)
         self._manifest = manifest
+        self._unproven = unproven
         self._blocks_left = {
             (index, start)
             for index, entry in enumerate(manifest.entries)
@@ -270,11 +273,14 @@ class FilledStage(_StageDirectory):
         """Make every file durable and return the manifest.
 
         Raises:
-            IntegrityError: Not all chunks were written.
+            IntegrityError: Not all chunks were written, or a whole file is not the manifest's.
             StoreError: The disk refuses.
         """
         if self._blocks_left:
             raise IntegrityError(f"{len(self._blocks_left)} blocks of {self._manifest.digest} have not arrived")
+        if self._unproven:
+            for entry in self._manifest.entries:
+                self._check_whole(entry)
         with disk_errors(self.files):
             for entry in self._manifest.entries:
                 handle = os.open(self.files / entry.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -283,6 +289,14 @@ class FilledStage(_StageDirectory):
                 finally:
                     os.close(handle)
         return self._manifest
+
+    def _check_whole(self, entry: Entry) -> None:
+        with disk_errors(self.files / entry.path), (self.files / entry.path).open("rb") as file:
+            found = hashlib.file_digest(file, entry.digest.algorithm).hexdigest()
+        if found != entry.digest.value:
+            raise DigestMismatchError(
+                f"{entry.path} is not the manifest's", expected=str(entry.digest), actual=str(Digest(found))
+            )
 
 
 def sync_directories(root: Path) -> None:

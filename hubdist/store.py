@@ -110,8 +110,12 @@ class Store:
         self.sweep()
         return Stage(self._staging, max_bytes=self._max_bytes)
 
-    def stage_manifest(self, manifest: Manifest) -> FilledStage:
+    def stage_manifest(self, manifest: Manifest, *, unproven: bool = False) -> FilledStage:
         """A stage for the chunks of a known manifest; use as a context manager.
+
+        Args:
+            manifest: What will be there.
+            unproven: See `FilledStage`.
 
         Raises:
             StoreFullError: The disk, or `max_bytes`, has no room for it.
@@ -128,7 +132,7 @@ class Store:
                     advice="Raise max_bytes.",
                 )
             self._evict_to(self._max_bytes - manifest.total_bytes)
-        return FilledStage(self._staging, manifest)
+        return FilledStage(self._staging, manifest, unproven=unproven)
 
     def publish(self, stage: Stage | FilledStage) -> Snapshot:
         """Move a stage to its place under its digest. If another process was faster, its snapshot is returned.

@@ -115,7 +115,7 @@ class NodeAgent:
         with self._store.lock(f"copy-{manifest.digest.value}", self._config.timeout_s):
             if self.holds(manifest.digest):
                 return None
-            with self._store.stage_manifest(manifest) as stage:
+            with self._store.stage_manifest(manifest, unproven=copy.unproven) as stage:
                 read = copy_remote(copy, manifest, stage.write_chunk, self._config)
                 self._store.publish(stage).release()
         return read
