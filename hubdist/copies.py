@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import threading
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future
 from dataclasses import dataclass
 
 from hubdist.config import Config
@@ -26,6 +24,7 @@ from hubdist.manifest import BLOCK_BYTES, Chunk, Entry, Manifest, Piece
 from hubdist.parallel import PART_BYTES, OrderedReading, UnorderedReading
 from hubdist.redact import redact_url
 from hubdist.storage import StoredFile, Tree, open_tree
+from hubdist.threads import run_within
 
 _MIN_REQUEST_BYTES = 8 << 20
 """A request for less takes longer to be answered than to be transferred."""
@@ -110,21 +109,15 @@ def probe(place: RemoteCopy | str, config: Config, *, timeout_s: float) -> None:
     """
     url = place if isinstance(place, str) else place.url
     quick = config.changed({"retries": 0, "timeout_s": timeout_s, "stall_timeout_s": timeout_s})
-    outcome: Future[None] = Future()
 
     def look() -> None:
-        try:
-            with open_tree(url, quick) as tree:
-                files = _list_files(tree) if isinstance(place, str) else place.files
-                path, file = min(files.items(), key=lambda item: (item[1].size == 0, item[1].size))
-                tree.read(path, 0, min(file.size, _PROBE_BYTES), file.version)
-            outcome.set_result(None)
-        except BaseException as error:  # noqa: BLE001 - it is raised again by the thread that waits
-            outcome.set_exception(error)
+        with open_tree(url, quick) as tree:
+            files = _list_files(tree) if isinstance(place, str) else place.files
+            path, file = min(files.items(), key=lambda item: (item[1].size == 0, item[1].size))
+            tree.read(path, 0, min(file.size, _PROBE_BYTES), file.version)
 
-    threading.Thread(target=look, name="hubdist-probe", daemon=True).start()
     try:
-        outcome.result(timeout_s)
+        run_within(look, "hubdist-probe", timeout_s)
     except TimeoutError:
         raise TransferTimeoutError(f"{redact_url(url)} could not be read within {timeout_s:g} s") from None
 

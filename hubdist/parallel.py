@@ -10,6 +10,7 @@ from concurrent.futures import FIRST_EXCEPTION, Future, wait
 
 from hubdist.errors import TransferTimeoutError
 from hubdist.manifest import BLOCK_BYTES, Chunk, Piece
+from hubdist.threads import start_thread
 
 PART_BYTES = 2 * BLOCK_BYTES
 """Bytes that are read, checked and written at a time: few, so that they stay in the processor's cache."""
@@ -59,14 +60,10 @@ class _Reading(abc.ABC):
             HubdistError: What `stream` or `write` raised first.
         """
         deadline = time.monotonic() + timeout_s
-        outcomes: list[Future[None]] = [Future() for _ in range(self._requests)]
-        threads = [
-            threading.Thread(target=self._run, args=(outcome,), name=f"hubdist-copy-{number}", daemon=True)
-            for number, outcome in enumerate(outcomes)
-        ]
-        for thread, outcome in zip(threads, outcomes, strict=True):
+        started = [start_thread(self._work, f"hubdist-copy-{number}") for number in range(self._requests)]
+        outcomes = [outcome for _, outcome in started]
+        for outcome in outcomes:
             outcome.add_done_callback(self._note)
-            thread.start()
         try:
             in_time = self._wait(outcomes, deadline)
         finally:
@@ -75,7 +72,7 @@ class _Reading(abc.ABC):
                 self._changed.notify_all()
             if not all(outcome.done() for outcome in outcomes):
                 self._stop()
-            for thread in threads:
+            for thread, _ in started:
                 thread.join(_END_S)
         if self._failed is not None:
             raise self._failed
@@ -89,13 +86,6 @@ class _Reading(abc.ABC):
     @abc.abstractmethod
     def _wait(self, outcomes: list[Future[None]], deadline: float) -> bool:
         """Wait until everything was handed on or something failed; False if the time is over."""
-
-    def _run(self, outcome: Future[None]) -> None:
-        try:
-            self._work()
-            outcome.set_result(None)
-        except BaseException as error:  # noqa: BLE001 - it is raised again by the thread that waits
-            outcome.set_exception(error)
 
     def _note(self, outcome: Future[None]) -> None:
         with self._changed:

@@ -17,7 +17,7 @@ import hubdist
 ROOT = Path(hubdist.__file__).parent
 
 LAYERS = [
-    {"errors", "redact"},
+    {"errors", "redact", "threads"},
     {"paths", "makers", "handle", "routes", "delivery"},
     {"manifest", "source", "disk", "savedmodel", "report", "layers"},
     {"snapshot"},

@@ -10,6 +10,7 @@ import pickle
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -244,7 +245,10 @@ def test_many_who_fill_at_once_leave_one_whole_snapshot(place: Place, tmp_path: 
         filled = list(pool.map(work, range(5)))
     assert {str(one.manifest.digest) for one in filled} == {str(digest)}
     check_filled(place, digest, FILES)
-    assert filled[0] == SharedCache(place.url, CONFIG).find(digest)
+    found = SharedCache(place.url, CONFIG).find(digest)
+    assert found is not None
+    assert found.copy.unproven  # of the cache's own manifest; those who filled it have theirs
+    assert filled[0] == replace(found, copy=replace(found.copy, unproven=False))
 
 
 @pytest.mark.parametrize("exclusive", [True, False])

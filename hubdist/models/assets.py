@@ -18,16 +18,15 @@ from __future__ import annotations
 import atexit
 import contextlib
 import functools
-import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
 from typing import Any
 
 from hubdist.errors import ConfigError, IntegrityError, PeerError, TransferTimeoutError
 from hubdist.models.hosts import reach_hosts
 from hubdist.models.importing import import_tensorflow
 from hubdist.models.ram import ASSETS, RamModel
+from hubdist.threads import run_within
 
 _ANSWER_S = 30.0
 _BYTES_PER_S = 1 << 20
@@ -176,20 +175,9 @@ def within(timeout_s: float, what: str, call: Callable[[], None]) -> None:
     Raises:
         TransferTimeoutError: It did not return in time; the thread is left behind, for it cannot be stopped.
     """
-    outcome: Future[None] = Future()
-
-    def run() -> None:
-        try:
-            call()
-            outcome.set_result(None)
-        except BaseException as error:  # noqa: BLE001 - the caller's thread raises it
-            outcome.set_exception(error)
-
-    thread = threading.Thread(target=run, name="hubdist-tf-host", daemon=True)
-    thread.start()
-    thread.join(timeout_s)
-    if thread.is_alive():
+    try:
+        run_within(call, "hubdist-tf-host", timeout_s)
+    except TimeoutError:
         raise TransferTimeoutError(
             f"waited {timeout_s:.0f} s for {what}", advice="Is the TensorFlow worker alive? Connect to it again."
-        )
-    outcome.result(0)
+        ) from None

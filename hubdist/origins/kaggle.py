@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import functools
 import os
 import shutil
-import threading
 import time
 from pathlib import Path
 
@@ -29,6 +29,7 @@ from hubdist.errors import (
 from hubdist.handle import Handle
 from hubdist.origins.local import LocalOrigin
 from hubdist.source import FileSink
+from hubdist.threads import start_thread
 
 _MARKERS = ".complete"
 """Source: kagglehub 1.0.2, cache.py: the directory where it notes, beside the model's files, what is complete."""
@@ -64,8 +65,9 @@ class KaggleOrigin:
         """Download the model and write its files into `sink`."""
         self._folder.mkdir()
         failures: tuple[type[Exception], ...] = (OSError, ValueError, *self._own_errors())  # requests' are OSErrors
-        done: concurrent.futures.Future[str] = concurrent.futures.Future()
-        threading.Thread(target=self._download, args=(done,), name="hubdist-kaggle", daemon=True).start()
+        name = self._handle.text.removeprefix("kaggle://")
+        download = functools.partial(self._kagglehub.model_download, name, output_dir=str(self._folder))
+        _, done = start_thread(download, "hubdist-kaggle")
         self._watch(done)
         try:
             path = done.result()
@@ -73,13 +75,6 @@ class KaggleOrigin:
             raise self._translated(error) from error
         shutil.rmtree(self._folder / _MARKERS, ignore_errors=True)
         LocalOrigin(Path(path)).fetch(sink)
-
-    def _download(self, done: concurrent.futures.Future[str]) -> None:
-        name = self._handle.text.removeprefix("kaggle://")
-        try:
-            done.set_result(self._kagglehub.model_download(name, output_dir=str(self._folder)))
-        except BaseException as error:  # noqa: BLE001 - it is raised again by the thread that waits
-            done.set_exception(error)
 
     def _watch(self, done: concurrent.futures.Future[str]) -> None:
         """Wait for the download for as long as bytes arrive.
