@@ -19,7 +19,7 @@ from hubdist.embedded import Embedded
 from hubdist.errors import DeliveryError, NotPinnedError
 from hubdist.manifest import Chunk, Digest, Manifest
 from hubdist.models import LoadedModels, LoadKey, free_remote_assets, load_key, open_model
-from hubdist.reading import UNREADABLE, Access, Reader
+from hubdist.reading import Access, Reader
 from hubdist.report import Plan, Report, Status
 from hubdist.resolver import Pin
 from hubdist.snapshot import Snapshot
@@ -28,7 +28,7 @@ from hubdist.snapshot import Snapshot
 class _Way(Protocol):
     """How a process gets at models; see `Embedded` and `Cluster`."""
 
-    def resolve(self, text: str, route: RouteName | None, *, keep: bool) -> Pin: ...
+    def resolve(self, text: str, route: RouteName | None, read_mode: ReadMode | None) -> Pin: ...
     def locate(self, pin: Pin, route: RouteName | None) -> Snapshot: ...
     def access(self, pin: Pin, route: RouteName | None) -> Access: ...
     def find(self, digest: Digest) -> Snapshot | None: ...
@@ -69,8 +69,7 @@ class _Process:
         """What a handle stands for; asked once per process and handle."""
         pin = self.pins.get(text)
         if pin is None:
-            keep = (how.read_mode or self.config.read_mode) == "stage"
-            pin = self.way.resolve(text, how.route, keep=keep)
+            pin = self.way.resolve(text, how.route, how.read_mode)
             self.pins[text] = pin
         return pin
 
@@ -79,20 +78,16 @@ class _Process:
         return self.models.get(key, lambda: self._open(pin, key, how), fresh=fresh)
 
     def _open(self, pin: Pin, key: LoadKey, how: _How) -> Any:
-        mode = how.read_mode or pin.settings.read_mode or self.config.read_mode
+        mode = self.config.wanted_read_mode(pin.settings, how.read_mode)
         if mode == "memory":
             access = self.way.access(pin, how.route)
             own = self.way.find(pin.digest)
             return open_model(self.reader.to_memory(access, own), key, load_pinned)
         if mode == "in_place":
-            for place, check in self.reader.in_place(self.way.access(pin, how.route)):
-                try:
-                    model = open_model(place, key, load_pinned)
-                    check(None)
-                except UNREADABLE as error:
-                    check(error)
-                else:
-                    return model
+            access = self.way.access(pin, how.route)
+            model = self.reader.in_place(access, lambda place: open_model(place, key, load_pinned))
+            if model is not None:
+                return model
         return open_model(self.way.locate(pin, how.route), key, load_pinned)
 
 

@@ -23,6 +23,7 @@ from hubdist.handle import BUILT_IN_SCHEMES, Kind, parse_handle
 from hubdist.layers import parse_yaml, read_layers
 from hubdist.manifest import Digest
 from hubdist.redact import redact_url
+from hubdist.routes import Route
 from hubdist.source import Source
 
 _MAX_S = 30 * 24 * 3600.0
@@ -39,7 +40,7 @@ def _check_route(value: object) -> object:
     return value
 
 
-Route = Annotated[RouteName, BeforeValidator(_check_route)]
+_RouteSetting = Annotated[RouteName, BeforeValidator(_check_route)]
 
 
 def _listed_model(value: object) -> object:
@@ -60,7 +61,7 @@ class Model(BaseModel):
 
     handle: str
     digest: str | None = None
-    route: Route | None = None
+    route: _RouteSetting | None = None
     read_mode: ReadMode | None = None
 
     @field_validator("digest")
@@ -122,7 +123,7 @@ class Config(BaseModel):
     store: str = "~/.cache/hubdist"
     max_bytes: Annotated[ByteSize, Field(gt=0)] | None = None
     models: tuple[Annotated[Model, BeforeValidator(_listed_model)], ...] = ()
-    route: Route = "auto"
+    route: _RouteSetting = "auto"
     read_mode: ReadMode = "stage"
     shared_cache: str | None = None
     shared_cache_read_only: bool = False
@@ -255,6 +256,15 @@ class Config(BaseModel):
             )
             for model in self.models
         }
+
+    def wanted_route(self, model: ModelSettings, asked: RouteName | None) -> Route | None:
+        """The route to try first: of the call, else of the model, else of the job; None for the best."""
+        route = asked or model.route or self.route
+        return None if route == "auto" else Route(route)
+
+    def wanted_read_mode(self, model: ModelSettings, asked: ReadMode | None) -> ReadMode:
+        """What to open: of the call, else of the model, else of the job."""
+        return asked or model.read_mode or self.read_mode
 
     @property
     def fingerprint(self) -> str:

@@ -14,10 +14,13 @@ from dataclasses import dataclass
 from hubdist.config import Config
 from hubdist.errors import (
     DigestMismatchError,
+    HandleError,
     HubdistError,
     IntegrityError,
     LengthMismatchError,
     ModelNotFoundError,
+    ResolveError,
+    TransferError,
     TransferTimeoutError,
 )
 from hubdist.manifest import BLOCK_BYTES, Chunk, Entry, Manifest, Piece
@@ -56,6 +59,15 @@ class RemoteCopy:
     def public(self) -> str:
         """The URL without secrets."""
         return redact_url(self.url)
+
+    def fits(self, manifest: Manifest) -> bool:
+        """True if there are a manifest's files, by name and size."""
+        sizes = {entry.path: entry.size for entry in manifest.entries}
+        return {path: file.size for path, file in self.files.items()} == sizes
+
+
+UNREADABLE = (HandleError, IntegrityError, ResolveError, TransferError)
+"""What reading from another place may mend; a node's own disk is not among them."""
 
 
 def list_copy(url: str, config: Config) -> RemoteCopy:

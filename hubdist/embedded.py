@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hubdist.config import Config, ModelSettings, RouteName
+from hubdist.config import Config, ReadMode, RouteName
 from hubdist.errors import ConfigError, NotPinnedError
 from hubdist.handle import Handle
 from hubdist.manifest import Chunk, Digest, Manifest
@@ -16,7 +16,7 @@ from hubdist.pins import check_pin
 from hubdist.reading import Access
 from hubdist.report import NodePlan, NodeReport, PinReport, Plan, Report, Status
 from hubdist.resolver import Pin, Resolution, Resolver
-from hubdist.routes import Evidence, Finding, Route, order_routes
+from hubdist.routes import Choice, Order, Route
 from hubdist.snapshot import Snapshot
 from hubdist.store import Store
 
@@ -48,7 +48,7 @@ class Embedded:
         self._resolving: dict[str, threading.Lock] = {}
         self._pins: dict[str, _Pinned] = {}
 
-    def resolve(self, text: str, route: RouteName | None, *, keep: bool) -> Pin:  # noqa: ARG002 - as for a cluster
+    def resolve(self, text: str, route: RouteName | None, read_mode: ReadMode | None) -> Pin:  # noqa: ARG002 - as for a cluster
         """What this process has pinned for a handle.
 
         Raises:
@@ -80,11 +80,14 @@ class Embedded:
         if pinned is None:
             with self.locate(pin, route) as snapshot:
                 return Access(snapshot.manifest, ((Route.DRIVER, None),))
-        self._resolver.direct_url(pinned.handle, wanted=self._wants_direct(pin.settings, route))
+        wanted = self._config.wanted_route(pin.settings, route)
         manifest = pinned.resolution.manifest
-        direct = self._resolver.direct_copy(pinned.handle, manifest)
-        ways = ((Route.SHARED, pinned.resolution.shared), (Route.DIRECT, direct))
-        return Access(manifest, (*(way for way in ways if way[1] is not None), (Route.DRIVER, None)))
+        found = {Route.SHARED: pinned.resolution.shared}
+        if wanted in (None, Route.DIRECT):
+            self._resolver.direct_url(pinned.handle, wanted=wanted is Route.DIRECT)
+            found[Route.DIRECT] = self._resolver.direct_copy(pinned.handle, manifest)
+        copies = {way: copy for way, copy in found.items() if copy is not None}
+        return Access.ordered(manifest, copies, wanted)
 
     def find(self, digest: Digest) -> Snapshot | None:
         """The snapshot if the store has it."""
@@ -97,26 +100,24 @@ class Embedded:
             snapshot.read_chunk(chunk, data)
         return data
 
-    def plan(self, text: str, nodes: Sequence[str] | None, route: RouteName | None) -> Plan:
+    def plan(self, text: str, nodes: Sequence[str] | None, route: RouteName | None) -> Plan:  # noqa: ARG002 - there is one way
         """What a load would do."""
         self._check_nodes(nodes)
         handle = self._resolver.parse(text)
-        settings = self._resolver.settings_of(handle)
         pinned = self._pins.get(handle.key)
-        resolution = pinned.resolution if pinned else self._resolver.find(handle)
-        held = None if resolution is None else self._store.find(resolution.digest)
-        shared = None
-        if resolution is not None and resolution.shared is not None:
-            shared = Finding(usable=True, why=f"this process has read {resolution.shared.public}")
-        wanted = Route.DIRECT if self._wants_direct(settings, route) else None
-        order = order_routes(Evidence(wanted, node_holds_snapshot=held is not None, shared=shared))
+        resolution = pinned.resolution if pinned else self._resolver.look(handle)
+        choice = Choice(Route.DRIVER, "this process reads the origin")
+        if resolution is not None:
+            choice = Choice(Route.STORE, "everything happens in this process")
+            if resolution.source == "shared cache":
+                choice = Choice(Route.SHARED, "only the shared cache has it")
         return Plan(
             handle=handle.public,
             digest=None if resolution is None else str(resolution.digest),
             total_bytes=None if resolution is None else resolution.manifest.total_bytes,
             known=None if resolution is None else ("this process" if pinned else f"the {resolution.source}"),
-            read_mode=settings.read_mode or self._config.read_mode,
-            nodes=(NodePlan(self._node, self._node, order),),
+            read_mode=self._config.wanted_read_mode(self._resolver.settings_of(handle), None),
+            nodes=(NodePlan(self._node, self._node, Order((choice,))),),
         )
 
     def prefetch(self, texts: Sequence[str], nodes: Sequence[str] | None) -> Report:
@@ -124,7 +125,7 @@ class Embedded:
         self._check_nodes(nodes)
         reports = []
         for text in texts:
-            pin = self.resolve(text, None, keep=True)
+            pin = self.resolve(text, None, None)
             self.locate(pin, None).release()
             pinned = self._pinned(pin.digest)
             assert pinned is not None
@@ -152,7 +153,8 @@ class Embedded:
         with resolving:
             pinned = self._pins.get(handle.key)
             if pinned is None:
-                if self._wants_direct(self._resolver.settings_of(handle), route):
+                settings = self._resolver.settings_of(handle)
+                if self._config.wanted_route(settings, route) is Route.DIRECT:
                     self._resolver.direct_url(handle, wanted=True)
                 pinned = _Pinned(handle, self._resolver.resolve(handle))
                 self._pins[handle.key] = pinned
@@ -160,9 +162,6 @@ class Embedded:
 
     def _pinned(self, digest: Digest) -> _Pinned | None:
         return next((pinned for pinned in (*self._pins.values(),) if pinned.resolution.digest == digest), None)
-
-    def _wants_direct(self, settings: ModelSettings, asked: RouteName | None) -> bool:
-        return (asked or settings.route or self._config.route) == "direct"
 
     def _node_report(self, pin: PinReport) -> NodeReport:
         return NodeReport(

@@ -66,6 +66,17 @@ class Entry:
     digest: Digest
     blocks: bytes
 
+    def check_whole(self, digest: Digest) -> None:
+        """Compare with the digest of a whole file.
+
+        Raises:
+            DigestMismatchError: It differs.
+        """
+        if digest != self.digest:
+            raise DigestMismatchError(
+                f"{self.path} is not the manifest's", expected=str(self.digest), actual=str(digest)
+            )
+
     def check_range(self, start: int, data: memoryview) -> None:
         """Check bytes of this file against the block digests.
 

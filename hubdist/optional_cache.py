@@ -56,8 +56,7 @@ class OptionalCache:
         if self._cache is None:
             return None
         by_tfhub = self.tfhub_copy(handle)
-        sizes = {entry.path: entry.size for entry in snapshot.manifest.entries}
-        if by_tfhub is not None and {path: file.size for path, file in by_tfhub.files.items()} == sizes:
+        if by_tfhub is not None and by_tfhub.fits(snapshot.manifest):
             return by_tfhub
         if self._read_only:
             found = self.find(snapshot.manifest.digest)

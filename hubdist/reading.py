@@ -5,32 +5,22 @@ from __future__ import annotations
 import functools
 import hashlib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self, TypeVar
 
 from hubdist.config import Config
-from hubdist.copies import RemoteCopy, check_copy, copy_remote, probe
-from hubdist.errors import (
-    ConfigError,
-    DigestMismatchError,
-    HandleError,
-    HubdistError,
-    IntegrityError,
-    ResolveError,
-    TransferError,
-)
+from hubdist.copies import UNREADABLE, RemoteCopy, check_copy, copy_remote, probe
+from hubdist.errors import ConfigError, HubdistError
 from hubdist.manifest import Chunk, Digest, Manifest, cut_chunks
 from hubdist.models import InPlace, RamModel, check_in_place
 from hubdist.redact import redact_url
-from hubdist.routes import Route
+from hubdist.routes import Evidence, Finding, Route, order_routes
 from hubdist.snapshot import Snapshot
 
 _LOG = logging.getLogger(__name__)
 _CHUNK_BYTES = 4 << 20
-
-UNREADABLE = (HandleError, IntegrityError, ResolveError, TransferError)
-"""What another way may mend."""
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +34,13 @@ class Access:
 
     manifest: Manifest
     ways: tuple[tuple[Route, RemoteCopy | None], ...]
+
+    @classmethod
+    def ordered(cls, manifest: Manifest, copies: Mapping[Route, RemoteCopy], wanted: Route | None) -> Self:
+        """In the order of `routes.order_routes`. Nothing is probed: the process finds out by trying."""
+        tried = {route: Finding(usable=True, why="it is tried") for route in copies}
+        order = order_routes(Evidence(wanted, shared=tried.get(Route.SHARED), direct=tried.get(Route.DIRECT)))
+        return cls(manifest, tuple((choice.route, copies.get(choice.route)) for choice in order.choices))
 
 
 class Reader:
@@ -80,14 +77,18 @@ class Reader:
                 self._say(route, copy, error)
         return self._fill(access.manifest, lambda model: self._fetch_all(access.manifest, model))
 
-    def in_place(self, access: Access) -> Iterator[tuple[InPlace, Callable[[HubdistError | None], None]]]:
-        """The places of a model that TensorFlow can open itself, the best first.
+    def in_place(self, access: Access, open_place: Callable[[InPlace], _T]) -> _T | None:
+        """Let TensorFlow open a model where it lies, at the best place that can be read.
 
-        Yields:
-            A place, and what to call after the load with its error or None: it raises if the files changed meanwhile.
+        Args:
+            access: How.
+            open_place: Opens one.
+
+        Returns:
+            What `open_place` returned, for files that were the same before and after; None if no place could be read.
 
         Raises:
-            ConfigError: There is none.
+            ConfigError: There is no place, or none that TensorFlow opens.
         """
         copies = [(route, copy) for route, copy in access.ways if copy is not None]
         if not copies:
@@ -105,21 +106,15 @@ class Reader:
             try:
                 probe(copy.url, self._config, timeout_s=self._config.probe_timeout_s)
                 check_copy(copy, self._config)
+                opened = open_place(InPlace(copy.url, access.manifest))
+                check_copy(copy, self._config)
             except UNREADABLE as error:
                 self._say(route, copy, error)
-                continue
-            yield InPlace(copy.url, access.manifest), self._checker(route, copy)
+            else:
+                return opened
         if len(unopenable) == len(copies):
             raise unopenable[0]
-
-    def _checker(self, route: Route, copy: RemoteCopy) -> Callable[[HubdistError | None], None]:
-        def check(error: HubdistError | None) -> None:
-            if error is not None:
-                self._say(route, copy, error)
-                return
-            check_copy(copy, self._config)
-
-        return check
+        return None
 
     def _fill(self, manifest: Manifest, read: Callable[[RamModel], None]) -> RamModel:
         model = RamModel(manifest)
@@ -164,10 +159,7 @@ class _WholeFiles:
             at += piece.end - piece.start
             if piece.end == entry.size:
                 found, self._digest = Digest(self._digest.hexdigest()), hashlib.sha256()
-                if found != entry.digest:
-                    raise DigestMismatchError(
-                        f"{entry.path} is not the manifest's", expected=str(entry.digest), actual=str(found)
-                    )
+                entry.check_whole(found)
 
 
 def _read_all(manifest: Manifest, snapshot: Snapshot, model: RamModel) -> None:

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from hubdist.config import Config, ModelSettings
-from hubdist.copies import RemoteCopy, copy_remote, list_copy
-from hubdist.errors import HubdistError, IntegrityError, NotPinnedError, ResolveError, StoreError, TransferError
+from hubdist.copies import UNREADABLE, RemoteCopy, copy_remote, list_copy
+from hubdist.errors import HubdistError, NotPinnedError, StoreError
 from hubdist.handle import Handle, Kind, parse_handle
 from hubdist.manifest import Digest, Manifest
 from hubdist.optional_cache import OptionalCache
@@ -114,8 +114,18 @@ class Resolver:
         """What the configuration says of this model alone."""
         return self._models.get(handle.key, ModelSettings())
 
+    def look(self, handle: Handle) -> Resolution | None:
+        """As `find`, but nothing is noted or written anywhere.
+
+        Raises:
+            HubdistError: Every kind of it.
+        """
+        return self._look(handle, self._pinned(handle))
+
     def find(self, handle: Handle) -> Resolution | None:
         """What a handle stands for, if its files are in the driver's store or in the shared cache and may be used.
+
+        What the store has and the shared cache lacks is put there.
 
         Raises:
             HubdistError: Every kind of it, with the handle filled in.
@@ -206,8 +216,7 @@ class Resolver:
         except HubdistError as error:
             _LOG.info("hubdist: %s is not read directly: %s", handle.public, error)
             return None
-        sizes = {entry.path: entry.size for entry in manifest.entries}
-        return copy if {path: file.size for path, file in copy.files.items()} == sizes else None
+        return copy if copy.fits(manifest) else None
 
     def _timed(self, handle: Handle, work: Callable[[], Resolution | None]) -> Resolution | None:
         begin = time.monotonic()
@@ -250,23 +259,24 @@ class Resolver:
             return replace(resolution, shared=self._cache.share(snapshot, handle))
 
     def _find(self, handle: Handle, pinned: Digest | None) -> Resolution | None:
+        found = self._look(handle, pinned)
+        if found is None:
+            return None
+        snapshot = self._store.find(found.digest)
+        if snapshot is not None:
+            with snapshot:
+                found = replace(found, shared=self._cache.share(snapshot, handle))
+        return self._checked(handle, pinned, found)
+
+    def _look(self, handle: Handle, pinned: Digest | None) -> Resolution | None:
         """A hit without asking the origin: pinned, offline, or a handle whose bytes never change by its nature."""
         digest = pinned
         immutable = _is_immutable(handle)
         if digest is None and (immutable or (self._config.offline and handle.kind is not Kind.LOCAL)):
             digest = self._last_pins.find(handle)
-        snapshot = None if digest is None else self._store.find(digest)
-        if snapshot is not None:
-            with snapshot:
-                found = Resolution(handle.public, snapshot.manifest, "store", self._cache.share(snapshot, handle))
-                return self._checked(handle, pinned, found)
         if digest is None and immutable:
             digest = self._cache.digest_of(handle)
-        shared = self._cache.find(digest)
-        if shared is None:
-            return None
-        found = Resolution(handle.public, shared.manifest, "shared cache", shared.copy)
-        return self._checked(handle, pinned, found)
+        return None if digest is None else self.recall(handle, digest, None)
 
     def _checked(self, handle: Handle, pinned: Digest | None, resolution: Resolution) -> Resolution:
         """Compare with the pins, and note the digest for later jobs."""
@@ -306,7 +316,7 @@ class Resolver:
         if by_tfhub is not None:
             try:
                 return self._fetch(parse_handle(by_tfhub.url), None), "TensorFlow Hub cache"
-            except (ResolveError, TransferError, IntegrityError) as error:
+            except UNREADABLE as error:
                 _LOG.warning("hubdist: TensorFlow Hub's directory in the shared cache is not used: %s", error)
         cached = None
         if self._config.tfhub_cache_dir is not None:

@@ -10,14 +10,13 @@ class Route(enum.StrEnum):
     """How a node gets at a snapshot.
 
     STORE: it has it. SHARED: from the shared cache. DIRECT: from where the handle points. DRIVER: from the driver's
-    node. TF_HOST: through the TensorFlow program, to workers that no Ray runs on.
+    node.
     """
 
     STORE = "store"
     SHARED = "shared"
     DIRECT = "direct"
     DRIVER = "driver"
-    TF_HOST = "tf-host"
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Self
 
 from hubdist.disk import disk_errors, free_bytes, remove_tree, sync_directory
-from hubdist.errors import DigestMismatchError, IntegrityError, StoreFullError
+from hubdist.errors import IntegrityError, StoreFullError
 from hubdist.makers import unique_name
 from hubdist.manifest import BLOCK_BYTES, Chunk, Digest, Entry, EntryDigester, Manifest
 from hubdist.paths import PathSet, check_entry_path
@@ -292,11 +292,8 @@ class FilledStage(_StageDirectory):
 
     def _check_whole(self, entry: Entry) -> None:
         with disk_errors(self.files / entry.path), (self.files / entry.path).open("rb") as file:
-            found = hashlib.file_digest(file, entry.digest.algorithm).hexdigest()
-        if found != entry.digest.value:
-            raise DigestMismatchError(
-                f"{entry.path} is not the manifest's", expected=str(entry.digest), actual=str(Digest(found))
-            )
+            found = Digest(hashlib.file_digest(file, entry.digest.algorithm).hexdigest())
+        entry.check_whole(found)
 
 
 def sync_directories(root: Path) -> None:

@@ -57,27 +57,27 @@ def terms(place: Place) -> dict[str, bytes]:
 
 
 def test_a_free_lease_is_taken_and_given_back(place: Place) -> None:
-    with hold_lease(place.url, "work", CONFIG, lambda: None) as found:
+    with hold_lease(place.url, "fill-one", CONFIG, lambda: None) as found:
         assert found is None
-        assert set(terms(place)) == {"leases/work/1"}
+        assert set(terms(place)) == {"leases/fill-one/1"}
     assert terms(place) == {}
 
 
 def test_work_that_is_done_needs_no_lease(place: Place) -> None:
-    with hold_lease(place.url, "work", CONFIG, lambda: "result") as found:
+    with hold_lease(place.url, "fill-one", CONFIG, lambda: "result") as found:
         assert found == "result"
         assert terms(place) == {}
 
 
 def test_work_that_was_done_just_before_is_not_done_again(place: Place) -> None:
     answers = iter([None, "result"])
-    with hold_lease(place.url, "work", CONFIG, lambda: next(answers)) as found:
+    with hold_lease(place.url, "fill-one", CONFIG, lambda: next(answers)) as found:
         assert found == "result"
     assert terms(place) == {}
 
 
 def test_the_lease_is_given_back_when_the_work_fails(place: Place) -> None:
-    with pytest.raises(ZeroDivisionError), hold_lease(place.url, "work", CONFIG, lambda: None):
+    with pytest.raises(ZeroDivisionError), hold_lease(place.url, "fill-one", CONFIG, lambda: None):
         _ = 1 / 0
     assert terms(place) == {}
 
@@ -91,13 +91,13 @@ def test_a_living_owner_keeps_it(place: Place) -> None:
         looks += 1
 
     def wait_for_it() -> float:
-        with hold_lease(place.url, "work", CONFIG, look) as found:
+        with hold_lease(place.url, "fill-one", CONFIG, look) as found:
             assert found is None
             assert not owned.is_set()
             return time.monotonic()
 
     with ThreadPoolExecutor(1) as pool:
-        with hold_lease(place.url, "work", CONFIG, lambda: None):
+        with hold_lease(place.url, "fill-one", CONFIG, lambda: None):
             owned.set()
             begin = time.monotonic()
             waiting = pool.submit(wait_for_it)
@@ -113,10 +113,10 @@ def test_a_living_owner_keeps_it(place: Place) -> None:
 def test_what_the_owner_finished_is_found_by_who_waits(place: Place) -> None:
     done = threading.Event()
     with ThreadPoolExecutor(1) as pool:
-        with hold_lease(place.url, "work", CONFIG, lambda: None):
+        with hold_lease(place.url, "fill-one", CONFIG, lambda: None):
 
             def wait_for_it() -> str | None:
-                with hold_lease(place.url, "work", CONFIG, lambda: "result" if done.is_set() else None) as found:
+                with hold_lease(place.url, "fill-one", CONFIG, lambda: "result" if done.is_set() else None) as found:
                     return found
 
             waiting = pool.submit(wait_for_it)
@@ -131,7 +131,7 @@ def test_of_many_only_one_at_a_time_has_it(place: Place) -> None:
 
     def work(_: int) -> None:
         nonlocal inside, most
-        with hold_lease(place.url, "work", CONFIG, lambda: None):
+        with hold_lease(place.url, "fill-one", CONFIG, lambda: None):
             with lock:
                 inside += 1
                 most = max(most, inside)
@@ -146,13 +146,13 @@ def test_of_many_only_one_at_a_time_has_it(place: Place) -> None:
 
 @pytest.mark.usefixtures("quick")
 def test_of_many_who_wait_for_a_dead_owner_one_takes_over(place: Place) -> None:
-    place.put("leases/work/3", b'{"owner": "dead", "beat": 7}')
-    place.put("leases/work/2", b'{"owner": "long dead", "beat": 7}')
+    place.put("leases/fill-one/3", b'{"owner": "dead", "beat": 7}')
+    place.put("leases/fill-one/2", b'{"owner": "long dead", "beat": 7}')
     done = threading.Event()
     owners = []
 
     def work(_: int) -> None:
-        with hold_lease(place.url, "work", CONFIG, lambda: done.is_set() or None) as found:
+        with hold_lease(place.url, "fill-one", CONFIG, lambda: done.is_set() or None) as found:
             if found is None:
                 owners.append(sorted(terms(place)))
                 done.set()
@@ -160,26 +160,26 @@ def test_of_many_who_wait_for_a_dead_owner_one_takes_over(place: Place) -> None:
     with ThreadPoolExecutor(4) as pool:
         tuple(pool.map(work, range(4)))
     assert len(owners) == 1
-    assert owners[0][-1] == "leases/work/4"
+    assert owners[0][-1] == "leases/fill-one/4"
     assert terms(place) == {}
 
 
 @pytest.mark.usefixtures("quick")
 def test_an_owner_that_was_overtaken_leaves_the_new_owners_term(place: Place) -> None:
-    with hold_lease(place.url, "work", CONFIG, lambda: None):
-        place.put("leases/work/2", b'{"owner": "other", "beat": 0}')
-    assert set(terms(place)) == {"leases/work/2"}
+    with hold_lease(place.url, "fill-one", CONFIG, lambda: None):
+        place.put("leases/fill-one/2", b'{"owner": "other", "beat": 0}')
+    assert set(terms(place)) == {"leases/fill-one/2"}
 
 
 @pytest.mark.usefixtures("quick")
 def test_a_wait_ends_at_its_deadline_and_the_work_is_doubled(place: Place) -> None:
     config = CONFIG.changed({"timeout_s": 0.5})
-    with hold_lease(place.url, "work", CONFIG, lambda: None):
+    with hold_lease(place.url, "fill-one", CONFIG, lambda: None):
         before = time.monotonic()
-        with hold_lease(place.url, "work", config, lambda: None) as found:
+        with hold_lease(place.url, "fill-one", config, lambda: None) as found:
             assert found is None
         assert time.monotonic() - before < 5
-        assert set(terms(place)) == {"leases/work/1"}
+        assert set(terms(place)) == {"leases/fill-one/1"}
 
 
 def test_a_lease_that_was_taken_although_the_answer_was_lost_is_held(server: FakeGcs) -> None:
@@ -193,11 +193,11 @@ def test_a_lease_that_was_taken_although_the_answer_was_lost_is_held(server: Fak
 
     with GcsProxy(server.url, lose) as proxy, gcs_environment(proxy.url):
         begin = time.monotonic()
-        with hold_lease(place.url, "work", CONFIG, lambda: None) as found:
+        with hold_lease(place.url, "fill-one", CONFIG, lambda: None) as found:
             assert found is None
             assert lost
             assert time.monotonic() - begin < 5
-            assert set(terms(place)) == {"leases/work/1"}
+            assert set(terms(place)) == {"leases/fill-one/1"}
         assert terms(place) == {}
 
 
@@ -209,7 +209,7 @@ def test_without_create_only_writes_there_is_no_lease(tmp_path: Path, monkeypatc
         self.exclusive = False
 
     monkeypatch.setattr(MountedTree, "__init__", make)
-    with hold_lease(str(tmp_path), "work", CONFIG, lambda: None) as found:
+    with hold_lease(str(tmp_path), "fill-one", CONFIG, lambda: None) as found:
         assert found is None
         assert list(tmp_path.iterdir()) == []
 
@@ -219,7 +219,7 @@ def test_a_directory_that_may_not_be_written_is_told(tmp_path: Path, monkeypatch
         raise errors.AccessDeniedError("no")
 
     monkeypatch.setattr(MountedTree, "create", refuse)
-    with pytest.raises(errors.AccessDeniedError), hold_lease(str(tmp_path), "work", CONFIG, lambda: None):
+    with pytest.raises(errors.AccessDeniedError), hold_lease(str(tmp_path), "fill-one", CONFIG, lambda: None):
         pass
 
 
@@ -227,7 +227,7 @@ _OWNER = """
 import sys
 from hubdist.config import Config
 from hubdist.lease import hold_lease
-with hold_lease(sys.argv[1], "work", Config(), lambda: None):
+with hold_lease(sys.argv[1], "fill-one", Config(), lambda: None):
     print("owned", flush=True)
     sys.stdin.read()
 """
@@ -249,14 +249,14 @@ def test_a_killed_owner_is_followed_within_fifteen_seconds(server: FakeGcs) -> N
         assert owner.stdout.readline() == "owned\n"
 
         def wait_for_it() -> float:
-            with hold_lease(place.url, "work", CONFIG, lambda: None):
+            with hold_lease(place.url, "fill-one", CONFIG, lambda: None):
                 return time.monotonic()
 
         waiting = pool.submit(wait_for_it)
         with open_tree(place.url, CONFIG) as tree:
-            sign = first = tree.load("leases/work/1")
+            sign = first = tree.load("leases/fill-one/1")
             for _ in range(100):
-                sign = tree.load("leases/work/1")
+                sign = tree.load("leases/fill-one/1")
                 if sign != first:
                     break
                 time.sleep(0.1)

@@ -288,6 +288,27 @@ def test_a_plan_says_what_a_load_would_do_and_does_not_do_it(
     assert routes == dict(zip(cluster.node_ids, ["store", "store", "shared"], strict=True))
 
 
+def test_a_plan_writes_nothing(
+    cluster: RayCluster, gcs: FakeGcs, hub: LoopbackHub, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    import gcsfs
+
+    handle = hub.add_model("m/1", model_files(request))
+    hubdist.init(store=cluster.store)
+    hubdist.prefetch(handle, nodes=cluster.node_ids[:1])  # so that the driver's store has what the cache lacks
+    hubdist.shutdown()
+    lock = tmp_path / "hubdist.lock"
+    prefix = unique(request)
+    hubdist.init(store=cluster.store, shared_cache=f"gs://models/{prefix}", lock_file=str(lock))
+    assert hubdist.plan(handle).known == "the store"
+    assert not lock.exists()
+    bucket = gcsfs.GCSFileSystem(skip_instance_cache=True, use_listings_cache=False)
+    assert bucket.find(f"models/{prefix}") == []
+    hubdist.prefetch(handle)
+    assert lock.exists()
+    assert bucket.find(f"models/{prefix}") != []
+
+
 @pytest.mark.parametrize("route", ["pigeon", "tf-host"])
 def test_a_wrong_route_is_refused(cluster: RayCluster, route: str) -> None:
     hubdist.init(store=cluster.store)

@@ -12,7 +12,7 @@ import ray
 import ray.exceptions
 from ray.experimental import tqdm_ray
 
-from hubdist.config import Config, RouteName
+from hubdist.config import Config, ReadMode, RouteName
 from hubdist.errors import ConfigError, PeerError, StoreError, TransferTimeoutError
 from hubdist.handle import BUILT_IN_SCHEMES, parse_handle
 from hubdist.manifest import Chunk, Digest, Manifest, cut_chunks
@@ -84,19 +84,19 @@ class Cluster:
         self._config = settings
         return settings
 
-    def resolve(self, text: str, route: RouteName | None, *, keep: bool) -> Pin:
+    def resolve(self, text: str, route: RouteName | None, read_mode: ReadMode | None) -> Pin:
         """What this job has pinned for a handle.
 
         Args:
             text: The handle.
             route: Of this call; None for the configured one.
-            keep: Whether this node shall keep the files, should it be the one to read them.
+            read_mode: Of this call; None for the configured one.
 
         Raises:
             HubdistError: Every kind of it.
         """
         whole = self._whole(text)
-        pin: Pin = self._call(lambda coordinator: coordinator.pin.remote(whole, self._node_id, route, keep))
+        pin: Pin = self._call(lambda coordinator: coordinator.pin.remote(whole, self._node_id, route, read_mode))
         return pin
 
     def locate(self, pin: Pin, route: RouteName | None) -> Snapshot:

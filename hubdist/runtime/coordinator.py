@@ -17,13 +17,13 @@ from typing import Any
 
 import cloudpickle
 
-from hubdist.config import Config, ModelSettings, RouteName
+from hubdist.config import Config, ModelSettings, ReadMode, RouteName
 from hubdist.errors import ConfigError, HubdistError
 from hubdist.manifest import Chunk, Digest, Manifest
 from hubdist.reading import Access
 from hubdist.report import NodePlan, NodeReport, PinReport, Plan, Report
 from hubdist.resolver import Pin, Resolver
-from hubdist.routes import Evidence, Finding, Order, Route, order_routes
+from hubdist.routes import Evidence, Order, Route, order_routes
 from hubdist.runtime.agent import read_chunk
 from hubdist.runtime.agents import START_TIMEOUT_S, Agents
 from hubdist.runtime.calls import stop_this_actor
@@ -117,19 +117,19 @@ class Coordinator:
                 self._end_when_idle()
         return self._config.for_nodes(), self._fingerprint
 
-    async def pin(self, text: str, node_id: str, route: RouteName | None, keep: bool) -> Pin:
+    async def pin(self, text: str, node_id: str, route: RouteName | None, read_mode: ReadMode | None) -> Pin:
         """Resolve a handle, once per job; the answer stays the same even if the origin changes.
 
         Args:
             text: The handle.
             node_id: The node of the process that asks; it may be let read a directory that the handle names.
             route: Of this call; None for the configured one.
-            keep: Whether that node shall keep the files.
+            read_mode: Of this call; None for the configured one. Only for `stage` does that node keep the files.
 
         Raises:
             HubdistError: With handle and node filled in.
         """
-        pinned = await self._pin(text, route, node_id, keep=keep)
+        pinned = await self._pin(text, route, node_id, read_mode)
         return Pin(pinned.handle.public, pinned.resolution.digest, self._pins.settings_of(pinned.handle))
 
     async def deliver(self, pin: Pin, node_id: str, route: RouteName | None) -> NodeReport:
@@ -140,24 +140,18 @@ class Coordinator:
         """
         self._last_call = time.monotonic()
         nodes = await self._choose_nodes([node_id])
-        wanted = self._wanted(pin.settings, route)
+        wanted = self._config.wanted_route(pin.settings, route)
         report = await self._deliveries.bring(pin.digest, pin.handle, nodes[0], wanted)
         if report.error is not None:
             raise report.error
         return report
 
     async def access(self, pin: Pin, route: RouteName | None) -> Access:
-        """How a process can read a pinned model by itself, in the order of `routes.order_routes`.
-
-        Nothing is probed: the process finds out by trying.
-        """
+        """How a process can read a pinned model by itself."""
         self._last_call = time.monotonic()
         manifest = await self._pins.manifest(pin.digest)
-        copies = self._deliveries.copies(pin.digest)
-        findings = {way: Finding(usable=True, why="") for way in copies}
-        wanted = self._wanted(pin.settings, route)
-        order = order_routes(Evidence(wanted, shared=findings.get(Route.SHARED), direct=findings.get(Route.DIRECT)))
-        return Access(manifest, tuple((choice.route, copies.get(choice.route)) for choice in order.choices))
+        wanted = self._config.wanted_route(pin.settings, route)
+        return Access.ordered(manifest, self._deliveries.copies(pin.digest), wanted)
 
     async def prefetch(self, texts: list[str], wanted: list[str] | None) -> Report:
         """Resolve handles and bring them to nodes: to all that are alive now, or to those with these ids or names.
@@ -167,14 +161,14 @@ class Coordinator:
         nodes = await self._choose_nodes(wanted)
         ids = [node.id for node in nodes]
         reader = self._node.id if self._node.id in ids or not ids else ids[0]
-        pins = await asyncio.gather(*(self._pin(text, None, reader, keep=True) for text in texts))
+        pins = await asyncio.gather(*(self._pin(text, None, reader, "stage") for text in texts))
         reports = await asyncio.gather(
             *(
                 self._deliveries.bring(
                     pin.resolution.digest,
                     pin.handle.public,
                     node,
-                    self._wanted(self._pins.settings_of(pin.handle), None),
+                    self._config.wanted_route(self._pins.settings_of(pin.handle), None),
                 )
                 for pin in pins
                 for node in nodes
@@ -192,9 +186,9 @@ class Coordinator:
         handle = self._pins.parse(text)
         nodes = await self._choose_nodes(wanted)
         settings = self._pins.settings_of(handle)
-        first = self._wanted(settings, route)
+        first = self._config.wanted_route(settings, route)
         pinned = self._pins.known(handle)
-        resolution = pinned.resolution if pinned else await self._pins.find(handle)
+        resolution = pinned.resolution if pinned else await self._pins.look(handle)
         places: dict[Route, str] = {}
         if resolution is not None and resolution.shared is not None:
             places[Route.SHARED] = resolution.shared.url
@@ -212,7 +206,7 @@ class Coordinator:
             digest=None if digest is None else str(digest),
             total_bytes=None if resolution is None else resolution.manifest.total_bytes,
             known=None if resolution is None else ("this job" if pinned else f"the {resolution.source}"),
-            read_mode=settings.read_mode or self._config.read_mode,
+            read_mode=self._config.wanted_read_mode(settings, None),
             nodes=tuple(NodePlan(node.id, node.name, order) for node, order in zip(nodes, orders, strict=True)),
         )
 
@@ -255,14 +249,16 @@ class Coordinator:
         except HubdistError as error:
             raise error.placed(node=self._node.name) from error.__cause__
 
-    async def _pin(self, text: str, route: RouteName | None, node_id: str, *, keep: bool) -> Pinned:
+    async def _pin(self, text: str, route: RouteName | None, node_id: str, read_mode: ReadMode | None) -> Pinned:
         self._last_call = time.monotonic()
         try:
             handle = self._pins.parse(text)
             known = self._pins.known(handle)
             if known is not None:
                 return known
-            wanted = self._wanted(self._pins.settings_of(handle), route)
+            settings = self._pins.settings_of(handle)
+            wanted = self._config.wanted_route(settings, route)
+            keep = self._config.wanted_read_mode(settings, read_mode) == "stage"
             return await self._pins.pin(handle, wanted, self._reader(wanted, node_id, keep=keep))
         except HubdistError as error:
             raise error.placed(node=self._node.name) from error.__cause__
@@ -282,11 +278,6 @@ class Coordinator:
             return await self._ways.read(nodes[node_id], url, keep=keep, wanted=wanted is Route.DIRECT)
 
         return read
-
-    def _wanted(self, settings: ModelSettings, asked: RouteName | None) -> Route | None:
-        """The route to try first: of the call, else of the model, else of the job; None for the best."""
-        route = asked or settings.route or self._config.route
-        return None if route == "auto" else Route(route)
 
     async def _choose_nodes(self, wanted: list[str] | None) -> list[Node]:
         nodes = await asyncio.to_thread(alive_nodes)

@@ -10,10 +10,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from hubdist.config import Config
-from hubdist.copies import RemoteCopy
+from hubdist.copies import UNREADABLE, RemoteCopy
 from hubdist.errors import HubdistError, IntegrityError, NotPinnedError, PeerError
 from hubdist.manifest import Digest, Manifest
-from hubdist.reading import UNREADABLE
 from hubdist.report import NodeReport
 from hubdist.routes import Choice, Evidence, Finding, Order, Route, order_routes
 from hubdist.runtime.agents import Agents

@@ -159,9 +159,9 @@ class JobPins:
         snapshot = await self._run(lambda: self._store.find(digest))
         return None if snapshot is None else self._held.setdefault(digest, snapshot)
 
-    async def find(self, handle: Handle) -> Resolution | None:
-        """What a handle would stand for, as far as this can be told without its origin."""
-        return await self._run(lambda: self._resolver.find(handle))
+    async def look(self, handle: Handle) -> Resolution | None:
+        """What a handle would stand for, as far as this can be told without its origin; nothing is written."""
+        return await self._run(lambda: self._resolver.look(handle))
 
     async def direct_url(self, handle: Handle, *, wanted: bool) -> str | None:
         """The directory that nodes could read themselves; see `Resolver.direct_url`."""

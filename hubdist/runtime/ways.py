@@ -7,10 +7,9 @@ import time
 from dataclasses import dataclass
 
 from hubdist.config import Config
-from hubdist.copies import RemoteCopy
+from hubdist.copies import UNREADABLE, RemoteCopy
 from hubdist.errors import HubdistError, ModelNotFoundError, ResolveError, TransferError
 from hubdist.manifest import Manifest
-from hubdist.reading import UNREADABLE
 from hubdist.redact import redact_url
 from hubdist.routes import Finding
 from hubdist.runtime.agents import START_TIMEOUT_S, Agents
