@@ -13,7 +13,7 @@ from hubdist.config import Config
 from hubdist.copies import UNREADABLE, RemoteCopy, check_copy, copy_remote, probe
 from hubdist.errors import ConfigError, HubdistError
 from hubdist.manifest import Chunk, Digest, Manifest, cut_chunks
-from hubdist.models import InPlace, RamModel, check_in_place
+from hubdist.models import InPlace, RamModel, check_in_place, copy_to_memory
 from hubdist.redact import redact_url
 from hubdist.routes import Evidence, Finding, Route, order_routes
 from hubdist.snapshot import Snapshot
@@ -67,7 +67,7 @@ class Reader:
             HubdistError: Why the last way failed.
         """
         if own is not None:
-            return self._fill(access.manifest, lambda model: _read_all(access.manifest, own, model))
+            return self._fill(access.manifest, functools.partial(copy_to_memory, own))
         for route, copy in access.ways:
             if copy is None:
                 continue
@@ -160,10 +160,3 @@ class _WholeFiles:
             if piece.end == entry.size:
                 found, self._digest = Digest(self._digest.hexdigest()), hashlib.sha256()
                 entry.check_whole(found)
-
-
-def _read_all(manifest: Manifest, snapshot: Snapshot, model: RamModel) -> None:
-    for chunk in cut_chunks(manifest, _CHUNK_BYTES):
-        data = memoryview(bytearray(chunk.size))
-        snapshot.read_chunk(chunk, data)
-        model.write_chunk(chunk, data)

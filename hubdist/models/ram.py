@@ -13,8 +13,11 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from hubdist.errors import ConfigError, IntegrityError
-from hubdist.manifest import Chunk, Entry, Manifest
+from hubdist.manifest import Chunk, Entry, Manifest, cut_chunks
 from hubdist.models.importing import import_tensorflow
+from hubdist.snapshot import Snapshot
+
+_CHUNK_BYTES = 16 << 20
 
 ASSETS = "assets/"
 """What functions of a loaded model may still read. Source: tensorflow 2.21.0, `path_helpers.get_assets_dir`."""
@@ -139,6 +142,19 @@ class RamModel:
         for folder in sorted(_folders(paths) - kept, reverse=True):  # the inner before the outer, a.b before a
             with contextlib.suppress(self._not_found):
                 self._gfile.rmtree(f"{self.path}/{folder}".rstrip("/"))
+
+
+def copy_to_memory(snapshot: Snapshot, ram: RamModel) -> None:
+    """Fill a `RamModel` from a snapshot of the same manifest; `finish` is left to the caller.
+
+    Raises:
+        IntegrityError: The snapshot is damaged.
+        StoreError: The disk refuses.
+    """
+    for chunk in cut_chunks(snapshot.manifest, _CHUNK_BYTES):
+        data = memoryview(bytearray(chunk.size))
+        snapshot.read_chunk(chunk, data)
+        ram.write_chunk(chunk, data)
 
 
 def _folders(paths: list[str]) -> set[str]:

@@ -12,15 +12,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hubdist.errors import ConfigError
-from hubdist.manifest import cut_chunks
 from hubdist.models.assets import RemoteAssets, host_errors
 from hubdist.models.hosts import Hosts, task_of
 from hubdist.models.lifetime import hold_files
 from hubdist.models.loading import load_files
-from hubdist.models.ram import RamModel
+from hubdist.models.ram import RamModel, copy_to_memory
 from hubdist.snapshot import Snapshot
-
-_CHUNK_BYTES = 16 << 20
 
 
 def load_on_hosts(
@@ -55,7 +52,9 @@ def load_on_hosts(
         ram = located if isinstance(located, RamModel) else RamModel(located.manifest)
         undo.callback(ram.release)
         if isinstance(located, Snapshot):
-            _copy(located, ram)
+            copy_to_memory(located, ram)
+            ram.finish()
+            located.release()
         assets = RemoteAssets(ram, hosts.others)
         undo.callback(assets.release)
         assets.push()
@@ -78,15 +77,6 @@ def _own_reader(tensorflow: Any, options: Mapping[str, Any], hosts: Hosts) -> st
             advice="Leave it out of the options; hubdist sets it.",
         )
     return f"{hosts.own}/device:CPU:0"
-
-
-def _copy(snapshot: Snapshot, ram: RamModel) -> None:
-    for chunk in cut_chunks(snapshot.manifest, _CHUNK_BYTES):
-        data = memoryview(bytearray(chunk.size))
-        snapshot.read_chunk(chunk, data)
-        ram.write_chunk(chunk, data)
-    ram.finish()
-    snapshot.release()
 
 
 def _load_tf1(tensorflow: Any, path: str, tags: Sequence[str] | None, options: Mapping[str, Any]) -> Any:

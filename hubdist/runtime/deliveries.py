@@ -153,8 +153,7 @@ class Deliveries:
             await self._pins.snapshot(digest)
             brought = await self._transfer(manifest, node)
         if brought is None:
-            found = order_routes(Evidence(node_holds_snapshot=True)).first
-            return replace(report, route=found.route, reason=found.reason)
+            return _had_it(report)
         return replace(
             report,
             route=Route.DRIVER,
@@ -179,6 +178,10 @@ class Deliveries:
 
 def _copied(report: NodeReport, choice: Choice, copy: RemoteCopy, read: int | None) -> NodeReport:
     if read is None:
-        found = order_routes(Evidence(node_holds_snapshot=True)).first
-        return replace(report, route=found.route, reason=found.reason)
+        return _had_it(report)
     return replace(report, route=choice.route, reason=choice.reason, source=copy.public, bytes_received=read)
+
+
+def _had_it(report: NodeReport) -> NodeReport:
+    found = order_routes(Evidence(node_holds_snapshot=True)).first
+    return replace(report, route=found.route, reason=found.reason)
