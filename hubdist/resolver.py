@@ -152,22 +152,19 @@ class Resolver:
         return self._timed(handle, lambda: self._checked(handle, self._pinned(handle), resolution)) or resolution
 
     def recall(self, handle: Handle, digest: Digest, manifest: Manifest | None) -> Resolution | None:
-        """What was resolved before, without asking the origin; None if nothing is left of it.
+        """As `find`, for what this job resolved before; None if nothing is left of it.
 
         Args:
             handle: The handle.
             digest: What it stands for.
             manifest: Its files, if they were noted.
+
+        Raises:
+            HubdistError: Every kind of it, with the handle filled in.
         """
-        snapshot = self._store.find(digest)
-        if snapshot is not None:
-            with snapshot:
-                manifest = snapshot.manifest
-        shared = self._cache.find(digest)
-        if manifest is not None:
-            copy = None if shared is None else replace(shared.copy, unproven=False)  # for nodes get this manifest
-            return Resolution(handle.public, manifest, "store", copy)
-        return None if shared is None else Resolution(handle.public, shared.manifest, "shared cache", shared.copy)
+        return self._timed(
+            handle, lambda: self._settle(handle, self._pinned(handle), self._known(handle, digest, manifest))
+        )
 
     def bring(self, handle: Handle, resolution: Resolution) -> tuple[Snapshot, bool]:
         """The files of a resolution in the driver's store; from the shared cache, else from the origin.
@@ -259,7 +256,10 @@ class Resolver:
             return replace(resolution, shared=self._cache.share(snapshot, handle))
 
     def _find(self, handle: Handle, pinned: Digest | None) -> Resolution | None:
-        found = self._look(handle, pinned)
+        return self._settle(handle, pinned, self._look(handle, pinned))
+
+    def _settle(self, handle: Handle, pinned: Digest | None, found: Resolution | None) -> Resolution | None:
+        """Note what was found, and put it into the shared cache if that lacks it."""
         if found is None:
             return None
         snapshot = self._store.find(found.digest)
@@ -276,7 +276,18 @@ class Resolver:
             digest = self._last_pins.find(handle)
         if digest is None and immutable:
             digest = self._cache.digest_of(handle)
-        return None if digest is None else self.recall(handle, digest, None)
+        return None if digest is None else self._known(handle, digest, None)
+
+    def _known(self, handle: Handle, digest: Digest, manifest: Manifest | None) -> Resolution | None:
+        snapshot = self._store.find(digest)
+        if snapshot is not None:
+            with snapshot:
+                manifest = snapshot.manifest
+        shared = self._cache.find(digest)
+        if manifest is not None:
+            copy = None if shared is None else replace(shared.copy, unproven=False)  # for nodes get this manifest
+            return Resolution(handle.public, manifest, "store", copy)
+        return None if shared is None else Resolution(handle.public, shared.manifest, "shared cache", shared.copy)
 
     def _checked(self, handle: Handle, pinned: Digest | None, resolution: Resolution) -> Resolution:
         """Compare with the pins, and note the digest for later jobs."""
