@@ -99,6 +99,8 @@ class Config(BaseModel):
         shared_cache: Directory on object storage, or on a mount that all nodes have, for snapshots that every node
             can read. The coordinator fills it.
         shared_cache_read_only: Use what is in `shared_cache` and never write to it.
+        fanout: How nodes read a shared cache or a directory: `direct`, each node everything; `swarm`, each a share
+            that it hands on to the others, so that it is read once per cluster.
         probe_timeout_s: Longest time in seconds to find out whether a node can read a place.
         offline: Never ask a network; use what the store, TF Hub's cache and the driver's disk have.
         lock_file: A file, `hubdist.lock`, that remembers the digest of every handle on first use; later jobs refuse
@@ -127,6 +129,7 @@ class Config(BaseModel):
     read_mode: ReadMode = "stage"
     shared_cache: str | None = None
     shared_cache_read_only: bool = False
+    fanout: Literal["direct", "swarm"] = "direct"
     probe_timeout_s: float = Field(default=10.0, gt=0, le=_MAX_S)
     offline: bool = False
     lock_file: str | None = None

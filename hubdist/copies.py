@@ -184,6 +184,48 @@ def copy_remote(
     return manifest.total_bytes
 
 
+class CopyReader:
+    """Reads single chunks of a remote copy, for several threads; close it.
+
+    Args:
+        copy: Where the files are.
+        manifest: What they must be.
+        config: Deadlines and retries.
+
+    Raises:
+        IntegrityError: The copy does not have the manifest's files.
+        HubdistError: It cannot be opened.
+    """
+
+    def __init__(self, copy: RemoteCopy, manifest: Manifest, config: Config) -> None:
+        self._copy = copy
+        self._manifest = manifest
+        self._opened = contextlib.ExitStack()
+        self._tree = self._opened.enter_context(open_tree(copy.url, config))
+        _check_listing(self._tree, copy, manifest)
+
+    def read(self, chunk: Chunk, buffer: memoryview) -> None:
+        """Read a chunk into a buffer of its size, unchecked.
+
+        Raises:
+            HubdistError: It cannot be read.
+        """
+        at = 0
+        for piece in chunk.pieces:
+            entry = self._manifest.entries[piece.entry_index]
+            part = buffer[at : at + piece.end - piece.start]
+            self._tree.read_into(entry.path, piece.start, part, self._copy.files[entry.path].version)
+            at += len(part)
+
+    def blame(self, error: IntegrityError, chunk: Chunk, data: memoryview) -> IntegrityError:
+        """The error of a chunk that was read here, with the URL of the object that is to blame."""
+        return _placed(error, self._tree, self._manifest, chunk, data)
+
+    def close(self) -> None:
+        """Drop the connections."""
+        self._opened.close()
+
+
 def _plan_requests(manifest: Manifest, in_flight_bytes: int, *, ordered: bool) -> tuple[list[Piece], int]:
     """What each request reads, and how many to make side by side.
 

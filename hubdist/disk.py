@@ -10,7 +10,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from hubdist.errors import StoreError, StoreFullError, UnsafeStoreError
+from hubdist.errors import IntegrityError, LengthMismatchError, StoreError, StoreFullError, UnsafeStoreError
 
 _FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up"}
 _FAILED = {
@@ -103,6 +103,26 @@ def write_durably(path: Path, data: bytes, unique: str) -> None:
         temporary.unlink(missing_ok=True)
         raise
     sync_directory(path.parent)
+
+
+def read_range(path: Path, start: int, view: memoryview) -> None:
+    """Fill a buffer with a file's bytes from `start` on.
+
+    Raises:
+        IntegrityError: The file is missing, a link, or too short.
+    """
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
+        raise IntegrityError(f"{path} is missing") from None
+    with os.fdopen(handle, "rb", buffering=0) as file:
+        file.seek(start)
+        filled = 0
+        while filled < len(view):
+            count = file.readinto(view[filled:])
+            if not count:
+                raise LengthMismatchError(f"{path} ends at byte {start + filled}")
+            filled += count
 
 
 def remove_tree(path: Path) -> None:

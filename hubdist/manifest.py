@@ -87,16 +87,11 @@ class Entry:
         Raises:
             DigestMismatchError: A block differs.
         """
-        for offset in range(0, len(data), BLOCK_BYTES):
-            block = (start + offset) // BLOCK_BYTES
-            expected = self.blocks[block * _DIGEST_BYTES : (block + 1) * _DIGEST_BYTES]
-            actual = hashlib.sha256(data[offset : offset + BLOCK_BYTES]).digest()
-            if actual != expected:
-                raise DigestMismatchError(
-                    f"block {block} of {self.path} is damaged",
-                    expected=f"sha256:{expected.hex()}",
-                    actual=f"sha256:{actual.hex()}",
-                )
+        _check_blocks(data, self.blocks_of(start, start + len(data)), start, self.path)
+
+    def blocks_of(self, start: int, end: int) -> bytes:
+        """The digests of the blocks from byte `start` to byte `end`."""
+        return self.blocks[start // BLOCK_BYTES * _DIGEST_BYTES : -(-end // BLOCK_BYTES) * _DIGEST_BYTES]
 
 
 class EntryDigester:
@@ -108,6 +103,8 @@ class EntryDigester:
         self._block = hashlib.sha256()
         self._block_filled = 0
         self._blocks: list[bytes] = []
+        self._taken = 0
+        self._ended = False
         self.size = 0
 
     def update(self, data: bytes | memoryview) -> None:
@@ -123,10 +120,17 @@ class EntryDigester:
             if self._block_filled == BLOCK_BYTES:
                 self._end_block()
 
+    def take_blocks(self) -> tuple[int, int, bytes]:
+        """Offset, bytes and digests of the blocks that were completed since the last call."""
+        start, self._taken = self._taken, self.size if self._ended else self.size - self._block_filled
+        first = start // BLOCK_BYTES
+        return start, self._taken - start, b"".join(self._blocks[first : -(-self._taken // BLOCK_BYTES)])
+
     def entry(self) -> Entry:
         """The entry of the file; call once, after the last byte."""
         if self._block_filled:
             self._end_block()
+        self._ended = True
         return Entry(self._path, self.size, Digest(self._whole.hexdigest()), b"".join(self._blocks))
 
     def _end_block(self) -> None:
@@ -229,6 +233,62 @@ class Chunk:
     def size(self) -> int:
         """Bytes."""
         return sum(piece.end - piece.start for piece in self.pieces)
+
+
+@dataclass(frozen=True, slots=True)
+class ProvenChunk:
+    """A chunk with the digests of its blocks, so that it can be checked without its manifest.
+
+    Attributes:
+        chunk: Which bytes. While an origin is being read, `entry_index` of its pieces numbers the files in the order
+            in which they came.
+        blocks: The sha256 of each block, 32 bytes each, one after another.
+    """
+
+    chunk: Chunk
+    blocks: bytes
+
+    def parts(self) -> Iterator[tuple[Piece, slice, bytes]]:
+        """Each piece, where its bytes are in the chunk, and the digests of its blocks."""
+        at = first = 0
+        for piece in self.chunk.pieces:
+            size = piece.end - piece.start
+            last = first + -(-size // BLOCK_BYTES) * _DIGEST_BYTES
+            yield piece, slice(at, at + size), self.blocks[first:last]
+            at, first = at + size, last
+
+    def check(self, data: memoryview) -> None:
+        """Check the chunk's bytes.
+
+        Raises:
+            IntegrityError: They are not as many.
+            DigestMismatchError: A block differs.
+        """
+        if len(data) != self.chunk.size:
+            raise IntegrityError(f"chunk {self.chunk.index} came with {len(data)} bytes instead of {self.chunk.size}")
+        for piece, where, blocks in self.parts():
+            _check_blocks(data[where], blocks, piece.start, f"file {piece.entry_index}")
+
+
+def prove(manifest: Manifest, chunk: Chunk) -> ProvenChunk:
+    """A chunk of a manifest with the digests of its blocks."""
+    return ProvenChunk(
+        chunk,
+        b"".join(manifest.entries[piece.entry_index].blocks_of(piece.start, piece.end) for piece in chunk.pieces),
+    )
+
+
+def _check_blocks(data: memoryview, blocks: bytes, start: int, file: str) -> None:
+    """Check whole blocks of a file from `start` on against their digests."""
+    for number, offset in enumerate(range(0, len(data), BLOCK_BYTES)):
+        expected = blocks[number * _DIGEST_BYTES : (number + 1) * _DIGEST_BYTES]
+        actual = hashlib.sha256(data[offset : offset + BLOCK_BYTES]).digest()
+        if actual != expected:
+            raise DigestMismatchError(
+                f"block {(start + offset) // BLOCK_BYTES} of {file} is damaged",
+                expected=f"sha256:{expected.hex()}",
+                actual=f"sha256:{actual.hex()}",
+            )
 
 
 def cut_chunks(manifest: Manifest, chunk_bytes: int) -> tuple[Chunk, ...]:

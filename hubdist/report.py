@@ -23,6 +23,9 @@ class NodeReport:
         bytes_received: Bytes that came over this route.
         seconds: From the call to the published snapshot.
         retries: Chunks that had to be sent again.
+        refused: Those of them that came with wrong bytes.
+        sources: Who sent -> bytes: the driver's node and other nodes by name, or a public URL.
+        timeline: Seconds since this node took part, bytes that had arrived by then.
         error: Why the node does not have the model, or None.
     """
 
@@ -36,6 +39,9 @@ class NodeReport:
     bytes_received: int = 0
     seconds: float = 0.0
     retries: int = 0
+    refused: int = 0
+    sources: tuple[tuple[str, int], ...] = ()
+    timeline: tuple[tuple[float, int], ...] = ()
     error: HubdistError | None = None
 
     def __str__(self) -> str:

@@ -12,14 +12,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from hubdist.config import Config, ModelSettings
-from hubdist.copies import UNREADABLE, RemoteCopy, copy_remote, list_copy
-from hubdist.errors import HubdistError, NotPinnedError, StoreError
+from hubdist.copies import RemoteCopy, list_copy
+from hubdist.errors import HubdistError, NotPinnedError
+from hubdist.fetching import Fetcher, Watcher
 from hubdist.handle import Handle, Kind, parse_handle
 from hubdist.manifest import Digest, Manifest
 from hubdist.optional_cache import OptionalCache
-from hubdist.origins import Origin, open_origin
 from hubdist.origins.direct import direct_url
-from hubdist.origins.tfhub_cache import find_in_cache
 from hubdist.pins import LockFile, Pins, check_pin
 from hubdist.report import PinReport
 from hubdist.snapshot import Snapshot
@@ -92,6 +91,7 @@ class Resolver:
         self._config = config
         self._store = store
         self._cache = OptionalCache(config)
+        self._fetcher = Fetcher(config, store, self._cache)
         self._base_dir = base_dir
         self._last_pins = Pins(store.root / "pins" / "last")
         self._lock_file = None
@@ -132,13 +132,17 @@ class Resolver:
         """
         return self._timed(handle, lambda: self._find(handle, self._pinned(handle)))
 
-    def resolve(self, handle: Handle) -> Resolution:
+    def resolve(self, handle: Handle, watcher: Watcher | None = None) -> Resolution:
         """What a handle stands for; read from its origin, verified and published if that is not known yet.
+
+        Args:
+            handle: The handle.
+            watcher: Is told what is read while it is read.
 
         Raises:
             HubdistError: Every kind of it, with the handle filled in.
         """
-        resolution = self._timed(handle, lambda: self._resolve(handle))
+        resolution = self._timed(handle, lambda: self._resolve(handle, watcher))
         assert resolution is not None
         return resolution
 
@@ -180,10 +184,16 @@ class Resolver:
             with self._store.lock(f"bring-{resolution.digest.value}", self._config.timeout_s):
                 snapshot = self._store.find(resolution.digest)
                 if snapshot is None and resolution.shared is not None:
-                    snapshot = self._from_cache(resolution.manifest, resolution.shared)
-                return (snapshot, False) if snapshot is not None else (self._from_origin(handle)[0], True)
+                    snapshot = self._fetcher.from_copy(resolution.manifest, resolution.shared)
+                if snapshot is not None:
+                    return snapshot, False
+                return self._fetcher.from_origin(handle, self._directories.get(handle.key))[0], True
         except HubdistError as error:
             raise error.placed(handle=handle.public) from error.__cause__
+
+    def last_digest(self, handle: Handle) -> Digest | None:
+        """What a handle stood for when this store was last asked; it may stand for something else by now."""
+        return self._last_pins.find(handle)
 
     def direct_url(self, handle: Handle, *, wanted: bool) -> str | None:
         """The directory that nodes could read themselves, or None; see `origins.direct`.
@@ -234,23 +244,23 @@ class Resolver:
         )
         return resolution
 
-    def _resolve(self, handle: Handle) -> Resolution:
+    def _resolve(self, handle: Handle, watcher: Watcher | None) -> Resolution:
         pinned = self._pinned(handle)
         found = self._find(handle, pinned)
         if found is not None:
             return found
         with self._store.lock(f"resolve-{handle.key}", self._config.timeout_s):
-            return self._find(handle, pinned) or self._take_turn(handle, pinned)
+            return self._find(handle, pinned) or self._take_turn(handle, pinned, watcher)
 
-    def _take_turn(self, handle: Handle, pinned: Digest | None) -> Resolution:
+    def _take_turn(self, handle: Handle, pinned: Digest | None, watcher: Watcher | None) -> Resolution:
         """Read the origin; if another cluster does so for the same shared cache, wait and take what it filled in."""
         if pinned is None and not _is_immutable(handle):  # what another cluster read may be old
-            return self._read(handle, pinned)
+            return self._read(handle, pinned, watcher)
         with self._cache.turn(handle.key, lambda: self._find(handle, pinned)) as found:
-            return found or self._read(handle, pinned)
+            return found or self._read(handle, pinned, watcher)
 
-    def _read(self, handle: Handle, pinned: Digest | None) -> Resolution:
-        snapshot, source = self._from_origin(handle)
+    def _read(self, handle: Handle, pinned: Digest | None, watcher: Watcher | None) -> Resolution:
+        snapshot, source = self._fetcher.from_origin(handle, self._directories.get(handle.key), watcher)
         with snapshot:
             resolution = self._checked(handle, pinned, Resolution(handle.public, snapshot.manifest, source))
             return replace(resolution, shared=self._cache.share(snapshot, handle))
@@ -309,44 +319,6 @@ class Resolver:
                 advice="Add it to models with its digest, or run once with lock_file and without frozen.",
             )
         return pinned
-
-    def _from_cache(self, manifest: Manifest, shared: RemoteCopy) -> Snapshot | None:
-        """Copy a model out of the shared cache; None if that fails."""
-        try:
-            with self._store.stage_manifest(manifest, unproven=shared.unproven) as stage:
-                copy_remote(shared, manifest, stage.write_chunk, self._config)
-                return self._store.publish(stage)
-        except StoreError:
-            raise
-        except HubdistError as error:
-            _LOG.warning("hubdist: the shared cache is not used: %s", error)
-            return None
-
-    def _from_origin(self, handle: Handle) -> tuple[Snapshot, str]:
-        by_tfhub = self._cache.tfhub_copy(handle)
-        if by_tfhub is not None:
-            try:
-                return self._fetch(parse_handle(by_tfhub.url), None), "TensorFlow Hub cache"
-            except UNREADABLE as error:
-                _LOG.warning("hubdist: TensorFlow Hub's directory in the shared cache is not used: %s", error)
-        cached = None
-        if self._config.tfhub_cache_dir is not None:
-            cached = find_in_cache(handle, Path(self._config.tfhub_cache_dir).expanduser())
-        if cached is not None:
-            return self._fetch(handle, cached), "TensorFlow Hub cache"
-        local = (handle.base or handle).kind is Kind.LOCAL
-        if self._config.offline and not local:
-            raise NotPinnedError(
-                "offline, and this model is not in the store of the driver's node",
-                advice="Run once without offline, or put the model on the driver's disk.",
-            )
-        directory = self._directories.get(handle.key)
-        return self._fetch(handle if directory is None else parse_handle(directory), None), "origin"
-
-    def _fetch(self, handle: Handle, origin: Origin | None) -> Snapshot:
-        with self._store.stage() as stage:
-            (origin or open_origin(handle, self._config, stage.path)).fetch(stage)
-            return self._store.publish(stage)
 
 
 def _is_immutable(handle: Handle) -> bool:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from hubdist.disk import disk_errors
-from hubdist.errors import DigestMismatchError, IntegrityError, LengthMismatchError
+from hubdist.disk import disk_errors, read_range
+from hubdist.errors import DigestMismatchError, IntegrityError
 from hubdist.manifest import Chunk, Digest, Manifest
 from hubdist.savedmodel import check_checkpoint
 
@@ -48,7 +48,7 @@ class Snapshot:
             entry = self.manifest.entries[piece.entry_index]
             part = view[at : at + piece.end - piece.start]
             with disk_errors(self.path / entry.path):
-                _fill(self.path / entry.path, piece.start, part)
+                read_range(self.path / entry.path, piece.start, part)
             entry.check_range(piece.start, part)
             at += len(part)
 
@@ -98,19 +98,3 @@ def _walk(folder: Path, prefix: str) -> Iterator[tuple[str, int]]:
                 yield path, item.stat(follow_symlinks=False).st_size
             else:
                 yield path, -1
-
-
-def _fill(path: Path, start: int, view: memoryview) -> None:
-    """Read a file's bytes from `start` on into a buffer."""
-    try:
-        file = path.open("rb", buffering=0)
-    except FileNotFoundError:
-        raise IntegrityError(f"{path} is missing") from None
-    with file:
-        file.seek(start)
-        filled = 0
-        while filled < len(view):
-            count = file.readinto(view[filled:])
-            if not count:
-                raise LengthMismatchError(f"{path} ends at byte {start + filled}")
-            filled += count

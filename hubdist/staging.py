@@ -1,7 +1,7 @@
 """Stages: where a snapshot's files are written under a temporary name before they are published.
 
-A stage is a fresh directory that only its maker writes to. Two kinds of writing: `Stage.open_file`, file after file
-in order, for what comes from an origin; `FilledStage.write_chunk`, chunks in any order, for what comes from peers.
+A stage is a fresh directory that only its maker writes to. `Stage` takes what comes from an origin, file after file in
+order; `filled.FilledStage` and `growing.GrowingStage` take chunks in any order.
 Every file is made with O_EXCL and O_NOFOLLOW below the stage's directory and is on disk (fsync) when it is closed.
 """
 
@@ -10,16 +10,17 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from hubdist.cutting import ChunkCutter
 from hubdist.disk import disk_errors, free_bytes, remove_tree, sync_directory
 from hubdist.errors import IntegrityError, StoreFullError
 from hubdist.makers import unique_name
-from hubdist.manifest import BLOCK_BYTES, Chunk, Digest, Entry, EntryDigester, Manifest
-from hubdist.paths import PathSet, check_entry_path
+from hubdist.manifest import BLOCK_BYTES, Digest, Entry, EntryDigester, Manifest, ProvenChunk
+from hubdist.paths import PathSet
 from hubdist.savedmodel import ModelKind, model_kind
 from hubdist.snapshot import FILES
 
@@ -28,7 +29,7 @@ _RESERVE_BYTES = 64 << 20
 """Free space that a stage leaves to others; a twentieth of what is free if that is less."""
 
 
-class _StageDirectory:
+class StageDirectory:
     """A fresh directory with the model's files below `files`; removed on leaving unless it was published."""
 
     def __init__(self, parent: Path) -> None:
@@ -61,16 +62,29 @@ class _StageDirectory:
         return os.open(target, _NEW_FILE, 0o600)
 
 
-class Stage(_StageDirectory):
+class Stage(StageDirectory):
     """A `FileSink` that writes one model to disk, digests it on the way and refuses what does not fit.
 
     Args:
         parent: The store's staging directory.
         max_bytes: Most bytes that all files together may take; None for the free space of the disk only.
+        watch: Gets chunks of what has been written, in order, in the thread that writes. In them, files are numbered
+            in the order in which they were begun.
+        chunk_bytes: Most bytes of such a chunk.
     """
 
-    def __init__(self, parent: Path, *, max_bytes: int | None = None) -> None:
+    def __init__(
+        self,
+        parent: Path,
+        *,
+        max_bytes: int | None = None,
+        watch: Callable[[ProvenChunk], None] | None = None,
+        chunk_bytes: int = BLOCK_BYTES,
+    ) -> None:
         super().__init__(parent)
+        self._cutter = None if watch is None else ChunkCutter(chunk_bytes, watch)
+        self._begun: list[str] = []
+        self._ordinals: dict[str, int] = {}
         self._paths = PathSet()
         self._entries: dict[str, Entry] = {}
         self._written = 0
@@ -85,14 +99,26 @@ class Stage(_StageDirectory):
         with disk_errors(self.files / path):
             handle = self._create(path)
         digester = EntryDigester(path)
+        ordinal = self._ordinals[path] = len(self._begun)
+        self._begun.append(path)
         try:
-            yield _StagedFile(handle, digester, self)
+            yield _StagedFile(handle, digester, self, ordinal)
             with disk_errors(self.files / path):
                 os.fsync(handle)
         finally:
             with disk_errors(self.files / path):
                 os.close(handle)
         self._entries[path] = digester.entry()
+        self._give(ordinal, digester)
+
+    def path_of(self, ordinal: int) -> str:
+        """Where a file is below `files`, until `finish`."""
+        return self._begun[ordinal]
+
+    @property
+    def ordinals(self) -> tuple[int, ...]:
+        """For each entry of the manifest, which file it was in the order of `open_file`; after `finish`."""
+        return tuple(self._ordinals[path] for path in sorted(self._entries))
 
     def add_directory(self, path: str) -> None:
         """Note a directory, so that no file takes its name."""
@@ -124,6 +150,8 @@ class Stage(_StageDirectory):
         """
         if not self._entries:
             raise IntegrityError("the origin holds no files")
+        if self._cutter is not None:
+            self._cutter.finish()
         self._strip_folder()
         with disk_errors(self.path):
             for scratch in self.path.iterdir():  # of an origin, such as a download
@@ -146,10 +174,18 @@ class Stage(_StageDirectory):
         self._entries = {
             path: Entry(path, old[full].size, old[full].digest, old[full].blocks) for path, full in inner.items()
         }
+        self._ordinals = {path: self._ordinals[full] for path, full in inner.items()}
+
+    def _give(self, ordinal: int, digester: EntryDigester) -> None:
+        """Hand on the blocks that are complete and were not handed on yet."""
+        if self._cutter is not None:
+            start, size, blocks = digester.take_blocks()
+            self._cutter.add(ordinal, start, size, blocks)
 
 
 class _StagedFile:
-    def __init__(self, handle: int, digester: EntryDigester, stage: Stage) -> None:
+    def __init__(self, handle: int, digester: EntryDigester, stage: Stage, ordinal: int) -> None:
+        self._ordinal = ordinal
         self._handle = handle
         self._digester = digester
         self._stage = stage
@@ -159,141 +195,41 @@ class _StagedFile:
         self._stage.claim(len(view))
         self._digester.update(view)
         with disk_errors(self._stage.files, need_bytes=len(view)):
-            _write_all(self._handle, view, None)
+            write_all(self._handle, view, None)
+        self._stage._give(self._ordinal, self._digester)
 
 
-class DigestSink:
-    """A `FileSink` that keeps nothing: it tells which model the files are, for nodes that have no disk for them."""
-
-    def __init__(self) -> None:
-        self._paths = PathSet()
-        self._entries: list[Entry] = []
-
-    @contextlib.contextmanager
-    def open_file(self, path: str) -> Iterator[_Digested]:
-        """Begin a file."""
-        self._paths.add_file(path)
-        digester = EntryDigester(path)
-        yield _Digested(digester)
-        self._entries.append(digester.entry())
-
-    def add_directory(self, path: str) -> None:
-        """Note a directory, so that no file takes its name."""
-        self._paths.add_directory(path)
-
-    def finish(self) -> Manifest:
-        """The manifest of what came.
-
-        Raises:
-            IntegrityError: Nothing came.
-        """
-        if not self._entries:
-            raise IntegrityError("the origin holds no files")
-        return Manifest.of(self._entries)
-
-
-class _Digested:
-    def __init__(self, digester: EntryDigester) -> None:
-        self.write = digester.update
-
-
-class FilledStage(_StageDirectory):
-    """A stage for a known manifest, filled chunk by chunk in any order, from any thread.
-
-    Every chunk is checked against the manifest before it is written, and a stage is finished only with all of them,
-    so it holds exactly the manifest's bytes.
-
-    Args:
-        parent: The store's staging directory.
-        manifest: What will be there.
-        unproven: The manifest's block digests are not to be trusted; digest whole files before publishing.
-    """
-
-    def __init__(self, parent: Path, manifest: Manifest, *, unproven: bool = False) -> None:
-        room = free_bytes(parent)
-        if manifest.total_bytes > room:
-            raise StoreFullError(
-                f"the model has {manifest.total_bytes} bytes, the disk at {parent} has {room} free",
-                path=str(parent),
-                need_bytes=manifest.total_bytes,
-                free_bytes=room,
-                advice="Free space, lower max_bytes or set store to another disk.",
-            )
-        super().__init__(parent)
-        self._manifest = manifest
-        self._unproven = unproven
-        self._blocks_left = {
-            (index, start)
-            for index, entry in enumerate(manifest.entries)
-            for start in range(0, entry.size, BLOCK_BYTES)
-        }
+def write_at(target: Path, start: int, part: memoryview) -> None:
+    """Write bytes into a staged file that is there, from `start` on."""
+    with disk_errors(target, need_bytes=len(part)):
+        handle = os.open(target, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
-            with disk_errors(self.files, need_bytes=manifest.total_bytes):
-                for entry in manifest.entries:
-                    handle = self._create(check_entry_path(entry.path))
-                    try:
-                        os.ftruncate(handle, entry.size)
-                    finally:
-                        os.close(handle)
-        except BaseException:
-            self.discard()
-            raise
+            write_all(handle, part, start)
+        finally:
+            os.close(handle)
 
-    def write_chunk(self, chunk: Chunk, data: memoryview) -> None:
-        """Check a chunk's bytes and write them into their files.
 
-        Raises:
-            DigestMismatchError: The bytes are not the manifest's; nothing was written.
-            StoreFullError, StoreError: The disk refuses.
-        """
-        if len(data) != chunk.size:
-            raise IntegrityError(f"chunk {chunk.index} came with {len(data)} bytes instead of {chunk.size}")
-        parts: list[tuple[Entry, int, memoryview]] = []
-        at = 0
-        for piece in chunk.pieces:
-            entry = self._manifest.entries[piece.entry_index]
-            part = data[at : at + piece.end - piece.start]
-            entry.check_range(piece.start, part)
-            parts.append((entry, piece.start, part))
-            at += len(part)
-        for entry, start, part in parts:
-            target = self.files / entry.path
-            with disk_errors(target, need_bytes=len(part)):
-                handle = os.open(target, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-                try:
-                    _write_all(handle, part, start)
-                finally:
-                    os.close(handle)
-        for piece in chunk.pieces:
-            self._blocks_left.difference_update(
-                (piece.entry_index, start) for start in range(piece.start, piece.end, BLOCK_BYTES)
-            )
+def check_whole(files: Path, manifest: Manifest) -> None:
+    """Digest whole files and compare them with their manifest.
 
-    def finish(self) -> Manifest:
-        """Make every file durable and return the manifest.
-
-        Raises:
-            IntegrityError: Not all chunks were written, or a whole file is not the manifest's.
-            StoreError: The disk refuses.
-        """
-        if self._blocks_left:
-            raise IntegrityError(f"{len(self._blocks_left)} blocks of {self._manifest.digest} have not arrived")
-        if self._unproven:
-            for entry in self._manifest.entries:
-                self._check_whole(entry)
-        with disk_errors(self.files):
-            for entry in self._manifest.entries:
-                handle = os.open(self.files / entry.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-                try:
-                    os.fsync(handle)
-                finally:
-                    os.close(handle)
-        return self._manifest
-
-    def _check_whole(self, entry: Entry) -> None:
-        with disk_errors(self.files / entry.path), (self.files / entry.path).open("rb") as file:
+    Raises:
+        DigestMismatchError: One differs.
+    """
+    for entry in manifest.entries:
+        with disk_errors(files / entry.path), (files / entry.path).open("rb") as file:
             found = Digest(hashlib.file_digest(file, entry.digest.algorithm).hexdigest())
         entry.check_whole(found)
+
+
+def sync_files(files: Path, manifest: Manifest) -> None:
+    """Make a manifest's files durable."""
+    with disk_errors(files):
+        for entry in manifest.entries:
+            handle = os.open(files / entry.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
 
 
 def sync_directories(root: Path) -> None:
@@ -302,7 +238,8 @@ def sync_directories(root: Path) -> None:
         sync_directory(Path(folder))
 
 
-def _write_all(handle: int, view: memoryview, offset: int | None) -> None:
+def write_all(handle: int, view: memoryview, offset: int | None) -> None:
+    """Write everything, from `offset` on or where the file is."""
     while len(view) > 0:
         written = os.write(handle, view) if offset is None else os.pwrite(handle, view, offset)
         view = view[written:]

@@ -18,18 +18,20 @@ import errno
 import fcntl
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import filelock
 
-from hubdist.disk import check_private, disk_errors, remove_tree, sync_directory, write_durably
+from hubdist.disk import check_private, disk_errors, free_bytes, remove_tree, sync_directory, write_durably
 from hubdist.errors import DigestMismatchError, HubdistError, IntegrityError, StoreError, StoreFullError
+from hubdist.filled import FilledStage
+from hubdist.growing import GrowingStage
 from hubdist.makers import maker_is_dead, unique_name
-from hubdist.manifest import Digest, EntryDigester, Manifest
+from hubdist.manifest import BLOCK_BYTES, Digest, EntryDigester, Manifest, ProvenChunk
 from hubdist.savedmodel import check_checkpoint
 from hubdist.snapshot import FILES, MANIFEST, Snapshot, check_snapshot
-from hubdist.staging import FilledStage, Stage, sync_directories
+from hubdist.staging import Stage, sync_directories
 
 _LOG = logging.getLogger(__name__)
 _IN_USE = "in-use"
@@ -104,11 +106,35 @@ class Store:
             os.utime(home / _IN_USE)
         return Snapshot(home / FILES, manifest, in_use)
 
-    def stage(self) -> Stage:
-        """A stage for files from an origin; use as a context manager."""
+    def stage(self, *, watch: Callable[[ProvenChunk], None] | None = None, chunk_bytes: int = BLOCK_BYTES) -> Stage:
+        """A stage for files from an origin; use as a context manager. For the arguments see `Stage`."""
         self._check_writable()
         self.sweep()
-        return Stage(self._staging, max_bytes=self._max_bytes)
+        return Stage(self._staging, max_bytes=self._max_bytes, watch=watch, chunk_bytes=chunk_bytes)
+
+    def staged_files(self, name: str) -> Path:
+        """The directory of the files of a running stage.
+
+        Raises:
+            IntegrityError: The name is none of a stage.
+        """
+        if not name or name != Path(name).name or name.startswith("."):
+            raise IntegrityError(f"{name!r} is no name of a stage")
+        return self._staging / name / FILES
+
+    def stage_growing(self, total_bytes: int | None) -> GrowingStage:
+        """A stage for chunks of a model; use as a context manager.
+
+        Args:
+            total_bytes: Bytes of the model, if they are known.
+
+        Raises:
+            StoreFullError: The disk, or `max_bytes`, has no room for it.
+        """
+        self._check_writable()
+        self.sweep()
+        self._make_room(total_bytes or 0)
+        return GrowingStage(self._staging, max_bytes=self._max_bytes)
 
     def stage_manifest(self, manifest: Manifest, *, unproven: bool = False) -> FilledStage:
         """A stage for the chunks of a known manifest; use as a context manager.
@@ -122,19 +148,10 @@ class Store:
         """
         self._check_writable()
         self.sweep()
-        if self._max_bytes is not None:
-            if manifest.total_bytes > self._max_bytes:
-                raise StoreFullError(
-                    f"the model has {manifest.total_bytes} bytes, max_bytes allows {self._max_bytes} at {self.root}",
-                    path=str(self.root),
-                    need_bytes=manifest.total_bytes,
-                    free_bytes=self._max_bytes,
-                    advice="Raise max_bytes.",
-                )
-            self._evict_to(self._max_bytes - manifest.total_bytes)
+        self._make_room(manifest.total_bytes)
         return FilledStage(self._staging, manifest, unproven=unproven)
 
-    def publish(self, stage: Stage | FilledStage) -> Snapshot:
+    def publish(self, stage: Stage | FilledStage | GrowingStage) -> Snapshot:
         """Move a stage to its place under its digest. If another process was faster, its snapshot is returned.
 
         Raises:
@@ -260,6 +277,29 @@ class Store:
                 f"the store {self.root} is read-only and lacks this model",
                 path=str(self.root),
                 advice="Set store to a directory that can be written, or fill this one beforehand.",
+            )
+
+    def _make_room(self, total_bytes: int) -> None:
+        """Evict what has to go for a model of this size."""
+        room = free_bytes(self._staging)
+        if self._max_bytes is not None:
+            if total_bytes > self._max_bytes:
+                raise StoreFullError(
+                    f"the model has {total_bytes} bytes, max_bytes allows {self._max_bytes} at {self.root}",
+                    path=str(self.root),
+                    need_bytes=total_bytes,
+                    free_bytes=self._max_bytes,
+                    advice="Raise max_bytes.",
+                )
+            self._evict_to(self._max_bytes - total_bytes)
+            room = free_bytes(self._staging)
+        if total_bytes > room:
+            raise StoreFullError(
+                f"the model has {total_bytes} bytes, the disk at {self.root} has {room} free",
+                path=str(self.root),
+                need_bytes=total_bytes,
+                free_bytes=room,
+                advice="Free space, lower max_bytes or set store to another disk.",
             )
 
     def _evict_to(self, max_bytes: int, keep: Digest | None = None) -> None:

@@ -19,7 +19,7 @@ _PROTOCOL = 1
 """Part of the coordinator's name: processes that speak another protocol have a coordinator of their own."""
 
 _COORDINATOR_CALLS = 10_000
-_AGENT_THREADS = 40
+_AGENT_THREADS = 96
 _LOST_CALLS = 5
 """How often Ray sends a call to an agent again that got lost on the way; the methods may run twice."""
 

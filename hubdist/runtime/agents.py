@@ -44,6 +44,10 @@ class Agents:
         """The nodes that have an agent now."""
         return tuple(sorted(node.name for node, _ in self._agents.values()))
 
+    def runs(self, node: Node) -> bool:
+        """True if the node has an agent now."""
+        return node.id in self._agents
+
     @contextlib.asynccontextmanager
     async def use(self, node: Node) -> AsyncIterator[Any]:
         """The node's agent, kept for as long as the block runs."""

@@ -7,6 +7,7 @@ blocks runs in threads. Every method may be called again with the same arguments
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import logging
 import time
@@ -19,6 +20,7 @@ import cloudpickle
 
 from hubdist.config import Config, ModelSettings, ReadMode, RouteName
 from hubdist.errors import ConfigError, HubdistError
+from hubdist.handle import Handle
 from hubdist.manifest import Chunk, Digest, Manifest
 from hubdist.reading import Access
 from hubdist.report import NodePlan, NodeReport, PinReport, Plan, Report
@@ -28,6 +30,7 @@ from hubdist.runtime.agent import read_chunk
 from hubdist.runtime.agents import START_TIMEOUT_S, Agents
 from hubdist.runtime.calls import stop_this_actor
 from hubdist.runtime.deliveries import Deliveries
+from hubdist.runtime.early import EarlyDelivery
 from hubdist.runtime.job_pins import DirectRead, JobPins, Pinned, Reader
 from hubdist.runtime.nodes import Node, alive_nodes
 from hubdist.runtime.ways import Ways
@@ -87,6 +90,9 @@ class Coordinator:
         self._agents = Agents(config.for_nodes(), make_agent)
         self._ways = Ways(self._agents, config)
         self._last_call = time.monotonic()
+        self._reading: dict[str, EarlyDelivery] = {}
+        """`Handle.key` -> the delivery of a model whose origin is being read."""
+        self._tasks: set[asyncio.Task[None]] = set()
         self._first_delivery: asyncio.Task[None] | None = None
 
     @functools.cached_property
@@ -161,7 +167,7 @@ class Coordinator:
         nodes = await self._choose_nodes(wanted)
         ids = [node.id for node in nodes]
         reader = self._node.id if self._node.id in ids or not ids else ids[0]
-        pins = await asyncio.gather(*(self._pin(text, None, reader, "stage") for text in texts))
+        pins = await asyncio.gather(*(self._pin(text, None, reader, "stage", ids) for text in texts))
         reports = await asyncio.gather(
             *(
                 self._deliveries.bring(
@@ -213,7 +219,7 @@ class Coordinator:
     async def _plan_node(
         self, node: Node, digest: Digest | None, places: Mapping[Route, str], wanted: Route | None
     ) -> Order:
-        if digest is not None and await self._agents.call(node, "holds", digest, timeout_s=START_TIMEOUT_S):
+        if await self._holds(node, digest):
             return order_routes(Evidence(node_holds_snapshot=True))
         return await self._deliveries.order(node, places, wanted)
 
@@ -249,7 +255,14 @@ class Coordinator:
         except HubdistError as error:
             raise error.placed(node=self._node.name) from error.__cause__
 
-    async def _pin(self, text: str, route: RouteName | None, node_id: str, read_mode: ReadMode | None) -> Pinned:
+    async def _pin(
+        self,
+        text: str,
+        route: RouteName | None,
+        node_id: str,
+        read_mode: ReadMode | None,
+        nodes: list[str] | None = None,
+    ) -> Pinned:
         self._last_call = time.monotonic()
         try:
             handle = self._pins.parse(text)
@@ -259,9 +272,37 @@ class Coordinator:
             settings = self._pins.settings_of(handle)
             wanted = self._config.wanted_route(settings, route)
             keep = self._config.wanted_read_mode(settings, read_mode) == "stage"
-            return await self._pins.pin(handle, wanted, self._reader(wanted, node_id, keep=keep))
+            early = self._early(handle, wanted, nodes or [node_id]) if keep else None
+            try:
+                return await self._pins.pin(handle, wanted, self._reader(wanted, node_id, keep=keep), early)
+            finally:
+                self._reading.pop(handle.key, None)
         except HubdistError as error:
             raise error.placed(node=self._node.name) from error.__cause__
+
+    def _early(self, handle: Handle, wanted: Route | None, nodes: list[str]) -> EarlyDelivery | None:
+        """Lets nodes take part in a delivery while the origin is being read; None if they may read elsewhere."""
+        if wanted not in (None, Route.DRIVER) or (wanted is None and self._config.shared_cache is not None):
+            return None
+        early = self._reading.get(handle.key)
+        if early is None:
+            early = self._reading[handle.key] = self._deliveries.early()
+        task = asyncio.create_task(self._add_nodes(early, handle, nodes))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return early
+
+    async def _add_nodes(self, early: EarlyDelivery, handle: Handle, ids: list[str]) -> None:
+        """Add the nodes but for those that have what the handle stood for last time; it is likely to be the same."""
+        last = await self._pins.last_digest(handle)
+        nodes = [node for node in await asyncio.to_thread(alive_nodes) if node.id in ids and node.id != self._node.id]
+        for node in nodes:
+            with contextlib.suppress(HubdistError):
+                if not await self._holds(node, last):
+                    early.add(node)
+
+    async def _holds(self, node: Node, digest: Digest | None) -> bool:
+        return digest is not None and await self._agents.call(node, "holds", digest, timeout_s=START_TIMEOUT_S)
 
     def _reader(self, wanted: Route | None, node_id: str, *, keep: bool) -> Reader | None:
         """Lets a node read a directory itself; None if the driver's side shall do so.

@@ -17,10 +17,12 @@ from hubdist.report import NodeReport
 from hubdist.routes import Choice, Evidence, Finding, Order, Route, order_routes
 from hubdist.runtime.agents import Agents
 from hubdist.runtime.calls import NodeLostError
+from hubdist.runtime.early import EarlyDelivery
 from hubdist.runtime.job_pins import JobPins
-from hubdist.runtime.nodes import Node, alive_nodes
+from hubdist.runtime.nodes import Node
 from hubdist.runtime.sharing import SharedWork
-from hubdist.runtime.transfer import Brought, Transfer
+from hubdist.runtime.transfer import Brought
+from hubdist.runtime.transfers import Transfers
 from hubdist.runtime.ways import Ways
 
 _LOG = logging.getLogger(__name__)
@@ -45,13 +47,13 @@ class Deliveries:
         self._node = node
         self._config = config
         self._work = SharedWork()
-        self._transfers: dict[Digest, Transfer] = {}
+        self._transfers = Transfers(node, agents, config)
         self._done: deque[NodeReport] = deque(maxlen=_MAX_REPORTS)
 
     @property
     def active(self) -> bool:
         """True while a model travels."""
-        return bool(self._transfers)
+        return self._transfers.active
 
     @property
     def reports(self) -> tuple[NodeReport, ...]:
@@ -61,15 +63,15 @@ class Deliveries:
     @property
     def progress(self) -> dict[str, tuple[int, int]]:
         """Node and model -> bytes that arrived, bytes in all; for what travels from node to node now."""
-        return {
-            f"{name} {digest.value[:8]}": (arrived, transfer.manifest.total_bytes)
-            for digest, transfer in self._transfers.items()
-            for name, arrived in transfer.arrived_bytes.items()
-        }
+        return self._transfers.progress
 
     async def bring(self, digest: Digest, handle: str, node: Node, wanted: Route | None) -> NodeReport:
         """Bring a pinned model to one node; a failure is in the report."""
         return await self._work.once((digest, node.id), lambda: self._deliver(digest, handle, node, wanted))
+
+    def early(self) -> EarlyDelivery:
+        """A delivery that can begin while an origin is being read."""
+        return EarlyDelivery(self._transfers)
 
     def copies(self, digest: Digest) -> dict[Route, RemoteCopy]:
         """The places where nodes could read a model themselves."""
@@ -107,6 +109,8 @@ class Deliveries:
             failed = PeerError(f"unexpected {type(error).__name__}: {error}", handle=handle, node=node.name)
             report = replace(report, error=failed, reason="it failed")
         report = replace(report, seconds=time.monotonic() - begin)
+        if report.error is None:
+            self._transfers.note_holder(digest, node)
         self._done.append(report)
         _LOG.info("hubdist: %s to %s", handle, report)
         return report
@@ -124,62 +128,65 @@ class Deliveries:
         for choice in order.choices[:-1]:
             copy = copies[choice.route]
             try:
-                read = await self._ways.copy(node, manifest, copy)
+                if self._config.fanout == "swarm":
+                    brought = await self._transfers.bring(manifest, node, choice.route, copy)
+                    found = _brought(report, choice, copy.public, brought)
+                else:
+                    found = _copied(report, choice, copy, await self._ways.copy(node, manifest, copy))
             except NodeLostError:
                 raise
             except UNREADABLE as error:
                 self._ways.say(node, copy.url, str(error))
                 failed.append(f"not {choice.route}: {error.what}")
             else:
-                return _copied(report, choice, copy, read)
-        report = await self._send(manifest, report, node)
-        if report.route is Route.DRIVER:
-            reason = "; ".join(failed) or order.choices[-1].reason
-            report = replace(report, reason=reason)
-        return report
+                return found
+        last = order.choices[-1]
+        return await self._send(manifest, report, node, replace(last, reason="; ".join(failed) or last.reason))
 
-    async def _send(self, manifest: Manifest, report: NodeReport, node: Node) -> NodeReport:
+    async def _send(self, manifest: Manifest, report: NodeReport, node: Node, choice: Choice) -> NodeReport:
         """The last way: from the driver's node, which reads the origin first if it lacks the model."""
         digest = manifest.digest
         await self._pins.snapshot(digest)
         if node.id == self._node.id:
             return replace(report, route=Route.STORE, reason="it is the driver's own node")
         try:
-            brought = await self._transfer(manifest, node)
+            brought = await self._transfers.bring(manifest, node, Route.DRIVER, None)
         except IntegrityError:
             if not await self._pins.repair(digest):
                 raise
             _LOG.warning("hubdist: the driver's snapshot %s was damaged and is fetched again", digest)
             await self._pins.snapshot(digest)
-            brought = await self._transfer(manifest, node)
-        if brought is None:
-            return _had_it(report)
-        return replace(
-            report,
-            route=Route.DRIVER,
-            source=self._node.name,
-            bytes_received=brought.bytes_received,
-            retries=brought.retries,
-        )
-
-    async def _transfer(self, manifest: Manifest, node: Node) -> Brought | None:
-        transfer = self._transfers.get(manifest.digest)
-        if transfer is None:
-            nodes = await asyncio.to_thread(alive_nodes)
-            transfer = self._transfers.setdefault(
-                manifest.digest, Transfer(manifest, self._node, nodes, self._agents, self._config)
-            )
-        try:
-            return await transfer.bring(node)
-        finally:
-            if not transfer.active and self._transfers.get(manifest.digest) is transfer:
-                del self._transfers[manifest.digest]
+            brought = await self._transfers.bring(manifest, node, Route.DRIVER, None)
+        return _brought(report, choice, self._node.name, brought)
 
 
 def _copied(report: NodeReport, choice: Choice, copy: RemoteCopy, read: int | None) -> NodeReport:
     if read is None:
         return _had_it(report)
-    return replace(report, route=choice.route, reason=choice.reason, source=copy.public, bytes_received=read)
+    return replace(
+        report,
+        route=choice.route,
+        reason=choice.reason,
+        source=copy.public,
+        bytes_received=read,
+        sources=((copy.public, read),),
+    )
+
+
+def _brought(report: NodeReport, choice: Choice, source: str, brought: Brought | None) -> NodeReport:
+    if brought is None:
+        return _had_it(report)
+    return replace(
+        report,
+        route=choice.route,
+        reason=choice.reason,
+        source=source,
+        bytes_received=sum(size for _, size in brought.sources),
+        sources=brought.sources,
+        timeline=brought.timeline,
+        retries=brought.retries,
+        refused=brought.refused,
+    )
 
 
 def _had_it(report: NodeReport) -> NodeReport:

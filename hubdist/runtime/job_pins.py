@@ -13,13 +13,14 @@ from typing import Any, TypeVar
 from hubdist.config import ModelSettings
 from hubdist.copies import RemoteCopy
 from hubdist.disk import remove_tree
-from hubdist.errors import DigestMismatchError, IntegrityError, NotPinnedError
+from hubdist.errors import DigestMismatchError, HubdistError, IntegrityError, NotPinnedError
 from hubdist.handle import Handle
 from hubdist.manifest import Digest, Manifest
 from hubdist.pins import Pins
 from hubdist.report import PinReport
 from hubdist.resolver import Resolution, Resolver
 from hubdist.routes import Route
+from hubdist.runtime.early import EarlyDelivery
 from hubdist.runtime.sharing import SharedWork
 from hubdist.snapshot import Snapshot
 from hubdist.store import Store
@@ -106,20 +107,23 @@ class JobPins:
         """The pin of a handle, if this coordinator has it."""
         return self._pinned.get(handle.key)
 
-    async def pin(self, handle: Handle, route: Route | None, reader: Reader | None) -> Pinned:
+    async def pin(
+        self, handle: Handle, route: Route | None, reader: Reader | None, early: EarlyDelivery | None = None
+    ) -> Pinned:
         """The pin of a handle; the first call resolves it.
 
         Args:
             handle: The handle.
             route: The route that the first caller wants, None for the best.
             reader: See `Reader`; None if the driver's side shall read.
+            early: Sends on what the driver's side reads; settled or failed when this returns.
 
         Raises:
             HubdistError: Every kind of it.
         """
         pinned = self._pinned.get(handle.key)
         if pinned is None:
-            await self._work.once(handle.key, lambda: self._pin(handle, route, reader))
+            await self._work.once(handle.key, lambda: self._pin_and_tell(handle, route, reader, early))
             pinned = self._pinned[handle.key]
         return pinned
 
@@ -159,6 +163,10 @@ class JobPins:
         snapshot = await self._run(lambda: self._store.find(digest))
         return None if snapshot is None else self._held.setdefault(digest, snapshot)
 
+    async def last_digest(self, handle: Handle) -> Digest | None:
+        """What a handle stood for when it was last asked for; see `Resolver.last_digest`."""
+        return await self._run(lambda: self._resolver.last_digest(handle))
+
     async def look(self, handle: Handle) -> Resolution | None:
         """What a handle would stand for, as far as this can be told without its origin; nothing is written."""
         return await self._run(lambda: self._resolver.look(handle))
@@ -175,7 +183,21 @@ class JobPins:
             return True
         return False
 
-    async def _pin(self, handle: Handle, route: Route | None, reader: Reader | None) -> None:
+    async def _pin_and_tell(
+        self, handle: Handle, route: Route | None, reader: Reader | None, early: EarlyDelivery | None
+    ) -> None:
+        try:
+            await self._pin(handle, route, reader, early)
+        except HubdistError as error:
+            if early is not None:
+                early.fail(error)
+            raise
+        if early is not None:
+            early.settle()
+
+    async def _pin(
+        self, handle: Handle, route: Route | None, reader: Reader | None, early: EarlyDelivery | None
+    ) -> None:
         before = await self._run(lambda: self._pins.find(handle))
         url = None
         if route in (None, Route.DIRECT):
@@ -194,7 +216,8 @@ class JobPins:
                 direct = read.copy
                 await self._run(lambda: self._pins.keep_manifest(read.manifest))
         if resolution is None:
-            resolution = await self._run(lambda: self._resolver.resolve(handle))
+            watcher = early if url is None else None  # nodes that can read a directory themselves need no chunks of it
+            resolution = await self._run(lambda: self._resolver.resolve(handle, watcher))
         _check_unchanged(handle, before, resolution.digest)
         await self._run(lambda: self._pins.keep(handle, resolution.digest))
         if direct is None and url is not None:

@@ -1,100 +1,258 @@
-"""Carries out a delivery's commands on Ray: agent calls and objects in, events out."""
+"""Carries out a delivery's commands on Ray: agent calls and objects in, events out.
+
+An agent's call returns two objects: what happened, which the coordinator reads, and the bytes of the chunk, which it
+only passes on. The coordinator owns both, so no node's end takes the bookkeeping along.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import logging
+import secrets
+import time
 from collections import Counter
-from collections.abc import Coroutine
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Self
 
 from hubdist.config import Config
+from hubdist.copies import RemoteCopy
 from hubdist.delivery import (
     ChunkArrived,
     ChunkFailed,
     ChunkOffered,
+    ChunksAdded,
+    Closed,
+    Command,
     Delivery,
     Event,
     Fetch,
     Finish,
+    HolderJoined,
     NodeFailed,
     NodeJoined,
     NodePublished,
     Offer,
     OfferFailed,
     Publish,
+    SourceFailed,
     Withdraw,
 )
-from hubdist.errors import HubdistError, PeerError, StoreError
-from hubdist.manifest import BLOCK_BYTES, Manifest, cut_chunks
+from hubdist.errors import HubdistError, IntegrityError, PeerError, StoreError
+from hubdist.manifest import Digest, Manifest, ProvenChunk
 from hubdist.runtime.agents import AGENT_TRIES, START_TIMEOUT_S, Agents
 from hubdist.runtime.calls import NodeLostError, settle
 from hubdist.runtime.nodes import Node, alive_nodes
+from hubdist.runtime.sharing import SharedWork
 
 _LOG = logging.getLogger(__name__)
-_MIN_CHUNK_BYTES = 4 << 20
-_MAX_CHUNK_BYTES = 32 << 20
-_CHUNKS_WANTED = 512
-"""Each reference costs its owner about 3 kB and a call; so few hundred chunks, as long as they stay small."""
 _MARGIN_S = 15.0
+_LOOK_S = 1.0
+"""How often to look whether nodes are alive: one that only sends owes no answer that would tell."""
+
+_HOLDERS_S = 5.0
+"""How long to wait for nodes that have the model: the source shall not send what they can."""
+
+_MOST_HOLDERS = 8
+_MOST_MARKS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where the chunks of a transfer first come from: a node's snapshot, unless one of the calls says otherwise.
+
+    Attributes:
+        name: In the plan: a node's id, or anything else for a place that nodes read themselves.
+        public: The same for people.
+        node: The node; None for a place.
+        offer: Lets its agent offer a chunk while the origin is being read; two references, as `NodeAgent.offer`.
+        place: The place.
+    """
+
+    name: str
+    public: str
+    node: Node | None
+    offer: Callable[[Any, ProvenChunk], Sequence[Any]] | None = None
+    place: RemoteCopy | None = None
+
+    @classmethod
+    def at(cls, node: Node, offer: Callable[[Any, ProvenChunk], Sequence[Any]] | None = None) -> Self:
+        """The driver's node."""
+        return cls(node.id, node.name, node, offer)
+
+    @classmethod
+    def read_at(cls, place: RemoteCopy) -> Self:
+        """A place that nodes read themselves."""
+        return cls(place.public, place.public, None, None, place)
+
+
+@dataclass(slots=True)
+class Contents:
+    """What is known of the model so far.
+
+    Attributes:
+        chunks: Its chunks; more come while the origin is being read.
+        manifest: Its files; None until the origin has been read.
+        ordinals: For each entry of the manifest, which of the files of the chunks it is.
+        unproven: The blocks of the chunks are not trusted; whole files are digested before they are published.
+    """
+
+    chunks: list[ProvenChunk] = field(default_factory=list)
+    manifest: Manifest | None = None
+    ordinals: tuple[int, ...] = ()
+    unproven: bool = False
+
+    @property
+    def digest(self) -> Digest | None:
+        """The model's, once it is known."""
+        return None if self.manifest is None else self.manifest.digest
+
+    @property
+    def total_bytes(self) -> int:
+        """Bytes, as far as they are known."""
+        return sum(chunk.chunk.size for chunk in self.chunks)
 
 
 @dataclass(slots=True)
 class _Waiting:
+    """One node's way to the model."""
+
     node: Node
     done: asyncio.Future[None]
+    begin: float = field(default_factory=time.monotonic)
     arrived_bytes: int = 0
+    sources: Counter[str] = field(default_factory=Counter)
+    marks: list[tuple[float, int]] = field(default_factory=list)
     retries: int = 0
+    refused: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Brought:
-    """What it took to bring a model to a node: bytes that came, chunks that had to be sent again."""
+    """What it took to bring a model to a node.
 
-    bytes_received: int
+    Attributes:
+        sources: Who sent -> bytes.
+        timeline: Seconds since the node joined, bytes that had arrived.
+        retries: Chunks that had to be sent again.
+        refused: Those of them that came with wrong bytes.
+    """
+
+    sources: tuple[tuple[str, int], ...]
+    timeline: tuple[tuple[float, int], ...]
     retries: int
+    refused: int
 
 
 class Transfer:
     """One running delivery of one model. Owned by the coordinator's event loop.
 
     Args:
-        manifest: The model.
-        source: The node whose store has it.
-        nodes: The nodes alive now; their object stores limit chunks and windows.
+        contents: The model, as far as it is known.
+        origin: Where its chunks first come from.
+        window_bytes: Most bytes in flight to a node, and on offer at one.
+        chunk_bytes: Size of the largest chunk.
+        nodes: How many nodes are expected.
+        holders: Other nodes that may have the snapshot.
         agents: Agents by node.
-        config: Windows and deadlines.
+        config: Deadlines.
     """
 
-    def __init__(self, manifest: Manifest, source: Node, nodes: list[Node], agents: Agents, config: Config) -> None:
-        self.manifest = manifest
-        self._source = source
+    def __init__(
+        self,
+        contents: Contents,
+        origin: Origin,
+        *,
+        window_bytes: int,
+        chunk_bytes: int,
+        nodes: int,
+        holders: Sequence[Node],
+        agents: Agents,
+        config: Config,
+    ) -> None:
+        self.name = secrets.token_hex(8)
+        self.contents = contents
+        self.ended = False
+        self._origin = origin
         self._agents = agents
         self._config = config
-        room = min((node.object_store_bytes for node in nodes if node.object_store_bytes), default=1 << 30) // 4
-        self._chunk_bytes = choose_chunk_bytes(manifest.total_bytes, room)
-        chunks = cut_chunks(manifest, self._chunk_bytes)
-        self._sizes = [chunk.size for chunk in chunks]
-        window = min(config.in_flight_bytes, room)
-        self._delivery = Delivery(self._sizes, node_window_bytes=window, source_window_bytes=window)
+        self._delivery = Delivery(
+            [chunk.chunk.size for chunk in contents.chunks],
+            source=origin.name,
+            nodes=nodes,
+            node_window_bytes=window_bytes,
+            source_window_bytes=window_bytes,
+            largest_bytes=chunk_bytes,
+            is_place=origin.place is not None,
+            closed=contents.manifest is not None,
+        )
+        self._nodes: dict[str, Node] = {} if origin.node is None else {origin.node.id: origin.node}
         self._waiting: dict[str, _Waiting] = {}
-        self._offers: dict[int, list[Any]] = {}
+        self._objects: dict[tuple[str, int], Any] = {}
+        """Node and chunk -> the object that others can fetch."""
+        self._closed = asyncio.Event()
+        """The model is known, or will not be."""
+        self._holding: dict[str, Any] = {}
+        """Node -> its agent, which was told to offer from the snapshot."""
+        self._kept: dict[str, Node] = {}
+        """Nodes whose agents may be asked for chunks until the end."""
+        self._uses = contextlib.AsyncExitStack()
         self._running: set[asyncio.Task[None]] = set()
+        self._work = SharedWork()
+        self._users = 0
+        self._holders = list(holders)
+        self._ready: asyncio.Task[None] | None = None
+        self._look: asyncio.Task[None] | None = None
 
     @property
-    def active(self) -> bool:
-        """True while a node waits."""
-        return bool(self._waiting)
+    def began_early(self) -> bool:
+        """True if it began while the origin was being read."""
+        return self._origin.offer is not None
 
     @property
     def arrived_bytes(self) -> Counter[str]:
         """Name of each waiting node -> bytes that have arrived there."""
         return Counter({waiting.node.name: waiting.arrived_bytes for waiting in self._waiting.values()})
 
+    @contextlib.asynccontextmanager
+    async def use(self) -> Any:
+        """Keep the transfer from ending while the block runs; the last to leave ends it."""
+        self._users += 1
+        if self._look is None:
+            self._look = asyncio.create_task(self._look_after_nodes())
+        try:
+            yield
+        finally:
+            self._users -= 1
+            if self._users == 0:
+                self.ended = True
+                await self._end()
+
+    # What the origin says
+
+    def add(self, chunks: Iterable[ProvenChunk]) -> None:
+        """The origin has further chunks."""
+        more = list(chunks)
+        self.contents.chunks.extend(more)
+        self._feed(ChunksAdded(tuple(chunk.chunk.size for chunk in more)))
+
+    def close(self, manifest: Manifest, ordinals: Sequence[int]) -> None:
+        """The origin has been read: these are the model's files."""
+        self.contents.manifest = manifest
+        self.contents.ordinals = tuple(ordinals)
+        self._closed.set()
+        self._feed(Closed())
+
+    def fail(self, error: HubdistError) -> None:
+        """The origin cannot be read."""
+        self._closed.set()
+        self._feed(SourceFailed(error))
+
+    # Nodes
+
     async def bring(self, node: Node) -> Brought | None:
-        """Bring the model to one node; None if its store had it.
+        """Bring the model to one node; None if its store had it. Who asks again meanwhile waits for the same.
 
         An agent that is lost while its node is alive (a process can be killed for its memory, a call that starts it
         can get lost) is replaced, and the node begins anew.
@@ -102,59 +260,146 @@ class Transfer:
         Raises:
             HubdistError: Why the node could not get it.
         """
-        for _ in range(AGENT_TRIES - 1):
-            try:
-                return await self._bring(node)
-            except NodeLostError as error:
-                _LOG.warning("hubdist: the agent on %s is lost: %s", node.name, error)
-                if node.id not in {alive.id for alive in await asyncio.to_thread(alive_nodes)}:
-                    raise
-        return await self._bring(node)
+        return await self._work.once(node.id, lambda: self._bring_or_retry(node))
+
+    async def _bring_or_retry(self, node: Node) -> Brought | None:
+        async with self.use():
+            if self._ready is None:
+                self._ready = self._start(self._make_ready())
+            await asyncio.shield(self._ready)
+            for _ in range(AGENT_TRIES - 1):
+                try:
+                    return await self._bring(node)
+                except NodeLostError as error:
+                    _LOG.warning("hubdist: the agent on %s is lost: %s", node.name, error)
+                    if node.id not in {alive.id for alive in await asyncio.to_thread(alive_nodes)}:
+                        raise
+            return await self._bring(node)
 
     async def _bring(self, node: Node) -> Brought | None:
-        async with self._agents.use(self._source), self._agents.use(node) as agent:
+        await self._keep(node)
+        async with self._agents.use(node) as agent:
+            begin = agent.begin.remote(self.name, self.contents.manifest, self._origin.place)
             try:
-                begin = agent.begin.remote(self.manifest, self._chunk_bytes)
-                if await settle(begin, timeout_s=START_TIMEOUT_S, node=node.name):
-                    return None
+                has_it = await settle(begin, timeout_s=START_TIMEOUT_S, node=node.name)
             except NodeLostError:
                 self._agents.forget(node, agent)
                 raise
+            if has_it:
+                await self._add_holder(node)
+                return None
             waiting = _Waiting(node, asyncio.get_running_loop().create_future())
             self._waiting[node.id] = waiting
+            self._nodes[node.id] = node
             try:
                 self._feed(NodeJoined(node.id))
                 await waiting.done
             except HubdistError as error:
                 if not isinstance(error, NodeLostError):
-                    await self._tell(node, "give_up")
+                    await self._tell_to_forget(node)
                 raise
             finally:
                 del self._waiting[node.id]
-                if not self._waiting:
-                    await self._tell(self._source, "stop_offering")
-            return Brought(waiting.arrived_bytes, waiting.retries)
+        return Brought(tuple(waiting.sources.most_common()), _thinned(waiting.marks), waiting.retries, waiting.refused)
+
+    async def _make_ready(self) -> None:
+        """Start the source's agent, and let nodes that have the snapshot offer it, those that answer soon."""
+        if self._origin.node is not None:
+            await self._keep(self._origin.node)
+        tasks = [self._start(self._add_holder(node)) for node in self._holders[:_MOST_HOLDERS]]
+        if tasks:
+            await asyncio.wait(tasks, timeout=_HOLDERS_S)
+
+    async def _add_holder(self, node: Node) -> None:
+        try:
+            await self._keep(node)
+            async with self._agents.use(node) as agent:
+                await self._hold(node, agent)
+        except HubdistError as error:
+            _LOG.info("hubdist: %s does not offer what it has: %s", node.name, error)
+            return
+        self._nodes[node.id] = node
+        self._feed(HolderJoined(node.id))
+
+    async def _keep(self, node: Node) -> None:
+        """Keep a node's agent for as long as this transfer runs."""
+        if node.id not in self._kept:
+            self._kept[node.id] = node
+            await self._uses.enter_async_context(self._agents.use(node))
+
+    async def _hold(self, node: Node, agent: Any) -> None:
+        """See to it that the agent offers from the node's snapshot."""
+        if self._holding.get(node.id) is not agent:
+            call = agent.hold.remote(self.name, self.contents.digest, self.contents.ordinals)
+            await settle(call, timeout_s=START_TIMEOUT_S, node=node.name)
+            self._holding[node.id] = agent
+
+    async def _look_after_nodes(self) -> None:
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            alive = {node.id for node in await asyncio.to_thread(alive_nodes)}
+            for node in [node for node in self._nodes.values() if node.id not in alive]:
+                self._lose(node.id)
+                self._feed(NodeFailed(node.id, NodeLostError("the node is gone", node=node.name)))
+
+    def _lose(self, node_id: str) -> None:
+        self._nodes.pop(node_id, None)
+        self._holding.pop(node_id, None)
+        for key in [key for key in self._objects if key[0] == node_id]:
+            del self._objects[key]
+
+    async def _end(self) -> None:
+        if self._look is not None:
+            self._look.cancel()
+        self._objects.clear()
+        await asyncio.gather(*(self._tell_to_forget(node) for node in self._kept.values()))
+        await self._uses.aclose()
+
+    # Events and commands
 
     def _feed(self, event: Event) -> None:
-        if isinstance(event, ChunkArrived) and event.node in self._waiting:
-            self._waiting[event.node].arrived_bytes += self._sizes[event.chunk]
-        elif isinstance(event, ChunkFailed) and event.node in self._waiting:
-            self._waiting[event.node].retries += 1
-            _LOG.warning("hubdist: chunk %d did not reach %s: %s", event.chunk, event.node[:8], event.error)
+        self._note(event)
         for command in self._delivery.handle(event):
-            match command:
-                case Offer(chunk):
-                    self._run(self._offer(chunk), None)
-                case Withdraw(chunk):
-                    del self._offers[chunk]
-                case Fetch(node, chunk):
-                    waiting = self._waiting[node]
-                    self._run(self._fetch(waiting.node, chunk, self._offers[chunk]), waiting)
-                case Publish(node):
-                    waiting = self._waiting[node]
-                    self._run(self._publish(waiting.node), waiting)
-                case Finish(node, error):
-                    self._finish(node, error)
+            self._obey(command)
+
+    def _note(self, event: Event) -> None:
+        """Remember for the report what happened."""
+        if isinstance(event, ChunkArrived) and event.node in self._waiting:
+            waiting = self._waiting[event.node]
+            size = self.contents.chunks[event.chunk].chunk.size
+            waiting.arrived_bytes += size
+            waiting.sources[self._public(event.source)] += size
+            waiting.marks.append((time.monotonic() - waiting.begin, waiting.arrived_bytes))
+        elif isinstance(event, ChunkFailed) and event.node in self._waiting:
+            waiting = self._waiting[event.node]
+            waiting.retries += 1
+            waiting.refused += isinstance(event.error, IntegrityError)
+            _LOG.warning(
+                "hubdist: chunk %d did not reach %s from %s: %s",
+                event.chunk,
+                waiting.node.name,
+                self._public(event.source),
+                event.error,
+            )
+
+    def _public(self, source: str) -> str:
+        node = self._nodes.get(source)
+        return self._origin.public if node is None else node.name
+
+    def _obey(self, command: Command) -> None:
+        match command:
+            case Offer(node, chunk):
+                self._run(self._offer(self._nodes[node], chunk), None)
+            case Withdraw(node, chunk):
+                self._objects.pop((node, chunk), None)
+            case Fetch(node):
+                waiting = self._waiting[node]
+                self._run(self._fetch(waiting.node, command), waiting)
+            case Publish(node):
+                waiting = self._waiting[node]
+                self._run(self._publish(waiting.node), waiting)
+            case Finish(node, error):
+                self._finish(node, error)
 
     def _run(self, work: Coroutine[Any, Any, Event], waiting: _Waiting | None) -> None:
         async def carry_out() -> None:
@@ -163,58 +408,85 @@ class Transfer:
             if waiting is None or self._waiting.get(waiting.node.id) is waiting:
                 self._feed(event)
 
-        task = asyncio.create_task(carry_out())
+        self._start(carry_out())
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
         self._running.add(task)
         task.add_done_callback(self._running.discard)
+        return task
 
-    async def _offer(self, chunk: int) -> Event:
-        async with self._agents.use(self._source) as agent:
-            try:
-                self._offers[chunk] = await settle(
-                    agent.offer.remote(self.manifest.digest, self._chunk_bytes, chunk),
-                    timeout_s=START_TIMEOUT_S,
-                    node=self._source.name,
-                )
-            except HubdistError as error:
-                if isinstance(error, NodeLostError):
-                    self._agents.forget(self._source, agent)
-                return OfferFailed(chunk, error)
-            except Exception as error:  # noqa: BLE001 - the actor's loop: a failure becomes an event
-                return OfferFailed(chunk, _unexpected(error))
-            return ChunkOffered(chunk)
+    async def _offer(self, node: Node, chunk: int) -> Event:
+        proven = self.contents.chunks[chunk]
 
-    async def _fetch(self, node: Node, chunk: int, reference: list[Any]) -> Event:
-        async with self._agents.use(node) as agent:
-            try:
-                await settle(
-                    agent.fetch.remote(self.manifest.digest, chunk, reference),
-                    timeout_s=self._config.chunk_timeout_s + _MARGIN_S,
-                    node=node.name,
-                )
-            except (NodeLostError, StoreError) as error:
-                if isinstance(error, NodeLostError):
-                    self._agents.forget(node, agent)
+        async def offer(agent: Any) -> Event:
+            if node is self._origin.node and self._origin.offer is not None and self.contents.manifest is None:
+                references = self._origin.offer(agent, proven)
+                with contextlib.suppress(IntegrityError):  # the stage has just become a snapshot
+                    await settle(references[0], timeout_s=START_TIMEOUT_S, node=node.name)
+                    self._objects[node.id, chunk] = references[1]
+                    return ChunkOffered(node.id, chunk)
+                await asyncio.wait_for(self._closed.wait(), self._config.timeout_s)
+            if node.id not in self._waiting:
+                await self._hold(node, agent)
+            references = agent.offer.options(num_returns=2).remote(self.name, proven)
+            await settle(references[0], timeout_s=START_TIMEOUT_S, node=node.name)
+            self._objects[node.id, chunk] = references[1]
+            return ChunkOffered(node.id, chunk)
+
+        return await self._ask(node, offer, lambda error: OfferFailed(node.id, chunk, error))
+
+    async def _fetch(self, node: Node, command: Fetch) -> Event:
+        proven = self.contents.chunks[command.chunk]
+        key = (command.source, command.chunk)
+
+        async def fetch(agent: Any) -> Event:
+            # in a list: an argument that is a reference itself would hold up the calls behind it until it is there
+            source = [] if self._origin.name == command.source and self._origin.place else [self._objects[key]]
+            call = agent.fetch.options(num_returns=2)
+            references = call.remote(self.name, proven, source, command.keep)
+            timeout_s = self._config.chunk_timeout_s + _MARGIN_S
+            seconds = await settle(references[0], timeout_s=timeout_s, node=node.name)
+            if command.keep:
+                self._objects[node.id, command.chunk] = references[1]
+            return ChunkArrived(node.id, command.chunk, command.source, seconds)
+
+        def failed(error: HubdistError) -> Event:
+            if isinstance(error, (NodeLostError, StoreError)):
                 return NodeFailed(node.id, error)
-            except HubdistError as error:
-                return ChunkFailed(node.id, chunk, error)
-            except Exception as error:  # noqa: BLE001 - the actor's loop: a failure becomes an event
-                return NodeFailed(node.id, _unexpected(error))
-            return ChunkArrived(node.id, chunk)
+            return ChunkFailed(node.id, command.chunk, command.source, error)
+
+        return await self._ask(node, fetch, failed)
 
     async def _publish(self, node: Node) -> Event:
+        async def publish(agent: Any) -> Event:
+            contents = self.contents
+            call = agent.publish.remote(self.name, contents.manifest, contents.ordinals, contents.unproven)
+            await settle(call, timeout_s=self._config.timeout_s, node=node.name)
+            self._holding[node.id] = agent
+            return NodePublished(node.id)
+
+        return await self._ask(node, publish, lambda error: NodeFailed(node.id, error))
+
+    async def _ask(
+        self, node: Node, work: Callable[[Any], Awaitable[Event]], failed: Callable[[HubdistError], Event]
+    ) -> Event:
+        """Let a node's agent work; a failure becomes an event."""
         async with self._agents.use(node) as agent:
             try:
-                await settle(
-                    agent.publish.remote(self.manifest.digest), timeout_s=self._config.timeout_s, node=node.name
-                )
+                return await work(agent)
             except HubdistError as error:
-                return NodeFailed(node.id, error)
+                if isinstance(error, NodeLostError):
+                    self._agents.forget(node, agent)
+                return failed(error)
             except Exception as error:  # noqa: BLE001 - the actor's loop: a failure becomes an event
-                return NodeFailed(node.id, _unexpected(error))
-            return NodePublished(node.id)
+                _LOG.error("hubdist: unexpected error", exc_info=error)
+                return failed(PeerError(f"unexpected {type(error).__name__}: {error}"))
 
     def _finish(self, node_id: str, error: HubdistError | None) -> None:
         waiting = self._waiting[node_id]
+        if error is not None:
+            self._lose(node_id)
         if waiting.done.done():
             return
         if error is None:
@@ -222,25 +494,16 @@ class Transfer:
         else:
             waiting.done.set_exception(error.placed(node=waiting.node.name))
 
-    async def _tell(self, node: Node, method: str) -> None:
-        """Let a node's agent drop what it keeps for this model. If it cannot, its end does the same."""
+    async def _tell_to_forget(self, node: Node) -> None:
+        """Let a node's agent drop what it keeps for this delivery. If it cannot, its end does the same."""
+        if not self._agents.runs(node):
+            return
         async with self._agents.use(node) as agent:
             with contextlib.suppress(HubdistError):
-                reference = getattr(agent, method).remote(self.manifest.digest)
-                await settle(reference, timeout_s=_MARGIN_S, node=node.name)
+                await settle(agent.forget.remote(self.name), timeout_s=_MARGIN_S, node=node.name)
 
 
-def choose_chunk_bytes(total_bytes: int, room_bytes: int) -> int:
-    """The size of chunks for a model: a few hundred of them, each in whole blocks and well below the room.
-
-    Args:
-        total_bytes: Bytes of the model.
-        room_bytes: Bytes that may be in flight to a node.
-    """
-    wanted = max(_MIN_CHUNK_BYTES, min(_MAX_CHUNK_BYTES, total_bytes // _CHUNKS_WANTED))
-    return max(1, min(wanted, room_bytes // 4) // BLOCK_BYTES) * BLOCK_BYTES
-
-
-def _unexpected(error: Exception) -> HubdistError:
-    _LOG.error("hubdist: unexpected error", exc_info=error)
-    return PeerError(f"unexpected {type(error).__name__}: {error}")
+def _thinned(marks: list[tuple[float, int]]) -> tuple[tuple[float, int], ...]:
+    """The same curve with fewer points; the last one stays."""
+    step = -(-len(marks) // _MOST_MARKS)
+    return tuple(marks[::-step][::-1]) if marks else ()

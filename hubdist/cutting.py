@@ -1,0 +1,55 @@
+"""Cuts a model into chunks while its files are still being written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from hubdist.manifest import BLOCK_BYTES, Chunk, Piece, ProvenChunk
+
+_DIGEST_BYTES = 32
+
+
+class ChunkCutter:
+    """Groups blocks, in the order in which they come, into chunks; small files share chunks.
+
+    Args:
+        chunk_bytes: Most bytes of a chunk; at least a block.
+        give: Gets each chunk when it is full.
+    """
+
+    def __init__(self, chunk_bytes: int, give: Callable[[ProvenChunk], None]) -> None:
+        self._chunk_bytes = chunk_bytes
+        self._give = give
+        self._count = 0
+        self._size = 0
+        self._pieces: list[Piece] = []
+        self._blocks: list[bytes] = []
+
+    def add(self, file: int, start: int, size: int, blocks: bytes) -> None:
+        """Take further bytes of a file, in whole blocks but for its last one.
+
+        Args:
+            file: Its number.
+            start: Offset of the first byte.
+            size: Bytes.
+            blocks: The digests of the blocks.
+        """
+        for number, offset in enumerate(range(0, size, BLOCK_BYTES)):
+            block = min(BLOCK_BYTES, size - offset)
+            if self._size + block > self._chunk_bytes:
+                self.finish()
+            at = start + offset
+            if self._pieces and (self._pieces[-1].entry_index, self._pieces[-1].end) == (file, at):
+                self._pieces[-1] = Piece(file, self._pieces[-1].start, at + block)
+            else:
+                self._pieces.append(Piece(file, at, at + block))
+            self._blocks.append(blocks[number * _DIGEST_BYTES : (number + 1) * _DIGEST_BYTES])
+            self._size += block
+
+    def finish(self) -> None:
+        """Give what there is."""
+        if self._pieces:
+            chunk = ProvenChunk(Chunk(self._count, tuple(self._pieces)), b"".join(self._blocks))
+            self._count += 1
+            self._size, self._pieces, self._blocks = 0, [], []
+            self._give(chunk)

@@ -1,0 +1,52 @@
+"""PURE: who sends which chunk to whom. Events in, commands out; no I/O, no clock, no threads, no ray.
+
+One `Delivery` brings one model's chunks to a set of nodes. The coordinator feeds it what happened and carries out what
+it answers; `benchmarks/simulate.py` drives the same code with thousands of nodes that do not exist.
+"""
+
+from hubdist.delivery.chunking import choose_chunk_bytes
+from hubdist.delivery.events import (
+    ChunkArrived,
+    ChunkFailed,
+    ChunkOffered,
+    ChunksAdded,
+    Closed,
+    Command,
+    Event,
+    Fetch,
+    Finish,
+    HolderJoined,
+    NodeFailed,
+    NodeJoined,
+    NodePublished,
+    Offer,
+    OfferFailed,
+    Publish,
+    SourceFailed,
+    Withdraw,
+)
+from hubdist.delivery.plan import MAX_TRIES, Delivery
+
+__all__ = [
+    "MAX_TRIES",
+    "ChunkArrived",
+    "ChunkFailed",
+    "ChunkOffered",
+    "ChunksAdded",
+    "Closed",
+    "Command",
+    "Delivery",
+    "Event",
+    "Fetch",
+    "Finish",
+    "HolderJoined",
+    "NodeFailed",
+    "NodeJoined",
+    "NodePublished",
+    "Offer",
+    "OfferFailed",
+    "Publish",
+    "SourceFailed",
+    "Withdraw",
+    "choose_chunk_bytes",
+]

@@ -1,0 +1,154 @@
+"""What a delivery is told, and what it answers. Nodes are named by text, chunks by number."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hubdist.errors import HubdistError
+
+
+@dataclass(frozen=True, slots=True)
+class NodeJoined:
+    """A node has a stage and lacks all chunks."""
+
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class HolderJoined:
+    """A node has the snapshot on its disk and can offer every chunk."""
+
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class ChunksAdded:
+    """The source has more chunks, of these sizes in bytes; the origin is still being read."""
+
+    sizes: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """The source has all chunks of the model."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkOffered:
+    """A node has put a chunk where others can fetch it."""
+
+    node: str
+    chunk: int
+
+
+@dataclass(frozen=True, slots=True)
+class OfferFailed:
+    """A node could not offer a chunk."""
+
+    node: str
+    chunk: int
+    error: HubdistError
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkArrived:
+    """A node has fetched, checked and written a chunk; `source` sent it, in `seconds`."""
+
+    node: str
+    chunk: int
+    source: str
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkFailed:
+    """A chunk did not reach a node from `source`, or came with wrong bytes; another try may do."""
+
+    node: str
+    chunk: int
+    source: str
+    error: HubdistError
+
+
+@dataclass(frozen=True, slots=True)
+class NodeFailed:
+    """A node cannot go on: it died, or its disk refuses."""
+
+    node: str
+    error: HubdistError
+
+
+@dataclass(frozen=True, slots=True)
+class NodePublished:
+    """A node has published the snapshot."""
+
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFailed:
+    """The source cannot go on, for all nodes."""
+
+    error: HubdistError
+
+
+Event = (
+    NodeJoined
+    | HolderJoined
+    | ChunksAdded
+    | Closed
+    | ChunkOffered
+    | OfferFailed
+    | ChunkArrived
+    | ChunkFailed
+    | NodeFailed
+    | NodePublished
+    | SourceFailed
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """Let this node put a chunk from its disk where others can fetch it; answered by ChunkOffered or OfferFailed."""
+
+    node: str
+    chunk: int
+
+
+@dataclass(frozen=True, slots=True)
+class Withdraw:
+    """Let this node drop its offer of a chunk; nobody reads it."""
+
+    node: str
+    chunk: int
+
+
+@dataclass(frozen=True, slots=True)
+class Fetch:
+    """Let this node fetch a chunk that `source` offers; answered by ChunkArrived, ChunkFailed or NodeFailed.
+
+    With `keep` the node offers it in turn from the moment when it has arrived.
+    """
+
+    node: str
+    chunk: int
+    source: str
+    keep: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Publish:
+    """This node has every chunk: let it publish; answered by NodePublished or NodeFailed."""
+
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """This node is done, with an error or without; said once for each node that joined."""
+
+    node: str
+    error: HubdistError | None
+
+
+Command = Offer | Withdraw | Fetch | Publish | Finish

@@ -1,0 +1,122 @@
+"""Fetch: bring a model's files into the driver's store, from the shared cache or from the origin."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+from hubdist.config import Config
+from hubdist.copies import UNREADABLE, RemoteCopy, copy_remote
+from hubdist.errors import HubdistError, NotPinnedError, StoreError
+from hubdist.handle import Handle, Kind, parse_handle
+from hubdist.manifest import Manifest, ProvenChunk
+from hubdist.optional_cache import OptionalCache
+from hubdist.origins import Origin, open_origin
+from hubdist.origins.tfhub_cache import find_in_cache
+from hubdist.snapshot import Snapshot
+from hubdist.store import Store
+
+_LOG = logging.getLogger(__name__)
+
+
+class Watcher(Protocol):
+    """Is told what an origin gives while it is being read, in the thread that reads."""
+
+    chunk_bytes: int
+    """Most bytes of a chunk that `grew` gets."""
+
+    def began(self, stage: str) -> None:
+        """The files are written into the stage of this name."""
+        ...
+
+    def grew(self, chunk: ProvenChunk, paths: Sequence[str]) -> None:
+        """These bytes are in the stage, in the files at these paths, one for each piece."""
+        ...
+
+    def published(self, manifest: Manifest, ordinals: Sequence[int]) -> None:
+        """The stage has become a snapshot; entry i of the manifest is file `ordinals[i]` of the chunks."""
+        ...
+
+
+class Fetcher:
+    """Fetches into one store; safe for use by several threads.
+
+    Args:
+        config: The job's settings.
+        store: The driver's store.
+        cache: The shared cache, if there is one.
+    """
+
+    def __init__(self, config: Config, store: Store, cache: OptionalCache) -> None:
+        self._config = config
+        self._store = store
+        self._cache = cache
+
+    def from_copy(self, manifest: Manifest, copy: RemoteCopy) -> Snapshot | None:
+        """Copy a model out of the shared cache; None, with the reason logged, if that fails.
+
+        Raises:
+            StoreError: The disk refuses.
+        """
+        try:
+            with self._store.stage_manifest(manifest, unproven=copy.unproven) as stage:
+                copy_remote(copy, manifest, stage.write_chunk, self._config)
+                return self._store.publish(stage)
+        except StoreError:
+            raise
+        except HubdistError as error:
+            _LOG.warning("hubdist: the shared cache is not used: %s", error)
+            return None
+
+    def from_origin(
+        self, handle: Handle, directory: str | None, watcher: Watcher | None = None
+    ) -> tuple[Snapshot, str]:
+        """Read the origin, or what TensorFlow Hub has cached of it.
+
+        Args:
+            handle: What to read.
+            directory: The directory that was found to be the same model; None if there is none.
+            watcher: Is told what is read while it is read.
+
+        Returns:
+            The snapshot, and where it came from, in words.
+
+        Raises:
+            HubdistError: Every kind of it.
+        """
+        by_tfhub = self._cache.tfhub_copy(handle)
+        if by_tfhub is not None:
+            try:
+                return self._fetch(parse_handle(by_tfhub.url), None, None), "TensorFlow Hub cache"
+            except UNREADABLE as error:
+                _LOG.warning("hubdist: TensorFlow Hub's directory in the shared cache is not used: %s", error)
+        cached = None
+        if self._config.tfhub_cache_dir is not None:
+            cached = find_in_cache(handle, Path(self._config.tfhub_cache_dir).expanduser())
+        if cached is not None:
+            return self._fetch(handle, cached, watcher), "TensorFlow Hub cache"
+        local = (handle.base or handle).kind is Kind.LOCAL
+        if self._config.offline and not local:
+            raise NotPinnedError(
+                "offline, and this model is not in the store of the driver's node",
+                advice="Run once without offline, or put the model on the driver's disk.",
+            )
+        return self._fetch(handle if directory is None else parse_handle(directory), None, watcher), "origin"
+
+    def _fetch(self, handle: Handle, origin: Origin | None, watcher: Watcher | None) -> Snapshot:
+        if watcher is None:
+            with self._store.stage() as stage:
+                (origin or open_origin(handle, self._config, stage.path)).fetch(stage)
+                return self._store.publish(stage)
+
+        def grew(chunk: ProvenChunk) -> None:
+            watcher.grew(chunk, [stage.path_of(piece.entry_index) for piece in chunk.chunk.pieces])
+
+        with self._store.stage(watch=grew, chunk_bytes=watcher.chunk_bytes) as stage:
+            watcher.began(stage.path.name)
+            (origin or open_origin(handle, self._config, stage.path)).fetch(stage)
+            snapshot = self._store.publish(stage)
+            watcher.published(snapshot.manifest, stage.ordinals)
+            return snapshot

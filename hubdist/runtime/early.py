@@ -1,0 +1,117 @@
+"""Deliveries that begin while the origin is still being read; the manifest closes them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from hubdist.errors import HubdistError
+from hubdist.manifest import Manifest, ProvenChunk
+from hubdist.runtime.nodes import Node, alive_nodes
+from hubdist.runtime.transfer import Transfer
+from hubdist.runtime.transfers import EARLY_CHUNK_BYTES, Transfers
+
+_LOG = logging.getLogger(__name__)
+
+
+class EarlyDelivery:
+    """Sends the chunks of a handle's origin on while they come; a `fetching.Watcher`.
+
+    `began`, `grew` and `published` are called by the thread that reads the origin, everything else in the
+    coordinator's event loop. Nothing is published on a node before `settle`.
+
+    Args:
+        transfers: The job's.
+    """
+
+    def __init__(self, transfers: Transfers) -> None:
+        self._transfers = transfers
+        self._loop = asyncio.get_running_loop()
+        self._wanted: dict[str, Node] = {}
+        self._transfer: Transfer | None = None
+        self._paths: list[tuple[str, ...]] = []
+        self._files: tuple[Manifest, tuple[int, ...]] | None = None
+        self._over = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.chunk_bytes = EARLY_CHUNK_BYTES
+
+    # In the thread that reads the origin
+
+    def began(self, stage: str) -> None:
+        """See `Watcher`."""
+        self._loop.call_soon_threadsafe(self._begin, stage, alive_nodes())
+
+    def grew(self, chunk: ProvenChunk, paths: Sequence[str]) -> None:
+        """See `Watcher`."""
+        self._loop.call_soon_threadsafe(self._grow, chunk, tuple(paths))
+
+    def published(self, manifest: Manifest, ordinals: Sequence[int]) -> None:
+        """See `Watcher`."""
+        self._loop.call_soon_threadsafe(self._publish, manifest, tuple(ordinals))
+
+    # In the event loop
+
+    def add(self, node: Node) -> None:
+        """Let a node take part."""
+        if node.id not in self._wanted:
+            self._wanted[node.id] = node
+            if self._transfer is not None and not self._over.is_set():
+                self._start(self._bring, self._transfer, node)
+
+    def settle(self) -> None:
+        """What was read is what the handle stands for: let the nodes publish it."""
+        if self._transfer is not None and not self._over.is_set():
+            if self._files is None:  # the origin was not read to its end after all
+                self._transfer.fail(HubdistError("the model was found elsewhere"))
+            else:
+                self._transfer.close(*self._files)
+                self._transfers.adopt(self._transfer)
+        self._over.set()
+
+    def fail(self, error: HubdistError) -> None:
+        """It is not, or could not be read: let the nodes discard what they have."""
+        if self._transfer is not None and not self._over.is_set():
+            self._transfer.fail(error)
+        self._over.set()
+
+    def _begin(self, stage: str, alive: list[Node]) -> None:
+        if self._transfer is not None:  # the first try failed, and another origin is being read
+            self.fail(HubdistError("another origin is read"))
+            return
+
+        def offer(agent: Any, chunk: ProvenChunk) -> Sequence[Any]:
+            call = agent.offer_staged.options(num_returns=2)
+            references: Sequence[Any] = call.remote(stage, self._paths[chunk.chunk.index], chunk)
+            return references
+
+        self._transfer = self._transfers.open(alive, offer)
+        self._start(self._keep, self._transfer)
+        for node in self._wanted.values():
+            self._start(self._bring, self._transfer, node)
+
+    def _grow(self, chunk: ProvenChunk, paths: tuple[str, ...]) -> None:
+        if self._transfer is not None and not self._over.is_set():
+            self._paths.append(paths)
+            self._transfer.add([chunk])
+
+    def _publish(self, manifest: Manifest, ordinals: tuple[int, ...]) -> None:
+        self._files = (manifest, ordinals)
+
+    async def _keep(self, transfer: Transfer) -> None:
+        async with transfer.use():
+            await self._over.wait()
+
+    async def _bring(self, transfer: Transfer, node: Node) -> None:
+        try:
+            brought = await transfer.bring(node)
+        except HubdistError as error:  # whoever asked for the model on this node tries again, and hears of it
+            _LOG.info("hubdist: %s did not get the model while it was read: %s", node.name, error)
+        else:
+            self._transfers.note_early(transfer, node, brought)
+
+    def _start(self, work: Callable[..., Any], *arguments: Any) -> None:
+        task = asyncio.create_task(work(*arguments))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

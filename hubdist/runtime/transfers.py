@@ -1,0 +1,162 @@
+"""The running transfers of a job: nodes that ask for a model while it travels take part in its delivery."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from hubdist.config import Config
+from hubdist.copies import RemoteCopy
+from hubdist.delivery import choose_chunk_bytes
+from hubdist.errors import StoreFullError
+from hubdist.manifest import Digest, Manifest, ProvenChunk, cut_chunks, prove
+from hubdist.routes import Route
+from hubdist.runtime.agents import Agents
+from hubdist.runtime.nodes import Node, alive_nodes
+from hubdist.runtime.transfer import Brought, Contents, Origin, Transfer
+
+_STORAGE_CHUNK_BYTES = 8 << 20
+"""A request to object storage for less takes longer to be answered than to be transferred."""
+
+
+EARLY_CHUNK_BYTES = 2 << 20
+"""Size of chunks while the model's size is unknown."""
+
+
+class Transfers:
+    """Begins transfers, and remembers which nodes have had a model. Owned by the coordinator's event loop.
+
+    Args:
+        node: The driver's node.
+        agents: Agents by node.
+        config: Windows and deadlines.
+    """
+
+    def __init__(self, node: Node, agents: Agents, config: Config) -> None:
+        self._node = node
+        self._agents = agents
+        self._config = config
+        self._running: dict[tuple[Digest, Route], Transfer] = {}
+        self._holders: dict[Digest, dict[str, Node]] = {}
+        self._early: dict[tuple[Digest, str], Brought] = {}
+        """Model and node -> what came while the origin was being read, until somebody asks."""
+
+    @property
+    def active(self) -> bool:
+        """True while a model travels."""
+        return bool(self._running)
+
+    @property
+    def progress(self) -> dict[str, tuple[int, int]]:
+        """Node and model -> bytes that arrived, bytes in all."""
+        return {
+            f"{name} {digest.value[:8]}": (arrived, transfer.contents.total_bytes)
+            for (digest, _), transfer in self._running.items()
+            for name, arrived in transfer.arrived_bytes.items()
+        }
+
+    def note_holder(self, digest: Digest, node: Node) -> None:
+        """A node has a model in its store; it may send it to others."""
+        if node.id != self._node.id:
+            self._holders.setdefault(digest, {})[node.id] = node
+
+    async def bring(self, manifest: Manifest, node: Node, route: Route, place: RemoteCopy | None) -> Brought | None:
+        """Bring a model to a node; None if its store had it.
+
+        Args:
+            manifest: The model.
+            node: Which.
+            route: Tells transfers of one model apart.
+            place: What nodes read themselves, each a share, for all; None to send from the driver's node.
+
+        Raises:
+            HubdistError: Why the node could not get it.
+        """
+        early = self._early.pop((manifest.digest, node.id), None)
+        if early is not None:
+            return early
+        key = (manifest.digest, route)
+        transfer = self._running.get(key)
+        if transfer is None or transfer.ended:
+            nodes = await asyncio.to_thread(alive_nodes)
+            transfer = self._running.get(key)
+            if transfer is None or transfer.ended:
+                transfer = self._begin(manifest, nodes, place)
+                self._running[key] = transfer
+        try:
+            try:
+                brought = await transfer.bring(node)
+            except StoreFullError:
+                if not transfer.began_early:
+                    raise
+                brought = await transfer.bring(node)  # now that its size is known, room is made for the model
+            self._early.pop((manifest.digest, node.id), None)
+            return brought
+        finally:
+            if transfer.ended and self._running.get(key) is transfer:
+                del self._running[key]
+
+    # While the origin is being read
+
+    def open(self, nodes: list[Node], offer: Callable[[Any, ProvenChunk], Sequence[Any]]) -> Transfer:
+        """A transfer whose chunks are still to come.
+
+        Args:
+            nodes: All that are alive.
+            offer: See `Origin`.
+        """
+        return self._make(Contents(), Origin.at(self._node, offer), nodes, [], EARLY_CHUNK_BYTES)
+
+    def adopt(self, transfer: Transfer) -> None:
+        """The model of an opened transfer is known: others who ask for it take part."""
+        digest = transfer.contents.digest
+        assert digest is not None
+        running = self._running.get((digest, Route.DRIVER))
+        if running is None or running.ended:
+            self._running[digest, Route.DRIVER] = transfer
+
+    def note_early(self, transfer: Transfer, node: Node, brought: Brought | None) -> None:
+        """A node has a model that came while its origin was being read; kept for whoever asks for it first."""
+        digest = transfer.contents.digest
+        if digest is not None and brought is not None:
+            self._early[digest, node.id] = brought
+        for key, running in list(self._running.items()):
+            if running is transfer and transfer.ended:
+                del self._running[key]
+
+    def _begin(self, manifest: Manifest, nodes: list[Node], place: RemoteCopy | None) -> Transfer:
+        room = self._room(nodes)
+        chunk_bytes = choose_chunk_bytes(manifest.total_bytes, room_bytes=room, nodes=len(nodes))
+        if place is not None:
+            chunk_bytes = max(
+                chunk_bytes, min(_STORAGE_CHUNK_BYTES, choose_chunk_bytes(1 << 62, room_bytes=room, nodes=len(nodes)))
+            )
+        contents = Contents(
+            [prove(manifest, chunk) for chunk in cut_chunks(manifest, chunk_bytes)],
+            manifest,
+            tuple(range(len(manifest.entries))),
+            unproven=place is not None and place.unproven,
+        )
+        holders = self._holders.get(manifest.digest, {})
+        origin = Origin.at(self._node) if place is None else Origin.read_at(place)
+        return self._make(contents, origin, nodes, [node for node in nodes if node.id in holders], chunk_bytes)
+
+    def _make(
+        self, contents: Contents, origin: Origin, nodes: list[Node], holders: list[Node], chunk_bytes: int
+    ) -> Transfer:
+        return Transfer(
+            contents,
+            origin,
+            window_bytes=self._room(nodes),
+            chunk_bytes=chunk_bytes,
+            nodes=len(nodes),
+            holders=holders,
+            agents=self._agents,
+            config=self._config,
+        )
+
+    def _room(self, nodes: list[Node]) -> int:
+        """Bytes that may be in flight to a node: chunks that come, and as many that it offers, fill half its store."""
+        smallest = min((node.object_store_bytes for node in nodes if node.object_store_bytes), default=1 << 30)
+        return min(self._config.in_flight_bytes, smallest // 4)

@@ -1,0 +1,249 @@
+"""A cluster in the head: carries out a delivery's commands, checks each of them, keeps the answers to come."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from hubdist.delivery import (
+    ChunkArrived,
+    ChunkFailed,
+    ChunkOffered,
+    ChunksAdded,
+    Closed,
+    Command,
+    Delivery,
+    Event,
+    Fetch,
+    Finish,
+    HolderJoined,
+    NodeFailed,
+    NodeJoined,
+    NodePublished,
+    Offer,
+    OfferFailed,
+    Publish,
+    Withdraw,
+)
+from hubdist.errors import DigestMismatchError, HubdistError, OriginError, PeerError, StoreFullError
+
+SOURCE = "source"
+LOST = PeerError("lost")
+FULL = StoreFullError("full", need_bytes=2, free_bytes=1)
+GONE = OriginError("the source is gone")
+WRONG = DigestMismatchError("wrong bytes", expected="sha256:1", actual="sha256:2")
+
+Answerable = Offer | Fetch | Publish
+
+
+@dataclass
+class WorldNode:
+    holds: set[int] = field(default_factory=set)
+    reads: dict[int, Fetch] = field(default_factory=dict)
+    told_to_publish: bool = False
+    finished: bool = False
+    error: HubdistError | None = None
+    alive: bool = True
+
+
+class World:
+    """See above.
+
+    Args:
+        sizes: Bytes of each chunk.
+        window: Bytes in flight to a node, and on offer there.
+        source_window: Bytes on offer at the source.
+        later: Bytes of chunks that come while the delivery runs.
+        is_place: The source is read by the nodes themselves.
+        liars: Nodes that send wrong bytes.
+    """
+
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        *,
+        window: int = 100,
+        source_window: int = 100,
+        later: Sequence[Sequence[int]] = (),
+        is_place: bool = False,
+        liars: frozenset[str] = frozenset(),
+        nodes: int = 4,
+    ) -> None:
+        self.sizes = list(sizes)
+        self.window = window
+        self.source_window = source_window
+        self.later = deque(tuple(more) for more in later)
+        self.is_place = is_place
+        self.liars = liars
+        self.plan = Delivery(
+            sizes,
+            source=SOURCE,
+            nodes=nodes,
+            node_window_bytes=window,
+            source_window_bytes=source_window,
+            largest_bytes=max([*sizes, *(size for more in later for size in more)], default=1),
+            is_place=is_place,
+            closed=not later,
+        )
+        self.nodes: dict[str, WorldNode] = {}
+        self.offers: dict[tuple[str, int], bool] = {}
+        """Who and what -> whether it can be fetched already."""
+        self.waiting: deque[Answerable] = deque()
+        self.commands: Counter[type] = Counter()
+        self.sent: Counter[str] = Counter()
+        self.blamed: set[tuple[str, str]] = set()
+        """Who found whose bytes wrong."""
+
+    @property
+    def unfinished(self) -> list[str]:
+        return [name for name, node in self.nodes.items() if not node.finished]
+
+    @property
+    def largest(self) -> int:
+        return max(self.sizes, default=0)
+
+    def join(self, name: str) -> list[Command]:
+        self.nodes[name] = WorldNode()
+        return self.tell(NodeJoined(name))
+
+    def hold(self, name: str) -> list[Command]:
+        self.nodes[name] = WorldNode(holds=set(range(len(self.sizes))), finished=True)
+        return self.tell(HolderJoined(name))
+
+    def tell(self, event: Event) -> list[Command]:
+        self._take_in(event)
+        commands = self.plan.handle(event)
+        for command in commands:
+            self.commands[type(command)] += 1
+            self._obey(command)
+        self._check()
+        return commands
+
+    def grow(self) -> None:
+        """Add the next chunks that come later, or say that there are no more."""
+        more = self.later.popleft()
+        self.sizes.extend(more)
+        self.tell(ChunksAdded(more))
+        if not self.later:
+            self.tell(Closed())
+
+    def answer(self, command: Answerable) -> None:
+        """The answer if all goes well."""
+        match command:
+            case Offer(name, chunk):
+                self.tell(ChunkOffered(name, chunk))
+            case Fetch(name, chunk, source) if source in self.liars:
+                self.blamed.add((name, source))
+                self.tell(ChunkFailed(name, chunk, source, WRONG))
+            case Fetch(name, chunk, source):
+                self.tell(ChunkArrived(name, chunk, source))
+            case Publish(name):
+                self.tell(NodePublished(name))
+
+    def refuse(self, command: Answerable, *, whole_node: bool) -> None:
+        """The answer if it goes badly."""
+        match command:
+            case Offer(name, chunk):
+                self.tell(OfferFailed(name, chunk, LOST))
+            case Fetch(name, chunk, source) if not whole_node:
+                self.tell(ChunkFailed(name, chunk, source, LOST))
+            case Fetch(name) | Publish(name):
+                self.kill(name)
+
+    def kill(self, name: str) -> None:
+        self._gone(name)
+        self.waiting = deque(command for command in self.waiting if command.node != name)
+        self.tell(NodeFailed(name, FULL))
+
+    def _gone(self, name: str) -> None:
+        self.nodes[name].alive = False
+        self.nodes[name].reads.clear()
+        for key in [key for key in self.offers if key[0] == name]:
+            del self.offers[key]
+        for node in self.nodes.values():  # what was fetched from there is asked of others; the old answers still come
+            node.reads = {chunk: fetch for chunk, fetch in node.reads.items() if fetch.source != name}
+
+    def run(self) -> None:
+        """Answer everything in order."""
+        while self.waiting or self.later:
+            if self.waiting:
+                self.answer(self.waiting.popleft())
+            else:
+                self.grow()
+
+    def _is_current(self, name: str, chunk: int, source: str) -> bool:
+        fetch = self.nodes[name].reads.get(chunk)
+        return fetch is not None and fetch.source == source and not self.nodes[name].finished
+
+    def _take_in(self, event: Event) -> None:
+        match event:
+            case ChunkOffered(name, chunk) if (name, chunk) in self.offers:
+                self.offers[name, chunk] = True
+            case OfferFailed(name, chunk, _):
+                self.offers.pop((name, chunk), None)
+            case ChunkArrived(name, chunk, source) if self._is_current(name, chunk, source):
+                fetch = self.nodes[name].reads.pop(chunk)
+                self.nodes[name].holds.add(chunk)
+                self.sent[source] += self.sizes[chunk]
+                if fetch.keep:
+                    self.offers[name, chunk] = True
+            case ChunkFailed(name, chunk, source, _) if self._is_current(name, chunk, source):
+                del self.nodes[name].reads[chunk]
+
+    def _obey(self, command: Command) -> None:
+        match command:
+            case Offer(name, chunk):
+                assert (name, chunk) not in self.offers, "offered twice"
+                assert self.unfinished, "offered to nobody"
+                if name != SOURCE:
+                    assert self.nodes[name].alive
+                    assert chunk in self.nodes[name].holds, "it lacks what it shall offer"
+                    assert not any(sender == name for _, sender in self.blamed), "it sent wrong bytes"
+                else:
+                    assert not self.is_place
+                self.offers[name, chunk] = False
+                self.waiting.append(command)
+            case Withdraw(name, chunk):
+                self.offers.pop((name, chunk), None)
+                readers = [node for node in self.nodes.values() if not node.finished and chunk in node.reads]
+                assert all(node.reads[chunk].source != name for node in readers), "withdrawn while it is read"
+            case Fetch(name, chunk, source, _):
+                node = self.nodes[name]
+                assert not node.finished
+                assert source != name
+                assert source == SOURCE or self.nodes[source].alive
+                assert self.offers.get((source, chunk)) or (source == SOURCE and self.is_place), "not on offer"
+                assert chunk not in node.holds, "sent again what had arrived"
+                assert (name, source) not in self.blamed, "asked again who sent wrong bytes"
+                assert chunk not in node.reads
+                node.reads[chunk] = command
+                self.waiting.append(command)
+            case Publish(name):
+                node = self.nodes[name]
+                assert not node.finished
+                assert not node.told_to_publish
+                assert not self.later
+                assert node.holds == set(range(len(self.sizes))), "told to publish a part"
+                node.told_to_publish = True
+                self.waiting.append(command)
+            case Finish(name, error):
+                node = self.nodes[name]
+                assert not node.finished, "finished twice"
+                node.finished = True
+                node.error = error
+                if error is not None:
+                    self._gone(name)
+
+    def _check(self) -> None:
+        for name, node in self.nodes.items():
+            if node.finished:
+                continue
+            assert sum(self.sizes[chunk] for chunk in node.reads) <= max(self.window, self.largest), (
+                "too much in flight"
+            )
+            kept = [chunk for chunk, fetch in node.reads.items() if fetch.keep]
+            mine = [chunk for sender, chunk in self.offers if sender == name]
+            assert sum(self.sizes[chunk] for chunk in [*kept, *mine]) <= max(self.window, self.largest), "offers"
+        mine = [self.sizes[chunk] for name, chunk in self.offers if name == SOURCE]
+        assert sum(mine) <= max(self.source_window, self.largest), "too much on offer at the source"
