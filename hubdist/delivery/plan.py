@@ -37,12 +37,12 @@ from hubdist.errors import HubdistError, IntegrityError
 MAX_TRIES = 3
 """How often a chunk is offered or fetched before its node is given up."""
 
-_FEW_NODES = 16
-"""Up to as many nodes, one of them serves a chunk to all others, and wide windows keep all links busy; beyond, a chunk
-spreads as a tree, and what counts is that a step of it is quick: few fetches share a link."""
+_FEW_NODES = 12
+"""Up to as many nodes, wide windows keep all links busy; beyond, a chunk spreads over many steps, and what counts is
+that a step is quick: few fetches share a link."""
 
-_FAN_OUT = {True: 8, False: 2}
-"""Nodes that one offer of a chunk shall serve, if there are few nodes and if there are many."""
+_FAN_OUT = 4
+"""Nodes that one offer of a chunk shall serve."""
 
 _STEP_BYTES = 4 << 20
 """Bytes under way to a node, and from it, if there are many: what fills a link while an answer is on its way."""
@@ -56,6 +56,7 @@ _PEER_TRIES = 2
 _MOST_ACCUSED = 2
 """A node that finds wrong bytes of more peers than this is not believed."""
 
+_FEW_SENDERS = 8
 _LOOKED_AT = 4
 """Sources that are compared, least loaded first."""
 
@@ -97,7 +98,6 @@ class Delivery:
         seeds = most if is_place else min(most, max(nodes if wide else 4, _SEED_BYTES // largest))
         self._source = Member(source, 0, Role.HOLDING, Window(0, 0), Window(seeds, seeds), most)
         self._slots = max(1, self._most - 2 if wide else min(self._most, max(2, _STEP_BYTES // largest)))
-        self._fan_out = _FAN_OUT[wide]
         self._members: dict[str, Member] = {}
         self._order: list[Member] = []
         self._receiving = 0
@@ -111,6 +111,8 @@ class Delivery:
         """Nodes that could not read the source."""
         self._barred = 0
         """Nodes that sent wrong bytes."""
+        self._showing = 0
+        """Nodes that have something on offer."""
         self._lacking: list[int] = []
         """For each chunk, the nodes that lack it and do not fetch it."""
         self._offered: list[int] = []
@@ -273,6 +275,7 @@ class Delivery:
     def _list_offer(self, member: Member, chunk: int, out: list[Command]) -> None:
         member.offers |= 1 << chunk
         self._offered[chunk] |= member.bit
+        self._showing |= member.bit
         self._tend(chunk)
         if member.barred or not self._lacking[chunk]:
             self._unlist(member, chunk, out)
@@ -285,6 +288,8 @@ class Delivery:
         member.offers &= ~(1 << chunk)
         if member is not self._source:
             self._offered[chunk] &= ~member.bit
+            if not member.offers:
+                self._showing &= ~member.bit
             self._tend(chunk)
         if chunk not in member.readers:
             out.append(Withdraw(member.name, chunk))
@@ -374,6 +379,7 @@ class Delivery:
         for chunk in bits(member.offering):
             self._coming[chunk] -= 1
         member.offers = member.offering = 0
+        self._showing &= ~member.bit
         for chunk in list(self._rescued):
             self._rescued[chunk] &= ~member.bit
         self._receiving &= ~member.bit
@@ -388,10 +394,10 @@ class Delivery:
 
     def _match(self, out: list[Command]) -> None:
         self._spread(out)
-        if self._cold:
+        if self._cold & self._peered:
             self._warm_up(out)
             self._spread(out)
-        if self._source.offers or self._is_place:
+        if (self._source.offers or self._is_place) and self._source.up.has_room:
             self._seed(out)
         if (self._cold or self._rescued) and not self._is_place:
             self._offer_at_source(out)
@@ -401,42 +407,56 @@ class Delivery:
         while self._fed or self._served:
             served, self._served = self._served, []
             fed, self._fed = self._fed, []
-            for sender in served:
+            for sender in dict.fromkeys(served):
                 self._serve(sender, out)
-            for member in fed:
+            for member in dict.fromkeys(fed):
                 self._feed(member, out)
 
     def _serve(self, sender: Member, out: list[Command]) -> None:
-        """Let nodes fetch what a node has on offer, the oldest chunk first, as long as it has room."""
-        for chunk in bits(sender.offers):
-            while sender.up.has_room:
-                takers = self._lacking[chunk] & self._hungry
-                if not takers:
-                    break
-                self._fetch(self._least_busy(takers), chunk, sender, out)
-            if not sender.up.has_room:
-                return
+        """Let nodes fetch what a node has on offer, as long as it has room.
+
+        The newest chunk goes first, here and in `_feed`: the rarest one, on which most of the spreading depends.
+        """
+        offers = sender.offers
+        while offers and sender.up.has_room:
+            chunk = offers.bit_length() - 1
+            takers = self._lacking[chunk] & self._hungry
+            if takers:
+                self._fetch(self._next(takers), chunk, sender, out)
+            else:
+                offers ^= 1 << chunk
 
     def _feed(self, member: Member, out: list[Command]) -> None:
-        """Let a node fetch what others have on offer, the oldest chunk first, as long as it has room."""
-        chunks = member.lacks & self._warm
-        if self._open.bit_count() < chunks.bit_count():
-            for index in bits(self._open):
-                sender = self._order[index]
-                for chunk in bits(sender.offers & chunks):
-                    if not member.bit & self._hungry:
-                        return
-                    if not sender.up.has_room:
-                        break
-                    if member.lacks >> chunk & 1:
-                        self._fetch(member, chunk, sender, out)
-            return
-        for chunk in bits(chunks):
-            if not member.bit & self._hungry or not self._open:
+        """Let a node fetch what others have on offer, as long as it has room."""
+        while self._hungry & member.bit:
+            senders = self._open & self._showing
+            chunks = member.lacks & self._warm
+            if not senders or not chunks:
                 return
-            senders = self._offered[chunk] & self._open
-            if senders:
-                self._fetch(member, chunk, self._least_busy(senders), out)
+            look = self._newest_of if senders.bit_count() <= _FEW_SENDERS else self._newest
+            found = look(senders, chunks)
+            if found is None:
+                return
+            self._fetch(member, found[1], found[0], out)
+
+    def _newest_of(self, senders: int, chunks: int) -> tuple[Member, int] | None:
+        """Who offers the newest of these chunks, looking at each of few senders."""
+        best, most = None, 0
+        for index in bits(senders):
+            both = self._order[index].offers & chunks
+            if both > most:
+                best, most = self._order[index], both
+        return None if best is None else (best, most.bit_length() - 1)
+
+    def _newest(self, senders: int, chunks: int) -> tuple[Member, int] | None:
+        """Who offers the newest of these chunks, looking at each chunk."""
+        while chunks:
+            chunk = chunks.bit_length() - 1
+            found = self._offered[chunk] & senders
+            if found:
+                return self._least_busy(found), chunk
+            chunks ^= 1 << chunk
+        return None
 
     def _warm_up(self, out: list[Command]) -> None:
         """Let nodes offer cold chunks from their disks."""
@@ -457,8 +477,11 @@ class Delivery:
     def _offer_at_source(self, out: list[Command]) -> None:
         """Let the source offer what no node has, a little ahead of the nodes that will fetch it."""
         source = self._source
-        room = source.most_offers - (source.offers | source.offering).bit_count() - len(source.readers)
-        ahead = 2 * source.up.size - (source.offers | source.offering).bit_count()
+        offers = (source.offers | source.offering).bit_count()
+        ahead = 2 * source.up.size - offers
+        if ahead <= 0:
+            return
+        room = source.most_offers - offers - len(source.readers)
         for chunk in bits(self._cold | sum(1 << chunk for chunk, nodes in self._rescued.items() if nodes)):
             if room <= 0 or ahead <= 0:
                 return
@@ -525,7 +548,7 @@ class Delivery:
         self._lacking[chunk] &= ~member.bit
         others = self._lacking[chunk].bit_count()
         offers = self._offered[chunk].bit_count() + self._coming[chunk]
-        keep = others > offers * self._fan_out and member.may_offer
+        keep = others > offers * _FAN_OUT and member.may_offer
         if keep:
             self._make_room(member, out)
             member.keeps |= flag
@@ -536,8 +559,10 @@ class Delivery:
         sender.readers[chunk] = sender.readers.get(chunk, 0) | member.bit
         sender.up.used += 1
         sender.sent += 1
-        self._hungry = self._hungry if member.down.has_room else self._hungry & ~member.bit
-        self._open = self._open if sender.up.has_room else self._open & ~sender.bit
+        if not member.down.has_room:
+            self._hungry &= ~member.bit
+        if not sender.up.has_room:
+            self._open &= ~sender.bit
         out.append(Fetch(member.name, chunk, sender.name, keep))
 
     def _end_read(self, member: Member, chunk: int, out: list[Command], *, told: bool = True) -> None:
@@ -549,14 +574,14 @@ class Delivery:
             self._tend(chunk)
         member.down.used -= 1
         sender.up.used -= 1
-        readers = sender.readers[chunk] & ~member.bit
+        readers = sender.readers[chunk] ^ member.bit
         if readers:
             sender.readers[chunk] = readers
         else:
             del sender.readers[chunk]
             if told and not sender.offers >> chunk & 1 and not (self._is_place and sender is self._source):
                 out.append(Withdraw(sender.name, chunk))
-        if member.bit & self._receiving and member.down.has_room:
+        if member.role is Role.RECEIVING and member.down.has_room:
             self._hungry |= member.bit
             self._fed.append(member)
         else:
