@@ -35,6 +35,7 @@ from hubdist.staging import Stage, sync_directories
 
 _LOG = logging.getLogger(__name__)
 _IN_USE = "in-use"
+_LOCK_POLL_S = 0.01
 _OLD_STAGE_S = 24 * 3600.0
 """Age after which a stage is removed although its maker, on another machine, cannot be asked."""
 
@@ -260,7 +261,7 @@ class Store:
         held = False
         if not self.read_only:
             with contextlib.suppress(filelock.Timeout, OSError, NotImplementedError):
-                lock.acquire(timeout=timeout_s)
+                lock.acquire(timeout=timeout_s, poll_interval=_LOCK_POLL_S)
                 held = True
         try:
             yield

@@ -302,7 +302,8 @@ def test_a_node_that_cannot_read_the_place_gets_everything_from_the_others() -> 
 
 
 @pytest.mark.parametrize(
-    ("total", "nodes", "mib"), [(1, 8, 1), (64 << 20, 8, 1), (1 << 30, 8, 4), (4 << 30, 8, 8), (1 << 30, 512, 8)]
+    ("total", "nodes", "mib"),
+    [(1, 8, 1), (64 << 20, 8, 1), (1 << 30, 8, 4), (4 << 30, 8, 8), (1 << 30, 512, 8), (1 << 30, 4096, 11)],
 )
 def test_chunks_are_small_unless_there_would_be_many(total: int, nodes: int, mib: int) -> None:
     assert choose_chunk_bytes(total, room_bytes=64 << 20, nodes=nodes) == mib << 20

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from hubdist.manifest import BLOCK_BYTES
 
-_CHUNKS_WANTED = ((16, 256), (1024, 128))
-"""Up to as many nodes, about so many chunks."""
+_CHUNKS = ((16, 256, 8), (1024, 128, 8), (1 << 30, 96, 5))
+"""Up to as many nodes: about so many chunks, and at least so many in flight.
 
-_FEWEST_CHUNKS = 96
-"""A delivery takes a few chunk times longer than a plain copy, so chunks are many; each of them costs the coordinator a
-call for each node, so they are fewer if there are many nodes."""
+A delivery takes a few chunk times longer than a plain copy, so chunks are many; each of them costs the coordinator a
+call for each node, so they are fewer if there are many nodes.
+"""
 
 _MAX_CHUNK_BYTES = 32 << 20
 
@@ -22,6 +22,6 @@ def choose_chunk_bytes(total_bytes: int, *, room_bytes: int, nodes: int) -> int:
         room_bytes: Bytes that may be in flight to a node; it holds a few chunks.
         nodes: How many nodes will get the model.
     """
-    chunks = next((count for most, count in _CHUNKS_WANTED if nodes <= most), _FEWEST_CHUNKS)
-    wanted = min(_MAX_CHUNK_BYTES, -(-total_bytes // chunks), room_bytes // 8)
+    chunks, in_flight = next((chunks, in_flight) for most, chunks, in_flight in _CHUNKS if nodes <= most)
+    wanted = min(_MAX_CHUNK_BYTES, -(-total_bytes // chunks), room_bytes // in_flight)
     return max(1, -(-wanted // BLOCK_BYTES)) * BLOCK_BYTES
