@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
+from hubdist.drawing import draw_figure, draw_text
 from hubdist.errors import HubdistError
 from hubdist.routes import Order, Route
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_MOST_SENDERS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +57,15 @@ class NodeReport:
         """One line."""
         if self.error is not None:
             return f"{self.name}: failed: {self.error}"
-        came = f"{_size(self.bytes_received)} from {self.source}" if self.source else "nothing sent"
+        came = f"{_size(self.bytes_received)} from {self._senders}" if self.source else "nothing sent"
         again = f", {self.retries} chunks sent again" if self.retries else ""
+        again += f", {self.refused} of them with wrong bytes" if self.refused else ""
         return f"{self.name}: {self.route}, {came} in {self.seconds:.2f} s{again} ({self.reason})"
+
+    @property
+    def _senders(self) -> str:
+        others = len(dict(self.sources).keys() - {self.source})
+        return str(self.source) if not others else f"{self.source} and {others} other nodes"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,17 +106,68 @@ class Report:
     Attributes:
         pins: One for each handle, in the order of the call.
         nodes: One for each handle and node.
+        seconds: From the call to the last node's end.
     """
 
     pins: tuple[PinReport, ...]
     nodes: tuple[NodeReport, ...]
+    seconds: float = 0.0
+
+    @property
+    def bytes_by_source(self) -> dict[str, int]:
+        """Who sent -> bytes to all nodes together, most first."""
+        total: Counter[str] = Counter()
+        for node in self.nodes:
+            total.update(dict(node.sources))
+        return dict(total.most_common())
+
+    def timeline(self, *, width: int = 60) -> str:
+        """When the bytes came, as text: a line for each node, darker where more came.
+
+        Args:
+            width: Characters for the time.
+        """
+        return draw_text(self._curves, [node.name for node in self.nodes if node.error is not None], width=width)
+
+    def plot(self, path: str | Path | None = None) -> Figure | str:
+        """Draw when the bytes came and who sent them.
+
+        Args:
+            path: Where to save the picture, such as `delivery.png`; None for nowhere.
+
+        Returns:
+            A figure of matplotlib; where that is not installed (`pip install 'hubdist[plot]'`), the text of `timeline`,
+            and `path` gets that.
+        """
+        path = None if path is None else Path(path)
+        try:
+            return draw_figure(self._curves, self.bytes_by_source, path)
+        except ImportError:
+            text = self.timeline()
+            if path is not None:
+                path.write_text(text + "\n", encoding="utf-8")
+            return text
+
+    @property
+    def _curves(self) -> dict[str, tuple[tuple[float, int], ...]]:
+        several = len(self.pins) > 1
+        return {
+            f"{node.name} {node.digest[7:15]}" if several else node.name: node.timeline
+            for node in self.nodes
+            if node.route is not Route.STORE
+        }
 
     def __str__(self) -> str:
-        """A line for each pin, followed by a line for each node."""
+        """A line for each pin, followed by a line for each node, and who sent how much."""
         lines: list[str] = []
         for pin in self.pins:
             lines.append(str(pin))
             lines.extend(f"  {node}" for node in self.nodes if node.digest == pin.digest)
+        sent = self.bytes_by_source
+        if sent:
+            senders = ", ".join(f"{_size(size)} by {name}" for name, size in list(sent.items())[:_MOST_SENDERS])
+            more = f" and {len(sent) - _MOST_SENDERS} more" if len(sent) > _MOST_SENDERS else ""
+            lines.append(f"{_size(sum(sent.values()))} sent in {self.seconds:.2f} s: {senders}{more}")
         return "\n".join(lines)
 
 

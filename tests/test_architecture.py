@@ -17,7 +17,7 @@ import hubdist
 ROOT = Path(hubdist.__file__).parent
 
 LAYERS = [
-    {"errors", "redact", "threads"},
+    {"errors", "redact", "threads", "drawing"},
     {"paths", "makers", "handle", "routes"},
     {"manifest", "source", "disk", "savedmodel", "report", "layers"},
     {"snapshot", "delivery", "cutting", "digesting"},
@@ -43,6 +43,7 @@ HOMES = {
     "ray": {"runtime", "testing"},
     "numpy": {"runtime"},
     "tensorflow": {"models"},
+    "matplotlib": {"drawing", "report"},  # report names a type of it
     "tf_keras": {"models"},
     "fsspec": {"storage"},
     "gcsfs": {"storage"},

@@ -164,6 +164,7 @@ class Coordinator:
 
         A node that fails is in the report, with its error.
         """
+        begin = time.monotonic()
         nodes = await self._choose_nodes(wanted)
         ids = [node.id for node in nodes]
         reader = self._node.id if self._node.id in ids or not ids else ids[0]
@@ -180,7 +181,7 @@ class Coordinator:
                 for node in nodes
             )
         )
-        return Report(tuple(pin.report for pin in pins), tuple(reports))
+        return Report(tuple(pin.report for pin in pins), tuple(reports), time.monotonic() - begin)
 
     async def plan(self, text: str, wanted: list[str] | None, route: RouteName | None) -> Plan:
         """What a load of this handle would do on these nodes, without doing it; nodes are probed.
