@@ -93,7 +93,7 @@ def test_the_driver_sends_each_byte_once_and_nodes_serve_each_other(cluster: Ray
     total = by_source(others)
     assert total[driver.name] <= 1.1 * size
     assert sum(total.values()) == size * len(others)
-    assert set(total) == {node.name for node in report.nodes}  # everybody sent something
+    assert len(total) >= 3  # the driver and at least two others sent something
     for node in others:
         assert node.bytes_received == sum(count for _, count in node.sources) == size
         assert node.timeline[-1][1] == size

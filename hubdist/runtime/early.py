@@ -102,6 +102,7 @@ class EarlyDelivery:
     async def _keep(self, transfer: Transfer) -> None:
         async with transfer.use():
             await self._over.wait()
+        self._transfers.drop_ended()
 
     async def _bring(self, transfer: Transfer, node: Node) -> None:
         try:
@@ -110,6 +111,8 @@ class EarlyDelivery:
             _LOG.info("hubdist: %s did not get the model while it was read: %s", node.name, error)
         else:
             self._transfers.note_early(transfer, node, brought)
+        finally:
+            self._transfers.drop_ended()
 
     def _start(self, work: Callable[..., Any], *arguments: Any) -> None:
         task = asyncio.create_task(work(*arguments))

@@ -94,8 +94,12 @@ class Transfers:
             self._early.pop((manifest.digest, node.id), None)
             return brought
         finally:
-            if transfer.ended and self._running.get(key) is transfer:
-                del self._running[key]
+            self.drop_ended()
+
+    def drop_ended(self) -> None:
+        """Forget transfers that are over."""
+        for key in [key for key, transfer in self._running.items() if transfer.ended]:
+            del self._running[key]
 
     # While the origin is being read
 
@@ -121,9 +125,6 @@ class Transfers:
         digest = transfer.contents.digest
         if digest is not None and brought is not None:
             self._early[digest, node.id] = brought
-        for key, running in list(self._running.items()):
-            if running is transfer and transfer.ended:
-                del self._running[key]
 
     def _begin(self, manifest: Manifest, nodes: list[Node], place: RemoteCopy | None) -> Transfer:
         room = self._room(nodes)
