@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from hubdist.manifest import BLOCK_BYTES, Chunk, Piece, ProvenChunk
-
-_DIGEST_BYTES = 32
+from hubdist.manifest import BLOCK_BYTES, DIGEST_BYTES, Chunk, Piece, ProvenChunk
 
 
 class ChunkCutter:
@@ -43,8 +41,10 @@ class ChunkCutter:
                 self._pieces[-1] = Piece(file, self._pieces[-1].start, at + block)
             else:
                 self._pieces.append(Piece(file, at, at + block))
-            self._blocks.append(blocks[number * _DIGEST_BYTES : (number + 1) * _DIGEST_BYTES])
+            self._blocks.append(blocks[number * DIGEST_BYTES : (number + 1) * DIGEST_BYTES])
             self._size += block
+            if self._size == self._chunk_bytes:
+                self.finish()
 
     def finish(self) -> None:
         """Give what there is."""

@@ -113,7 +113,9 @@ def read_range(path: Path, start: int, view: memoryview) -> None:
     """
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except (FileNotFoundError, NotADirectoryError):
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            raise
         raise IntegrityError(f"{path} is missing") from None
     with os.fdopen(handle, "rb", buffering=0) as file:
         file.seek(start)

@@ -24,7 +24,8 @@ from hubdist.paths import PathSet
 BLOCK_BYTES = 1 << 20
 """Bytes that one block digest covers; the last block of a file may be shorter. Part of the manifest's format."""
 
-_DIGEST_BYTES = hashlib.sha256().digest_size
+DIGEST_BYTES = hashlib.sha256().digest_size
+"""Bytes of one block digest."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -91,7 +92,18 @@ class Entry:
 
     def blocks_of(self, start: int, end: int) -> bytes:
         """The digests of the blocks from byte `start` to byte `end`."""
-        return self.blocks[start // BLOCK_BYTES * _DIGEST_BYTES : -(-end // BLOCK_BYTES) * _DIGEST_BYTES]
+        return self.blocks[start // BLOCK_BYTES * DIGEST_BYTES : -(-end // BLOCK_BYTES) * DIGEST_BYTES]
+
+    def check_blocks_fit(self) -> int:
+        """Check that there is one digest for each block; how many these are.
+
+        Raises:
+            IntegrityError: There are more, or fewer, or the size is none.
+        """
+        count = -(-self.size // BLOCK_BYTES)
+        if self.size < 0 or len(self.blocks) != DIGEST_BYTES * count:
+            raise IntegrityError(f"the manifest's block digests of {self.path} do not fit its size")
+        return count
 
 
 class EntryDigester:
@@ -203,8 +215,7 @@ class Manifest:
         except (ValueError, KeyError, TypeError, OverflowError, RecursionError, HandleError) as error:
             raise IntegrityError(f"this is no manifest of hubdist: {error}") from error
         for entry in manifest.entries:
-            if entry.size < 0 or len(entry.blocks) != _DIGEST_BYTES * -(-entry.size // BLOCK_BYTES):
-                raise IntegrityError(f"the manifest's block digests of {entry.path} do not fit its size")
+            entry.check_blocks_fit()
         if claimed != str(manifest.digest):
             raise DigestMismatchError("the manifest is damaged", expected=str(claimed), actual=str(manifest.digest))
         return manifest
@@ -249,13 +260,25 @@ class ProvenChunk:
     blocks: bytes
 
     def parts(self) -> Iterator[tuple[Piece, slice, bytes]]:
-        """Each piece, where its bytes are in the chunk, and the digests of its blocks."""
+        """Each piece, where its bytes are in the chunk, and the digests of its blocks.
+
+        Raises:
+            IntegrityError: A piece does not begin with a block, or the digests are not one for each block.
+        """
         at = first = 0
         for piece in self.chunk.pieces:
             size = piece.end - piece.start
-            last = first + -(-size // BLOCK_BYTES) * _DIGEST_BYTES
+            last = first + -(-size // BLOCK_BYTES) * DIGEST_BYTES
+            if (
+                min(piece.entry_index, piece.start, size - 1) < 0
+                or piece.start % BLOCK_BYTES
+                or last > len(self.blocks)
+            ):
+                raise IntegrityError(f"chunk {self.chunk.index} is not made of whole blocks with their digests")
             yield piece, slice(at, at + size), self.blocks[first:last]
             at, first = at + size, last
+        if first != len(self.blocks):
+            raise IntegrityError(f"chunk {self.chunk.index} is not made of whole blocks with their digests")
 
     def check(self, data: memoryview) -> None:
         """Check the chunk's bytes.
@@ -281,7 +304,7 @@ def prove(manifest: Manifest, chunk: Chunk) -> ProvenChunk:
 def _check_blocks(data: memoryview, blocks: bytes, start: int, file: str) -> None:
     """Check whole blocks of a file from `start` on against their digests."""
     for number, offset in enumerate(range(0, len(data), BLOCK_BYTES)):
-        expected = blocks[number * _DIGEST_BYTES : (number + 1) * _DIGEST_BYTES]
+        expected = blocks[number * DIGEST_BYTES : (number + 1) * DIGEST_BYTES]
         actual = hashlib.sha256(data[offset : offset + BLOCK_BYTES]).digest()
         if actual != expected:
             raise DigestMismatchError(

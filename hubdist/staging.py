@@ -1,8 +1,8 @@
 """Stages: where a snapshot's files are written under a temporary name before they are published.
 
 A stage is a fresh directory that only its maker writes to. `Stage` takes what comes from an origin, file after file in
-order; `filled.FilledStage` and `growing.GrowingStage` take chunks in any order.
-Every file is made with O_EXCL and O_NOFOLLOW below the stage's directory and is on disk (fsync) when it is closed.
+order; `growing.GrowingStage` and `growing.FilledStage` take chunks in any order.
+Every file is made with O_EXCL and O_NOFOLLOW below the stage's directory and is on disk (fsync) when it is finished.
 """
 
 from __future__ import annotations
@@ -30,16 +30,22 @@ _RESERVE_BYTES = 64 << 20
 
 
 class StageDirectory:
-    """A fresh directory with the model's files below `files`; removed on leaving unless it was published."""
+    """A fresh directory with the model's files below `files`; removed on leaving unless it was published.
 
-    def __init__(self, parent: Path) -> None:
+    Args:
+        parent: The store's staging directory.
+        folders: Names of the directories in it.
+    """
+
+    def __init__(self, parent: Path, *folders: str) -> None:
         with disk_errors(parent):
             self.path = parent / unique_name()
         self.files = self.path / FILES
         try:
             with disk_errors(self.path):
                 self.path.mkdir(mode=0o700)
-                self.files.mkdir(mode=0o700)
+                for folder in folders:
+                    (self.path / folder).mkdir(mode=0o700)
         except BaseException:
             self.discard()
             raise
@@ -56,10 +62,44 @@ class StageDirectory:
         """Delete what was staged; harmless after publishing, for the directory has moved then."""
         remove_tree(self.path)
 
-    def _create(self, path: str) -> int:
-        target = self.files / path
+    @staticmethod
+    def _create(target: Path) -> int:
         target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         return os.open(target, _NEW_FILE, 0o600)
+
+
+class Room:
+    """Counts what is written, against a limit.
+
+    Args:
+        parent: Where it is written.
+        max_bytes: Most bytes in all; None for the free space of the disk only.
+    """
+
+    def __init__(self, parent: Path, max_bytes: int | None) -> None:
+        self._parent = parent
+        self._max_bytes = max_bytes
+        self._claimed = 0
+        free = free_bytes(parent)
+        self._free = free - min(_RESERVE_BYTES, free // 20)
+
+    def claim(self, size: int) -> None:
+        """Count bytes that are about to be written.
+
+        Raises:
+            StoreFullError: They do not fit under `max_bytes` or on the disk.
+        """
+        self._claimed += size
+        limit = self._free if self._max_bytes is None else min(self._free, self._max_bytes)
+        if self._claimed > limit:
+            why = "its disk has free" if limit == self._free else "max_bytes allows"
+            raise StoreFullError(
+                f"the model needs more than the {limit} bytes that {why} at {self._parent}",
+                path=str(self._parent),
+                need_bytes=self._claimed,
+                free_bytes=limit,
+                advice="Free space, raise max_bytes or set store to another disk.",
+            )
 
 
 class Stage(StageDirectory):
@@ -81,28 +121,24 @@ class Stage(StageDirectory):
         watch: Callable[[ProvenChunk], None] | None = None,
         chunk_bytes: int = BLOCK_BYTES,
     ) -> None:
-        super().__init__(parent)
+        super().__init__(parent, FILES)
         self._cutter = None if watch is None else ChunkCutter(chunk_bytes, watch)
         self._begun: list[str] = []
-        self._ordinals: dict[str, int] = {}
         self._paths = PathSet()
         self._entries: dict[str, Entry] = {}
-        self._written = 0
-        free = free_bytes(parent)
-        self._room = free - min(_RESERVE_BYTES, free // 20)
-        self._max_bytes = max_bytes
+        self._room = Room(parent, max_bytes)
 
     @contextlib.contextmanager
     def open_file(self, path: str) -> Iterator[_StagedFile]:
         """Begin a file; it is digested and durable when the block ends without an error."""
         self._paths.add_file(path)
         with disk_errors(self.files / path):
-            handle = self._create(path)
+            handle = self._create(self.files / path)
         digester = EntryDigester(path)
-        ordinal = self._ordinals[path] = len(self._begun)
+        ordinal = len(self._begun)
         self._begun.append(path)
         try:
-            yield _StagedFile(handle, digester, self, ordinal)
+            yield _StagedFile(handle, digester, self, ordinal, self._room)
             with disk_errors(self.files / path):
                 os.fsync(handle)
         finally:
@@ -112,35 +148,18 @@ class Stage(StageDirectory):
         self._give(ordinal, digester)
 
     def path_of(self, ordinal: int) -> str:
-        """Where a file is below `files`, until `finish`."""
+        """Where a file is below `files`; `finish` may change that."""
         return self._begun[ordinal]
 
     @property
     def ordinals(self) -> tuple[int, ...]:
         """For each entry of the manifest, which file it was in the order of `open_file`; after `finish`."""
-        return tuple(self._ordinals[path] for path in sorted(self._entries))
+        places = {path: ordinal for ordinal, path in enumerate(self._begun)}
+        return tuple(places[path] for path in sorted(self._entries))
 
     def add_directory(self, path: str) -> None:
         """Note a directory, so that no file takes its name."""
         self._paths.add_directory(path)
-
-    def claim(self, size: int) -> None:
-        """Count bytes that are about to be written.
-
-        Raises:
-            StoreFullError: They do not fit under `max_bytes` or on the disk.
-        """
-        self._written += size
-        limit = self._room if self._max_bytes is None else min(self._room, self._max_bytes)
-        if self._written > limit:
-            why = "its disk has free" if limit == self._room else "max_bytes allows"
-            raise StoreFullError(
-                f"the model needs more than the {limit} bytes that {why} at {self.path.parent}",
-                path=str(self.path.parent),
-                need_bytes=self._written,
-                free_bytes=limit,
-                advice="Free space, raise max_bytes or set store to another disk.",
-            )
 
     def finish(self) -> Manifest:
         """The manifest of what was staged; a single top-level folder around a SavedModel is stripped.
@@ -150,9 +169,9 @@ class Stage(StageDirectory):
         """
         if not self._entries:
             raise IntegrityError("the origin holds no files")
+        self._strip_folder()
         if self._cutter is not None:
             self._cutter.finish()
-        self._strip_folder()
         with disk_errors(self.path):
             for scratch in self.path.iterdir():  # of an origin, such as a download
                 if scratch != self.files:
@@ -174,7 +193,7 @@ class Stage(StageDirectory):
         self._entries = {
             path: Entry(path, old[full].size, old[full].digest, old[full].blocks) for path, full in inner.items()
         }
-        self._ordinals = {path: self._ordinals[full] for path, full in inner.items()}
+        self._begun = [path.removeprefix(f"{folder}/") for path in self._begun]
 
     def _give(self, ordinal: int, digester: EntryDigester) -> None:
         """Hand on the blocks that are complete and were not handed on yet."""
@@ -184,29 +203,20 @@ class Stage(StageDirectory):
 
 
 class _StagedFile:
-    def __init__(self, handle: int, digester: EntryDigester, stage: Stage, ordinal: int) -> None:
-        self._ordinal = ordinal
+    def __init__(self, handle: int, digester: EntryDigester, stage: Stage, ordinal: int, room: Room) -> None:
         self._handle = handle
         self._digester = digester
         self._stage = stage
+        self._ordinal = ordinal
+        self._room = room
 
     def write(self, data: bytes | memoryview) -> None:
         view = memoryview(data)
-        self._stage.claim(len(view))
+        self._room.claim(len(view))
         self._digester.update(view)
         with disk_errors(self._stage.files, need_bytes=len(view)):
             write_all(self._handle, view, None)
         self._stage._give(self._ordinal, self._digester)
-
-
-def write_at(target: Path, start: int, part: memoryview) -> None:
-    """Write bytes into a staged file that is there, from `start` on."""
-    with disk_errors(target, need_bytes=len(part)):
-        handle = os.open(target, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        try:
-            write_all(handle, part, start)
-        finally:
-            os.close(handle)
 
 
 def check_whole(files: Path, manifest: Manifest) -> None:

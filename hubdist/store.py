@@ -25,8 +25,7 @@ import filelock
 
 from hubdist.disk import check_private, disk_errors, free_bytes, remove_tree, sync_directory, write_durably
 from hubdist.errors import DigestMismatchError, HubdistError, IntegrityError, StoreError, StoreFullError
-from hubdist.filled import FilledStage
-from hubdist.growing import GrowingStage
+from hubdist.growing import FilledStage, GrowingStage
 from hubdist.makers import maker_is_dead, unique_name
 from hubdist.manifest import BLOCK_BYTES, Digest, EntryDigester, Manifest, ProvenChunk
 from hubdist.savedmodel import check_checkpoint
@@ -123,19 +122,20 @@ class Store:
             raise IntegrityError(f"{name!r} is no name of a stage")
         return self._staging / name / FILES
 
-    def stage_growing(self, total_bytes: int | None) -> GrowingStage:
-        """A stage for chunks of a model; use as a context manager.
+    def stage_growing(self, expected_bytes: int | None) -> GrowingStage:
+        """A stage for chunks of a model whose manifest comes later; use as a context manager.
 
         Args:
-            total_bytes: Bytes of the model, if they are known.
+            expected_bytes: Bytes of the model; None if they are not known.
 
         Raises:
             StoreFullError: The disk, or `max_bytes`, has no room for it.
         """
         self._check_writable()
         self.sweep()
-        self._make_room(total_bytes or 0)
-        return GrowingStage(self._staging, max_bytes=self._max_bytes)
+        if expected_bytes is not None:
+            self._make_room(expected_bytes)
+        return GrowingStage(self._staging, expected_bytes=expected_bytes, max_bytes=self._max_bytes)
 
     def stage_manifest(self, manifest: Manifest, *, unproven: bool = False) -> FilledStage:
         """A stage for the chunks of a known manifest; use as a context manager.
@@ -152,7 +152,7 @@ class Store:
         self._make_room(manifest.total_bytes)
         return FilledStage(self._staging, manifest, unproven=unproven)
 
-    def publish(self, stage: Stage | FilledStage | GrowingStage) -> Snapshot:
+    def publish(self, stage: Stage | GrowingStage) -> Snapshot:
         """Move a stage to its place under its digest. If another process was faster, its snapshot is returned.
 
         Raises:
@@ -282,7 +282,6 @@ class Store:
 
     def _make_room(self, total_bytes: int) -> None:
         """Evict what has to go for a model of this size."""
-        room = free_bytes(self._staging)
         if self._max_bytes is not None:
             if total_bytes > self._max_bytes:
                 raise StoreFullError(
@@ -293,7 +292,7 @@ class Store:
                     advice="Raise max_bytes.",
                 )
             self._evict_to(self._max_bytes - total_bytes)
-            room = free_bytes(self._staging)
+        room = free_bytes(self._staging)
         if total_bytes > room:
             raise StoreFullError(
                 f"the model has {total_bytes} bytes, the disk at {self.root} has {room} free",

@@ -22,7 +22,7 @@ LAYERS = [
     {"manifest", "source", "disk", "savedmodel", "report", "layers"},
     {"snapshot", "delivery", "cutting", "digesting"},
     {"archive", "staging"},
-    {"filled", "growing"},
+    {"growing"},
     {"config", "pins"},
     {"store", "storage"},
     {"origins", "parallel", "filling", "lease"},

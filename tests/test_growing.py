@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import hashlib
+import http.server
 import os
 import random
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hubdist.config import Config
 from hubdist.cutting import ChunkCutter
-from hubdist.errors import DigestMismatchError, HubdistError, IntegrityError, StoreFullError
+from hubdist.disk import remove_tree
+from hubdist.errors import DigestMismatchError, HubdistError, IntegrityError, StoreError, StoreFullError
 from hubdist.growing import GrowingStage, read_pieces
-from hubdist.manifest import BLOCK_BYTES, Chunk, Manifest, Piece, ProvenChunk, cut_chunks, prove
+from hubdist.handle import parse_handle
+from hubdist.manifest import BLOCK_BYTES, Chunk, Digest, Entry, Manifest, Piece, ProvenChunk, cut_chunks, prove
+from hubdist.origins import open_origin
 from hubdist.store import Store
+from tests.archives import tar, targz
 
 FILES = {
     "z/big": os.urandom(5 * BLOCK_BYTES + 11),
@@ -257,3 +264,269 @@ def test_no_more_than_max_bytes_is_taken(here: Store, tmp_path: Path) -> None:
 def test_a_stage_is_asked_for_by_its_name_only(here: Store, name: str) -> None:
     with pytest.raises(IntegrityError):
         here.staged_files(name)
+
+
+def test_a_chunk_is_given_as_soon_as_it_is_full(here: Store) -> None:
+    chunks: list[ProvenChunk] = []
+    with (
+        here.stage(watch=chunks.append, chunk_bytes=2 * BLOCK_BYTES) as stage,
+        stage.open_file("saved_model.pb") as file,
+    ):
+        file.write(bytes(BLOCK_BYTES))
+        file.write(bytes(BLOCK_BYTES))
+        assert len(chunks) == 1
+
+
+def test_paths_and_ordinals_fit_the_manifest_after_the_folder_is_gone(here: Store) -> None:
+    chunks: list[ProvenChunk] = []
+    with here.stage(watch=chunks.append, chunk_bytes=BLOCK_BYTES) as stage:
+        for path in ("model/saved_model.pb", "model/empty", "model/a"):
+            with stage.open_file(path) as file:
+                file.write(b"" if path == "model/empty" else path.encode())
+        manifest = stage.finish()
+        assert [stage.path_of(ordinal) for ordinal in stage.ordinals] == [entry.path for entry in manifest.entries]
+        paths = [stage.path_of(piece.entry_index) for piece in chunks[0].chunk.pieces]
+        data = bytearray(chunks[0].chunk.size)
+        read_pieces(here.staged_files(stage.path.name), paths, chunks[0], memoryview(data))
+        assert data == b"model/saved_model.pbmodel/a"
+
+
+_EDGES = [0, 1, BLOCK_BYTES - 1, BLOCK_BYTES, BLOCK_BYTES + 1, 2 * BLOCK_BYTES]
+
+
+@given(sizes=st.lists(st.sampled_from(_EDGES), min_size=1, max_size=5), blocks=st.integers(1, 3), order=st.randoms())
+@settings(max_examples=15, deadline=None)
+def test_files_of_any_size_arrive_in_any_order(
+    tmp_path_factory: pytest.TempPathFactory, sizes: list[int], blocks: int, order: random.Random
+) -> None:
+    root = tmp_path_factory.mktemp("stores")
+    files = {f"{order.randrange(99)}/{number}": os.urandom(size) for number, size in enumerate(sizes)}
+    chunks, manifest, ordinals = grow(Store(root / "here"), files, blocks * BLOCK_BYTES)
+    order.shuffle(chunks)
+    there = Store(root / "there")
+    with there.stage_growing(order.choice([None, manifest.total_bytes])) as stage:
+        fill(stage, chunks)
+        stage.close(manifest, ordinals)
+        with there.publish(stage) as snapshot:
+            assert files_of(snapshot.path) == files
+    there.verify(manifest.digest)
+    remove_tree(root)
+
+
+def one_block(ordinal: int, data: bytes, *, start: int = 0) -> ProvenChunk:
+    return ProvenChunk(Chunk(0, (Piece(ordinal, start, start + len(data)),)), hashlib.sha256(data).digest())
+
+
+def test_a_chunk_that_contradicts_an_earlier_one_is_refused(there: Store) -> None:
+    with there.stage_growing(None) as stage:
+        stage.write_chunk(one_block(0, b"right"), memoryview(b"right"))
+        with pytest.raises(DigestMismatchError, match="block 0 of file 0"):
+            stage.write_chunk(one_block(0, b"wrong"), memoryview(b"wrong"))
+        data = bytearray(5)
+        stage.read_chunk(one_block(0, b"right"), memoryview(data))
+        assert data == b"right"
+        with pytest.raises(IntegrityError, match="has not arrived"):
+            stage.read_chunk(one_block(0, b"wrong"), memoryview(data))
+
+
+@pytest.mark.parametrize(
+    ("pieces", "digests"),
+    [
+        ((Piece(0, 0, 1),), 0),
+        ((Piece(0, 0, 1),), 2),
+        ((Piece(0, 0, 1),), 0.5),
+        ((Piece(0, 1, 2),), 1),
+        ((Piece(-1, 0, 1),), 1),
+        ((Piece(0, -BLOCK_BYTES, 1 - BLOCK_BYTES),), 1),
+        ((Piece(0, 0, 1), Piece(1, 0, 0)), 1),
+        ((Piece(0, 0, 2), Piece(1, 1, 0)), 1),
+    ],
+)
+def test_a_chunk_that_is_not_made_of_blocks_is_refused(there: Store, pieces: tuple[Piece, ...], digests: float) -> None:
+    chunk = Chunk(0, pieces)
+    blocks = (hashlib.sha256(bytes(chunk.size)).digest() * 2)[: int(32 * digests)]
+    with there.stage_growing(None) as stage:
+        with pytest.raises(IntegrityError):
+            stage.write_chunk(ProvenChunk(chunk, blocks), memoryview(bytes(chunk.size)))
+        assert files_of(stage.path) == {}
+
+
+def test_what_was_missing_when_the_stage_was_closed_may_still_come(here: Store, there: Store) -> None:
+    chunks, manifest, ordinals = grow(here, FILES)
+    with there.stage_growing(None) as stage:
+        fill(stage, chunks[1:])
+        with pytest.raises(IntegrityError, match="z/big have not arrived"):
+            stage.close(manifest, ordinals)
+        fill(stage, chunks[:1])
+        stage.close(manifest, ordinals)
+        there.publish(stage).release()
+    there.verify(manifest.digest)
+
+
+def test_a_closed_stage_takes_nothing_new_and_does_not_mind_what_it_has(here: Store, there: Store) -> None:
+    chunks, manifest, ordinals = grow(here, FILES)
+    with there.stage_growing(None) as stage:
+        fill(stage, chunks)
+        stage.close(manifest, ordinals)
+        fill(stage, chunks)
+        stage.close(manifest, ordinals)
+        with pytest.raises(IntegrityError, match="after the stage was closed"):
+            stage.write_chunk(one_block(77, b"new"), memoryview(b"new"))
+        with pytest.raises(IntegrityError, match="closed before"):
+            stage.close(Manifest(manifest.entries[1:]), ordinals[1:])
+        with there.publish(stage) as snapshot:
+            assert files_of(snapshot.path) == FILES
+        with pytest.raises(IntegrityError):  # it has moved
+            stage.read_chunk(chunks[0][0], memoryview(bytearray(chunks[0][0].chunk.size)))
+
+
+def test_close_waits_for_chunks_that_are_being_written(
+    here: Store, there: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chunks, manifest, ordinals = grow(here, {"saved_model.pb": b"graph"})
+    gate, inside = threading.Event(), threading.Event()
+    write = os.pwrite
+
+    def slow(handle: int, data: memoryview, offset: int) -> int:
+        inside.set()
+        assert gate.wait(30)
+        return write(handle, data, offset)
+
+    monkeypatch.setattr(os, "pwrite", slow)
+    with there.stage_growing(None) as stage, ThreadPoolExecutor(2) as threads:
+        writing = threads.submit(fill, stage, chunks)
+        assert inside.wait(30)
+        with pytest.raises(IntegrityError, match="has not arrived"):
+            stage.read_chunk(chunks[0][0], memoryview(bytearray(5)))
+        closing = threads.submit(stage.close, manifest, ordinals)
+        assert not closing.done()
+        gate.set()
+        writing.result(30)
+        closing.result(30)
+        with there.publish(stage) as snapshot:
+            assert files_of(snapshot.path) == {"saved_model.pb": b"graph"}
+
+
+def test_sizes_and_numbers_that_do_not_fit_are_refused(here: Store, there: Store) -> None:
+    chunks, manifest, ordinals = grow(here, {"saved_model.pb": b"graph", "b": b"bytes", "empty": b""})
+    model = next(entry for entry in manifest.entries if entry.path == "saved_model.pb")
+
+    def lie(**changes: Any) -> Manifest:
+        return Manifest(tuple(replace(each, **changes) if each is model else each for each in manifest.entries))
+
+    with there.stage_growing(None) as stage:
+        fill(stage, chunks)
+        for lying, numbers in (
+            (lie(size=4), ordinals),
+            (lie(size=6), ordinals),
+            (lie(size=-5, blocks=b""), ordinals),
+            (lie(size=0, blocks=b""), ordinals),
+            (lie(size=BLOCK_BYTES + 1), ordinals),
+            (lie(size=BLOCK_BYTES + 1, blocks=model.blocks * 2), ordinals),
+            (lie(blocks=model.blocks + b"x"), ordinals),
+            (lie(path="empty"), ordinals),
+            (lie(path="B"), ordinals),
+            (lie(path="zz/"), ordinals),
+            (Manifest(manifest.entries[::-1]), ordinals[::-1]),
+            (Manifest(manifest.entries[1:]), ordinals[1:]),
+            (manifest, ordinals[::-1]),
+            (manifest, ordinals[:-1]),
+            (manifest, (*ordinals, 3)),
+            (manifest, (ordinals[0],) * 3),
+        ):
+            with pytest.raises(IntegrityError):
+                stage.close(lying, numbers)
+        stage.close(manifest, ordinals)
+        there.publish(stage).release()
+
+
+def test_holes_inside_a_file_are_found(there: Store) -> None:
+    """A short block in front, and a last one that makes up for it: as many blocks, all with the digests claimed."""
+    short, long = b"x" * 5, b"y" * BLOCK_BYTES
+    blocks = hashlib.sha256(short).digest() + hashlib.sha256(long).digest()
+    claimed = Manifest((Entry("saved_model.pb", BLOCK_BYTES + 5, Digest("0" * 64), blocks),))
+    with there.stage_growing(None) as stage:
+        stage.write_chunk(one_block(0, short), memoryview(short))
+        stage.write_chunk(one_block(0, long, start=BLOCK_BYTES), memoryview(long))
+        with pytest.raises(IntegrityError, match="instead of"):
+            stage.close(claimed, (0,))
+
+
+def test_the_manifests_digest_is_worked_out_and_not_taken_over(here: Store, there: Store) -> None:
+    chunks, manifest, ordinals = grow(here, {"saved_model.pb": b"graph"})
+    posing = Manifest(manifest.entries)
+    posing.__dict__["digest"] = Digest("0" * 64)
+    with there.stage_growing(None) as stage:
+        fill(stage, chunks)
+        stage.close(posing, ordinals)
+        with there.publish(stage) as snapshot:
+            assert snapshot.manifest.digest == manifest.digest
+
+
+def test_more_bytes_than_were_expected_are_refused(here: Store, there: Store) -> None:
+    chunks, manifest, _ = grow(here, FILES)
+    with there.stage_growing(manifest.total_bytes - 1) as stage, pytest.raises(IntegrityError, match="the model has"):
+        fill(stage, chunks)
+
+
+def test_what_came_before_is_not_counted_again(here: Store, tmp_path: Path) -> None:
+    chunks, manifest, _ = grow(here, FILES)
+    small = Store(tmp_path / "small", max_bytes=manifest.total_bytes)
+    with small.stage_growing(None) as stage:
+        fill(stage, chunks)
+        fill(stage, chunks)
+
+
+def test_links_that_were_put_into_a_stage_are_not_followed(here: Store, there: Store, tmp_path: Path) -> None:
+    chunks, manifest, ordinals = grow(here, {"saved_model.pb": b"graph"})
+    with there.stage_growing(None) as stage:
+        (stage.path / "coming" / "0").symlink_to(tmp_path / "target")
+        with pytest.raises(StoreError):
+            fill(stage, chunks)
+    with there.stage_growing(None) as stage:
+        fill(stage, chunks)
+        (stage.files / "saved_model.pb").symlink_to(tmp_path / "target")
+        with pytest.raises(IntegrityError, match="something lies"):
+            stage.close(manifest, ordinals)
+    assert not (tmp_path / "target").exists()
+    (tmp_path / "link").symlink_to(here.root)
+    with pytest.raises(IntegrityError, match="is missing"):
+        read_pieces(tmp_path, ["link"], chunks[0][0], memoryview(bytearray(5)))
+    with pytest.raises(IntegrityError):
+        read_pieces(tmp_path, ["../x"], chunks[0][0], memoryview(bytearray(5)))
+
+
+@pytest.mark.parametrize("packer", [tar, targz])
+def test_chunks_of_an_archive_come_while_it_is_being_downloaded(
+    here: Store, packer: Callable[[dict[str, bytes]], bytes]
+) -> None:
+    archive = packer({"saved_model.pb": os.urandom(8 * BLOCK_BYTES)})
+    arrived = threading.Event()
+    in_time: list[bool] = []
+
+    class Halves(http.server.BaseHTTPRequestHandler):
+        """Sends half of the archive, and the rest when a chunk of the first half has arrived."""
+
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(archive)))
+            self.end_headers()
+            self.wfile.write(archive[: len(archive) // 2])
+            in_time.append(arrived.wait(20))
+            self.wfile.write(archive[len(archive) // 2 :])
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Halves) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            handle = parse_handle(f"http://127.0.0.1:{server.server_port}/model.{'tar' if packer is tar else 'tar.gz'}")
+            with here.stage(watch=lambda _: arrived.set(), chunk_bytes=BLOCK_BYTES) as stage:
+                open_origin(handle, Config(retries=0), stage.path).fetch(stage)
+                assert stage.finish().total_bytes == 8 * BLOCK_BYTES
+        finally:
+            server.shutdown()
+            thread.join()
+    assert in_time == [True]

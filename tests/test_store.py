@@ -852,7 +852,7 @@ _PRELUDE = """
 import os, subprocess, sys
 from pathlib import Path
 from hubdist.errors import HubdistError
-from hubdist.manifest import Digest, Manifest, cut_chunks
+from hubdist.manifest import Digest, Manifest, cut_chunks, prove
 from hubdist.store import Store
 
 def mount(*arguments):
@@ -973,6 +973,38 @@ def test_a_full_disk_is_a_typed_error_that_leaves_nothing_and_harms_no_other_mod
     assert "the disk is full" in lines[2]
     assert f"the model has {5 << 20} bytes" in lines[3]
     assert lines[4:] == ["[] 1", str(5 << 20)]
+
+
+_SMALL_DISK_GROWING = """
+mount("-t", "tmpfs", "-o", "size=8m,mode=700", "tmpfs", root)
+store = Store(root)
+manifest = Manifest.from_json(Path(sys.argv[2]).read_bytes())
+chunks = [prove(manifest, chunk) for chunk in cut_chunks(manifest, 1 << 20)]
+
+def grow(expected_bytes, ballast=0):
+    with store.stage_growing(expected_bytes) as stage:
+        (root / "ballast").write_bytes(bytes(ballast))
+        for chunk in chunks:
+            stage.write_chunk(chunk, memoryview(bytes(chunk.chunk.size)))
+
+attempt(lambda: grow(None))
+attempt(lambda: grow(manifest.total_bytes))
+attempt(lambda: grow(None, 6 << 20))
+print(os.listdir(root / "staging"), len(store.digests()))
+"""
+
+
+@pytest.mark.root
+def test_a_disk_that_is_too_small_for_what_keeps_coming_is_a_typed_error(tmp_path: Path, root: Path) -> None:
+    manifest = manifest_of(tmp_path, {"saved_model.pb": bytes(9 << 20)})
+    (tmp_path / "manifest.json").write_bytes(manifest.to_json())
+    root.mkdir(mode=0o700)
+    lines = _in_namespace(_SMALL_DISK_GROWING, root, tmp_path / "manifest.json").splitlines()
+    assert [line.split()[0] for line in lines[:3]] == ["StoreFullError"] * 3
+    assert "its disk has free" in lines[0]
+    assert f"the model has {9 << 20} bytes" in lines[1]
+    assert "the disk is full" in lines[2]
+    assert lines[3:] == ["[] 0"]
 
 
 @pytest.mark.parametrize(

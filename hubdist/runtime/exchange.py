@@ -183,12 +183,16 @@ class Exchange:
         """
         with self._guard:
             incoming = self._incoming.get(delivery)
-        if incoming is not None:  # else asked twice
-            with incoming.publishing:
-                incoming.stage.close(manifest, ordinals, unproven=unproven)
-                self._store().publish(incoming.stage).release()
-                self.hold(delivery, manifest.digest, ordinals)
-            self._discard(delivery)
+        if incoming is None:
+            return  # asked again, after the answer was lost
+        with incoming.publishing:
+            with self._guard:
+                if delivery in self._held:  # asked again, while the first call was at work
+                    return
+            incoming.stage.close(manifest, ordinals, unproven=unproven)
+            self._store().publish(incoming.stage).release()
+            self.hold(delivery, manifest.digest, ordinals)
+        self._discard(delivery)
 
     def forget(self, delivery: str) -> None:
         """Take no further part in a delivery: discard its stage, let go of its snapshot."""
