@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import socket
 import sys
+import tarfile
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -142,6 +143,19 @@ def test_a_bundle_of_many_files_comes_out_right_and_alone(kaggle: Kaggle, tmp_pa
     kaggle.bundle = targz(FILES)
     assert resolved(tmp_path / "store") == FILES
     assert kaggle.reads("DownloadModelInstanceVersion") == 1
+
+
+def test_a_bundle_comes_out_where_python_is_older_than_tarfiles_filters(
+    kaggle: Kaggle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def extractall(_: tarfile.TarFile, path: str) -> None:
+        raise AssertionError(path)
+
+    monkeypatch.delattr(tarfile, "data_filter", raising=False)
+    monkeypatch.setattr(tarfile.TarFile, "extractall", extractall)  # knows no `filter`
+    kaggle.bundle = targz(FILES)
+    assert resolved(tmp_path / "store") == FILES
+    assert list((tmp_path / "store" / "staging").iterdir()) == []
 
 
 def test_the_models_url_is_the_same_handle(kaggle: Kaggle, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import contextlib
 import functools
 import os
 import shutil
+import tarfile
 import time
 from pathlib import Path
 
@@ -26,7 +27,8 @@ from hubdist.errors import (
     OriginError,
     TransferTimeoutError,
 )
-from hubdist.handle import Handle
+from hubdist.handle import Handle, parse_handle
+from hubdist.origins.archives import ArchiveOrigin
 from hubdist.origins.local import LocalOrigin
 from hubdist.source import FileSink
 from hubdist.threads import start_thread
@@ -73,8 +75,18 @@ class KaggleOrigin:
             path = done.result()
         except failures as error:
             raise self._translated(error) from error
+        except TypeError:
+            if hasattr(tarfile, "data_filter"):
+                raise
+            self._unpack(sink)
+            return
         shutil.rmtree(self._folder / _MARKERS, ignore_errors=True)
         LocalOrigin(Path(path)).fetch(sink)
+
+    def _unpack(self, sink: FileSink) -> None:
+        """Unpack what kagglehub could not: it asks for tarfile's filters, which Python has since 3.11.4."""
+        bundle = next(self._folder.rglob("*.archive"))
+        ArchiveOrigin(parse_handle(str(bundle)), self._config, self._folder).fetch(sink)
 
     def _watch(self, done: concurrent.futures.Future[str]) -> None:
         """Wait for the download for as long as bytes arrive.
