@@ -20,8 +20,8 @@ from hubdist.runtime.calls import NodeLostError
 from hubdist.runtime.early import EarlyDelivery
 from hubdist.runtime.job_pins import JobPins
 from hubdist.runtime.nodes import Node
+from hubdist.runtime.receiver import Brought
 from hubdist.runtime.sharing import SharedWork
-from hubdist.runtime.transfer import Brought
 from hubdist.runtime.transfers import Transfers
 from hubdist.runtime.ways import Ways
 

@@ -10,14 +10,11 @@ import asyncio
 import contextlib
 import logging
 import secrets
-import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any
 
 from hubdist.config import Config
-from hubdist.copies import RemoteCopy
 from hubdist.delivery import (
     ChunkArrived,
     ChunkFailed,
@@ -40,10 +37,12 @@ from hubdist.delivery import (
     Withdraw,
 )
 from hubdist.errors import HubdistError, IntegrityError, PeerError, StoreError
-from hubdist.manifest import Digest, Manifest, ProvenChunk
+from hubdist.manifest import Manifest, ProvenChunk
 from hubdist.runtime.agents import AGENT_TRIES, START_TIMEOUT_S, Agents
 from hubdist.runtime.calls import NodeLostError, settle
+from hubdist.runtime.contents import Contents, FirstSource
 from hubdist.runtime.nodes import Node, alive_nodes
+from hubdist.runtime.receiver import Brought, Receiver
 from hubdist.runtime.sharing import SharedWork
 
 _LOG = logging.getLogger(__name__)
@@ -55,94 +54,6 @@ _HOLDERS_S = 5.0
 """How long to wait for nodes that have the model: the source shall not send what they can."""
 
 _MOST_HOLDERS = 8
-_MOST_MARKS = 256
-
-
-@dataclass(frozen=True, slots=True)
-class Origin:
-    """Where the chunks of a transfer first come from: a node's snapshot, unless one of the calls says otherwise.
-
-    Attributes:
-        name: In the plan: a node's id, or anything else for a place that nodes read themselves.
-        public: The same for people.
-        node: The node; None for a place.
-        offer: Lets its agent offer a chunk while the origin is being read; two references, as `NodeAgent.offer`.
-        place: The place.
-    """
-
-    name: str
-    public: str
-    node: Node | None
-    offer: Callable[[Any, ProvenChunk], Sequence[Any]] | None = None
-    place: RemoteCopy | None = None
-
-    @classmethod
-    def at(cls, node: Node, offer: Callable[[Any, ProvenChunk], Sequence[Any]] | None = None) -> Self:
-        """The driver's node."""
-        return cls(node.id, node.name, node, offer)
-
-    @classmethod
-    def read_at(cls, place: RemoteCopy) -> Self:
-        """A place that nodes read themselves."""
-        return cls(place.public, place.public, None, None, place)
-
-
-@dataclass(slots=True)
-class Contents:
-    """What is known of the model so far.
-
-    Attributes:
-        chunks: Its chunks; more come while the origin is being read.
-        manifest: Its files; None until the origin has been read.
-        ordinals: For each entry of the manifest, which of the files of the chunks it is.
-        unproven: The blocks of the chunks are not trusted; whole files are digested before they are published.
-    """
-
-    chunks: list[ProvenChunk] = field(default_factory=list)
-    manifest: Manifest | None = None
-    ordinals: tuple[int, ...] = ()
-    unproven: bool = False
-
-    @property
-    def digest(self) -> Digest | None:
-        """The model's, once it is known."""
-        return None if self.manifest is None else self.manifest.digest
-
-    @property
-    def total_bytes(self) -> int:
-        """Bytes, as far as they are known."""
-        return sum(chunk.chunk.size for chunk in self.chunks)
-
-
-@dataclass(slots=True)
-class _Waiting:
-    """One node's way to the model."""
-
-    node: Node
-    done: asyncio.Future[None]
-    begin: float = field(default_factory=time.monotonic)
-    arrived_bytes: int = 0
-    sources: Counter[str] = field(default_factory=Counter)
-    marks: list[tuple[float, int]] = field(default_factory=list)
-    retries: int = 0
-    refused: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Brought:
-    """What it took to bring a model to a node.
-
-    Attributes:
-        sources: Who sent -> bytes.
-        timeline: Seconds since the node joined, bytes that had arrived.
-        retries: Chunks that had to be sent again.
-        refused: Those of them that came with wrong bytes.
-    """
-
-    sources: tuple[tuple[str, int], ...]
-    timeline: tuple[tuple[float, int], ...]
-    retries: int
-    refused: int
 
 
 class Transfer:
@@ -150,7 +61,7 @@ class Transfer:
 
     Args:
         contents: The model, as far as it is known.
-        origin: Where its chunks first come from.
+        source: Where its chunks first come from.
         window_bytes: Most bytes in flight to a node, and on offer at one.
         chunk_bytes: Size of the largest chunk.
         nodes: How many nodes are expected.
@@ -162,7 +73,7 @@ class Transfer:
     def __init__(
         self,
         contents: Contents,
-        origin: Origin,
+        source: FirstSource,
         *,
         window_bytes: int,
         chunk_bytes: int,
@@ -174,21 +85,21 @@ class Transfer:
         self.name = secrets.token_hex(8)
         self.contents = contents
         self.ended = False
-        self._origin = origin
+        self._source = source
         self._agents = agents
         self._config = config
         self._delivery = Delivery(
             [chunk.chunk.size for chunk in contents.chunks],
-            source=origin.name,
+            source=source.name,
             nodes=nodes,
             node_window_bytes=window_bytes,
             source_window_bytes=window_bytes,
             largest_bytes=chunk_bytes,
-            is_place=origin.place is not None,
+            is_place=source.place is not None,
             closed=contents.manifest is not None,
         )
-        self._nodes: dict[str, Node] = {} if origin.node is None else {origin.node.id: origin.node}
-        self._waiting: dict[str, _Waiting] = {}
+        self._nodes: dict[str, Node] = {} if source.node is None else {source.node.id: source.node}
+        self._receivers: dict[str, Receiver] = {}
         self._objects: dict[tuple[str, int], Any] = {}
         """Node and chunk -> the object that others can fetch."""
         self._closed = asyncio.Event()
@@ -208,12 +119,12 @@ class Transfer:
     @property
     def began_early(self) -> bool:
         """True if it began while the origin was being read."""
-        return self._origin.offer is not None
+        return self._source.offer is not None
 
     @property
     def arrived_bytes(self) -> Counter[str]:
-        """Name of each waiting node -> bytes that have arrived there."""
-        return Counter({waiting.node.name: waiting.arrived_bytes for waiting in self._waiting.values()})
+        """Name of each node that receives -> bytes that have arrived there."""
+        return Counter({receiver.node.name: receiver.arrived_bytes for receiver in self._receivers.values()})
 
     @contextlib.asynccontextmanager
     async def use(self) -> Any:
@@ -279,7 +190,7 @@ class Transfer:
     async def _bring(self, node: Node) -> Brought | None:
         await self._keep(node)
         async with self._agents.use(node) as agent:
-            begin = agent.begin.remote(self.name, self.contents.manifest, self._origin.place)
+            begin = agent.begin.remote(self.name, self.contents.manifest, self._source.place)
             try:
                 has_it = await settle(begin, timeout_s=START_TIMEOUT_S, node=node.name)
             except NodeLostError:
@@ -288,24 +199,24 @@ class Transfer:
             if has_it:
                 await self._add_holder(node)
                 return None
-            waiting = _Waiting(node, asyncio.get_running_loop().create_future())
-            self._waiting[node.id] = waiting
+            receiver = Receiver(node, asyncio.get_running_loop().create_future())
+            self._receivers[node.id] = receiver
             self._nodes[node.id] = node
             try:
                 self._feed(NodeJoined(node.id))
-                await waiting.done
+                await receiver.done
             except HubdistError as error:
                 if not isinstance(error, NodeLostError):
                     await self._tell_to_forget(node)
                 raise
             finally:
-                del self._waiting[node.id]
-        return Brought(tuple(waiting.sources.most_common()), _thinned(waiting.marks), waiting.retries, waiting.refused)
+                del self._receivers[node.id]
+        return receiver.brought
 
     async def _make_ready(self) -> None:
         """Start the source's agent, and let nodes that have the snapshot offer it, those that answer soon."""
-        if self._origin.node is not None:
-            await self._keep(self._origin.node)
+        if self._source.node is not None:
+            await self._keep(self._source.node)
         tasks = [self._start(self._add_holder(node)) for node in self._holders[:_MOST_HOLDERS]]
         if tasks:
             await asyncio.wait(tasks, timeout=_HOLDERS_S)
@@ -364,27 +275,23 @@ class Transfer:
 
     def _note(self, event: Event) -> None:
         """Remember for the report what happened."""
-        if isinstance(event, ChunkArrived) and event.node in self._waiting:
-            waiting = self._waiting[event.node]
+        if isinstance(event, ChunkArrived) and event.node in self._receivers:
             size = self.contents.chunks[event.chunk].chunk.size
-            waiting.arrived_bytes += size
-            waiting.sources[self._public(event.source)] += size
-            waiting.marks.append((time.monotonic() - waiting.begin, waiting.arrived_bytes))
-        elif isinstance(event, ChunkFailed) and event.node in self._waiting:
-            waiting = self._waiting[event.node]
-            waiting.retries += 1
-            waiting.refused += isinstance(event.error, IntegrityError)
+            self._receivers[event.node].note_arrival(size, self._public(event.source))
+        elif isinstance(event, ChunkFailed) and event.node in self._receivers:
+            receiver = self._receivers[event.node]
+            receiver.note_failure(refused=isinstance(event.error, IntegrityError))
             _LOG.warning(
                 "hubdist: chunk %d did not reach %s from %s: %s",
                 event.chunk,
-                waiting.node.name,
+                receiver.node.name,
                 self._public(event.source),
                 event.error,
             )
 
     def _public(self, source: str) -> str:
         node = self._nodes.get(source)
-        return self._origin.public if node is None else node.name
+        return self._source.public if node is None else node.name
 
     def _obey(self, command: Command) -> None:
         match command:
@@ -393,19 +300,19 @@ class Transfer:
             case Withdraw(node, chunk):
                 self._objects.pop((node, chunk), None)
             case Fetch(node):
-                waiting = self._waiting[node]
-                self._run(self._fetch(waiting.node, command), waiting)
+                receiver = self._receivers[node]
+                self._run(self._fetch(receiver.node, command), receiver)
             case Publish(node):
-                waiting = self._waiting[node]
-                self._run(self._publish(waiting.node), waiting)
+                receiver = self._receivers[node]
+                self._run(self._publish(receiver.node), receiver)
             case Finish(node, error):
                 self._finish(node, error)
 
-    def _run(self, work: Coroutine[Any, Any, Event], waiting: _Waiting | None) -> None:
+    def _run(self, work: Coroutine[Any, Any, Event], receiver: Receiver | None) -> None:
         async def carry_out() -> None:
             event = await work
             # A node that failed and asks again is a new one: answers to its first life are nothing to its second.
-            if waiting is None or self._waiting.get(waiting.node.id) is waiting:
+            if receiver is None or self._receivers.get(receiver.node.id) is receiver:
                 self._feed(event)
 
         self._start(carry_out())
@@ -420,14 +327,14 @@ class Transfer:
         proven = self.contents.chunks[chunk]
 
         async def offer(agent: Any) -> Event:
-            if node is self._origin.node and self._origin.offer is not None and self.contents.manifest is None:
-                references = self._origin.offer(agent, proven)
+            if node is self._source.node and self._source.offer is not None and self.contents.manifest is None:
+                references = self._source.offer(agent, proven)
                 with contextlib.suppress(IntegrityError):  # the stage has just become a snapshot
                     await settle(references[0], timeout_s=START_TIMEOUT_S, node=node.name)
                     self._objects[node.id, chunk] = references[1]
                     return ChunkOffered(node.id, chunk)
                 await asyncio.wait_for(self._closed.wait(), self._config.timeout_s)
-            if node.id not in self._waiting:
+            if node.id not in self._receivers:
                 await self._hold(node, agent)
             references = agent.offer.options(num_returns=2).remote(self.name, proven)
             await settle(references[0], timeout_s=START_TIMEOUT_S, node=node.name)
@@ -442,7 +349,7 @@ class Transfer:
 
         async def fetch(agent: Any) -> Event:
             # in a list: an argument that is a reference itself would hold up the calls behind it until it is there
-            source = [] if self._origin.name == command.source and self._origin.place else [self._objects[key]]
+            source = [] if self._source.name == command.source and self._source.place else [self._objects[key]]
             call = agent.fetch.options(num_returns=2)
             references = call.remote(self.name, proven, source, command.keep)
             timeout_s = self._config.chunk_timeout_s + _MARGIN_S
@@ -484,15 +391,15 @@ class Transfer:
                 return failed(PeerError(f"unexpected {type(error).__name__}: {error}"))
 
     def _finish(self, node_id: str, error: HubdistError | None) -> None:
-        waiting = self._waiting[node_id]
+        receiver = self._receivers[node_id]
         if error is not None:
             self._lose(node_id)
-        if waiting.done.done():
+        if receiver.done.done():
             return
         if error is None:
-            waiting.done.set_result(None)
+            receiver.done.set_result(None)
         else:
-            waiting.done.set_exception(error.placed(node=waiting.node.name))
+            receiver.done.set_exception(error.placed(node=receiver.node.name))
 
     async def _tell_to_forget(self, node: Node) -> None:
         """Let a node's agent drop what it keeps for this delivery. If it cannot, its end does the same."""
@@ -501,9 +408,3 @@ class Transfer:
         async with self._agents.use(node) as agent:
             with contextlib.suppress(HubdistError):
                 await settle(agent.forget.remote(self.name), timeout_s=_MARGIN_S, node=node.name)
-
-
-def _thinned(marks: list[tuple[float, int]]) -> tuple[tuple[float, int], ...]:
-    """The same curve with fewer points; the last one stays."""
-    step = -(-len(marks) // _MOST_MARKS)
-    return tuple(marks[::-step][::-1]) if marks else ()

@@ -13,8 +13,10 @@ from hubdist.errors import StoreFullError
 from hubdist.manifest import Digest, Manifest, ProvenChunk, cut_chunks, prove
 from hubdist.routes import Route
 from hubdist.runtime.agents import Agents
+from hubdist.runtime.contents import Contents, FirstSource
 from hubdist.runtime.nodes import Node, alive_nodes
-from hubdist.runtime.transfer import Brought, Contents, Origin, Transfer
+from hubdist.runtime.receiver import Brought
+from hubdist.runtime.transfer import Transfer
 
 _STORAGE_CHUNK_BYTES = 8 << 20
 """A request to object storage for less takes longer to be answered than to be transferred."""
@@ -108,9 +110,9 @@ class Transfers:
 
         Args:
             nodes: All that are alive.
-            offer: See `Origin`.
+            offer: See `FirstSource`.
         """
-        return self._make(Contents(), Origin.at(self._node, offer), nodes, [], EARLY_CHUNK_BYTES)
+        return self._make(Contents(), FirstSource.at(self._node, offer), nodes, [], EARLY_CHUNK_BYTES)
 
     def adopt(self, transfer: Transfer) -> None:
         """The model of an opened transfer is known: others who ask for it take part."""
@@ -140,15 +142,15 @@ class Transfers:
             unproven=place is not None and place.unproven,
         )
         holders = self._holders.get(manifest.digest, {})
-        origin = Origin.at(self._node) if place is None else Origin.read_at(place)
-        return self._make(contents, origin, nodes, [node for node in nodes if node.id in holders], chunk_bytes)
+        source = FirstSource.at(self._node) if place is None else FirstSource.read_at(place)
+        return self._make(contents, source, nodes, [node for node in nodes if node.id in holders], chunk_bytes)
 
     def _make(
-        self, contents: Contents, origin: Origin, nodes: list[Node], holders: list[Node], chunk_bytes: int
+        self, contents: Contents, source: FirstSource, nodes: list[Node], holders: list[Node], chunk_bytes: int
     ) -> Transfer:
         return Transfer(
             contents,
-            origin,
+            source,
             window_bytes=self._room(nodes),
             chunk_bytes=chunk_bytes,
             nodes=len(nodes),
