@@ -103,7 +103,7 @@ def test_chunks_are_given_before_the_file_ends(here: Store) -> None:
                 file.write(bytes(BLOCK_BYTES))
                 given_by_then.append(len(chunks))
         stage.finish()
-    assert given_by_then[4] == 2
+    assert given_by_then[4] == 5
     assert sum(chunk.chunk.size for chunk in chunks) == 10 * BLOCK_BYTES
 
 
@@ -130,6 +130,21 @@ def test_cut_chunks_cover_every_byte_once(sizes: list[int], blocks_each: int, st
         assert start == at[file]
         at[file] = end
     assert list(at.values()) == sizes
+
+
+def test_chunks_grow_with_what_was_cut() -> None:
+    chunks: list[ProvenChunk] = []
+    cutter = ChunkCutter(4 * BLOCK_BYTES, chunks.append)
+    cutter.add(0, 0, 1024 * BLOCK_BYTES, bytes(32 * 1024))
+    cutter.finish()
+    sizes = [chunk.chunk.size // BLOCK_BYTES for chunk in chunks]
+    assert sizes[:64] == [1] * 64
+    assert set(sizes) == {1, 2, 3, 4}
+    assert sum(sizes) == 1024
+    cut = 0
+    for size in sizes:
+        assert size == 1 or size <= cut / 64
+        cut += size
 
 
 def test_a_known_manifests_chunks_fill_it_too(here: Store, there: Store) -> None:
@@ -272,7 +287,6 @@ def test_a_chunk_is_given_as_soon_as_it_is_full(here: Store) -> None:
         here.stage(watch=chunks.append, chunk_bytes=2 * BLOCK_BYTES) as stage,
         stage.open_file("saved_model.pb") as file,
     ):
-        file.write(bytes(BLOCK_BYTES))
         file.write(bytes(BLOCK_BYTES))
         assert len(chunks) == 1
 

@@ -35,14 +35,21 @@ MAX_TRIES = 3
 """How often a chunk is offered or fetched before its node is given up."""
 
 _FEW_NODES = 12
-"""Up to as many nodes, wide windows keep all links busy; beyond, a chunk spreads over many steps, and what counts is
-that a step is quick: few fetches share a link."""
+"""Up to as many nodes, a handful of fetches keeps every link busy; beyond, a chunk spreads over many steps, and what
+counts is that a step is quick: fewer fetches share a link."""
+
+_FEW_SLOTS = 8
+"""Chunks under way to one of few nodes, and from it. With more of them each takes longer, and so does the last one."""
+
+_FEW_SEEDS = 8
+_MANY_SEEDS = 4
+"""Chunks under way from the source, at least; few nodes get one each, so that all have something for the others."""
 
 _STEP_BYTES = 4 << 20
 """Bytes under way to a node, and from it, if there are many: what fills a link while an answer is on its way."""
 
 _SEED_BYTES = 12 << 20
-"""Bytes under way from the source; but at least a chunk for each of few nodes, for their links are shared by peers."""
+"""Bytes under way from the source, if there are many."""
 
 _PEER_TRIES = 2
 """Failed fetches from peers after which a node gets a chunk from the source."""
@@ -84,8 +91,12 @@ class Delivery:
         self._most = max(1, node_window_bytes // largest)
         wide = nodes <= _FEW_NODES
         most = 4 * nodes if is_place else max(1, source_window_bytes // largest)
-        seeds = most if is_place else min(most, max(nodes if wide else 4, _SEED_BYTES // largest))
-        self._slots = max(1, self._most - 2 if wide else min(self._most, max(2, _STEP_BYTES // largest)))
+        seeds = (
+            most
+            if is_place
+            else min(most, max(_FEW_SEEDS, nodes) if wide else max(_MANY_SEEDS, _SEED_BYTES // largest))
+        )
+        self._slots = min(self._most, _FEW_SLOTS if wide else max(2, _STEP_BYTES // largest))
         self._offer_tries: Counter[int] = Counter()
         origin = Member(source, 0, Role.HOLDING, Window(0, 0), Window(seeds, seeds), most)
         self._board = Board(origin, is_place=is_place)

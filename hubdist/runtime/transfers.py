@@ -22,8 +22,8 @@ _STORAGE_CHUNK_BYTES = 8 << 20
 """A request to object storage for less takes longer to be answered than to be transferred."""
 
 
-EARLY_CHUNK_BYTES = 2 << 20
-"""Size of chunks while the model's size is unknown."""
+EARLY_CHUNK_BYTES = 4 << 20
+"""Most bytes of a chunk while the model's size is unknown; the first ones are smaller."""
 
 
 class Transfers:
