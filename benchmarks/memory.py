@@ -82,7 +82,8 @@ def main() -> None:
             for _ in range(int(options.gib * 64)):
                 file.write(os.urandom(16 << 20))
         with RayCluster(folder, nodes=3, object_store_bytes=options.store_mb * 10**6, log_to_driver=False) as cluster:
-            hubdist.init(store=cluster.store, agent_idle_s=60)
+            # the nodes could read the directory, for they are one machine: the route of a real cluster is asked for
+            hubdist.init(store=cluster.store, agent_idle_s=60, route="driver")
             hubdist.prefetch(str(folder / "small"))  # starts coordinator and agents
             session = ray.get_runtime_context().get_session_name()
             watch = Watch(session)
