@@ -83,14 +83,14 @@ class GrowingStage(StageDirectory):
             self._end(chunk, written=written)
 
     def read_chunk(self, chunk: ProvenChunk, buffer: memoryview) -> None:
-        """Give back bytes that have arrived, checked again; while the stage is closed too.
+        """Give back bytes that have arrived; while the stage is closed too. Who gets them checks them.
 
         Args:
             chunk: Which bytes.
             buffer: Where they go; of the chunk's size.
 
         Raises:
-            IntegrityError: They have not arrived, or are damaged, or the stage has been published or discarded.
+            IntegrityError: They have not arrived, or a file is shorter, or the stage has been published or discarded.
             StoreError: The disk refuses.
         """
         while True:
@@ -292,7 +292,7 @@ class FilledStage(GrowingStage):
 
 
 def read_pieces(root: Path, paths: Sequence[str], chunk: ProvenChunk, buffer: memoryview) -> None:
-    """Read a chunk from files below `root`, checked.
+    """Read a chunk from files below `root`. Who gets it checks it.
 
     Args:
         root: The directory.
@@ -301,14 +301,13 @@ def read_pieces(root: Path, paths: Sequence[str], chunk: ProvenChunk, buffer: me
         buffer: Where they go; of the chunk's size.
 
     Raises:
-        IntegrityError: A file is gone, shorter or damaged.
+        IntegrityError: A file is gone or shorter.
         StoreError: The disk refuses.
     """
     for path, (piece, where, _) in zip(paths, chunk.parts(), strict=True):
         target = root / check_entry_path(path)
         with disk_errors(target):
             read_range(target, piece.start, buffer[where])
-    chunk.check(buffer)
 
 
 def _check_file(entry: Entry, file: _ComingFile) -> None:

@@ -280,6 +280,28 @@ class ProvenChunk:
         if first != len(self.blocks):
             raise IntegrityError(f"chunk {self.chunk.index} is not made of whole blocks with their digests")
 
+    def cut(self, most_bytes: int) -> list[ProvenChunk]:
+        """The same bytes in parts of whole blocks, none larger than asked for.
+
+        Args:
+            most_bytes: A multiple of `BLOCK_BYTES`, at least one block.
+        """
+        if self.chunk.size <= most_bytes:
+            return [self]
+        parts: list[ProvenChunk] = []
+        for piece, _, blocks in self.parts():
+            for start in range(piece.start, piece.end, most_bytes):
+                end = min(start + most_bytes, piece.end)
+                first = (start - piece.start) // BLOCK_BYTES * DIGEST_BYTES
+                last = -(-(end - piece.start) // BLOCK_BYTES) * DIGEST_BYTES
+                part = Chunk(self.chunk.index, (Piece(piece.entry_index, start, end),))
+                if parts and parts[-1].chunk.size + part.size <= most_bytes:
+                    part = Chunk(part.index, parts[-1].chunk.pieces + part.pieces)
+                    parts[-1] = ProvenChunk(part, parts[-1].blocks + blocks[first:last])
+                else:
+                    parts.append(ProvenChunk(part, blocks[first:last]))
+        return parts
+
     def check(self, data: memoryview) -> None:
         """Check the chunk's bytes.
 

@@ -30,7 +30,7 @@ class NodeReport:
         reason: Why this route.
         source: Name of the node that sent the bytes; None if they were there.
         bytes_received: Bytes that came over this route.
-        seconds: From the call to the published snapshot.
+        seconds: From the call to the published snapshot; from the first chunk on, if chunks came before that call.
         retries: Chunks that had to be sent again.
         refused: Those of them that came with wrong bytes.
         sources: Who sent -> bytes: the driver's node and other nodes by name, or a public URL.

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from hubdist.delivery import (
     ChunkArrived,
     ChunkFailed,
-    ChunkOffered,
     ChunksAdded,
     Closed,
     Command,
@@ -21,10 +20,7 @@ from hubdist.delivery import (
     NodeFailed,
     NodeJoined,
     NodePublished,
-    Offer,
-    OfferFailed,
     Publish,
-    Withdraw,
 )
 from hubdist.errors import DigestMismatchError, HubdistError, OriginError, PeerError, StoreFullError
 
@@ -34,7 +30,7 @@ FULL = StoreFullError("full", need_bytes=2, free_bytes=1)
 GONE = OriginError("the source is gone")
 WRONG = DigestMismatchError("wrong bytes", expected="sha256:1", actual="sha256:2")
 
-Answerable = Offer | Fetch | Publish
+Answerable = Fetch | Publish
 
 
 @dataclass
@@ -52,8 +48,8 @@ class World:
 
     Args:
         sizes: Bytes of each chunk.
-        window: Bytes in flight to a node, and on offer there.
-        source_window: Bytes on offer at the source.
+        window: Bytes in flight to a node, and from it.
+        source_window: Bytes in flight from the source.
         later: Bytes of chunks that come while the delivery runs.
         is_place: The source is read by the nodes themselves.
         liars: Nodes that send wrong bytes.
@@ -87,8 +83,6 @@ class World:
             closed=not later,
         )
         self.nodes: dict[str, WorldNode] = {}
-        self.offers: dict[tuple[str, int], bool] = {}
-        """Who and what -> whether it can be fetched already."""
         self.waiting: deque[Answerable] = deque()
         self.commands: Counter[type] = Counter()
         self.sent: Counter[str] = Counter()
@@ -131,8 +125,6 @@ class World:
     def answer(self, command: Answerable) -> None:
         """The answer if all goes well."""
         match command:
-            case Offer(name, chunk):
-                self.tell(ChunkOffered(name, chunk))
             case Fetch(name, chunk, source) if source in self.liars:
                 self.blamed.add((name, source))
                 self.tell(ChunkFailed(name, chunk, source, WRONG))
@@ -144,8 +136,6 @@ class World:
     def refuse(self, command: Answerable, *, whole_node: bool) -> None:
         """The answer if it goes badly."""
         match command:
-            case Offer(name, chunk):
-                self.tell(OfferFailed(name, chunk, LOST))
             case Fetch(name, chunk, source) if not whole_node:
                 self.tell(ChunkFailed(name, chunk, source, LOST))
             case Fetch(name) | Publish(name):
@@ -159,8 +149,6 @@ class World:
     def _gone(self, name: str) -> None:
         self.nodes[name].alive = False
         self.nodes[name].reads.clear()
-        for key in [key for key in self.offers if key[0] == name]:
-            del self.offers[key]
         for node in self.nodes.values():  # what was fetched from there is asked of others; the old answers still come
             node.reads = {chunk: fetch for chunk, fetch in node.reads.items() if fetch.source != name}
 
@@ -178,42 +166,21 @@ class World:
 
     def _take_in(self, event: Event) -> None:
         match event:
-            case ChunkOffered(name, chunk) if (name, chunk) in self.offers:
-                self.offers[name, chunk] = True
-            case OfferFailed(name, chunk, _):
-                self.offers.pop((name, chunk), None)
             case ChunkArrived(name, chunk, source) if self._is_current(name, chunk, source):
-                fetch = self.nodes[name].reads.pop(chunk)
+                del self.nodes[name].reads[chunk]
                 self.nodes[name].holds.add(chunk)
                 self.sent[source] += self.sizes[chunk]
-                if fetch.keep:
-                    self.offers[name, chunk] = True
             case ChunkFailed(name, chunk, source, _) if self._is_current(name, chunk, source):
                 del self.nodes[name].reads[chunk]
 
     def _obey(self, command: Command) -> None:
         match command:
-            case Offer(name, chunk):
-                assert (name, chunk) not in self.offers, "offered twice"
-                assert self.unfinished, "offered to nobody"
-                if name != SOURCE:
-                    assert self.nodes[name].alive
-                    assert chunk in self.nodes[name].holds, "it lacks what it shall offer"
-                    assert not any(sender == name for _, sender in self.blamed), "it sent wrong bytes"
-                else:
-                    assert not self.is_place
-                self.offers[name, chunk] = False
-                self.waiting.append(command)
-            case Withdraw(name, chunk):
-                self.offers.pop((name, chunk), None)
-                readers = [node for node in self.nodes.values() if not node.finished and chunk in node.reads]
-                assert all(node.reads[chunk].source != name for node in readers), "withdrawn while it is read"
-            case Fetch(name, chunk, source, _):
+            case Fetch(name, chunk, source):
                 node = self.nodes[name]
                 assert not node.finished
                 assert source != name
                 assert source == SOURCE or self.nodes[source].alive
-                assert self.offers.get((source, chunk)) or (source == SOURCE and self.is_place), "not on offer"
+                assert source == SOURCE or chunk in self.nodes[source].holds, "it lacks what it shall send"
                 assert chunk not in node.holds, "sent again what had arrived"
                 assert (name, source) not in self.blamed, "asked again who sent wrong bytes"
                 assert chunk not in node.reads
@@ -236,14 +203,14 @@ class World:
                     self._gone(name)
 
     def _check(self) -> None:
-        for name, node in self.nodes.items():
+        sending: Counter[str] = Counter()
+        for node in self.nodes.values():
             if node.finished:
                 continue
-            assert sum(self.sizes[chunk] for chunk in node.reads) <= max(self.window, self.largest), (
-                "too much in flight"
-            )
-            kept = [chunk for chunk, fetch in node.reads.items() if fetch.keep]
-            mine = [chunk for sender, chunk in self.offers if sender == name]
-            assert sum(self.sizes[chunk] for chunk in [*kept, *mine]) <= max(self.window, self.largest), "offers"
-        mine = [self.sizes[chunk] for name, chunk in self.offers if name == SOURCE]
-        assert sum(mine) <= max(self.source_window, self.largest), "too much on offer at the source"
+            sizes = [self.sizes[chunk] for chunk in node.reads]
+            assert sum(sizes) <= max(self.window, self.largest), "too much in flight to a node"
+            for fetch in node.reads.values():
+                sending[fetch.source] += self.sizes[fetch.chunk]
+        from_source = sending.pop(SOURCE, 0)
+        assert self.is_place or from_source <= max(self.source_window, self.largest), "too much from the source"
+        assert all(size <= max(self.window, self.largest) for size in sending.values()), "too much from a node"

@@ -8,7 +8,6 @@ from hubdist.delivery.chunking import choose_chunk_bytes
 from hubdist.delivery.events import (
     ChunkArrived,
     ChunkFailed,
-    ChunkOffered,
     ChunksAdded,
     Closed,
     Command,
@@ -19,11 +18,8 @@ from hubdist.delivery.events import (
     NodeFailed,
     NodeJoined,
     NodePublished,
-    Offer,
-    OfferFailed,
     Publish,
     SourceFailed,
-    Withdraw,
 )
 from hubdist.delivery.plan import MAX_TRIES, Delivery
 
@@ -31,7 +27,6 @@ __all__ = [
     "MAX_TRIES",
     "ChunkArrived",
     "ChunkFailed",
-    "ChunkOffered",
     "ChunksAdded",
     "Closed",
     "Command",
@@ -43,10 +38,7 @@ __all__ = [
     "NodeFailed",
     "NodeJoined",
     "NodePublished",
-    "Offer",
-    "OfferFailed",
     "Publish",
     "SourceFailed",
-    "Withdraw",
     "choose_chunk_bytes",
 ]

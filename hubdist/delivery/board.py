@@ -6,11 +6,11 @@ machine instructions.
 
 from __future__ import annotations
 
-from hubdist.delivery.events import Command, Fetch, Withdraw
-from hubdist.delivery.members import Member, Role, bits, turned
+from hubdist.delivery.events import Command, Fetch
+from hubdist.delivery.members import Member, Role, ascending, descending, turned, without
 
 _LOOKED_AT = 4
-"""Sources that are compared, least loaded first."""
+"""Senders that are compared, to take the one that has sent least."""
 
 
 class Board:
@@ -18,7 +18,6 @@ class Board:
 
     Args:
         source: What has all chunks.
-        is_place: Nodes read the source themselves: nothing is offered there.
 
     Attributes:
         members: Nodes by name, without those that left.
@@ -27,45 +26,44 @@ class Board:
         receiving: Nodes that lack or fetch chunks.
         publishing: Nodes that have all, and publish.
         hungry: Nodes that may fetch another chunk.
+        roomy: Nodes that may fetch another chunk that matters more than others.
         open: Nodes that may be read by another.
-        showing: Nodes that have something on offer.
         unfit: Nodes that could not read the source.
         barred: Nodes that sent wrong bytes.
         lacking: For each chunk, the nodes that lack it and do not fetch it.
-        offered: For each chunk, the nodes that have it on offer; without the source.
-        held: For each chunk, the nodes that have it on their disks; without the source.
-        coming: For each chunk, how many offers are under way; without the source's.
+        held: For each chunk, the nodes that others may fetch it from; without the source.
+        wanted: Chunks that somebody lacks.
+        levels: Chunks by how many nodes have or fetch them: none, 1, 2 to 3, 4 to 7, and so on. Nodes that were barred
+            do not count, nor does the source.
         rescued: Chunk -> nodes that shall have it from the source.
-        peered: Chunks that a node has.
-        warm: Chunks that a node has on offer.
-        cold: Chunks that somebody lacks, and that are neither on offer nor about to be.
+        seeding: Node -> how many chunks it fetches from the source.
         fed: Nodes that may have got room for another fetch; looked at when an event has been taken in.
-        served: Nodes that may have got something for others.
+        served: Nodes that have got room to send.
+        fresh: Nodes and chunks that they have just got.
     """
 
-    def __init__(self, source: Member, *, is_place: bool) -> None:
+    def __init__(self, source: Member) -> None:
         self.source = source
-        self.is_place = is_place
         self.members: dict[str, Member] = {}
         self.order: list[Member] = []
         self.commands: list[Command] = []
         self.receiving = 0
         self.publishing = 0
         self.hungry = 0
+        self.roomy = 0
         self.open = 0
-        self.showing = 0
         self.unfit = 0
         self.barred = 0
         self.lacking: list[int] = []
-        self.offered: list[int] = []
         self.held: list[int] = []
-        self.coming: list[int] = []
+        self.wanted = 0
+        self.levels = [0]
         self.rescued: dict[int, int] = {}
-        self.peered = 0
-        self.warm = 0
-        self.cold = 0
+        self.seeding: dict[Member, int] = {}
         self.fed: list[Member] = []
         self.served: list[Member] = []
+        self.fresh: list[tuple[Member, int]] = []
+        self._copies: list[int] = []
         self._turn = 0
 
     @property
@@ -75,8 +73,17 @@ class Board:
 
     @property
     def for_source(self) -> int:
-        """Chunks that the source is asked for."""
-        return self.cold | sum(1 << chunk for chunk in self.rescued)
+        """Chunks that the source is asked for: those that no node has or fetches, and those that failed elsewhere."""
+        cold = self.levels[0] & self.wanted
+        return cold | sum(1 << chunk for chunk in self.rescued) if self.rescued else cold
+
+    @property
+    def seed_share(self) -> float:
+        """Links that what is under way from the source can fill: each fetch gets an equal part of its node's."""
+        share = 0.0
+        for member, count in self.seeding.items():
+            share += count / member.down.used
+        return share
 
     def known(self, name: str) -> Member | None:
         """The source or a node that has not left."""
@@ -84,23 +91,32 @@ class Board:
 
     def members_of(self, nodes: int) -> list[Member]:
         """The members of a set."""
-        return [self.order[index] for index in bits(nodes)]
+        return [self.order[index] for index in descending(nodes)]
 
     def next_of(self, nodes: int) -> Member:
         """One of these nodes, in turns."""
         index = turned(nodes, self._turn)
-        self._turn = (index + 1) % len(self.order)
+        self._turn = index
         return self.order[index]
 
+    def some_of(self, nodes: int, most: int) -> int:
+        """As many of these nodes, in turns."""
+        if nodes.bit_count() <= most:
+            return nodes
+        some = 0
+        for _ in range(most):
+            some |= self.next_of(nodes ^ some).bit
+        return some
+
     def least_busy(self, nodes: int) -> Member:
-        """The one of a few of these nodes that has sent least; it is the next to send, or to keep what it gets."""
+        """The one of a few of these nodes that has sent least; it is the next to send."""
         best = self.next_of(nodes)
         for _ in range(_LOOKED_AT - 1):
-            nodes &= ~best.bit
+            nodes = without(nodes, best.bit)
             if not nodes:
                 break
             other = self.order[turned(nodes, self._turn)]
-            if other.sent < best.sent:
+            if (other.up.used, other.sent) < (best.up.used, best.sent):
                 best = other
         return best
 
@@ -112,107 +128,104 @@ class Board:
         self.order.append(member)
         self.open |= member.bit
         if member.role is Role.HOLDING:
-            member.holds = self.all_chunks
             for chunk in range(len(self.lacking)):
                 self.have(member, chunk)
+            self.served.append(member)
             return
         member.lacks = self.all_chunks
+        self.wanted = self.all_chunks
         self.receiving |= member.bit
         self.hungry |= member.bit
+        self.roomy |= member.bit
         for chunk in range(len(self.lacking)):
             self.lacking[chunk] |= member.bit
-            self._tend(chunk)
         self.fed.append(member)
 
     def add_chunks(self, count: int) -> None:
         """All nodes that receive lack further chunks."""
         for _ in range(count):
-            chunk = len(self.lacking)
+            flag = 1 << len(self.lacking)
             self.lacking.append(self.receiving)
-            self.offered.append(0)
             self.held.append(0)
-            self.coming.append(0)
+            self._copies.append(0)
+            self.levels[0] |= flag
+            self.wanted |= flag if self.receiving else 0
             for member in self.members_of(self.receiving):
-                member.lacks |= 1 << chunk
-            self._tend(chunk)
-        self.fed.extend(self.members_of(self.receiving & self.hungry))
+                member.lacks |= flag
 
     def complete(self, member: Member) -> None:
         """A node has all chunks."""
         member.role = Role.PUBLISHING
-        self.receiving &= ~member.bit
-        self.hungry &= ~member.bit
+        self.receiving = without(self.receiving, member.bit)
+        self.hungry = without(self.hungry, member.bit)
+        self.roomy = without(self.roomy, member.bit)
         self.publishing |= member.bit
 
     def published(self, member: Member) -> None:
         """A node has the snapshot."""
         member.role = Role.HOLDING
-        self.publishing &= ~member.bit
+        self.publishing = without(self.publishing, member.bit)
 
     def forget(self, member: Member) -> None:
         """A node leaves; who read from it lacks those chunks again."""
         del self.members[member.name]
         for chunk in list(member.reads):
             self.end_read(member, chunk)
-        for chunk, readers in list(member.readers.items()):
-            for reader in self.members_of(readers):
-                self.end_read(reader, chunk, told=False)
+        for reader in self.members_of(self.receiving):
+            for chunk in [chunk for chunk, sender in reader.reads.items() if sender is member]:
+                self.end_read(reader, chunk)
                 self.lack(reader, chunk)
-        for chunk in range(len(self.lacking)):
-            self.lacking[chunk] &= ~member.bit
-            self.offered[chunk] &= ~member.bit
+        for chunk in ascending(member.holds):
             self.have_not(member, chunk)
-        for chunk in bits(member.offering):
-            self.coming[chunk] -= 1
-        member.offers = member.offering = 0
-        for chunk in bits(member.only_source):
-            self._end_rescue(member, chunk)
-        self.showing &= ~member.bit
-        self.receiving &= ~member.bit
-        self.publishing &= ~member.bit
-        self.hungry &= ~member.bit
-        self.open &= ~member.bit
         for chunk in range(len(self.lacking)):
-            self._tend(chunk)
-            self.drop_if_unwanted(chunk)
+            self._lacks_no_more(member, chunk)
+        for chunk in ascending(member.only_source):
+            self._end_rescue(member, chunk)
+        self.receiving = without(self.receiving, member.bit)
+        self.publishing = without(self.publishing, member.bit)
+        self.hungry = without(self.hungry, member.bit)
+        self.roomy = without(self.roomy, member.bit)
+        self.open = without(self.open, member.bit)
 
     def bar(self, member: Member) -> None:
         """Do not ask a node again: it sent wrong bytes."""
+        if member.barred:
+            return
+        for chunk in ascending(member.holds):
+            self.have_not(member, chunk)
+        for chunk in member.reads:
+            self._count(chunk, -1)
         member.barred = True
         self.barred |= member.bit
-        self.open &= ~member.bit
-        for chunk in bits(member.holds):
-            self.have_not(member, chunk)
-        for chunk in bits(member.offers):
-            self.unlist(member, chunk)
+        self.open = without(self.open, member.bit)
 
     # Who has and who lacks a chunk
 
     def have(self, member: Member, chunk: int) -> None:
         """A node has a chunk on its disk, for others too."""
+        member.holds |= 1 << chunk
         self.held[chunk] |= member.bit
-        self.peered |= 1 << chunk
+        self._count(chunk, 1)
 
     def have_not(self, member: Member, chunk: int) -> None:
-        """A node is not asked for a chunk."""
-        self.held[chunk] &= ~member.bit
-        if not self.held[chunk]:
-            self.peered &= ~(1 << chunk)
+        """A node is not asked for a chunk that it had."""
+        member.holds &= ~(1 << chunk)
+        self.held[chunk] = without(self.held[chunk], member.bit)
+        self._count(chunk, -1)
 
     def lack(self, member: Member, chunk: int) -> None:
         """A node did not get a chunk."""
         member.lacks |= 1 << chunk
         self.lacking[chunk] |= member.bit
-        self._tend(chunk)
+        self.wanted |= 1 << chunk
         self.fed.append(member)
 
     def rescue(self, member: Member, chunk: int) -> None:
         """Let a node have a chunk from the source and from nobody else."""
         member.lacks &= ~(1 << chunk)
         member.only_source |= 1 << chunk
-        self.lacking[chunk] &= ~member.bit
+        self._lacks_no_more(member, chunk)
         self.rescued[chunk] = self.rescued.get(chunk, 0) | member.bit
-        self._tend(chunk)
 
     def _end_rescue(self, member: Member, chunk: int) -> None:
         member.only_source &= ~(1 << chunk)
@@ -220,114 +233,66 @@ class Board:
         if not self.rescued[chunk]:
             del self.rescued[chunk]
 
-    def _tend(self, chunk: int) -> None:
-        """Note whether a chunk is on offer or cold."""
-        flag = 1 << chunk
-        self.warm = self.warm | flag if self.offered[chunk] else self.warm & ~flag
-        if self.lacking[chunk] and not self.offered[chunk] and not self.coming[chunk]:
-            self.cold |= flag
-        else:
-            self.cold &= ~flag
-
-    # Offers
-
-    def begin_offer(self, member: Member, chunk: int) -> None:
-        """A node was told to offer a chunk."""
-        member.offering |= 1 << chunk
-        if member is not self.source:
-            self.coming[chunk] += 1
-            self._tend(chunk)
-
-    def end_offering(self, member: Member, chunk: int) -> None:
-        """It has answered."""
-        member.offering &= ~(1 << chunk)
-        if member is not self.source:
-            self.coming[chunk] -= 1
-            self._tend(chunk)
-
-    def list_offer(self, member: Member, chunk: int) -> None:
-        """A node has a chunk on offer for others, as long as somebody lacks it."""
-        member.offers |= 1 << chunk
-        self.offered[chunk] |= member.bit
-        self.showing |= member.bit
-        self._tend(chunk)
-        if member.barred or not self.lacking[chunk]:
-            self.unlist(member, chunk)
-        self.served.append(member)
-
-    def unlist(self, member: Member, chunk: int) -> None:
-        """Let an offer take no further readers; withdraw it when it has none."""
-        if not member.offers >> chunk & 1:
-            return
-        member.offers &= ~(1 << chunk)
-        if member is not self.source:
-            self.offered[chunk] &= ~member.bit
-            if not member.offers:
-                self.showing &= ~member.bit
-            self._tend(chunk)
-        if chunk not in member.readers:
-            self.commands.append(Withdraw(member.name, chunk))
-
-    def drop_if_unwanted(self, chunk: int) -> None:
-        """End all nodes' offers of a chunk that nobody lacks."""
+    def _lacks_no_more(self, member: Member, chunk: int) -> None:
+        self.lacking[chunk] = without(self.lacking[chunk], member.bit)
         if not self.lacking[chunk]:
-            for member in self.members_of(self.offered[chunk]):
-                self.unlist(member, chunk)
+            self.wanted &= ~(1 << chunk)
 
-    def make_room(self, member: Member) -> None:
-        """End an offer that nobody reads, if a further one needs its room."""
-        idle = member.idle_offer()
-        if idle is not None:
-            self.unlist(member, idle)
+    def _count(self, chunk: int, change: int) -> None:
+        """One node more or fewer has or fetches a chunk."""
+        copies = self._copies[chunk]
+        self._copies[chunk] = copies + change
+        before, after = copies.bit_length(), (copies + change).bit_length()
+        if after == before:
+            return
+        if after == len(self.levels):
+            self.levels.append(0)
+        self.levels[before] &= ~(1 << chunk)
+        self.levels[after] |= 1 << chunk
 
     # Fetches
 
-    def begin_read(self, member: Member, chunk: int, sender: Member, *, keep: bool) -> None:
-        """A node fetches a chunk, and will have it on offer or not."""
+    def begin_read(self, member: Member, chunk: int, sender: Member) -> None:
+        """A node fetches a chunk."""
         flag = 1 << chunk
         member.lacks &= ~flag
         if member.only_source & flag:
             self._end_rescue(member, chunk)
-        self.lacking[chunk] &= ~member.bit
-        if keep:
-            self.make_room(member)
-            member.keeps |= flag
-            self.coming[chunk] += 1
-        self._tend(chunk)
+        self._lacks_no_more(member, chunk)
+        if not member.barred:
+            self._count(chunk, 1)
         member.reads[chunk] = sender
         member.down.used += 1
-        sender.readers[chunk] = sender.readers.get(chunk, 0) | member.bit
         sender.up.used += 1
         sender.sent += 1
-        if not member.down.has_room:
-            self.hungry &= ~member.bit
+        if sender is self.source:
+            self.seeding[member] = self.seeding.get(member, 0) + 1
+        self._look_at_room(member)
         if not sender.up.has_room:
-            self.open &= ~sender.bit
-        self.commands.append(Fetch(member.name, chunk, sender.name, keep))
+            self.open = without(self.open, sender.bit)
+        self.commands.append(Fetch(member.name, chunk, sender.name))
 
-    def end_read(self, member: Member, chunk: int, *, told: bool = True) -> None:
-        """A fetch is over, well or not; `told` is false where its sender is gone."""
+    def end_read(self, member: Member, chunk: int) -> None:
+        """A fetch is over, well or not."""
         sender = member.reads.pop(chunk)
-        if member.keeps >> chunk & 1:
-            member.keeps &= ~(1 << chunk)
-            self.coming[chunk] -= 1
-            self._tend(chunk)
+        if sender is self.source:
+            self.seeding[member] -= 1
+            if not self.seeding[member]:
+                del self.seeding[member]
+        if not member.barred:
+            self._count(chunk, -1)
         member.down.used -= 1
         sender.up.used -= 1
-        readers = sender.readers[chunk] ^ member.bit
-        if readers:
-            sender.readers[chunk] = readers
-        else:
-            del sender.readers[chunk]
-            if told and not sender.offers >> chunk & 1 and not (self.is_place and sender is self.source):
-                self.commands.append(Withdraw(sender.name, chunk))
-        if member.role is Role.RECEIVING and member.down.has_room:
-            self.hungry |= member.bit
-            self.fed.append(member)
-        else:
-            self.hungry &= ~member.bit
-        if sender.up.has_room and not sender.barred and self.members.get(sender.name) is sender:
+        self._look_at_room(member)
+        self.fed.append(member)
+        if not sender.up.has_room or sender.barred or self.members.get(sender.name) is not sender:
+            self.open = without(self.open, sender.bit)
+        elif not self.open & sender.bit:
             self.open |= sender.bit
             self.served.append(sender)
-        else:
-            self.open &= ~sender.bit
+
+    def _look_at_room(self, member: Member) -> None:
+        """Note whether a node that receives may fetch more."""
+        down, bit = member.down, member.bit
+        self.hungry = self.hungry | bit if down.used < down.size else without(self.hungry, bit)
+        self.roomy = self.roomy | bit if down.has_spare_room else without(self.roomy, bit)

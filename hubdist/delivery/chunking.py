@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from hubdist.manifest import BLOCK_BYTES
 
-_CHUNKS = ((16, 256, 8), (1024, 128, 8), (1 << 30, 96, 5))
+_CHUNKS = ((128, 128, 8), (1 << 30, 80, 4))
 """Up to as many nodes: about so many chunks, and at least so many in flight.
 
 A delivery takes a few chunk times longer than a plain copy, so chunks are many; each of them costs the coordinator a
-call for each node, so they are fewer if there are many nodes.
+call for each node, so they are not more, and fewer if there are many nodes.
 """
 
 _MAX_CHUNK_BYTES = 32 << 20

@@ -16,7 +16,7 @@ class NodeJoined:
 
 @dataclass(frozen=True, slots=True)
 class HolderJoined:
-    """A node has the snapshot on its disk and can offer every chunk."""
+    """A node has the snapshot on its disk and can send every chunk."""
 
     node: str
 
@@ -31,23 +31,6 @@ class ChunksAdded:
 @dataclass(frozen=True, slots=True)
 class Closed:
     """The source has all chunks of the model."""
-
-
-@dataclass(frozen=True, slots=True)
-class ChunkOffered:
-    """A node has put a chunk where others can fetch it."""
-
-    node: str
-    chunk: int
-
-
-@dataclass(frozen=True, slots=True)
-class OfferFailed:
-    """A node could not offer a chunk."""
-
-    node: str
-    chunk: int
-    error: HubdistError
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +80,6 @@ Event = (
     | HolderJoined
     | ChunksAdded
     | Closed
-    | ChunkOffered
-    | OfferFailed
     | ChunkArrived
     | ChunkFailed
     | NodeFailed
@@ -108,32 +89,12 @@ Event = (
 
 
 @dataclass(frozen=True, slots=True)
-class Offer:
-    """Let this node put a chunk from its disk where others can fetch it; answered by ChunkOffered or OfferFailed."""
-
-    node: str
-    chunk: int
-
-
-@dataclass(frozen=True, slots=True)
-class Withdraw:
-    """Let this node drop its offer of a chunk; nobody reads it."""
-
-    node: str
-    chunk: int
-
-
-@dataclass(frozen=True, slots=True)
 class Fetch:
-    """Let this node fetch a chunk that `source` offers; answered by ChunkArrived, ChunkFailed or NodeFailed.
-
-    With `keep` the node offers it in turn from the moment when it has arrived.
-    """
+    """Let this node fetch a chunk from `source`; answered by ChunkArrived, ChunkFailed or NodeFailed."""
 
     node: str
     chunk: int
     source: str
-    keep: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,4 +112,4 @@ class Finish:
     error: HubdistError | None
 
 
-Command = Offer | Withdraw | Fetch | Publish | Finish
+Command = Fetch | Publish | Finish

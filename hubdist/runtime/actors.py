@@ -12,6 +12,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from hubdist.config import Config
 from hubdist.runtime.agent import NodeAgent
 from hubdist.runtime.coordinator import Coordinator
+from hubdist.runtime.giving import GIVING
 from hubdist.runtime.nodes import Node, Standpoint, alive_nodes, driver_node
 
 NAMESPACE = "hubdist"
@@ -20,6 +21,7 @@ _PROTOCOL = 1
 
 _COORDINATOR_CALLS = 10_000
 _AGENT_THREADS = 96
+_GIVING_THREADS = 32
 _LOST_CALLS = 5
 """How often Ray sends a call to an agent again that got lost on the way; the methods may run twice."""
 
@@ -76,7 +78,7 @@ def find_coordinator(job_id: str) -> Any | None:
 def make_agent(config: Config, node: Node) -> Any:
     """A new agent on a node. It belongs to the process that made it and ends with it at the latest."""
     return (
-        ray.remote(NodeAgent)
+        ray.remote(concurrency_groups={GIVING: _GIVING_THREADS})(NodeAgent)  # type: ignore[call-overload]  # ray's types lack it
         .options(
             num_cpus=0,
             max_restarts=0,

@@ -1,6 +1,6 @@
 """The node agent: works on one node while a delivery runs.
 
-It fetches chunks into a stage and publishes it; it offers chunks of stages and snapshots to other nodes, by delivery
+It fetches chunks into a stage and publishes it; it gives chunks of stages and snapshots to other nodes, by delivery
 and chunk, never by path; and it reads what nodes can read themselves, with the node's own credentials and mounts. A
 plain class: `actors` makes an actor of it, with several threads.
 """
@@ -22,12 +22,13 @@ from hubdist.handle import parse_handle
 from hubdist.manifest import Chunk, Digest, Manifest, ProvenChunk
 from hubdist.origins import open_origin
 from hubdist.runtime.exchange import Exchange
+from hubdist.runtime.giving import Sender, as_results
 from hubdist.snapshot import Snapshot
 from hubdist.store import Store
 
 
 class NodeAgent:
-    """Receives, offers and reads on one node. Safe for use by several threads.
+    """Receives, gives and reads on one node. Safe for use by several threads.
 
     Args:
         config: The job's settings.
@@ -52,17 +53,17 @@ class NodeAgent:
         """See `Exchange.hold`."""
         self._exchange.hold(delivery, digest, ordinals)
 
-    def offer(self, delivery: str, chunk: ProvenChunk) -> tuple[None, Any]:
-        """Nothing, and the bytes; see `Exchange.offer`. As two results, the bytes need not be read by who calls."""
-        return None, self._exchange.offer(delivery, chunk)
+    def give(self, delivery: str, part: ProvenChunk) -> tuple[bytes, ...]:
+        """See `Exchange.give`; the bytes as several results."""
+        return as_results(memoryview(self._exchange.give(delivery, part)))
 
-    def offer_staged(self, stage: str, paths: Sequence[str], chunk: ProvenChunk) -> tuple[None, Any]:
-        """Nothing, and the bytes; see `Exchange.offer_staged`."""
-        return None, self._exchange.offer_staged(stage, paths, chunk)
+    def give_staged(self, stage: str, paths: Sequence[str], part: ProvenChunk) -> tuple[bytes, ...]:
+        """See `Exchange.give_staged`; the bytes as several results."""
+        return as_results(memoryview(self._exchange.give_staged(stage, paths, part)))
 
-    def fetch(self, delivery: str, chunk: ProvenChunk, reference: list[Any], keep: bool) -> tuple[float, Any]:
+    def fetch(self, delivery: str, chunk: ProvenChunk, sender: Sender | None) -> float:
         """See `Exchange.fetch`."""
-        return self._exchange.fetch(delivery, chunk, reference, keep)
+        return self._exchange.fetch(delivery, chunk, sender)
 
     def publish(self, delivery: str, manifest: Manifest, ordinals: Sequence[int], unproven: bool) -> None:
         """See `Exchange.publish`."""

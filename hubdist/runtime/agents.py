@@ -11,6 +11,7 @@ from typing import Any
 
 from hubdist.config import Config
 from hubdist.runtime.calls import NodeLostError, settle, stop_actor
+from hubdist.runtime.giving import pickle_agent
 from hubdist.runtime.nodes import Node, alive_nodes
 
 _LOG = logging.getLogger(__name__)
@@ -38,6 +39,7 @@ class Agents:
         self._agents: dict[str, tuple[Node, Any]] = {}
         self._uses: Counter[str] = Counter()
         self._ends: dict[str, asyncio.TimerHandle] = {}
+        self._pickled: dict[Any, bytes] = {}
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -65,6 +67,13 @@ class Agents:
             if self._uses[node.id] == 0 and node.id in self._agents:
                 loop = asyncio.get_running_loop()
                 self._ends[node.id] = loop.call_later(self._config.agent_idle_s, self._end, node.id)
+
+    def pickled(self, agent: Any) -> bytes:
+        """The handle of an agent, for other agents; see `pickle_agent`."""
+        known = self._pickled.get(agent)
+        if known is None:
+            known = self._pickled[agent] = pickle_agent(agent)
+        return known
 
     async def call(self, node: Node, method: str, *args: Any, timeout_s: float) -> Any:
         """Call a method of the node's agent; one that may run twice, for a lost agent is replaced and called again.
@@ -95,4 +104,5 @@ class Agents:
         if timer is not None:
             timer.cancel()
         _, agent = self._agents.pop(node_id)
+        self._pickled.pop(agent, None)
         stop_actor(agent)

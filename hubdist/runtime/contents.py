@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Self
 
 from hubdist.copies import RemoteCopy
 from hubdist.manifest import Digest, Manifest, ProvenChunk
 from hubdist.runtime.nodes import Node
+
+Staged = Callable[[ProvenChunk], tuple[str, Mapping[int, str]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,20 +21,20 @@ class FirstSource:
         name: In the plan: a node's id, or anything else for a place that nodes read themselves.
         public: The same for people.
         node: The node; None for a place.
-        offer: Lets its agent offer a chunk while the origin is being read; two references, as `NodeAgent.offer`.
+        staged: Where a chunk lies while the origin is being read: the name of a stage, and the paths of files there.
         place: The place.
     """
 
     name: str
     public: str
     node: Node | None
-    offer: Callable[[Any, ProvenChunk], Sequence[Any]] | None = None
+    staged: Staged | None = None
     place: RemoteCopy | None = None
 
     @classmethod
-    def at(cls, node: Node, offer: Callable[[Any, ProvenChunk], Sequence[Any]] | None = None) -> Self:
+    def at(cls, node: Node, staged: Staged | None = None) -> Self:
         """The driver's node."""
-        return cls(node.id, node.name, node, offer)
+        return cls(node.id, node.name, node, staged)
 
     @classmethod
     def read_at(cls, place: RemoteCopy) -> Self:

@@ -108,7 +108,8 @@ class Deliveries:
             _LOG.error("hubdist: unexpected error", exc_info=error)
             failed = PeerError(f"unexpected {type(error).__name__}: {error}", handle=handle, node=node.name)
             report = replace(report, error=failed, reason="it failed")
-        report = replace(report, seconds=time.monotonic() - begin)
+        before = report.timeline[-1][0] if report.timeline else 0.0  # it may have come while the origin was being read
+        report = replace(report, seconds=max(before, time.monotonic() - begin))
         if report.error is None:
             self._transfers.note_holder(digest, node)
         self._done.append(report)

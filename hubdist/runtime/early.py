@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from hubdist.errors import HubdistError
@@ -81,12 +81,11 @@ class EarlyDelivery:
             self.fail(HubdistError("another origin is read"))
             return
 
-        def offer(agent: Any, chunk: ProvenChunk) -> Sequence[Any]:
-            call = agent.offer_staged.options(num_returns=2)
-            references: Sequence[Any] = call.remote(stage, self._paths[chunk.chunk.index], chunk)
-            return references
+        def staged(chunk: ProvenChunk) -> tuple[str, Mapping[int, str]]:
+            numbers = [piece.entry_index for piece in chunk.chunk.pieces]
+            return stage, dict(zip(numbers, self._paths[chunk.chunk.index], strict=True))
 
-        self._transfer = self._transfers.open(alive, offer)
+        self._transfer = self._transfers.open(alive, staged)
         self._start(self._keep, self._transfer)
         for node in self._wanted.values():
             self._start(self._bring, self._transfer, node)

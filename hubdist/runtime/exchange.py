@@ -1,4 +1,4 @@
-"""The chunks that one node receives and offers, for each delivery that it takes part in."""
+"""The chunks that one node receives and gives to others, for each delivery that it takes part in."""
 
 from __future__ import annotations
 
@@ -6,17 +6,13 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
-
-import numpy as np
-import ray.exceptions
 
 from hubdist.config import Config
 from hubdist.copies import CopyReader, RemoteCopy
-from hubdist.errors import IntegrityError, PeerError, TransferTimeoutError
+from hubdist.errors import IntegrityError, PeerError
 from hubdist.growing import GrowingStage, read_pieces
 from hubdist.manifest import Digest, Manifest, ProvenChunk
-from hubdist.runtime.calls import NodeLostError, translated
+from hubdist.runtime.giving import PART_BYTES, Sender, fetch
 from hubdist.snapshot import Snapshot
 from hubdist.store import Store
 
@@ -32,14 +28,14 @@ class _Incoming:
 
 @dataclass(slots=True)
 class _Held:
-    """A published snapshot that chunks are offered from; `paths` are its files in the order of the delivery."""
+    """A published snapshot that chunks are given from; `paths` are its files in the order of the delivery."""
 
     snapshot: Snapshot
     paths: tuple[str, ...]
 
 
 class Exchange:
-    """Receives chunks into stages and offers chunks of stages and snapshots. Safe for use by several threads.
+    """Receives chunks into stages, and gives chunks of stages and snapshots. Safe for use by several threads.
 
     Args:
         store: Gives the node's store.
@@ -76,7 +72,7 @@ class Exchange:
         return False
 
     def hold(self, delivery: str, digest: Digest, ordinals: Sequence[int]) -> None:
-        """Make ready to offer chunks of a published snapshot.
+        """Make ready to give chunks of a published snapshot.
 
         Args:
             delivery: Names the delivery.
@@ -93,20 +89,25 @@ class Exchange:
         for entry, ordinal in zip(snapshot.manifest.entries, ordinals, strict=True):
             paths[ordinal] = entry.path
         with self._guard:
+            before = self._held.get(delivery)
             self._held[delivery] = _Held(snapshot, tuple(paths))
+        if before is not None:  # asked again, after the answer was lost
+            before.snapshot.release()
 
-    def offer(self, delivery: str, chunk: ProvenChunk) -> Any:
-        """A chunk of a stage or snapshot, checked, as a numpy array of uint8: Ray hands those on without a copy.
+    def give(self, delivery: str, part: ProvenChunk) -> bytearray:
+        """Bytes of a stage or snapshot, for another node, which checks them.
 
         Raises:
-            IntegrityError: It is missing or damaged on this node.
+            IntegrityError: They are missing on this node.
+            PeerError: This node takes no part in the delivery.
+            StoreError: The node's disk refuses.
         """
-        data = np.empty(chunk.chunk.size, dtype=np.uint8)
+        data = bytearray(part.chunk.size)
         with self._guard:
             incoming = self._incoming.get(delivery)
         if incoming is not None:
             try:
-                incoming.stage.read_chunk(chunk, data.data)
+                incoming.stage.read_chunk(part, memoryview(data))
             except IntegrityError:
                 with incoming.publishing, self._guard:  # it may have become a snapshot meanwhile
                     if delivery not in self._held:
@@ -117,37 +118,36 @@ class Exchange:
             held = self._held.get(delivery)
         if held is None:
             raise PeerError(f"this node takes no part in the delivery {delivery}")
-        paths = [held.paths[piece.entry_index] for piece in chunk.chunk.pieces]
-        read_pieces(held.snapshot.path, paths, chunk, data.data)
+        paths = [held.paths[piece.entry_index] for piece in part.chunk.pieces]
+        read_pieces(held.snapshot.path, paths, part, memoryview(data))
         return data
 
-    def offer_staged(self, stage: str, paths: Sequence[str], chunk: ProvenChunk) -> Any:
-        """As `offer`, from a stage of this node's store that another process is writing.
+    def give_staged(self, stage: str, paths: Sequence[str], part: ProvenChunk) -> bytearray:
+        """As `give`, from a stage of this node's store that another process is writing.
 
         Args:
             stage: The stage's name in the store.
-            paths: The files of the chunk's pieces, below the stage's files.
-            chunk: Which bytes.
+            paths: The files of the pieces, below the stage's files.
+            part: Which bytes.
 
         Raises:
             IntegrityError: They are not there, perhaps not any more.
+            StoreError: The node's disk refuses.
         """
-        data = np.empty(chunk.chunk.size, dtype=np.uint8)
-        read_pieces(self._store().staged_files(stage), paths, chunk, data.data)
+        data = bytearray(part.chunk.size)
+        read_pieces(self._store().staged_files(stage), paths, part, memoryview(data))
         return data
 
-    def fetch(self, delivery: str, chunk: ProvenChunk, reference: Sequence[Any], keep: bool) -> tuple[float, Any]:
+    def fetch(self, delivery: str, chunk: ProvenChunk, sender: Sender | None) -> float:
         """Fetch one chunk, check it and write it into the stage.
 
         Args:
             delivery: Names the delivery.
             chunk: Which bytes, and their digests.
-            reference: A list with the object's reference, for an argument that is one itself would be waited for; an
-                empty list to read the place.
-            keep: Return the bytes too, for others to fetch.
+            sender: Whom to ask for them; None to read the place.
 
         Returns:
-            Seconds that the fetch took; and the bytes or None.
+            Seconds that the bytes took to come.
 
         Raises:
             IntegrityError: The bytes are not the manifest's.
@@ -158,24 +158,18 @@ class Exchange:
             incoming = self._incoming.get(delivery)
         if incoming is None:
             raise PeerError(f"this node takes no part in the delivery {delivery}")
-        begin = time.monotonic()
-        if reference:
-            data = _get(reference[0], self._config.chunk_timeout_s)
-        else:
-            assert incoming.place is not None
-            data = np.empty(chunk.chunk.size, dtype=np.uint8)
-            incoming.place.read(chunk.chunk, data.data)
-        seconds = time.monotonic() - begin
-        try:
-            incoming.stage.write_chunk(chunk, memoryview(data))
-        except IntegrityError as error:
-            if reference or incoming.place is None:
-                raise
-            raise incoming.place.blame(error, chunk.chunk, data.data) from None
-        return seconds, data if keep else None
+        if sender is None:
+            return _read_place(incoming, chunk)
+        seconds = 0.0
+        for part in chunk.cut(PART_BYTES):
+            begin = time.monotonic()
+            data = fetch(sender, delivery, part, self._config.chunk_timeout_s - seconds)
+            seconds += time.monotonic() - begin
+            incoming.stage.write_chunk(part, memoryview(data))
+        return seconds
 
     def publish(self, delivery: str, manifest: Manifest, ordinals: Sequence[int], unproven: bool) -> None:
-        """Publish a stage that has all its chunks, and go on to offer them from the snapshot.
+        """Publish a stage that has all its chunks, and go on to give them from the snapshot.
 
         Raises:
             IntegrityError: The stage does not hold exactly the manifest's files.
@@ -211,18 +205,14 @@ class Exchange:
                 incoming.place.close()
 
 
-def _get(reference: Any, timeout_s: float) -> Any:
-    """The object, without a copy.
-
-    By its future, not by `ray.get`: that one holds a lock of the whole process while it waits, so that the threads of
-    an agent would hold each other up.
-    """
+def _read_place(incoming: _Incoming, chunk: ProvenChunk) -> float:
+    assert incoming.place is not None
+    begin = time.monotonic()
+    data = memoryview(bytearray(chunk.chunk.size))
+    incoming.place.read(chunk.chunk, data)
+    seconds = time.monotonic() - begin
     try:
-        return reference.future().result(timeout=timeout_s)
-    except TimeoutError:
-        raise TransferTimeoutError(f"the chunk did not come within {timeout_s:g} s") from None
-    except ray.exceptions.RayError as error:
-        found = translated(error, None)
-        if isinstance(found, NodeLostError):  # not this node
-            found = PeerError("the node that offered the chunk is gone")
-        raise found from error
+        incoming.stage.write_chunk(chunk, data)
+    except IntegrityError as error:
+        raise incoming.place.blame(error, chunk.chunk, data) from None
+    return seconds

@@ -26,14 +26,12 @@ class Node:
         name: Address and the first digits of the id, for people.
         address: IP address.
         is_head: True for the head node.
-        object_store_bytes: Size of its object store.
     """
 
     id: str
     name: str
     address: str
     is_head: bool
-    object_store_bytes: int
 
 
 def standpoint() -> Standpoint:
@@ -52,7 +50,6 @@ def alive_nodes() -> list[Node]:
             name=f"{info['NodeManagerAddress']}/{info['NodeID'][:8]}",
             address=info["NodeManagerAddress"],
             is_head="node:__internal_head__" in info["Resources"],
-            object_store_bytes=int(info["Resources"].get("object_store_memory", 0)),
         )
         for info in ray.nodes()
         if info["Alive"]

@@ -1,7 +1,6 @@
-"""Carries out a delivery's commands on Ray: agent calls and objects in, events out.
+"""Carries out a delivery's commands on Ray: calls of agents out, events in.
 
-An agent's call returns two objects: what happened, which the coordinator reads, and the bytes of the chunk, which it
-only passes on. The coordinator owns both, so no node's end takes the bookkeeping along.
+The coordinator tells an agent whom to ask for a chunk; the bytes go from agent to agent and never pass here.
 """
 
 from __future__ import annotations
@@ -18,7 +17,6 @@ from hubdist.config import Config
 from hubdist.delivery import (
     ChunkArrived,
     ChunkFailed,
-    ChunkOffered,
     ChunksAdded,
     Closed,
     Command,
@@ -30,17 +28,15 @@ from hubdist.delivery import (
     NodeFailed,
     NodeJoined,
     NodePublished,
-    Offer,
-    OfferFailed,
     Publish,
     SourceFailed,
-    Withdraw,
 )
 from hubdist.errors import HubdistError, IntegrityError, PeerError, StoreError
 from hubdist.manifest import Manifest, ProvenChunk
 from hubdist.runtime.agents import AGENT_TRIES, START_TIMEOUT_S, Agents
 from hubdist.runtime.calls import NodeLostError, settle
 from hubdist.runtime.contents import Contents, FirstSource
+from hubdist.runtime.giving import Sender, SenderLostError, as_seen_from_afar
 from hubdist.runtime.nodes import Node, alive_nodes
 from hubdist.runtime.receiver import Brought, Receiver
 from hubdist.runtime.sharing import SharedWork
@@ -62,7 +58,7 @@ class Transfer:
     Args:
         contents: The model, as far as it is known.
         source: Where its chunks first come from.
-        window_bytes: Most bytes in flight to a node, and on offer at one.
+        window_bytes: Most bytes in flight to a node, and from one.
         chunk_bytes: Size of the largest chunk.
         nodes: How many nodes are expected.
         holders: Other nodes that may have the snapshot.
@@ -100,12 +96,10 @@ class Transfer:
         )
         self._nodes: dict[str, Node] = {} if source.node is None else {source.node.id: source.node}
         self._receivers: dict[str, Receiver] = {}
-        self._objects: dict[tuple[str, int], Any] = {}
-        """Node and chunk -> the object that others can fetch."""
         self._closed = asyncio.Event()
         """The model is known, or will not be."""
         self._holding: dict[str, Any] = {}
-        """Node -> its agent, which was told to offer from the snapshot."""
+        """Node -> its agent, which was told to give from the snapshot."""
         self._kept: dict[str, Node] = {}
         """Nodes whose agents may be asked for chunks until the end."""
         self._uses = contextlib.AsyncExitStack()
@@ -119,7 +113,7 @@ class Transfer:
     @property
     def began_early(self) -> bool:
         """True if it began while the origin was being read."""
-        return self._source.offer is not None
+        return self._source.staged is not None
 
     @property
     def arrived_bytes(self) -> Counter[str]:
@@ -214,7 +208,7 @@ class Transfer:
         return receiver.brought
 
     async def _make_ready(self) -> None:
-        """Start the source's agent, and let nodes that have the snapshot offer it, those that answer soon."""
+        """Start the source's agent, and let nodes that have the snapshot give of it, those that answer soon."""
         if self._source.node is not None:
             await self._keep(self._source.node)
         tasks = [self._start(self._add_holder(node)) for node in self._holders[:_MOST_HOLDERS]]
@@ -227,7 +221,7 @@ class Transfer:
             async with self._agents.use(node) as agent:
                 await self._hold(node, agent)
         except HubdistError as error:
-            _LOG.info("hubdist: %s does not offer what it has: %s", node.name, error)
+            _LOG.info("hubdist: %s does not send what it has: %s", node.name, error)
             return
         self._nodes[node.id] = node
         self._feed(HolderJoined(node.id))
@@ -239,7 +233,7 @@ class Transfer:
             await self._uses.enter_async_context(self._agents.use(node))
 
     async def _hold(self, node: Node, agent: Any) -> None:
-        """See to it that the agent offers from the node's snapshot."""
+        """See to it that the agent gives from the node's snapshot."""
         if self._holding.get(node.id) is not agent:
             call = agent.hold.remote(self.name, self.contents.digest, self.contents.ordinals)
             await settle(call, timeout_s=START_TIMEOUT_S, node=node.name)
@@ -256,13 +250,10 @@ class Transfer:
     def _lose(self, node_id: str) -> None:
         self._nodes.pop(node_id, None)
         self._holding.pop(node_id, None)
-        for key in [key for key in self._objects if key[0] == node_id]:
-            del self._objects[key]
 
     async def _end(self) -> None:
         if self._look is not None:
             self._look.cancel()
-        self._objects.clear()
         await asyncio.gather(*(self._tell_to_forget(node) for node in self._kept.values()))
         await self._uses.aclose()
 
@@ -295,24 +286,18 @@ class Transfer:
 
     def _obey(self, command: Command) -> None:
         match command:
-            case Offer(node, chunk):
-                self._run(self._offer(self._nodes[node], chunk), None)
-            case Withdraw(node, chunk):
-                self._objects.pop((node, chunk), None)
             case Fetch(node):
-                receiver = self._receivers[node]
-                self._run(self._fetch(receiver.node, command), receiver)
+                self._run(self._fetch(self._receivers[node].node, command), self._receivers[node])
             case Publish(node):
-                receiver = self._receivers[node]
-                self._run(self._publish(receiver.node), receiver)
+                self._run(self._publish(self._receivers[node].node), self._receivers[node])
             case Finish(node, error):
                 self._finish(node, error)
 
-    def _run(self, work: Coroutine[Any, Any, Event], receiver: Receiver | None) -> None:
+    def _run(self, work: Coroutine[Any, Any, Event], receiver: Receiver) -> None:
         async def carry_out() -> None:
             event = await work
             # A node that failed and asks again is a new one: answers to its first life are nothing to its second.
-            if receiver is None or self._receivers.get(receiver.node.id) is receiver:
+            if self._receivers.get(receiver.node.id) is receiver:
                 self._feed(event)
 
         self._start(carry_out())
@@ -323,39 +308,11 @@ class Transfer:
         task.add_done_callback(self._running.discard)
         return task
 
-    async def _offer(self, node: Node, chunk: int) -> Event:
-        proven = self.contents.chunks[chunk]
-
-        async def offer(agent: Any) -> Event:
-            if node is self._source.node and self._source.offer is not None and self.contents.manifest is None:
-                references = self._source.offer(agent, proven)
-                with contextlib.suppress(IntegrityError):  # the stage has just become a snapshot
-                    await settle(references[0], timeout_s=START_TIMEOUT_S, node=node.name)
-                    self._objects[node.id, chunk] = references[1]
-                    return ChunkOffered(node.id, chunk)
-                await asyncio.wait_for(self._closed.wait(), self._config.timeout_s)
-            if node.id not in self._receivers:
-                await self._hold(node, agent)
-            references = agent.offer.options(num_returns=2).remote(self.name, proven)
-            await settle(references[0], timeout_s=START_TIMEOUT_S, node=node.name)
-            self._objects[node.id, chunk] = references[1]
-            return ChunkOffered(node.id, chunk)
-
-        return await self._ask(node, offer, lambda error: OfferFailed(node.id, chunk, error))
-
     async def _fetch(self, node: Node, command: Fetch) -> Event:
         proven = self.contents.chunks[command.chunk]
-        key = (command.source, command.chunk)
 
         async def fetch(agent: Any) -> Event:
-            # in a list: an argument that is a reference itself would hold up the calls behind it until it is there
-            source = [] if self._source.name == command.source and self._source.place else [self._objects[key]]
-            call = agent.fetch.options(num_returns=2)
-            references = call.remote(self.name, proven, source, command.keep)
-            timeout_s = self._config.chunk_timeout_s + _MARGIN_S
-            seconds = await settle(references[0], timeout_s=timeout_s, node=node.name)
-            if command.keep:
-                self._objects[node.id, command.chunk] = references[1]
+            seconds = await self._fetch_from(command.source, agent, node, proven)
             return ChunkArrived(node.id, command.chunk, command.source, seconds)
 
         def failed(error: HubdistError) -> Event:
@@ -364,6 +321,41 @@ class Transfer:
             return ChunkFailed(node.id, command.chunk, command.source, error)
 
         return await self._ask(node, fetch, failed)
+
+    async def _fetch_from(self, source: str, agent: Any, node: Node, chunk: ProvenChunk) -> float:
+        """Let an agent fetch a chunk from the place, or from the agent of another node; seconds that it took."""
+        if self._source.place is not None and source == self._source.name:
+            return await self._call_fetch(agent, node, chunk, None)
+        sending = self._nodes.get(source)
+        if sending is None:
+            raise PeerError("the node that had the chunk is gone")
+        async with self._agents.use(sending) as sending_agent:
+            pickled = self._agents.pickled(sending_agent)
+            try:
+                if self._source.staged is not None and sending is self._source.node and self.contents.manifest is None:
+                    with contextlib.suppress(IntegrityError):  # the stage has just become a snapshot
+                        staged = Sender(pickled, *self._source.staged(chunk))
+                        return await self._call_fetch(agent, node, chunk, staged)
+                    await asyncio.wait_for(self._closed.wait(), self._config.timeout_s)
+                if source not in self._receivers:
+                    await self._let_hold(sending, sending_agent)
+                return await self._call_fetch(agent, node, chunk, Sender(pickled))
+            except SenderLostError:
+                self._agents.forget(sending, sending_agent)
+                raise
+
+    async def _call_fetch(self, agent: Any, node: Node, chunk: ProvenChunk, sender: Sender | None) -> float:
+        call = agent.fetch.options(enable_task_events=False).remote(self.name, chunk, sender)
+        timeout_s = self._config.chunk_timeout_s + _MARGIN_S
+        seconds: float = await settle(call, timeout_s=timeout_s, node=node.name)
+        return seconds
+
+    async def _let_hold(self, node: Node, agent: Any) -> None:
+        """As `_hold`, for a node that shall send: what fails there is no fault of the one that receives."""
+        try:
+            await self._work.once(("hold", node.id), lambda: self._hold(node, agent))
+        except HubdistError as error:
+            raise as_seen_from_afar(error) from error
 
     async def _publish(self, node: Node) -> Event:
         async def publish(agent: Any) -> Event:

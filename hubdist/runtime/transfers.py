@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
-from typing import Any
 
 from hubdist.config import Config
 from hubdist.copies import RemoteCopy
 from hubdist.delivery import choose_chunk_bytes
 from hubdist.errors import StoreFullError
-from hubdist.manifest import Digest, Manifest, ProvenChunk, cut_chunks, prove
+from hubdist.manifest import Digest, Manifest, cut_chunks, prove
 from hubdist.routes import Route
 from hubdist.runtime.agents import Agents
-from hubdist.runtime.contents import Contents, FirstSource
+from hubdist.runtime.contents import Contents, FirstSource, Staged
 from hubdist.runtime.nodes import Node, alive_nodes
 from hubdist.runtime.receiver import Brought
 from hubdist.runtime.transfer import Transfer
@@ -105,14 +103,14 @@ class Transfers:
 
     # While the origin is being read
 
-    def open(self, nodes: list[Node], offer: Callable[[Any, ProvenChunk], Sequence[Any]]) -> Transfer:
+    def open(self, nodes: list[Node], staged: Staged) -> Transfer:
         """A transfer whose chunks are still to come.
 
         Args:
             nodes: All that are alive.
-            offer: See `FirstSource`.
+            staged: See `FirstSource`.
         """
-        return self._make(Contents(), FirstSource.at(self._node, offer), nodes, [], EARLY_CHUNK_BYTES)
+        return self._make(Contents(), FirstSource.at(self._node, staged), nodes, [], EARLY_CHUNK_BYTES)
 
     def adopt(self, transfer: Transfer) -> None:
         """The model of an opened transfer is known: others who ask for it take part."""
@@ -129,7 +127,7 @@ class Transfers:
             self._early[digest, node.id] = brought
 
     def _begin(self, manifest: Manifest, nodes: list[Node], place: RemoteCopy | None) -> Transfer:
-        room = self._room(nodes)
+        room = self._config.in_flight_bytes
         chunk_bytes = choose_chunk_bytes(manifest.total_bytes, room_bytes=room, nodes=len(nodes))
         if place is not None:
             chunk_bytes = max(
@@ -151,15 +149,10 @@ class Transfers:
         return Transfer(
             contents,
             source,
-            window_bytes=self._room(nodes),
+            window_bytes=self._config.in_flight_bytes,
             chunk_bytes=chunk_bytes,
             nodes=len(nodes),
             holders=holders,
             agents=self._agents,
             config=self._config,
         )
-
-    def _room(self, nodes: list[Node]) -> int:
-        """Bytes that may be in flight to a node: chunks that come, and as many that it offers, fill half its store."""
-        smallest = min((node.object_store_bytes for node in nodes if node.object_store_bytes), default=1 << 30)
-        return min(self._config.in_flight_bytes, smallest // 4)
