@@ -14,8 +14,7 @@ and links of B bytes per second, no plan that sends whole chunks takes less than
 
 the last chunk leaves the source after C chunk times at the earliest, and each chunk time can at most double who has it.
 
-Every command is checked: a fetch is of a chunk that is on offer, no offer is withdrawn while it is read, each living
-node gets each chunk once, and nothing is left on offer.
+Every command is checked: a fetch is of a chunk that its sender has, and each living node gets each chunk once.
 """
 
 import argparse
@@ -25,7 +24,6 @@ import heapq
 import math
 import pstats
 import time
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -35,7 +33,7 @@ from simulated_links import Case, Links, Outcome
 from hubdist.delivery import (
     ChunkArrived,
     ChunkFailed,
-    ChunkOffered,
+    Command,
     Delivery,
     Event,
     Fetch,
@@ -43,9 +41,7 @@ from hubdist.delivery import (
     NodeFailed,
     NodeJoined,
     NodePublished,
-    Offer,
     Publish,
-    Withdraw,
 )
 from hubdist.errors import PeerError
 
@@ -98,12 +94,9 @@ class Simulation:
         self._events: list[tuple[float, int, Event | Death]] = []
         self._count = 0
         self._fetches: dict[int, tuple[float, Fetch]] = {}
-        self._reads: Counter[tuple[str, int]] = Counter()
-        self._asked: dict[tuple[str, int], Fetch] = {}
-        self._has: list[set[int]] = [set() for _ in range(case.nodes)]
-        self._on_offer: list[set[int]] = [set() for _ in self._names]
-        self._offer_bytes = [0] * len(self._names)
-        self._flight_bytes = [0] * case.nodes
+        self._has: list[set[int]] = [set() for _ in range(case.nodes)] + [set(range(len(self._sizes)))]
+        self._to_bytes = [0] * len(self._names)
+        self._from_bytes = [0] * len(self._names)
         self._dead: set[int] = set()
         self._done: set[int] = set()
         self._outcome = Outcome(case)
@@ -132,9 +125,8 @@ class Simulation:
         while self._events:
             when, _, event = heapq.heappop(self._events)
             self._take(when, event)
-        left = [name for name, offers in zip(self._names, self._on_offer, strict=True) if offers]
-        if self._delivery.active or set(left) - {self._names[index] for index in self._dead}:
-            raise RuntimeError(f"left on offer at {left}")
+        if self._delivery.active:
+            raise RuntimeError("all nodes are done, and the plan goes on")
         outcome.sent = links.sent.tolist()
         return outcome
 
@@ -159,78 +151,46 @@ class Simulation:
     def _note(self, event: Event) -> bool:
         """Keep count of what nodes have; return whether the coordinator hears of the event: not from the dead."""
         match event:
-            case NodeFailed(node):
-                for key in [key for key in self._asked if key[0] == node]:
-                    self._reads[self._asked.pop(key).source, key[1]] -= 1
-            case ChunkArrived(node) | ChunkFailed(node) | ChunkOffered(node) | NodePublished(node) if (
-                self._index[node] in self._dead
-            ):
+            case ChunkArrived(node) | ChunkFailed(node) | NodePublished(node) if self._index[node] in self._dead:
                 return False
             case ChunkArrived(node, chunk, source):
                 has = self._has[self._index[node]]
                 if chunk in has:
                     raise RuntimeError(f"{node} got chunk {chunk} twice")
                 has.add(chunk)
-                if self._end(node, chunk, source):
-                    self._offer(node, chunk)
+                self._end(node, chunk, source)
             case ChunkFailed(node, chunk, source):
                 self._end(node, chunk, source)
         return True
 
-    def _end(self, node: str, chunk: int, source: str) -> bool:
-        """A fetch is over; return whether it was to be kept on offer."""
-        index = self._index[node]
-        self._flight_bytes[index] -= self._sizes[chunk]
-        self._reads[source, chunk] -= 1
-        fetch = self._asked.get((node, chunk))
-        if fetch is None or fetch.source != source:  # the plan has heard of the sender's death, and asked another one
-            return False
-        del self._asked[node, chunk]
-        return fetch.keep
+    def _end(self, node: str, chunk: int, source: str) -> None:
+        """A fetch is over."""
+        self._to_bytes[self._index[node]] -= self._sizes[chunk]
+        self._from_bytes[self._index[source]] -= self._sizes[chunk]
 
-    def _obey(self, now: float, command: object) -> None:
+    def _obey(self, now: float, command: Command) -> None:
         """A node does what the coordinator says, if it lives."""
-        latency = self._case.latency_s
         match command:
             case Fetch():
                 self._fetch(now, command)
-            case Offer(node, chunk):
-                if node != "source" and chunk not in self._has[self._index[node]]:
-                    raise RuntimeError(f"{node} has no chunk {chunk} to offer")
-                self._offer(node, chunk)
-                self._tell(now + 2 * latency, ChunkOffered(node, chunk))
-            case Withdraw(node, chunk):
-                index = self._index[node]
-                if self._reads[node, chunk] and index not in self._dead:
-                    raise RuntimeError(f"{node} withdraws chunk {chunk}, which is read")
-                self._on_offer[index].remove(chunk)
-                self._offer_bytes[index] -= self._sizes[chunk]
             case Publish(node):
-                self._tell(now + 2 * latency, NodePublished(node))
+                self._tell(now + 2 * self._case.latency_s, NodePublished(node))
             case Finish(node, error):
                 self._finish(now, self._index[node], error)
 
-    def _offer(self, node: str, chunk: int) -> None:
-        index = self._index[node]
-        if chunk in self._on_offer[index]:
-            raise RuntimeError(f"{node} offers chunk {chunk} twice")
-        self._on_offer[index].add(chunk)
-        self._offer_bytes[index] += self._sizes[chunk]
-        outcome = self._outcome
-        if index == self._source:
-            outcome.source_offered = max(outcome.source_offered, self._offer_bytes[index])
-        else:
-            outcome.offered = max(outcome.offered, self._offer_bytes[index])
-
     def _fetch(self, now: float, fetch: Fetch) -> None:
         reader, sender, latency = self._index[fetch.node], self._index[fetch.source], self._case.latency_s
-        if fetch.chunk not in self._on_offer[sender]:
-            raise RuntimeError(f"{fetch.source} does not offer chunk {fetch.chunk}")
-        self._outcome.fetches += 1
-        self._flight_bytes[reader] += self._sizes[fetch.chunk]
-        self._outcome.flight = max(self._outcome.flight, self._flight_bytes[reader])
-        self._reads[fetch.source, fetch.chunk] += 1
-        self._asked[fetch.node, fetch.chunk] = fetch
+        if fetch.chunk not in self._has[sender]:
+            raise RuntimeError(f"{fetch.source} has no chunk {fetch.chunk}")
+        outcome, size = self._outcome, self._sizes[fetch.chunk]
+        outcome.fetches += 1
+        self._to_bytes[reader] += size
+        self._from_bytes[sender] += size
+        outcome.into = max(outcome.into, self._to_bytes[reader])
+        if sender == self._source:
+            outcome.from_source = max(outcome.from_source, self._from_bytes[sender])
+        else:
+            outcome.out = max(outcome.out, self._from_bytes[sender])
         if reader in self._dead:
             return
         if sender in self._dead:
@@ -269,13 +229,13 @@ class Simulation:
 
 HEAD = (
     f"{'case':12} {'nodes':>5} {'chunk':>8} {'chunks':>6} {'T s':>7} {'T/(S/B)':>7} {'T/bound':>7} {'slow':>6} "
-    f"{'source':>6} {'busiest':>7} {'commands':>8} {'cpu/node':>9} {'cpu/fetch':>9} {'flight':>8} {'offers':>8} "
-    f"{'at source':>9}"
+    f"{'source':>6} {'busiest':>7} {'commands':>8} {'cpu/node':>9} {'cpu/fetch':>9} {'in':>8} {'out':>8} "
+    f"{'of source':>9}"
 )
 LEGEND = """
 slow: when the last slow node is done over S/B of its own links; source, busiest: bytes sent by the source and by the
 node that sent most, over S; commands: for each chunk and node; cpu: process time of the plan for each node and for each
-chunk and node; flight, offers, at source: most MiB in flight to a node, on offer at a node and at the source
+chunk and node; in, out, of source: most MiB in flight to a node, from a node, and from the source
 """
 
 
@@ -289,7 +249,7 @@ def line(outcome: Outcome) -> str:
         f"{outcome.took_s / case.least_s:7.3f} {outcome.took_s / case.bound_s:7.3f} {slow} "
         f"{outcome.sent[-1] / total:6.2f} {max(outcome.sent[:-1]) / total:7.2f} {outcome.commands / fetches:8.3f} "
         f"{outcome.cpu_s * 1e3 / case.nodes:6.2f} ms {outcome.cpu_s * 1e6 / fetches:6.1f} us "
-        f"{outcome.flight / MIB:8.0f} {outcome.offered / MIB:8.0f} {outcome.source_offered / MIB:9.0f}"
+        f"{outcome.into / MIB:8.0f} {outcome.out / MIB:8.0f} {outcome.from_source / MIB:9.0f}"
     )
 
 

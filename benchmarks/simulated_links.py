@@ -28,7 +28,7 @@ class Case:
         nodes: How many.
         total_bytes: Of the model.
         chunk_bytes: Of a chunk; None as the library chooses.
-        window_bytes: Most bytes in flight to a node, and on offer at it.
+        window_bytes: Most bytes in flight to a node, and from it.
         rate: Bytes per second of a link.
         latency_s: Of a message.
         slow: Part of the nodes that are slow.
@@ -76,9 +76,9 @@ class Outcome:
         commands: How many.
         fetches: How many of them fetch.
         cpu_s: Of the plan.
-        flight: Most bytes in flight to a node.
-        offered: Most bytes on offer at a node.
-        source_offered: Most bytes on offer at the source.
+        into: Most bytes in flight to a node.
+        out: Most bytes in flight from a node.
+        from_source: Most bytes in flight from the source.
         moved: When, and bytes that the source and all nodes had sent by then.
     """
 
@@ -89,9 +89,9 @@ class Outcome:
     commands: int = 0
     fetches: int = 0
     cpu_s: float = 0.0
-    flight: int = 0
-    offered: int = 0
-    source_offered: int = 0
+    into: int = 0
+    out: int = 0
+    from_source: int = 0
     moved: list[tuple[float, float, float]] = field(default_factory=list)
 
     def busy(self, which: int) -> list[float]:
