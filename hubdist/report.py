@@ -65,7 +65,7 @@ class NodeReport:
     @property
     def _senders(self) -> str:
         others = len(dict(self.sources).keys() - {self.source})
-        return str(self.source) if not others else f"{self.source} and {others} other nodes"
+        return f"{self.source} and {others} other node{'s' if others > 1 else ''}" if others else str(self.source)
 
 
 @dataclass(frozen=True, slots=True)
