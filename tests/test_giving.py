@@ -79,7 +79,7 @@ def pair(cluster: RayCluster) -> Iterator[Pair]:
 
 
 def created_objects() -> int:
-    """How many objects were ever made in the object stores of all nodes."""
+    """How many objects were ever made in the object stores of all nodes; Ray has no public way to tell."""
     stats = [node_stats(info["NodeManagerAddress"], info["NodeManagerPort"]) for info in ray.nodes() if info["Alive"]]
     return sum(each.store_stats.cumulative_created_objects for each in stats)
 

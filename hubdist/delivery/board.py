@@ -10,7 +10,7 @@ from hubdist.delivery.events import Command, Fetch
 from hubdist.delivery.members import Member, Role, ascending, descending, turned, without
 
 _LOOKED_AT = 4
-"""Senders that are compared, to take the one that has sent least."""
+"""Senders that are compared, to take the least loaded one."""
 
 
 class Board:
@@ -72,10 +72,14 @@ class Board:
         return (1 << len(self.lacking)) - 1
 
     @property
+    def cold(self) -> int:
+        """Chunks that somebody lacks and that no node has or fetches."""
+        return self.levels[0] & self.wanted
+
+    @property
     def for_source(self) -> int:
-        """Chunks that the source is asked for: those that no node has or fetches, and those that failed elsewhere."""
-        cold = self.levels[0] & self.wanted
-        return cold | sum(1 << chunk for chunk in self.rescued) if self.rescued else cold
+        """Chunks that the source is asked for: cold ones, and those that failed elsewhere."""
+        return self.cold | sum(1 << chunk for chunk in self.rescued)
 
     @property
     def seed_share(self) -> float:
@@ -95,9 +99,8 @@ class Board:
 
     def next_of(self, nodes: int) -> Member:
         """One of these nodes, in turns."""
-        index = turned(nodes, self._turn)
-        self._turn = index
-        return self.order[index]
+        self._turn = turned(nodes, self._turn)
+        return self.order[self._turn]
 
     def some_of(self, nodes: int, most: int) -> int:
         """As many of these nodes, in turns."""
@@ -109,7 +112,7 @@ class Board:
         return some
 
     def least_busy(self, nodes: int) -> Member:
-        """The one of a few of these nodes that has sent least; it is the next to send."""
+        """The one of a few of these nodes that sends least at the moment, then the one that has sent least so far."""
         best = self.next_of(nodes)
         for _ in range(_LOOKED_AT - 1):
             nodes = without(nodes, best.bit)

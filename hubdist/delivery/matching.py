@@ -39,7 +39,7 @@ class Matching:
         board = self._board
         if board.fresh or board.fed or board.served:
             self._spread()
-        if (board.rescued or board.levels[0] & board.wanted) and self._source_has_room:
+        if (board.rescued or board.cold) and self._source_has_room:
             self._seed()
 
     def _spread(self) -> None:
@@ -121,13 +121,12 @@ class Matching:
         One that will not be asked for it, or that the source is known not to serve, only if there is no other.
         """
         board = self._board
-        if not board.levels[0] >> chunk & 1:
+        if not board.cold >> chunk & 1:
             return None
         nodes = board.lacking[chunk]
         nodes = nodes & ~board.barred or nodes
         nodes = (nodes & ~board.unfit or nodes) & board.roomy
         if not nodes:
             return None
-        index = turned(nodes, self._seed_turn)
-        self._seed_turn = index
-        return board.order[index]
+        self._seed_turn = turned(nodes, self._seed_turn)
+        return board.order[self._seed_turn]

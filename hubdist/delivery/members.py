@@ -12,6 +12,7 @@ _SLOW_S = 5.0
 after which they are asked for again."""
 
 _SPARE = 2
+"""Chunks that may be under way besides, if they matter more than others."""
 
 
 @dataclass(slots=True)
