@@ -4,6 +4,8 @@
     |- ConfigError                        fix the configuration
     |- HandleError                        fix the handle
     |- NotAModelError                     the files are there, but are no SavedModel
+    |- MissingOperationError              import the package that registers the model's operations
+    |- TravelError                        a changed model that cannot be pickled or copied whole
     |- ResolveError                       the origin says no
     |  |- ModelNotFoundError
     |  |- AccessDeniedError
@@ -85,12 +87,31 @@ class ConfigError(HubdistError):
     """A configuration value is unknown, of the wrong type or out of range."""
 
 
-class HandleError(HubdistError):
-    """The handle cannot be understood, or its kind is not allowed or not installed."""
+class HandleError(HubdistError, ValueError):
+    """The handle cannot be understood, or its kind is not allowed or not installed.
+
+    It is a `ValueError` too, as `tensorflow_hub.load` raises one for what is not a string.
+    """
 
 
 class NotAModelError(HubdistError):
     """The snapshot holds no SavedModel and no TF1 hub module, so it cannot be loaded."""
+
+
+class MissingOperationError(HubdistError):
+    """The model uses an operation that no package has registered in this process.
+
+    Attributes:
+        operation: Its name.
+    """
+
+    def __init__(self, what: str, *, operation: str, **context: str | None) -> None:
+        super().__init__(what, **context)
+        self.operation = operation
+
+
+class TravelError(HubdistError):
+    """A loaded model was changed in a way that a pickle or a copy of it cannot reproduce."""
 
 
 class ResolveError(HubdistError):

@@ -15,6 +15,7 @@ from hubdist.errors import (
     DeliveryError,
     DigestMismatchError,
     HubdistError,
+    MissingOperationError,
     PeerError,
     StoreError,
     StoreFullError,
@@ -37,6 +38,8 @@ def make(kind: type[HubdistError]) -> HubdistError:
     """An error of this kind with every field set."""
     if issubclass(kind, DigestMismatchError):
         return kind("the bytes differ", expected="sha256:1", actual="sha256:2", **CONTEXT)
+    if issubclass(kind, MissingOperationError):
+        return kind("the op is missing", operation="SentencepieceOp", **CONTEXT)
     if issubclass(kind, StoreFullError):
         return kind("no room", path="/s", need_bytes=7, free_bytes=5, **CONTEXT)
     if issubclass(kind, StoreError):
