@@ -20,6 +20,7 @@ from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, Va
 
 from hubdist.errors import ConfigError, HubdistError
 from hubdist.handle import BUILT_IN_SCHEMES, Kind, parse_handle
+from hubdist.inherited import VARIABLE, write_inherited
 from hubdist.layers import parse_yaml, read_layers
 from hubdist.manifest import Digest
 from hubdist.redact import redact_url
@@ -28,6 +29,8 @@ from hubdist.source import Source
 
 _MAX_S = 30 * 24 * 3600.0
 """Longest time that can be set, 30 days; there is no waiting for ever."""
+
+_TASK_KEEPS_BYTES = 1 << 30
 
 RouteName = Literal["auto", "direct", "shared", "driver"]
 ReadMode = Literal["stage", "memory", "in_place"]
@@ -108,6 +111,11 @@ class Config(BaseModel):
         frozen: Refuse handles that neither `lock_file` nor `models` pins.
         fresh: Load again although the process holds the loaded model.
         max_loaded: Most loaded models that a process keeps for `load` to return again.
+        max_loaded_bytes: Most bytes of such models that stay in memory while another one is loaded, although nobody
+            holds them; the last one loaded stays until then. None: 1 GiB in processes that run Ray tasks, whose
+            variables end with each task; nothing in drivers and actors, which hold themselves what they need.
+        imports: Modules to import in each process before it loads its first model, such as `tensorflow_text`, whose
+            operations a model uses.
         tfhub_cache_dir: A TensorFlow Hub cache on the driver's machine that is looked into before the network.
         timeout_s: Longest time in seconds for one `load`, `resolve` or `prefetch`.
         connect_timeout_s: Longest time in seconds to connect to an origin.
@@ -136,6 +144,8 @@ class Config(BaseModel):
     frozen: bool = False
     fresh: bool = False
     max_loaded: int = Field(default=8, ge=0)
+    max_loaded_bytes: Annotated[ByteSize, Field(ge=0)] | None = None
+    imports: tuple[str, ...] = ()
     tfhub_cache_dir: str | None = None
     timeout_s: float = Field(default=3600.0, gt=0, le=_MAX_S)
     connect_timeout_s: float = Field(default=10.0, gt=0, le=_MAX_S)
@@ -185,6 +195,14 @@ class Config(BaseModel):
             raise ValueError("must be a directory on object storage such as gs://bucket/directory, or an absolute path")
         return handle.text
 
+    @field_validator("imports")
+    @classmethod
+    def _check_imports(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            if not all(part.isidentifier() for part in name.split(".")):
+                raise ValueError(f"{name!r} is not the name of a module")
+        return value
+
     @field_validator("models")
     @classmethod
     def _check_models(cls, value: tuple[Model, ...]) -> tuple[Model, ...]:
@@ -205,18 +223,28 @@ class Config(BaseModel):
         return value
 
     @classmethod
-    def load(cls, overrides: Mapping[str, Any] | None = None, environment: Mapping[str, str] | None = None) -> Self:
+    def load(
+        cls,
+        overrides: Mapping[str, Any] | None = None,
+        environment: Mapping[str, str] | None = None,
+        *,
+        inherit: bool = True,
+    ) -> Self:
         """Put the layers together.
 
         Args:
             overrides: Keys and values that win over everything.
             environment: Instead of the process's environment variables.
+            inherit: Take what the process that started this one handed down; not where Ray did, for the job's
+                settings hold there.
 
         Raises:
             ConfigError: Something cannot be read, is unknown, of the wrong type or out of range; the message names
                 where it stands, the key and what is allowed.
         """
-        environment = os.environ if environment is None else environment
+        environment = dict(os.environ if environment is None else environment)
+        if not inherit:
+            environment.pop(VARIABLE, None)
         values: dict[str, Any] = {}
         places: dict[str, str] = {}
         for place, layer in (*read_layers(environment), ("an argument of init", dict(overrides or {}))):
@@ -247,6 +275,21 @@ class Config(BaseModel):
         """The keys and values that were given when this was made; the others have their defaults."""
         return {name: getattr(self, name) for name in self.model_fields_set}
 
+    def hand_down(self, node_id: str) -> None:
+        """Let processes that this one starts have the same settings, but for `origins`, which only Ray can send.
+
+        Args:
+            node_id: What `{node_id}` stands for in this process, and so in them.
+        """
+        values = self.model_dump(mode="json", include=self.model_fields_set - {"origins"}, exclude_none=True)
+        store = str(self.store_root(node_id)).replace("{", "{{").replace("}", "}}")
+        write_inherited(os.environ, values | {"store": store})
+
+    @staticmethod
+    def stop_handing_down() -> None:
+        """Let processes that this one starts from now on find their own settings."""
+        os.environ.pop(VARIABLE, None)
+
     def for_nodes(self) -> Self:
         """What all processes of the job get: not the user's functions, nor handles, which may hold secrets."""
         return self.model_copy(update={"origins": {}, "models": ()})
@@ -268,6 +311,12 @@ class Config(BaseModel):
     def wanted_read_mode(self, model: ModelSettings, asked: ReadMode | None) -> ReadMode:
         """What to open: of the call, else of the model, else of the job."""
         return asked or model.read_mode or self.read_mode
+
+    def kept_bytes(self, *, in_task: bool) -> int:
+        """Most bytes of loaded models that a process keeps while another one is loaded; see `max_loaded_bytes`."""
+        if self.max_loaded_bytes is not None:
+            return int(self.max_loaded_bytes)
+        return _TASK_KEEPS_BYTES if in_task else 0
 
     @property
     def fingerprint(self) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from hubdist.errors import ConfigError
+from hubdist.inherited import VARIABLE, read_inherited
 
 Layer = tuple[str, dict[str, Any]]
 """Where settings stand, for errors; and keys and values."""
@@ -21,10 +22,13 @@ Layer = tuple[str, dict[str, Any]]
 def read_layers(environment: Mapping[str, str]) -> list[Layer]:
     """The layers below the arguments of `init`; a later one wins.
 
+    The last one holds what the process that started this one was given by its own `init`.
+
     Raises:
         ConfigError: One cannot be read; what it holds is not checked.
     """
-    return [_default_layer(environment), _yaml_layer(environment), *_environment_layers(environment)]
+    own = [_default_layer(environment), _yaml_layer(environment), *_environment_layers(environment)]
+    return [*own, ("the settings of the process that started this one", read_inherited(environment))]
 
 
 def _default_layer(environment: Mapping[str, str]) -> tuple[str, dict[str, Any]]:
@@ -85,7 +89,7 @@ def _environment_layers(environment: Mapping[str, str]) -> list[tuple[str, dict[
         if environment.get(name):
             layers.append((name, read(environment[name], name)))
     for name, value in environment.items():
-        if name.startswith("HUBDIST_") and name != "HUBDIST_CONFIG" and value.strip():
+        if name.startswith("HUBDIST_") and name not in ("HUBDIST_CONFIG", VARIABLE) and value.strip():
             key = name.removeprefix("HUBDIST_").lower()
             layers.append((name, {key: _environment_value(key, value, name)}))
     return layers
