@@ -14,7 +14,7 @@ from hubdist.handle import Handle
 from hubdist.manifest import Chunk, Digest, Manifest
 from hubdist.pins import check_pin
 from hubdist.reading import Access
-from hubdist.report import NodePlan, NodeReport, PinReport, Plan, Report, Status
+from hubdist.report import NodePlan, NodeReport, PinReport, Plan, Refreshed, Report, Status
 from hubdist.resolver import Pin, Resolution, Resolver
 from hubdist.routes import Choice, Order, Route
 from hubdist.snapshot import Snapshot
@@ -47,6 +47,23 @@ class Embedded:
         self._guard = threading.Lock()
         self._resolving: dict[str, threading.Lock] = {}
         self._pins: dict[str, _Pinned] = {}
+        self._former: dict[Digest, _Pinned] = {}
+        """What handles stood for before they were refreshed; whoever has such a model may need it again."""
+
+    @property
+    def node_id(self) -> str:
+        """The host's name stands for a node's id."""
+        return self._node
+
+    @property
+    def runs_tasks(self) -> bool:
+        """False: there are none without Ray."""
+        return False
+
+    @property
+    def sees_drivers_disk(self) -> bool:
+        """True: this process is the driver's side."""
+        return True
 
     def resolve(self, text: str, route: RouteName | None, read_mode: ReadMode | None) -> Pin:  # noqa: ARG002 - as for a cluster
         """What this process has pinned for a handle.
@@ -55,7 +72,28 @@ class Embedded:
             HubdistError: Every kind of it.
         """
         pinned = self._pin(text, route)
-        return Pin(pinned.handle.public, pinned.resolution.digest, self._resolver.settings_of(pinned.handle))
+        settings = self._resolver.settings_of(pinned.handle)
+        return Pin(pinned.handle.public, pinned.resolution.digest, settings, pinned.resolution.seen)
+
+    def refresh(self, text: str, route: RouteName | None) -> Refreshed:  # noqa: ARG002 - there is one way
+        """Ask the origin again what a handle stands for.
+
+        Raises:
+            HubdistError: Every kind of it; the handle goes on to stand for what it did.
+        """
+        handle = self._resolver.parse(text)
+        with self._turn(handle):
+            before = self._pins.get(handle.key)
+            resolution = self._resolver.read_anew(handle)
+            self._pins[handle.key] = _Pinned(handle, resolution)
+            if before is not None and before.resolution.digest != resolution.digest:
+                self._former[before.resolution.digest] = before
+        old = None if before is None else str(before.resolution.digest)
+        return Refreshed(handle.public, old, str(resolution.digest))
+
+    def epoch(self) -> int:
+        """Nobody else refreshes what this process has resolved."""
+        return 0
 
     def locate(self, pin: Pin, route: RouteName | None) -> Snapshot:  # noqa: ARG002 - there is one way
         """The snapshot in this machine's store.
@@ -148,9 +186,7 @@ class Embedded:
 
     def _pin(self, text: str, route: RouteName | None) -> _Pinned:
         handle = self._resolver.parse(text)
-        with self._guard:
-            resolving = self._resolving.setdefault(handle.key, threading.Lock())
-        with resolving:
+        with self._turn(handle):
             pinned = self._pins.get(handle.key)
             if pinned is None:
                 settings = self._resolver.settings_of(handle)
@@ -160,8 +196,14 @@ class Embedded:
                 self._pins[handle.key] = pinned
         return pinned
 
+    def _turn(self, handle: Handle) -> threading.Lock:
+        """The lock of whoever resolves a handle."""
+        with self._guard:
+            return self._resolving.setdefault(handle.key, threading.Lock())
+
     def _pinned(self, digest: Digest) -> _Pinned | None:
-        return next((pinned for pinned in (*self._pins.values(),) if pinned.resolution.digest == digest), None)
+        found = next((pinned for pinned in (*self._pins.values(),) if pinned.resolution.digest == digest), None)
+        return found or self._former.get(digest)
 
     def _node_report(self, pin: PinReport) -> NodeReport:
         return NodeReport(

@@ -71,7 +71,7 @@ class Fetcher:
             return None
 
     def from_origin(
-        self, handle: Handle, directory: str | None, watcher: Watcher | None = None
+        self, handle: Handle, directory: str | None, watcher: Watcher | None = None, *, anew: bool = False
     ) -> tuple[Snapshot, str]:
         """Read the origin, or what TensorFlow Hub has cached of it.
 
@@ -79,6 +79,7 @@ class Fetcher:
             handle: What to read.
             directory: The directory that was found to be the same model; None if there is none.
             watcher: Is told what is read while it is read.
+            anew: Pass by what TensorFlow Hub has cached, which may be old.
 
         Returns:
             The snapshot, and where it came from, in words.
@@ -86,14 +87,14 @@ class Fetcher:
         Raises:
             HubdistError: Every kind of it.
         """
-        by_tfhub = self._cache.tfhub_copy(handle)
+        by_tfhub = None if anew else self._cache.tfhub_copy(handle)
         if by_tfhub is not None:
             try:
                 return self._fetch(parse_handle(by_tfhub.url), None, None), "TensorFlow Hub cache"
             except UNREADABLE as error:
                 _LOG.warning("hubdist: TensorFlow Hub's directory in the shared cache is not used: %s", error)
         cached = None
-        if self._config.tfhub_cache_dir is not None:
+        if self._config.tfhub_cache_dir is not None and not anew:
             cached = find_in_cache(handle, Path(self._config.tfhub_cache_dir).expanduser())
         if cached is not None:
             return self._fetch(handle, cached, watcher), "TensorFlow Hub cache"

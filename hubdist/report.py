@@ -18,6 +18,38 @@ _MOST_SENDERS = 4
 
 
 @dataclass(frozen=True, slots=True)
+class Refreshed:
+    """What asking the origin again has found.
+
+    Attributes:
+        handle: The handle without secrets.
+        before: `sha256:<hex>` of what it stood for until now; None if the job had not resolved it.
+        digest: `sha256:<hex>` of what it stands for from now on.
+        untold: Nodes that could not be told; processes there may go on to load what they know.
+    """
+
+    handle: str
+    before: str | None
+    digest: str
+    untold: tuple[str, ...] = ()
+
+    @property
+    def changed(self) -> bool:
+        """True if it stands for other bytes than before."""
+        return self.before != self.digest
+
+    def __str__(self) -> str:
+        """One line."""
+        if self.before is None:
+            text = f"{self.handle} is {self.digest}, and was not resolved before"
+        elif self.changed:
+            text = f"{self.handle} is {self.digest} now, and was {self.before}"
+        else:
+            text = f"{self.handle} is {self.digest} still"
+        return text + (f"; not told: {', '.join(self.untold)}" if self.untold else "")
+
+
+@dataclass(frozen=True, slots=True)
 class NodeReport:
     """How one node got one model.
 

@@ -19,6 +19,7 @@ from hubdist.handle import Handle, Kind, parse_handle
 from hubdist.manifest import Digest, Manifest
 from hubdist.optional_cache import OptionalCache
 from hubdist.origins.direct import direct_url
+from hubdist.origins.looks import Look, look_at
 from hubdist.pins import LockFile, Pins, check_pin
 from hubdist.report import PinReport
 from hubdist.snapshot import Snapshot
@@ -37,6 +38,7 @@ class Resolution:
         source: Where the bytes came from, in words, such as `store` or `origin`.
         shared: Where the nodes find the files in the shared cache; None if they are in none.
         seconds: How long it took.
+        seen: For a path of the driver, what it looked like when it was read; see `origins.looks`.
     """
 
     handle: str
@@ -44,6 +46,7 @@ class Resolution:
     source: str
     shared: RemoteCopy | None = None
     seconds: float = 0.0
+    seen: Look | None = None
 
     @property
     def digest(self) -> Digest:
@@ -65,11 +68,19 @@ class Resolution:
 
 @dataclass(frozen=True, slots=True)
 class Pin:
-    """What a handle stands for, for whoever loads it: without secrets, with what the configuration says of it."""
+    """What a handle stands for, for whoever loads it: without secrets, with what the configuration says of it.
+
+    Attributes:
+        handle: The handle without secrets.
+        digest: The model.
+        settings: What the configuration says of it.
+        seen: See `Resolution`.
+    """
 
     handle: str
     digest: Digest
     settings: ModelSettings = field(default_factory=ModelSettings)
+    seen: Look | None = None
 
 
 class Resolver:
@@ -143,6 +154,23 @@ class Resolver:
             HubdistError: Every kind of it, with the handle filled in.
         """
         resolution = self._timed(handle, lambda: self._resolve(handle, watcher))
+        assert resolution is not None
+        return resolution
+
+    def read_anew(self, handle: Handle) -> Resolution:
+        """What a handle stands for now, by its origin and not by what is known of it.
+
+        Raises:
+            DigestMismatchError: Other bytes are pinned.
+            HubdistError: Every other kind of it, with the handle filled in.
+        """
+
+        def read() -> Resolution:
+            pinned = self._pinned(handle)
+            with self._store.lock(f"resolve-{handle.key}", self._config.timeout_s):
+                return self._read(handle, pinned, None, anew=True)
+
+        resolution = self._timed(handle, read)
         assert resolution is not None
         return resolution
 
@@ -259,10 +287,13 @@ class Resolver:
         with self._cache.turn(handle.key, lambda: self._find(handle, pinned)) as found:
             return found or self._read(handle, pinned, watcher)
 
-    def _read(self, handle: Handle, pinned: Digest | None, watcher: Watcher | None) -> Resolution:
-        snapshot, source = self._fetcher.from_origin(handle, self._directories.get(handle.key), watcher)
+    def _read(
+        self, handle: Handle, pinned: Digest | None, watcher: Watcher | None, *, anew: bool = False
+    ) -> Resolution:
+        seen = look_at(handle)
+        snapshot, source = self._fetcher.from_origin(handle, self._directories.get(handle.key), watcher, anew=anew)
         with snapshot:
-            resolution = self._checked(handle, pinned, Resolution(handle.public, snapshot.manifest, source))
+            resolution = self._checked(handle, pinned, Resolution(handle.public, snapshot.manifest, source, seen=seen))
             return replace(resolution, shared=self._cache.share(snapshot, handle))
 
     def _find(self, handle: Handle, pinned: Digest | None) -> Resolution | None:

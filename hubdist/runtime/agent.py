@@ -23,6 +23,7 @@ from hubdist.manifest import Chunk, Digest, Manifest, ProvenChunk
 from hubdist.origins import open_origin
 from hubdist.runtime.exchange import Exchange
 from hubdist.runtime.giving import Sender, as_results
+from hubdist.runtime.marks import RefreshMark
 from hubdist.snapshot import Snapshot
 from hubdist.store import Store
 
@@ -79,6 +80,10 @@ class NodeAgent:
         if snapshot is not None:
             snapshot.release()
         return snapshot is not None
+
+    def note_refresh(self, scope: str) -> bool:
+        """Tell this node's processes that the job has refreshed a handle; see `marks`."""
+        return RefreshMark(self._store.root, scope).grow()
 
     def probe(self, url: str) -> None:
         """Find out whether this node can read a directory on object storage or a mount.

@@ -17,11 +17,12 @@ from hubdist.errors import ConfigError, PeerError, StoreError, TransferTimeoutEr
 from hubdist.handle import BUILT_IN_SCHEMES, parse_handle
 from hubdist.manifest import Chunk, Digest, Manifest, cut_chunks
 from hubdist.reading import Access
-from hubdist.report import Plan, Report, Status
+from hubdist.report import Plan, Refreshed, Report, Status
 from hubdist.resolver import Pin
 from hubdist.runtime.actors import find_coordinator, make_coordinator
 from hubdist.runtime.calls import LOST, stop_actor, translated
-from hubdist.runtime.coordinator import CoordinatorStatus
+from hubdist.runtime.coordinator import CoordinatorStatus, JobSettings
+from hubdist.runtime.marks import RefreshMark
 from hubdist.runtime.nodes import Standpoint, standpoint
 from hubdist.snapshot import Snapshot
 from hubdist.store import Store
@@ -48,6 +49,23 @@ class Cluster:
         self._guard = threading.Lock()
         self._coordinator: Any = None
         self._store: Store | None = None
+        self._mark: RefreshMark | None = None
+        self._drivers_node_id = ""
+
+    @property
+    def node_id(self) -> str:
+        """Ray's id of this process's node; `outside` for a Ray Client."""
+        return self._node_id
+
+    @property
+    def runs_tasks(self) -> bool:
+        """True in a process that runs tasks, and is neither a driver nor an actor."""
+        return self._here is Standpoint.TASK and ray.get_runtime_context().get_actor_id() is None
+
+    @property
+    def sees_drivers_disk(self) -> bool:
+        """True if paths of the driver are paths of this process."""
+        return self._node_id == self._drivers_node_id
 
     def join(self, asked: Mapping[str, Any] | None) -> Config:
         """Take part in the job; the first process of a job to do so makes the coordinator.
@@ -65,24 +83,31 @@ class Cluster:
         proposed = self._config
         try:
             handles = [model.handle for model in proposed.models]
-            found: tuple[Config, str] = self._call(lambda coordinator: coordinator.settings.remote(handles))
+            job: JobSettings = self._call(lambda coordinator: coordinator.settings.remote(handles))
         except StoreError:
             self.shutdown()  # a coordinator without a store is of no use; the next call may bring better settings
             raise
-        settings, fingerprint = found
-        if asked is not None and self._here is not Standpoint.TASK and fingerprint != proposed.fingerprint:
+        settings = job.config
+        if asked is not None and self._here is not Standpoint.TASK and job.fingerprint != proposed.fingerprint:
             raise ConfigError(
                 "this job already runs with other settings",
                 advice="Call hubdist.init once, before the first load, or hubdist.shutdown() in between.",
             )
         if self._here is Standpoint.TASK:
             settings = settings.changed(asked or {})
-        elif fingerprint == proposed.fingerprint:
+        elif job.fingerprint == proposed.fingerprint:
             settings = proposed  # with models and origins, should a coordinator have to be made again
         if self._here is Standpoint.OUTSIDE:
             settings = settings.changed({"store": proposed.store})  # another machine than the job's nodes
         self._config = settings
+        self._drivers_node_id = job.node_id
+        if self._here is not Standpoint.OUTSIDE:
+            self._mark = RefreshMark(settings.store_root(self._node_id), job.scope)
         return settings
+
+    def epoch(self) -> int | None:
+        """Grows whenever the job has refreshed a handle; None if this process is not told and has to ask."""
+        return None if self._mark is None else self._mark.size()
 
     def resolve(self, text: str, route: RouteName | None, read_mode: ReadMode | None) -> Pin:
         """What this job has pinned for a handle.
@@ -98,6 +123,16 @@ class Cluster:
         whole = self._whole(text)
         pin: Pin = self._call(lambda coordinator: coordinator.pin.remote(whole, self._node_id, route, read_mode))
         return pin
+
+    def refresh(self, text: str, route: RouteName | None) -> Refreshed:
+        """Ask the origin again what a handle stands for, and tell all processes of the job.
+
+        Raises:
+            HubdistError: Every kind of it; the handle goes on to stand for what it did.
+        """
+        whole = self._whole(text)
+        found: Refreshed = self._call(lambda coordinator: coordinator.refresh.remote(whole, self._node_id, route))
+        return found
 
     def locate(self, pin: Pin, route: RouteName | None) -> Snapshot:
         """The snapshot in this node's store; brought here if it is missing.

@@ -23,7 +23,7 @@ from hubdist.errors import ConfigError, HubdistError
 from hubdist.handle import Handle
 from hubdist.manifest import Chunk, Digest, Manifest
 from hubdist.reading import Access
-from hubdist.report import NodePlan, NodeReport, PinReport, Plan, Report
+from hubdist.report import NodePlan, NodeReport, PinReport, Plan, Refreshed, Report
 from hubdist.resolver import Pin, Resolver
 from hubdist.routes import Evidence, Order, Route, order_routes
 from hubdist.runtime.agent import read_chunk
@@ -32,6 +32,7 @@ from hubdist.runtime.calls import stop_this_actor
 from hubdist.runtime.deliveries import Deliveries
 from hubdist.runtime.early import EarlyDelivery
 from hubdist.runtime.job_pins import DirectRead, JobPins, Pinned, Reader
+from hubdist.runtime.marks import RefreshMark
 from hubdist.runtime.nodes import Node, alive_nodes
 from hubdist.runtime.ways import Ways
 from hubdist.store import Store
@@ -48,6 +49,23 @@ class CoordinatorStatus:
     pins: tuple[PinReport, ...]
     deliveries: tuple[NodeReport, ...]
     agents: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class JobSettings:
+    """What a process needs to know of its job.
+
+    Attributes:
+        config: The settings, without origins and models.
+        fingerprint: Of the whole settings.
+        scope: Names the job among all that ever used a store.
+        node_id: Ray's id of the driver's node.
+    """
+
+    config: Config
+    fingerprint: str
+    scope: str
+    node_id: str
 
 
 class Coordinator:
@@ -106,8 +124,8 @@ class Coordinator:
     def _deliveries(self) -> Deliveries:
         return Deliveries(self._pins, self._agents, self._ways, self._node, self._config)
 
-    async def settings(self, handles: list[str]) -> tuple[Config, str]:
-        """The job's settings for its processes, and their fingerprint.
+    async def settings(self, handles: list[str]) -> JobSettings:
+        """The job's settings for its processes.
 
         Args:
             handles: The configured models; the first call begins to deliver them to all nodes.
@@ -121,7 +139,7 @@ class Coordinator:
             self._first_delivery = asyncio.create_task(self._deliver_configured(handles))
             if self._detached:
                 self._end_when_idle()
-        return self._config.for_nodes(), self._fingerprint
+        return JobSettings(self._config.for_nodes(), self._fingerprint, self._scope, self._node.id)
 
     async def pin(self, text: str, node_id: str, route: RouteName | None, read_mode: ReadMode | None) -> Pin:
         """Resolve a handle, once per job; the answer stays the same even if the origin changes.
@@ -136,7 +154,49 @@ class Coordinator:
             HubdistError: With handle and node filled in.
         """
         pinned = await self._pin(text, route, node_id, read_mode)
-        return Pin(pinned.handle.public, pinned.resolution.digest, self._pins.settings_of(pinned.handle))
+        settings = self._pins.settings_of(pinned.handle)
+        return Pin(pinned.handle.public, pinned.resolution.digest, settings, pinned.resolution.seen)
+
+    async def refresh(self, text: str, node_id: str, route: RouteName | None) -> Refreshed:
+        """Ask the origin again what a handle stands for, and tell every node.
+
+        Processes that have the model that it stood for keep it.
+
+        Args:
+            text: As for `pin`.
+            node_id: As for `pin`.
+            route: As for `pin`.
+
+        Raises:
+            DigestMismatchError: Other bytes are pinned by the configuration or its lock file.
+            HubdistError: Every other kind of it; the handle goes on to stand for what it did.
+        """
+        self._last_call = time.monotonic()
+        try:
+            handle = self._pins.parse(text)
+            wanted = self._config.wanted_route(self._pins.settings_of(handle), route)
+            before, digest = await self._pins.refresh(handle, wanted, self._reader(wanted, node_id, keep=False))
+        except HubdistError as error:
+            raise error.placed(node=self._node.name) from error.__cause__
+        untold = await self._tell_nodes() if before not in (None, digest) else ()
+        return Refreshed(handle.public, None if before is None else str(before), str(digest), untold)
+
+    async def _tell_nodes(self) -> tuple[str, ...]:
+        """Let every process ask again for what it remembers; returns the nodes that could not be told."""
+
+        async def tell(node: Node) -> str | None:
+            try:
+                await self._agents.call(node, "note_refresh", self._scope, timeout_s=START_TIMEOUT_S)
+            except HubdistError as error:
+                _LOG.warning("hubdist: %s was not told of a refreshed handle: %s", node.name, error)
+                return node.name
+            return None
+
+        nodes = [node for node in await asyncio.to_thread(alive_nodes) if node.id != self._node.id]
+        mark = RefreshMark(self._config.store_root(self._node.id), self._scope)
+        _, *told = await asyncio.gather(asyncio.to_thread(mark.grow), *(tell(node) for node in nodes))
+        alive = {node.name for node in await asyncio.to_thread(alive_nodes)}
+        return tuple(name for name in told if name in alive)
 
     async def deliver(self, pin: Pin, node_id: str, route: RouteName | None) -> NodeReport:
         """Bring a pinned model to one node; returns when its store has published it.

@@ -83,6 +83,8 @@ class JobPins:
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="hubdist")
         self._work = SharedWork()
         self._pinned: dict[str, Pinned] = {}
+        self._former: dict[Digest, Pinned] = {}
+        """What handles stood for before they were refreshed; a model that travels may need it still."""
         self._held: dict[Digest, Snapshot] = {}
         _forget_old(store.root / "pins")
 
@@ -127,6 +129,65 @@ class JobPins:
             pinned = self._pinned[handle.key]
         return pinned
 
+    async def refresh(self, handle: Handle, route: Route | None, reader: Reader | None) -> tuple[Digest | None, Digest]:
+        """Ask the origin again; from then on the handle stands for what it says.
+
+        The model that it stood for stays known by its digest, but its files may be evicted from now on.
+
+        Args:
+            handle: The handle.
+            route: As for `pin`.
+            reader: As for `pin`.
+
+        Returns:
+            What it stood for, None if this job had not asked, and what it stands for.
+
+        Raises:
+            DigestMismatchError: Other bytes are pinned by the configuration or its lock file.
+            HubdistError: Every other kind of it; the handle goes on to stand for what it did.
+        """
+        known = self._pinned.get(handle.key)
+        pinned = known or await self.pin(handle, route, reader)
+        if known is None and pinned.report.origin_reads:
+            return None, pinned.resolution.digest
+        digest = await self._work.once(("refresh", handle.key), lambda: self._refresh(handle, route, reader))
+        return (None if known is None else known.resolution.digest), digest
+
+    async def _refresh(self, handle: Handle, route: Route | None, reader: Reader | None) -> Digest:
+        before = self._pinned[handle.key]
+        resolution, direct = None, None
+        if before.direct is not None and reader is not None:
+            resolution, direct = await self._read_by_node(handle, before.direct.url, reader)
+        if resolution is None:
+            resolution = await self._run(lambda: self._resolver.read_anew(handle))
+        if direct is None and before.direct is not None and route in (None, Route.DIRECT):
+            direct = await self._run(lambda: self._resolver.direct_copy(handle, resolution.manifest))
+        await self._note(handle, resolution, direct)
+        after = self._pinned[handle.key]
+        if after.resolution.digest != before.resolution.digest:
+            self._former[before.resolution.digest] = before
+            if all(one.resolution.digest != before.resolution.digest for one in self._pinned.values()):
+                self._held.pop(before.resolution.digest, None)
+        return after.resolution.digest
+
+    async def _read_by_node(
+        self, handle: Handle, url: str, reader: Reader
+    ) -> tuple[Resolution | None, RemoteCopy | None]:
+        """Let a node read a directory; None if none can."""
+        read = await reader(url)
+        if read is None:
+            return None, None
+        source = f"origin, by {read.node}"
+        resolution = await self._run(lambda: self._resolver.accept(handle, read.manifest, source))
+        await self._run(lambda: self._pins.keep_manifest(read.manifest))
+        return resolution, read.copy
+
+    async def _note(self, handle: Handle, resolution: Resolution, direct: RemoteCopy | None) -> None:
+        await self._run(lambda: self._pins.keep(handle, resolution.digest))
+        report = resolution.report(origin_reads=int(resolution.source.startswith("origin")))
+        self._pinned[handle.key] = Pinned(handle, report, resolution, direct)
+        await self.held(resolution.digest)
+
     def pinned(self, digest: Digest) -> Pinned:
         """The pin of a model.
 
@@ -136,6 +197,8 @@ class JobPins:
         for pinned in self._pinned.values():
             if pinned.resolution.digest == digest:
                 return pinned
+        if digest in self._former:
+            return self._former[digest]
         raise NotPinnedError(f"this job has not resolved {digest}", advice="Load the model by its handle.")
 
     async def manifest(self, digest: Digest) -> Manifest:
@@ -209,22 +272,14 @@ class JobPins:
             resolution = await self._run(lambda: self._resolver.recall(handle, before, manifest))
         direct = None
         if resolution is None and url is not None and reader is not None:
-            read = await reader(url)
-            if read is not None:
-                source = f"origin, by {read.node}"
-                resolution = await self._run(lambda: self._resolver.accept(handle, read.manifest, source))
-                direct = read.copy
-                await self._run(lambda: self._pins.keep_manifest(read.manifest))
+            resolution, direct = await self._read_by_node(handle, url, reader)
         if resolution is None:
             watcher = early if url is None else None  # nodes that can read a directory themselves need no chunks of it
             resolution = await self._run(lambda: self._resolver.resolve(handle, watcher))
         _check_unchanged(handle, before, resolution.digest)
-        await self._run(lambda: self._pins.keep(handle, resolution.digest))
         if direct is None and url is not None:
             direct = await self._run(lambda: self._resolver.direct_copy(handle, resolution.manifest))
-        report = resolution.report(origin_reads=int(resolution.source.startswith("origin")))
-        self._pinned[handle.key] = Pinned(handle, report, resolution, direct)
-        await self.held(resolution.digest)
+        await self._note(handle, resolution, direct)
 
     async def _snapshot(self, digest: Digest) -> Snapshot:
         snapshot = await self.held(digest)
