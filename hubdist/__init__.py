@@ -14,7 +14,19 @@ from typing import TYPE_CHECKING, Any
 from hubdist.errors import HubdistError
 
 if TYPE_CHECKING:
-    from hubdist.client import init, load, load_async, plan, prefetch, resolve, resolve_async, shutdown, status
+    from hubdist.client import (
+        init,
+        load,
+        load_async,
+        plan,
+        prefetch,
+        refresh,
+        resolve,
+        resolve_async,
+        shutdown,
+        status,
+        unload,
+    )
     from hubdist.config import Config
 
 __version__ = "0.1.0"
@@ -28,10 +40,12 @@ __all__ = [
     "load_async",
     "plan",
     "prefetch",
+    "refresh",
     "resolve",
     "resolve_async",
     "shutdown",
     "status",
+    "unload",
 ]
 
 

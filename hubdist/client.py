@@ -7,6 +7,8 @@ loaded models. It is made at the first call, and made again if Ray has been star
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
 import sys
 import threading
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,11 +20,27 @@ from hubdist.config import Config, ReadMode, RouteName
 from hubdist.embedded import Embedded
 from hubdist.errors import DeliveryError, NotPinnedError
 from hubdist.manifest import Chunk, Digest, Manifest
-from hubdist.models import LoadedModels, LoadKey, free_remote_assets, load_key, open_model
+from hubdist.models import (
+    Changes,
+    LoadedModels,
+    LoadKey,
+    NodePath,
+    PartKind,
+    Place,
+    Seal,
+    apply_changes,
+    free_remote_assets,
+    import_modules,
+    load_key,
+    open_model,
+    unopened,
+)
 from hubdist.reading import Access, Reader
-from hubdist.report import Plan, Report, Status
+from hubdist.report import Plan, Refreshed, Report, Status
 from hubdist.resolver import Pin
 from hubdist.snapshot import Snapshot
+
+_LOG = logging.getLogger(__name__)
 
 
 class _Way(Protocol):
@@ -37,6 +55,14 @@ class _Way(Protocol):
     def plan(self, text: str, nodes: Sequence[str] | None, route: RouteName | None) -> Plan: ...
     def status(self) -> Status: ...
     def shutdown(self) -> None: ...
+    def refresh(self, text: str, route: RouteName | None) -> Refreshed: ...
+    def epoch(self) -> int | None: ...
+    @property
+    def node_id(self) -> str: ...
+    @property
+    def runs_tasks(self) -> bool: ...
+    @property
+    def sees_drivers_disk(self) -> bool: ...
 
 
 class _Process:
@@ -51,6 +77,8 @@ class _Process:
     def __init__(self, config: Config, asked: Mapping[str, Any] | None, ray_session: str | None) -> None:
         self.ray_session = ray_session
         self.pins: dict[str, Pin] = {}
+        self.epoch: int | None = None
+        self.warned: set[Digest] = set()
         self.snapshots: dict[Digest, Snapshot] = {}
         self.way: _Way
         if ray_session is None:
@@ -62,33 +90,65 @@ class _Process:
             cluster = Cluster(config)
             self.config = cluster.join(asked)
             self.way = cluster
-        self.models = LoadedModels(self.config.max_loaded)
+        self.models = LoadedModels(self.config.max_loaded, self.config.kept_bytes(in_task=self.way.runs_tasks))
         self.reader = Reader(self.config, self.way.read)
 
     def resolve(self, text: str, how: _How) -> Pin:
-        """What a handle stands for; asked once per process and handle."""
+        """What a handle stands for; asked once per process and handle, and again after a refresh."""
+        epoch = self.way.epoch()
+        if epoch is None or epoch != self.epoch:
+            self.pins.clear()
+            self.epoch = epoch
         pin = self.pins.get(text)
         if pin is None:
             pin = self.way.resolve(text, how.route, how.read_mode)
             self.pins[text] = pin
+        if pin.seen is not None and self.way.sees_drivers_disk and pin.seen.has_changed():
+            self._warn(pin)
         return pin
 
-    def load(self, pin: Pin, key: LoadKey, how: _How, *, fresh: bool) -> Any:
-        """The loaded model of this process for a key."""
-        return self.models.get(key, lambda: self._open(pin, key, how), fresh=fresh)
+    def hand_down(self) -> None:
+        """Let processes that this one starts have its settings."""
+        self.config.hand_down(self.way.node_id)
 
-    def _open(self, pin: Pin, key: LoadKey, how: _How) -> Any:
+    def refresh(self, text: str, how: _How) -> Refreshed:
+        """Ask the origin again, and forget what was known."""
+        try:
+            refreshed = self.way.refresh(text, how.route)
+        finally:
+            self.pins.clear()
+        if refreshed.changed and refreshed.before is not None:
+            self.models.forget(Digest.parse(refreshed.before))
+        return refreshed
+
+    def _warn(self, pin: Pin) -> None:
+        if pin.digest not in self.warned:
+            self.warned.add(pin.digest)
+            _LOG.warning(
+                "hubdist: %s has changed since this job resolved it; it still stands for %s."
+                " hubdist.refresh(handle) takes what is there now",
+                pin.handle,
+                pin.digest,
+            )
+
+    def load(self, pin: Pin, key: LoadKey, how: _How, *, fresh: bool) -> Any:
+        """The loaded model of this process for a key, as it was published."""
+        return self.models.get(key, lambda: self.open(pin, key, how), fresh=fresh)
+
+    def open(self, pin: Pin, key: LoadKey, how: _How) -> Any:
+        """Load a model that nobody else has."""
+        import_modules(self.config.imports)
         mode = self.config.wanted_read_mode(pin.settings, how.read_mode)
         if mode == "memory":
             access = self.way.access(pin, how.route)
             own = self.way.find(pin.digest)
-            return open_model(self.reader.to_memory(access, own), key, load_pinned)
+            return _open_at(self.reader.to_memory(access, own), key)
         if mode == "in_place":
             access = self.way.access(pin, how.route)
-            model = self.reader.in_place(access, lambda place: open_model(place, key, load_pinned))
+            model = self.reader.in_place(access, lambda place: _open_at(place, key))
             if model is not None:
                 return model
-        return open_model(self.way.locate(pin, how.route), key, load_pinned)
+        return _open_at(self.way.locate(pin, how.route), key)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +173,9 @@ class _How:
 
 _guard = threading.Lock()
 _process: _Process | None = None
+_of_parent: Config | None = None
+"""The settings of the process that this one was forked from."""
+_session_of_parent: str | None = None
 
 
 def init(config: Config | Mapping[str, Any] | None = None, **overrides: Any) -> None:
@@ -120,6 +183,7 @@ def init(config: Config | Mapping[str, Any] | None = None, **overrides: Any) -> 
 
     In the driver this starts the job's coordinator, whose settings hold for all processes of the job; `models` in the
     configuration begin to travel to all nodes. In a task or actor it changes settings for that process alone.
+    Processes that this one starts by multiprocessing, joblib or otherwise get the same settings, but for `origins`.
 
     Args:
         config: A whole `Config`, or a mapping of its keys that wins over YAML and environment.
@@ -131,9 +195,11 @@ def init(config: Config | Mapping[str, Any] | None = None, **overrides: Any) -> 
     """
     global _process  # noqa: PLW0603 - a process has one
     asked = (config.keys_set() if isinstance(config, Config) else dict(config or {})) | overrides
-    settings = config.changed(overrides) if isinstance(config, Config) else Config.load(asked)
+    session = _ray_session()
+    settings = config.changed(overrides) if isinstance(config, Config) else Config.load(asked, inherit=session is None)
     with _guard:
-        _process = _Process(settings, asked, _ray_session())
+        _process = _Process(settings, asked, session)
+        _process.hand_down()
 
 
 def load(
@@ -141,6 +207,7 @@ def load(
     tags: str | Sequence[str] | None = None,
     options: Any = None,
     *,
+    own: bool = False,
     fresh: bool | None = None,
     device: str | None = None,
     route: str | None = None,
@@ -149,15 +216,20 @@ def load(
     """Load a model, as `tensorflow_hub.load` does, from this node's store.
 
     The first load of the job resolves the handle; the first on a node brings the files there; the first in a process
-    loads them; later ones return the same object. The object can be pickled: it arrives as the same model, at the
-    same digest, wherever it is unpickled. In async code use `load_async`.
+    loads them. Later ones return the same object as long as it is as it was published; once somebody has changed it,
+    they load anew. So code that changes a model takes one of its own, with `own=True`.
+
+    The object can be pickled and copied: what arrives is an object of its own, at the same digest, with whatever was
+    changed, and opens at its first use. In async code use `load_async`.
 
     Args:
         handle: A URL of tfhub.dev, Kaggle or another hub, of an archive, of a directory on object storage; a path on
             the driver's machine; `zip://inner/dir::<archive>`.
         tags: Tags of the MetaGraph to load, as for `tf.saved_model.load`.
         options: A `tf.saved_model.LoadOptions`.
-        fresh: True loads anew although this process has the model; None takes the configuration's value.
+        own: True gives an object that nobody else will get, for training.
+        fresh: True loads the same bytes anew although this process has the model unchanged; None takes the
+            configuration's value. For new bytes see `refresh`.
         device: A device of a remote TensorFlow worker that this program is connected to, such as
             `/job:worker/task:0`: the model is loaded there, and that machine needs neither Ray nor the files. Under
             a strategy with such devices this is so by itself.
@@ -174,7 +246,17 @@ def load(
     process = _current()
     how = _How.checked(route, read_mode)
     pin = process.resolve(handle, how)
-    key = load_key(pin.handle, pin.digest, tags, options, device)
+    key = load_key(
+        pin.handle,
+        pin.digest,
+        tags,
+        options,
+        device,
+        route=how.route or pin.settings.route,
+        read_mode=how.read_mode or pin.settings.read_mode,
+    )
+    if own:
+        return process.open(pin, key, how)
     return process.load(pin, key, how, fresh=process.config.fresh if fresh is None else fresh)
 
 
@@ -251,6 +333,42 @@ def prefetch(handles: str | Iterable[str], nodes: Iterable[str] | None = None) -
     return report
 
 
+def refresh(handle: str, *, route: str | None = None) -> Refreshed:
+    """Ask the origin again what a handle stands for; from then on every load of this job gives the new bytes.
+
+    Without it a handle stands for the same bytes for the whole job. Objects that were loaded before stay what they
+    are, and go on to travel. A digest that the configuration or its lock file pins is kept.
+
+    Args:
+        handle: As for `load`.
+        route: As for `load`.
+
+    Returns:
+        The digests before and after.
+
+    Raises:
+        DigestMismatchError: The origin has other bytes than those that are pinned.
+        HubdistError: Its subclass says what to do; the handle goes on to stand for what it did.
+    """
+    return _current().refresh(handle, _How.checked(route, None))
+
+
+def unload(handle: str) -> bool:
+    """Let go of what this process has loaded of a handle; whoever holds the object may go on to use it.
+
+    Args:
+        handle: As for `load`.
+
+    Returns:
+        True if hubdist had kept or shared something.
+
+    Raises:
+        HubdistError: The handle cannot be understood.
+    """
+    process = _current()
+    return process.models.forget(process.resolve(handle, _How()).digest)
+
+
 def status() -> Status:
     """What this job has resolved and delivered, and where agents run."""
     return _current().way.status()
@@ -263,30 +381,48 @@ def shutdown() -> None:
         if _process is not None and _process.ray_session == _ray_session():
             _process.way.shutdown()
         _process = None
+    Config.stop_handing_down()
     free_remote_assets()
 
 
-def load_pinned(key: LoadKey) -> Any:
-    """Load what a pickle of a loaded model names. Called where it is unpickled.
+def revive(key: LoadKey, path: NodePath, kind: PartKind, changes: Changes) -> Any:
+    """What a pickle of a loaded model, or of a part of one, gives: an object that loads itself at its first use.
+
+    Args:
+        key: The model.
+        path: The part.
+        kind: What the part is.
+        changes: What the sender had changed.
+    """
+    return unopened(Seal(key, path, kind, changes, _open_travelled, revive))
+
+
+def _open_at(place: Place, key: LoadKey) -> Any:
+    return open_model(place, key, _open_travelled, revive)
+
+
+def _open_travelled(key: LoadKey, path: NodePath, changes: Changes) -> Any:
+    """Load what a pickle or a copy stands for, into an object that nobody else gets.
 
     Raises:
         NotPinnedError: The digest is nowhere to be found, and the handle stands for other bytes now.
         HubdistError: Every other kind of it.
     """
     process = _current()
+    how = _How(key.route, key.read_mode)
     try:
-        return process.load(Pin(key.handle, key.digest), key, _How(), fresh=False)
+        model = process.open(Pin(key.handle, key.digest), key, how)
     except NotPinnedError as error:
-        first = error
-    # A pickle from another job: the handle may still stand for the same bytes.
-    pin = process.resolve(key.handle, _How())
-    if pin.digest != key.digest:
-        raise NotPinnedError(
-            f"the pickled model {key.digest} cannot be found, and its handle stands for {pin.digest} now",
-            handle=key.handle,
-            advice="Load the handle anew and pickle that.",
-        ) from first
-    return process.load(pin, key, _How(), fresh=False)
+        # A pickle from another job: the handle may still stand for the same bytes.
+        pin = process.resolve(key.handle, how)
+        if pin.digest != key.digest:
+            raise NotPinnedError(
+                f"the pickled model {key.digest} cannot be found, and its handle stands for {pin.digest} now",
+                handle=key.handle,
+                advice="Load the handle anew and pickle that.",
+            ) from error
+        model = process.open(pin, key, how)
+    return apply_changes(model, path, changes)
 
 
 def _current() -> _Process:
@@ -297,9 +433,11 @@ def _current() -> _Process:
         return process
     with _guard:
         if _process is None:
-            _process = _Process(Config.load(), None, session)
+            _process = _Process(_of_parent or Config.load(inherit=session is None), None, session)
         elif _process.ray_session != session:
             _process = _Process(_process.config, None, session)
+        if _process.way.runs_tasks:
+            _process.hand_down()
         return _process
 
 
@@ -308,4 +446,17 @@ def _ray_session() -> str | None:
     ray = sys.modules.get("ray")
     if ray is None or not ray.is_initialized():
         return None
-    return str(ray.get_runtime_context().get_worker_id())
+    session = str(ray.get_runtime_context().get_worker_id())
+    return None if session == _session_of_parent else session
+
+
+def _begin_child() -> None:
+    """In a process that was just forked: Ray's connection belongs to the parent, and locks may be held for ever."""
+    global _guard, _process, _of_parent, _session_of_parent  # noqa: PLW0603 - a process has one of each
+    _guard = threading.Lock()
+    if _process is not None:
+        _of_parent, _session_of_parent = _process.config, _process.ray_session
+    _process = None
+
+
+os.register_at_fork(after_in_child=_begin_child)

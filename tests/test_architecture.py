@@ -18,7 +18,7 @@ ROOT = Path(hubdist.__file__).parent
 
 LAYERS = [
     {"errors", "redact", "threads", "drawing"},
-    {"paths", "makers", "handle", "routes"},
+    {"paths", "makers", "handle", "routes", "inherited"},
     {"manifest", "source", "disk", "savedmodel", "report", "layers"},
     {"snapshot", "delivery", "cutting", "digesting"},
     {"archive", "staging"},
@@ -41,7 +41,7 @@ LAYERS = [
 
 HOMES = {
     "ray": {"runtime", "testing"},
-    "numpy": {"runtime"},
+    "numpy": {"runtime", "models"},
     "tensorflow": {"models"},
     "matplotlib": {"drawing", "report"},  # report names a type of it
     "tf_keras": {"models"},
@@ -64,6 +64,9 @@ PURE = {"delivery", "routes"}
 PURE_IMPORTS = {"__future__", "collections", "dataclasses", "enum", "typing", "hubdist"}
 BROAD = {"runtime.deliveries", "runtime.transfer"}
 """The actors' loops, where any failure becomes an event."""
+
+USERS_MODULE = "user_module"
+"""What an import calls a module that the user's configuration names."""
 
 MODULES = {
     path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".").removesuffix(".__init__"): ast.parse(
@@ -88,6 +91,8 @@ def imports(tree: ast.AST) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
         elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "find_spec")):
             named = node.args[0]
+            if ast.unparse(named) == USERS_MODULE:
+                continue
             choices = [named.body, named.orelse] if isinstance(named, ast.IfExp) else [named]
             assert all(isinstance(choice, ast.Constant) for choice in choices), "an import that cannot be checked"
             yield from (ast.literal_eval(choice) for choice in choices)

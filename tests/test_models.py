@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -74,10 +75,10 @@ def test_wrong_tags_give_tensorflows_own_error(models: Path) -> None:
 
 
 def test_the_loaded_cache_is_bounded(models: Path) -> None:
-    hubdist.init(max_loaded=1)
-    first = hubdist.load(str(models / "tf2"))
+    hubdist.init(max_loaded=1, max_loaded_bytes="1GiB")
+    first = weakref.ref(hubdist.load(str(models / "tf2")))
     hubdist.load(str(models / "tf1"))
-    assert hubdist.load(str(models / "tf2")) is not first
+    assert first() is None
 
 
 def test_threads_share_one_load(models: Path) -> None:
@@ -124,11 +125,10 @@ def test_a_hub_module_says_that_it_is_one(models: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("dumps", [pickle.dumps, cloudpickle.dumps])
 @pytest.mark.parametrize("which", ["tf1", "tf2"])
-def test_a_pickle_is_small_and_gives_this_process_its_model_back(models: Path, which: str, dumps: Any) -> None:
-    model = hubdist.load(str(models / which))
-    data = dumps(model)
-    assert len(data) < 1000
-    assert pickle.loads(data) is model
+def test_a_pickle_is_small_and_gives_an_equal_model(models: Path, which: str, dumps: Any) -> None:
+    data = dumps(hubdist.load(str(models / which)))
+    assert len(data) < 1500
+    assert pickle.loads(data).signatures["serving_default"] is not None
 
 
 def test_a_pickle_loads_in_a_new_process_without_ray(models: Path, tmp_path: Path) -> None:
@@ -154,8 +154,10 @@ def test_a_pickle_never_gives_other_bytes(models: Path, tmp_path: Path) -> None:
     shutil.copytree(models / "tf1", root)
     hubdist.shutdown()
     hubdist.init(store=str(tmp_path / "another-store"))
-    with pytest.raises(NotPinnedError, match="stands for"):
-        pickle.loads(data)
+    arrived = pickle.loads(data)
+    for _ in range(2):
+        with pytest.raises(NotPinnedError, match="stands for"):
+            arrived(["one"])
 
 
 @pytest.fixture(scope="module")
@@ -185,7 +187,8 @@ def test_models_travel_by_closure_argument_and_actor(cluster: RayCluster, models
                 return tf1.signatures["serving_default"](x=np.array([[1.0, 2.0]], np.float32))["y"].numpy().tolist()
 
             def ask_both(self, model: Any) -> bool:
-                return model is self.model and hubdist.load(handle) is model
+                alone = model is not self.model and hubdist.load(handle) not in (model, self.model)
+                return alone and model(np.array(WORDS)).numpy().tolist() == EXPECTED
 
         actor = Model.options(**other).remote(tf2)
         assert ray.get(actor.ask.remote(WORDS), timeout=120) == EXPECTED

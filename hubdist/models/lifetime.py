@@ -8,7 +8,13 @@ from typing import Any
 
 
 class _Held:
-    """Exists as long as something needs the files."""
+    """Exists as long as something needs the files; every copy of what holds it holds the same one."""
+
+    def __copy__(self) -> _Held:
+        return self
+
+    def __deepcopy__(self, _memo: object) -> _Held:
+        return self
 
 
 def hold_files(tensorflow: Any, model: Any, *releases: Callable[[], None]) -> None:
@@ -18,18 +24,17 @@ def hold_files(tensorflow: Any, model: Any, *releases: Callable[[], None]) -> No
 
     Args:
         tensorflow: The module.
-        model: What `tf.saved_model.load` returned.
+        model: What `tf.saved_model.load` returned. Its fields hold the files, for another object may take them over.
         releases: Called by a finalizer, in any thread and at any moment; not at the end of the process.
     """
     held = _Held()
     for release in releases:
         weakref.finalize(held, release).atexit = False
-    owners = [model]
+    vars(model)["_hubdist_files"] = held
     if tensorflow.compat.v1.executing_eagerly_outside_functions():
-        nodes = tensorflow.train.TrackableView(model).descendants()
-        owners += [node.asset_path for node in nodes if isinstance(node, tensorflow.saved_model.Asset)]
-    for owner in owners:
-        weakref.finalize(owner, _let_go, held).atexit = False
+        for node in tensorflow.train.TrackableView(model).descendants():
+            if isinstance(node, tensorflow.saved_model.Asset):
+                weakref.finalize(node.asset_path, _let_go, held).atexit = False
 
 
 def _let_go(_held: _Held) -> None:

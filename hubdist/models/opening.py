@@ -13,14 +13,15 @@ from hubdist.models.importing import import_tensorflow
 from hubdist.models.keys import LoadKey
 from hubdist.models.lifetime import hold_files
 from hubdist.models.loading import load_files
+from hubdist.models.operations import missing_operations
 from hubdist.models.places import InPlace, Place, in_place_errors
 from hubdist.models.ram import RamModel
 from hubdist.models.remote import load_on_hosts
-from hubdist.models.travel import let_travel
+from hubdist.models.travel import Open, let_travel
 from hubdist.savedmodel import ModelKind, model_kind
 
 
-def open_model(located: Place, key: LoadKey, revive: Callable[[LoadKey], Any]) -> Any:
+def open_model(located: Place, key: LoadKey, open_travelled: Open, revive: Callable[..., Any]) -> Any:
     """Load a SavedModel or TF1 hub module, as `hub.load` does.
 
     If the key's device, the current device or the current strategy lies in other TensorFlow tasks, this process reads
@@ -33,10 +34,12 @@ def open_model(located: Place, key: LoadKey, revive: Callable[[LoadKey], Any]) -
         located: Where the model lies; it stays in use as long as the loaded object, or a function of it, lives. Of a
             `RamModel` the assets stay, the rest is freed after the load; all of it if the load fails.
         key: Tags, options and device.
-        revive: The module-level function that a pickle of the object calls with `key` where it is unpickled.
+        open_travelled: Loads, changes and finds what a pickle or a copy of the object stands for.
+        revive: The module-level function that a pickle calls where it is read; see `lazy.Seal`.
 
     Raises:
         NotAModelError: The directory holds other files.
+        MissingOperationError: The model needs a package that nobody has imported.
         ConfigError: The device or an option does not fit this process.
         PeerError, TransferTimeoutError: A TensorFlow worker failed; it is named.
         ResolveError, OriginError: The files cannot be read in place.
@@ -49,7 +52,8 @@ def open_model(located: Place, key: LoadKey, revive: Callable[[LoadKey], Any]) -
         options = dict(key.options)
         tensorflow = import_tensorflow()
         hosts = find_hosts(tensorflow, key.device)
-        with contextlib.nullcontext() if key.device is None else tensorflow.device(key.device):
+        device = contextlib.nullcontext() if key.device is None else tensorflow.device(key.device)
+        with missing_operations(key.handle), device:
             if isinstance(located, InPlace):
                 with in_place_errors(tensorflow, located.path):
                     model = load_files(tensorflow, located.path, tags, options)
@@ -61,7 +65,7 @@ def open_model(located: Place, key: LoadKey, revive: Callable[[LoadKey], Any]) -
                     located.keep_assets()  # in a graph the variables are read when a session runs their initializers
                 hold_files(tensorflow, model, located.release)
         model._is_hub_module_v1 = kind is ModelKind.HUB_MODULE
-        let_travel(model, key, revive)
+        let_travel(tensorflow, model, key, open_travelled, revive)
         undo.pop_all()
         return model
 
