@@ -495,3 +495,5 @@ def test_a_directory_of_tensorflow_hub_in_a_shared_cache_is_used(server: FakeGcs
     copy = cache.find_tfhub(handle)
     assert copy is not None
     assert copied(copy, manifest_of(files), tmp_path, ordered=False) == files
+    server.put(BUCKET, f"{folder}/{sha1}/saved_model.pb", GZIPPED[:-1], encoding="gzip")
+    assert cache.find_tfhub(handle) is None
