@@ -12,7 +12,7 @@ from hubdist.config import Config
 from hubdist.errors import HubdistError, IntegrityError, LengthMismatchError
 from hubdist.source import ByteStream
 from hubdist.storage.calls import call_storage
-from hubdist.storage.encoded import Inflated, KnownSizes, Reader, StoredObject
+from hubdist.storage.encoded import ContentReader, Inflated, KnownSizes, StoredObject
 from hubdist.storage.plain import PerhapsEncodedError, PlainObjects, RangeStream
 from hubdist.storage.plain_copies import PlainCopies, PlainCopy
 from hubdist.storage.tree import MAX_OBJECT_BYTES
@@ -48,7 +48,7 @@ class Contents:
         self._url = url
         self._config = config
         self._closing = closing
-        self._reader = Reader(config, closing)
+        self._reader = ContentReader(config, closing)
         self._copies = PlainCopies(self._reader, config.timeout_s)
 
     def close(self) -> None:

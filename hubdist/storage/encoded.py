@@ -111,7 +111,7 @@ class _Rejoined:
         return data
 
 
-class Reader:
+class ContentReader:
     """Reads contents from end to end, within the job's limits: few stored bytes can hold very many.
 
     Args:

@@ -17,7 +17,7 @@ from hubdist.disk import disk_errors
 from hubdist.errors import LengthMismatchError, OriginError, StoreFullError, TransferTimeoutError
 from hubdist.source import ByteStream
 from hubdist.staging import Room
-from hubdist.storage.encoded import Reader
+from hubdist.storage.encoded import ContentReader
 
 _CLOSE_S = 5.0
 
@@ -32,7 +32,7 @@ class PlainCopies:
         timeout_s: Longest time in seconds that one thread waits for another that makes a copy.
     """
 
-    def __init__(self, reader: Reader, timeout_s: float) -> None:
+    def __init__(self, reader: ContentReader, timeout_s: float) -> None:
         self._reader = reader
         self._timeout_s = timeout_s
         self._lock = threading.Lock()
@@ -81,7 +81,7 @@ class PlainCopy:
         public: The object in errors.
     """
 
-    def __init__(self, open_content: OpenContent, reader: Reader, timeout_s: float, public: str) -> None:
+    def __init__(self, open_content: OpenContent, reader: ContentReader, timeout_s: float, public: str) -> None:
         self._open_content = open_content
         self._reader = reader
         self._timeout_s = timeout_s
