@@ -111,10 +111,10 @@ class SharedCache:
         with open_tree(self._url, self._config) as tree:
             for written in (handle.text, f"{handle.text}/"):
                 folder = hashlib.sha1(written.encode(), usedforsecurity=False).hexdigest()
-                files = tree.listing(folder)
-                if not files:
-                    continue
                 try:
+                    files = tree.listing(folder)
+                    if not files:
+                        continue
                     _check_tfhub(tree, folder, files)
                 except IntegrityError as error:
                     _LOG.warning("hubdist: %s is not used: %s", tree.url(folder), error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import json
 import os
 import socket
@@ -38,10 +39,20 @@ class FakeGcs:
     def make_bucket(self, bucket: str) -> None:
         self._call("/storage/v1/b", json.dumps({"name": bucket}).encode(), "application/json")
 
-    def put(self, bucket: str, name: str, data: bytes) -> None:
-        """Make an object, or replace it by a new generation."""
+    def put(self, bucket: str, name: str, data: bytes, *, encoding: str = "") -> None:
+        """Make an object, or replace it by a new generation; `data` is stored as it is, whatever the encoding says."""
         path = f"/upload/storage/v1/b/{bucket}/o?uploadType=media&name={quote(name, safe='')}"
+        path += f"&contentEncoding={quote(encoding)}" if encoding else ""
         self._call(path, data, "application/octet-stream")
+
+    def put_gzipped(self, bucket: str, folder: str, files: Mapping[str, bytes]) -> None:
+        """Make objects as `gsutil cp -Z` does: compressed, and said to be so."""
+        for name, data in files.items():
+            self.put(bucket, f"{folder}/{name}", gzip.compress(data, 1), encoding="gzip")
+
+    def generation(self, bucket: str, name: str) -> int:
+        with urllib.request.urlopen(f"{self.url}/storage/v1/b/{bucket}/o/{quote(name, safe='')}", timeout=10) as answer:
+            return int(json.load(answer)["generation"])
 
     def put_all(self, bucket: str, folder: str, files: Mapping[str, bytes]) -> None:
         for name, data in files.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import logging
 import os
 import subprocess
@@ -92,6 +93,24 @@ def test_an_archive_by_url_is_unpacked(hub: LoopbackHub, store: Path, suffix: st
 def test_an_archive_is_told_by_its_bytes_and_not_by_its_name(hub: LoopbackHub, store: Path, suffix: str) -> None:
     url = hub.add_file("models/x.tar.gz", PACKERS[suffix](FILES))
     assert resolved(url, store) == FILES
+
+
+@pytest.mark.parametrize("suffix", PACKERS)
+def test_an_archive_that_comes_gzipped_unasked_is_unpacked(hub: LoopbackHub, store: Path, suffix: str) -> None:
+    url = hub.add_file(f"x{suffix}", gzip.compress(PACKERS[suffix](FILES)), headers={"Content-Encoding": "gzip"})
+    assert resolved(url, store) == FILES
+
+
+@pytest.mark.parametrize("suffix", PACKERS)
+def test_an_archive_that_is_only_said_to_be_gzipped_is_unpacked(hub: LoopbackHub, store: Path, suffix: str) -> None:
+    url = hub.add_file(f"x{suffix}", PACKERS[suffix](FILES), headers={"Content-Encoding": "gzip"})
+    assert resolved(url, store) == FILES
+
+
+def test_a_damaged_gzip_around_an_archive_is_told(hub: LoopbackHub, store: Path) -> None:
+    url = hub.add_file("x.tar", gzip.compress(tar(FILES))[:-1], headers={"Content-Encoding": "gzip"})
+    with pytest.raises(errors.IntegrityError, match=r"x\.tar has Content-Encoding: gzip, but"):
+        resolved(url, store)
 
 
 def test_an_archive_without_content_length_is_unpacked(hub: LoopbackHub, store: Path) -> None:

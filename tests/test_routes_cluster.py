@@ -228,6 +228,22 @@ def test_a_directory_of_a_bucket_is_read_by_the_nodes_and_not_by_the_driver(
     assert (cluster.store_of(cluster.node_ids[0]) / "snapshots" / digest).exists()
 
 
+@pytest.mark.parametrize("route", ["direct", "driver"])
+def test_objects_that_are_stored_compressed_are_the_model_that_they_hold(
+    cluster: RayCluster, gcs: FakeGcs, request: pytest.FixtureRequest, route: str
+) -> None:
+    files = model_files(request)
+    gcs.put_all("models", f"{unique(request)}/plain", files)
+    gcs.put_gzipped("models", f"{unique(request)}/gzipped", files)
+    hubdist.init(store=cluster.store)
+    handle = f"gs://models/{unique(request)}/gzipped"
+    for node in cluster.node_ids[1:]:  # the first one tells the digest, by the route `direct`
+        assert ray.get(read_files.options(**cluster.on(node)).remote(handle, route), timeout=90) == files
+    assert str(reports()[-1].route) == route
+    hubdist.resolve(f"gs://models/{unique(request)}/plain")
+    assert len({pin.digest for pin in hubdist.status().pins}) == 1
+
+
 def test_uncompressed_follows_the_hub_to_its_bucket(
     cluster: RayCluster, gcs: FakeGcs, hub: LoopbackHub, request: pytest.FixtureRequest
 ) -> None:

@@ -20,6 +20,7 @@ from hubdist.handle import Handle, Kind
 from hubdist.origins.http import HttpRules, HttpStream
 from hubdist.origins.local import changed_error, file_version, local_errors
 from hubdist.source import ByteStream, FileSink
+from hubdist.storage.encoded import Inflated
 
 _HEAD_BYTES = 512
 _READ_BYTES = 1 << 20
@@ -56,7 +57,9 @@ class ArchiveOrigin:
                     raise changed_error(path)
         elif self._base.scheme in ("http", "https"):
             with HttpStream(self._url(), http_rules(self._config)) as stream:
-                self._unpack(stream, sink, None)
+                # A label of a .tar.gz and a gzip around any archive look alike; inflated once, both are an archive.
+                content = Inflated(stream, self._base.public) if stream.gzipped else stream
+                self._unpack(content, sink, None)
         else:
             from hubdist.origins.objects import open_object
 

@@ -22,6 +22,7 @@ from hubdist.origins.http_rules import (
     FileIdentity,
     HttpRules,
     check_encoding,
+    is_gzipped,
     looks_like_html,
     plan_body,
     resume_headers,
@@ -76,6 +77,7 @@ class HttpStream:
         self._identity: FileIdentity | None = None
         self._status = 0
         self._content_type: str | None = None
+        self._gzipped = False
         self._stop: int | None = None
         self._pending = b""
         self._at = 0
@@ -106,6 +108,11 @@ class HttpStream:
     def length(self) -> int | None:
         """Bytes of the whole body, or None if the origin does not say."""
         return self._identity.length if self._identity else None
+
+    @property
+    def gzipped(self) -> bool:
+        """True if the origin says, by Content-Encoding, that what is read is a gzip of the file."""
+        return self._gzipped
 
     @property
     def content_type(self) -> str | None:
@@ -156,6 +163,7 @@ class HttpStream:
                 self._take_first_bytes(response, plan.stop)
                 self._identity = plan.identity
                 self._content_type = response.headers.get("Content-Type")
+                self._gzipped = is_gzipped(response.headers)
             else:
                 self._skip(response, plan.skip)
                 if self.length is None:

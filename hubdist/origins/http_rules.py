@@ -111,16 +111,25 @@ def looks_like_html(content_type: str | None, first_bytes: bytes) -> bool:
 
 
 def check_encoding(headers: Mapping[str, str], shown: str) -> None:
-    """Refuse bodies in an encoding that is not the archive's own.
+    """Refuse bodies in an encoding that nobody asked for.
 
-    Servers label a stored .tar.gz as `Content-Encoding: gzip`; its raw bytes are the archive, so gzip passes.
+    Gzip passes, for servers use it unasked: for what was uploaded compressed, and as a label of .tar.gz files.
 
     Raises:
         OriginError: Another encoding.
     """
-    encoding = headers.get("Content-Encoding", "").strip().lower()
-    if encoding not in ("", "identity", "gzip", "x-gzip"):
+    encoding = _encoding(headers)
+    if encoding not in ("", "identity") and not is_gzipped(headers):
         raise OriginError(f"{shown} answered in the encoding {encoding[:40]!r}, although none was asked for")
+
+
+def is_gzipped(headers: Mapping[str, str]) -> bool:
+    """True if the body is said to be a gzip of the file."""
+    return _encoding(headers) in ("gzip", "x-gzip")
+
+
+def _encoding(headers: Mapping[str, str]) -> str:
+    return headers.get("Content-Encoding", "").strip().lower()
 
 
 @dataclass(frozen=True, slots=True)

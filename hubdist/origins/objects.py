@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from hubdist.config import Config
 from hubdist.errors import ModelNotFoundError, OriginError
 from hubdist.handle import Handle
-from hubdist.source import READ_BYTES, ByteStream, FileSink, SourceFile, copy_source
+from hubdist.source import READ_BYTES, ByteStream, FileSink
+from hubdist.storage.encoded import StoredObject
 from hubdist.storage.remote import RemoteTree
-from hubdist.storage.tree import StoredFile
 
 
 class ObjectsOrigin:
-    """A directory on object storage as a `Source`.
+    """A directory on object storage.
 
     The listing is taken again after the copy: a file that was replaced or changed meanwhile is an error, never a mix.
     """
@@ -25,21 +25,16 @@ class ObjectsOrigin:
     def fetch(self, sink: FileSink) -> None:
         """Write every file of the directory into `sink`."""
         with self._tree:
-            before = self._listing()
-            copy_source(self, sink)
-            if self._listing() != before:
+            before = self._objects()
+            for path, stored in before.items():
+                with sink.open_file(path) as writer, _content(self._tree, path, stored) as content:
+                    while data := content.read(READ_BYTES):
+                        writer.write(data)
+            if self._objects() != before:
                 raise _changed(self._tree.public)
 
-    def entries(self) -> list[SourceFile]:
-        """All files below the directory."""
-        return [SourceFile(path, file.size) for path, file in self._listing().items()]
-
-    def read(self, path: str, start: int, end: int) -> bytes:
-        """Bytes `start` (included) to `end` (excluded) of a file."""
-        return self._tree.fetch(path, start, end)
-
-    def _listing(self) -> dict[str, StoredFile]:
-        found = self._tree.listing()
+    def _objects(self) -> dict[str, StoredObject]:
+        found = self._tree.objects()
         if not found:
             raise ModelNotFoundError(f"there is no directory with files at {self._tree.public}")
         return found
@@ -52,15 +47,26 @@ def open_object(handle: Handle, config: Config) -> Iterator[ByteStream]:
     The object is looked at again when the block ends: one that was replaced meanwhile is an error, never a mix.
     """
     with RemoteTree(handle, config) as tree:
-        before = tree.file()
-        yield _ObjectStream(tree, before.size)
-        if tree.file() != before:
+        before = tree.look()
+        with _content(tree, "", before) as content:
+            yield content
+        if tree.look() != before:
             raise _changed(tree.public)
 
 
-class _ObjectStream:
-    def __init__(self, tree: RemoteTree, size: int) -> None:
+@contextlib.contextmanager
+def _content(tree: RemoteTree, path: str, stored: StoredObject) -> Iterator[ByteStream]:
+    if not stored.encoded:
+        yield _PlainContent(tree, path, stored.file.size)
+        return
+    with tree.inflated(path, stored) as content:
+        yield content
+
+
+class _PlainContent:
+    def __init__(self, tree: RemoteTree, path: str, size: int) -> None:
         self._tree = tree
+        self._path = path
         self._size = size
         self._at = 0
         self._buffer = memoryview(b"")
@@ -68,9 +74,10 @@ class _ObjectStream:
     def read(self, size: int) -> bytes:
         if len(self._buffer) == 0 and self._at < self._size:
             end = min(self._at + READ_BYTES, self._size)
-            data = self._tree.fetch("", self._at, end)
+            data = self._tree.fetch(self._path, self._at, end)
             if len(data) != end - self._at:
-                raise OriginError(f"{self._tree.public} ended at byte {self._at + len(data)} of {self._size}")
+                public = self._tree.url(self._path)
+                raise OriginError(f"{public} ended at byte {self._at + len(data)} of {self._size}")
             self._buffer, self._at = memoryview(data), end
         data, self._buffer = bytes(self._buffer[:size]), self._buffer[size:]
         return data

@@ -24,13 +24,25 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 from hubdist.config import Config
-from hubdist.errors import IntegrityError, LengthMismatchError
+from hubdist.errors import HubdistError, IntegrityError, LengthMismatchError, OriginError
 from hubdist.storage.calls import status_error
 from hubdist.storage.connections import Connections
 
 _READ_BYTES = 1 << 20
 _BOUNDARY = secrets.token_hex(20)
 """Stands between the parts of an upload; nobody who chose a model's bytes can know it."""
+
+
+class PerhapsEncodedError(Exception):
+    """An object did not come as asked for, as those do whose metadata has a Content-Encoding.
+
+    Args:
+        error: What to raise if that is not why.
+    """
+
+    def __init__(self, error: HubdistError) -> None:
+        super().__init__(error.what)
+        self.error = error
 
 
 class PlainObjects:
@@ -51,6 +63,7 @@ class PlainObjects:
         Raises:
             IntegrityError: The version is gone, or another one came.
             LengthMismatchError: The object ends before.
+            PerhapsEncodedError: It may be stored encoded.
             OSError, http.client.HTTPException: The try failed.
         """
         with self.open_range(path, start, start + len(view), version, public) as fill:
@@ -58,14 +71,27 @@ class PlainObjects:
 
     @contextlib.contextmanager
     def open_range(
-        self, path: str, start: int, end: int, version: str, public: str
+        self, path: str, start: int, end: int, version: str, public: str, *, stored: bool = False
     ) -> Iterator[Callable[[memoryview], None]]:
-        """Ask for a range; yields what fills buffers with its bytes, one after another. Raises as `read_into`."""
-        with self._get(path, version, {"Range": f"bytes={start}-{end - 1}"}) as response:
+        """Ask for a range; yields what fills buffers with its bytes, one after another. Raises as `read_into`.
+
+        Args:
+            path: The object.
+            start: Where the range begins (included).
+            end: Where it ends (excluded).
+            version: The generation to read, or "".
+            public: The object in errors.
+            stored: Of the bytes as they are stored, even if they are encoded.
+        """
+        headers = {"Range": f"bytes={start}-{end - 1}"} | ({"Accept-Encoding": "gzip"} if stored else {})
+        with self._get(path, version, headers) as response:
             if response.status == 404 and version:
                 raise IntegrityError(f"{public} was replaced or deleted: its generation {version} is gone")
             if response.status == 416:
-                raise LengthMismatchError(f"{public} ends before byte {start + 1}")
+                shorter = LengthMismatchError(f"{public} ends before byte {start + 1}")
+                raise shorter if stored else PerhapsEncodedError(shorter)
+            if not stored and (response.status == 200 or (response.status == 206 and _says_encoded(response))):
+                raise PerhapsEncodedError(OriginError(f"{public} came as a whole where a range was asked for"))
             if response.status != 206:
                 raise status_error(response.status, response.read(_READ_BYTES), public)
             came = response.headers.get("X-Goog-Generation", version)
@@ -80,11 +106,14 @@ class PlainObjects:
         Raises:
             FileNotFoundError: There is none.
             LengthMismatchError: It is longer than `max_bytes`.
+            PerhapsEncodedError: It is stored encoded.
             OSError, http.client.HTTPException: The try failed.
         """
         with self._get(path, "", {}) as response:
             if response.status != 200:
                 raise status_error(response.status, response.read(_READ_BYTES), public)
+            if _says_encoded(response):
+                raise PerhapsEncodedError(OriginError(f"{public} came encoded"))
             promised = response.length
             data = response.read(max_bytes + 1)
         if promised is not None and len(data) < min(promised, max_bytes + 1):
@@ -92,6 +121,10 @@ class PlainObjects:
         if len(data) > max_bytes:
             raise LengthMismatchError(f"{public} has more than {max_bytes} bytes")
         return data
+
+    def address(self, path: str) -> str:
+        """The object's address, for tables."""
+        return str(self._files.url(path))
 
     def close(self) -> None:
         """Close all connections, also those that other threads wait at."""
@@ -150,10 +183,13 @@ class RangeStream:
         end: Where the range ends (excluded).
         version: The generation to read, or "".
         public: The object in errors.
+        stored: Read the bytes as they are stored.
     """
 
-    def __init__(self, objects: PlainObjects, path: str, end: int, version: str, public: str) -> None:
-        self._open = functools.partial(objects.open_range, path, end=end, version=version, public=public)
+    def __init__(
+        self, objects: PlainObjects, path: str, end: int, version: str, public: str, *, stored: bool = False
+    ) -> None:
+        self._open = functools.partial(objects.open_range, path, end=end, version=version, public=public, stored=stored)
         self._request = contextlib.ExitStack()
         self._fill: Callable[[memoryview], None] | None = None
 
@@ -171,6 +207,12 @@ class RangeStream:
         """End the request."""
         self._fill = None
         self._request.close()
+
+
+def _says_encoded(response: http.client.HTTPResponse) -> bool:
+    """True if the answer names an encoding: of its own, or of the stored bytes that the server has decoded."""
+    names = (response.headers.get(name, "") for name in ("Content-Encoding", "X-Goog-Stored-Content-Encoding"))
+    return any(name.strip().lower() not in ("", "identity") for name in names)
 
 
 def _fill(response: http.client.HTTPResponse, view: memoryview) -> None:

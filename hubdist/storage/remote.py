@@ -17,10 +17,13 @@ import fsspec
 from fsspec.asyn import sync
 
 from hubdist.config import Config
-from hubdist.errors import HandleError, IntegrityError, LengthMismatchError, ModelNotFoundError
+from hubdist.errors import HandleError, IntegrityError, LengthMismatchError, ModelNotFoundError, OriginError
 from hubdist.handle import Handle
+from hubdist.source import ByteStream
 from hubdist.storage.calls import call_storage
-from hubdist.storage.plain import PlainObjects, RangeStream
+from hubdist.storage.contents import Contents
+from hubdist.storage.encoded import StoredObject, is_encoded
+from hubdist.storage.plain import PlainObjects
 from hubdist.storage.tree import MAX_OBJECT_BYTES, StoredFile, Tree
 
 _PACKAGES = {
@@ -116,6 +119,7 @@ class RemoteTree(Tree):
         self._bucket = self._root.lstrip("/").partition("/")[0]
         self._has_folders = handle.scheme == "hdfs"
         self._plain = PlainObjects(self._files, config) if handle.scheme == "gs" else None
+        self._contents = None if self._plain is None else self._make_contents(self._plain)
         self._plain_checked = False
 
     def close(self) -> None:
@@ -123,6 +127,8 @@ class RemoteTree(Tree):
         self._closing.set()
         if self._plain is not None:
             self._plain.close()
+        if self._contents is not None:
+            self._contents.close()
         session = getattr(self._files, "_session", None)
         if isinstance(session, aiohttp.ClientSession):
             with contextlib.suppress(TimeoutError, fsspec.FSTimeoutError):
@@ -130,20 +136,44 @@ class RemoteTree(Tree):
 
     def listing(self, folder: str = "") -> dict[str, StoredFile]:
         """As `Tree.listing`; a bucket that does not exist is an error."""
+        return {name: self._content_file(_joined(folder, name), each) for name, each in self.objects(folder).items()}
+
+    def objects(self, folder: str = "") -> dict[str, StoredObject]:
+        """All files below `folder`, as they are stored.
+
+        Raises:
+            OriginError: One is stored in an encoding that hubdist cannot decode.
+            HubdistError: As `Tree` says.
+        """
         root = self._name(folder)
         found = self._call(folder, "find", root, detail=True)
-        return {
-            name[len(root) :].lstrip("/"): _stored(info)
+        infos = {
+            name[len(root) :].lstrip("/"): info
             for name, info in found.items()
             if info.get("type") == "file" and not name.endswith("/") and name.startswith(f"{root}/")
         }
+        return {name: self._object(_joined(folder, name), info) for name, info in infos.items()}
 
-    def file(self) -> StoredFile:
-        """What is stored at the root, which is one object."""
-        info = self._call("", "info", self._root)
+    def look(self, path: str = "") -> StoredObject:
+        """How a file is stored, "" for the root itself; raises as `objects`."""
+        info = self._call(path, "info", self._name(path))
         if info.get("type") != "file":
-            raise ModelNotFoundError(f"{self.public} is no file")
-        return _stored(info)
+            raise ModelNotFoundError(f"{self.url(path)} is not a file")
+        return self._object(path, info)
+
+    @contextlib.contextmanager
+    def inflated(self, path: str, stored: StoredObject) -> Iterator[ByteStream]:
+        """The content of a file that is stored compressed, in order.
+
+        Args:
+            path: The file, "" for the root itself.
+            stored: As it was listed; no other version is read.
+
+        Raises:
+            OriginError: Only gcsfs may read here.
+        """
+        with self._decoding(path).inflated(self._name(path), stored) as content:
+            yield content
 
     def fetch(self, path: str, start: int, end: int) -> bytes:
         """Bytes `start` (included) to `end` (excluded) of a file, "" for the root itself; short where it ends."""
@@ -153,11 +183,9 @@ class RemoteTree(Tree):
         """As `Tree.read_into`."""
         if len(view) == 0:
             return
-        name, public, plain = self._name(path), self.url(path), self._plain_objects()
-        if plain is not None:
-            call_storage(
-                lambda: plain.read_into(name, start, view, version, public), public, self._config, self._closing
-            )
+        name, public, contents = self._name(path), self.url(path), self._plain_contents()
+        if contents is not None:
+            contents.read_into(name, start, view, version)
             return
         options: dict[str, Any] = {"generation": version} if version and "gs" in self._files.protocol else {}
         try:
@@ -174,24 +202,17 @@ class RemoteTree(Tree):
         self, path: str, start: int, end: int, buffer: memoryview, version: str = ""
     ) -> Iterator[tuple[int, memoryview]]:
         """As `Tree.stream`."""
-        plain, public = self._plain_objects(), self.url(path)
-        if plain is None:
-            yield from self._stream_by_fsspec(path, start, end, buffer, version)
-            return
-        with contextlib.closing(RangeStream(plain, self._name(path), end, version, public)) as source:
-            for at in range(start, end, len(buffer)):
-                part = buffer[: min(len(buffer), end - at)]
-                call_storage(functools.partial(source.fill, at, part), public, self._config, self._closing)
-                yield at, part
+        contents = self._plain_contents()
+        if contents is not None:
+            return contents.stream(self._name(path), start, end, buffer, version)
+        return self._stream_by_fsspec(path, start, end, buffer, version)
 
     def load(self, path: str) -> bytes | None:
         """As `Tree.load`."""
-        name, public, plain = self._name(path), self.url(path), self._plain_objects()
+        name, public, contents = self._name(path), self.url(path), self._plain_contents()
         try:
-            if plain is not None:
-                return call_storage(
-                    lambda: plain.load(name, MAX_OBJECT_BYTES, public), public, self._config, self._closing
-                )
+            if contents is not None:
+                return contents.load(name)
             size = int(self._call(path, "info", name)["size"])
             if size > MAX_OBJECT_BYTES:
                 raise LengthMismatchError(f"{public} has more than {MAX_OBJECT_BYTES} bytes")
@@ -219,6 +240,36 @@ class RemoteTree(Tree):
     def _name(self, path: str) -> str:
         return f"{self._root}/{path}" if path else self._root
 
+    def _object(self, path: str, info: dict[str, Any]) -> StoredObject:
+        # Only Google's storage decodes what it serves; elsewhere a Content-Encoding changes nothing.
+        encoding = "" if self._contents is None else str(info.get("contentEncoding") or "")
+        return StoredObject(_stored(info), is_encoded(encoding, self.url(path)))
+
+    def _make_contents(self, plain: PlainObjects) -> Contents:
+        def path(name: str) -> str:
+            return name[len(self._root) :].lstrip("/")
+
+        return Contents(
+            plain, lambda name: self.look(path(name)), lambda name: self.url(path(name)), self._config, self._closing
+        )
+
+    def _content_file(self, path: str, stored: StoredObject) -> StoredFile:
+        """What is stored, with the size of the content, and without the md5 of other bytes."""
+        if not stored.encoded:
+            return stored.file
+        size = self._decoding(path).measure(self._name(path), stored)
+        return StoredFile(size, stored.file.version)
+
+    def _decoding(self, path: str) -> Contents:
+        contents = self._plain_contents()
+        if contents is None:
+            raise OriginError(
+                f"{self.url(path)} is stored with Content-Encoding: gzip, which hubdist cannot read where gcsfs uses "
+                "client certificates, session_kwargs or a zonal bucket",
+                advice="Store the file plainly.",
+            )
+        return contents
+
     def _stream_by_fsspec(
         self, path: str, start: int, end: int, buffer: memoryview, version: str
     ) -> Iterator[tuple[int, memoryview]]:
@@ -240,6 +291,9 @@ class RemoteTree(Tree):
                 self._plain = None
             self._plain_checked = True
         return self._plain
+
+    def _plain_contents(self) -> Contents | None:
+        return None if self._plain_objects() is None else self._contents
 
     def _put(self, path: str, body: bytes | Path, *, create: bool) -> bool:
         name, public, plain = self._name(path), self.url(path), self._plain_objects()
@@ -284,6 +338,10 @@ class RemoteTree(Tree):
             return function(*args, **options)
 
         return call_storage(attempt, self.url(path), self._config, self._closing, verb=verb)
+
+
+def _joined(folder: str, name: str) -> str:
+    return f"{folder}/{name}" if folder else name
 
 
 def _stored(info: dict[str, Any]) -> StoredFile:

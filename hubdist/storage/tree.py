@@ -17,7 +17,7 @@ class StoredFile:
     """A file as storage lists it.
 
     Attributes:
-        size: Bytes.
+        size: Bytes, of the content where a file is stored compressed.
         version: Differs after the file was replaced: generation, etag, or time of change in nanoseconds. "" if the
             storage tells none.
         md5: The storage's own md5 of the content as 32 hex digits, "" if it tells none. No part of equality.
@@ -55,7 +55,12 @@ class Tree(abc.ABC):
 
     @abc.abstractmethod
     def listing(self, folder: str = "") -> dict[str, StoredFile]:
-        """All files below `folder`: path relative to the folder -> what is stored there; empty if there are none."""
+        """All files below `folder`: path relative to the folder -> what is stored there; empty if there are none.
+
+        Raises:
+            IntegrityError: A file that is stored compressed is damaged, or was replaced meanwhile.
+            StoreFullError: One has more bytes than `max_bytes` of the configuration.
+        """
 
     @abc.abstractmethod
     def read_into(self, path: str, start: int, view: memoryview, version: str = "") -> None:
