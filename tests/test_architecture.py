@@ -223,10 +223,12 @@ def test_the_namespace_is_the_documented_one(after_import: dict[str, list[str]])
         "load_async",
         "plan",
         "prefetch",
+        "refresh",
         "resolve",
         "resolve_async",
         "shutdown",
         "status",
+        "unload",
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 import threading
 import weakref
@@ -14,6 +15,8 @@ from hubdist.manifest import Digest
 from hubdist.models.keys import LoadKey
 from hubdist.models.published import Published
 from hubdist.models.travel import state_of
+
+_COLLECT_BYTES = 32 << 20
 
 
 @dataclass(slots=True)
@@ -87,7 +90,12 @@ class LoadedModels:
         with self._guard:
             gone = [identity for identity in self._entries if digest in (None, identity[0])]
             entries = [self._entries.pop(identity) for identity in gone]
-        return bool(entries)
+        total_bytes = sum(entry.total_bytes for entry in entries)
+        found = bool(entries)
+        del entries
+        if total_bytes >= _COLLECT_BYTES:
+            gc.collect()
+        return found
 
     def _find(self, identity: tuple[Any, ...]) -> Any | None:
         with self._guard:
@@ -111,11 +119,18 @@ class LoadedModels:
         del freed  # outside of the lock: finalizers run when the last reference goes
 
     def _make_room(self, identity: tuple[Any, ...]) -> None:
-        """Let go of models for one that is about to be loaded."""
+        """Let go of models for one that is about to be loaded.
+
+        TensorFlow's graphs refer to themselves and to the variables, so the memory is free after a garbage collection
+        only. It takes some tenths of a second, as long as the load of a small model.
+        """
         with self._guard:
             self._entries.pop(identity, None)
             freed = self._over(max(0, self._max_loaded - 1), self._max_bytes)
+        total_bytes = sum(state_of(model).total_bytes for model in freed)
         del freed
+        if total_bytes >= _COLLECT_BYTES:
+            gc.collect()
 
     def _over(self, max_loaded: int, max_bytes: int | None) -> list[Any]:
         """Take models out, the least recently used first, until the others are within the limits."""

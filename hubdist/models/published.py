@@ -20,6 +20,11 @@ class State(Protocol):
 
     nodes: dict[NodePath, weakref.ref[Any]]
 
+    @property
+    def total_bytes(self) -> int:
+        """Bytes of the variables."""
+        ...
+
     def unchanged(self) -> bool:
         """True if the model is known to be as it was published."""
         ...
@@ -178,6 +183,11 @@ class InGraph:
         self.nodes: dict[NodePath, weakref.ref[Any]] = {path: weakref.ref(node) for path, node in parts.items()}
         self._variables = {path: node for path, node in parts.items() if isinstance(node, tensorflow.Variable)}
         self._graph = tensorflow.compat.v1.get_default_graph()
+
+    @property
+    def total_bytes(self) -> int:
+        """Not counted: it is never kept."""
+        return 0
 
     def unchanged(self) -> bool:
         """Nobody can tell."""
