@@ -60,8 +60,11 @@ class FileSink(Protocol):
     def open_file(self, path: str) -> AbstractContextManager[FileWriter]:
         """Begin a file at this path below the model's directory.
 
+        A path that was there before is accepted when the same bytes come again, which are then dropped.
+
         Raises:
-            UnsafeArchiveError: The path is unsafe, or clashes with a file or directory that is there.
+            UnsafeArchiveError: The path is unsafe, or clashes with a file or directory that is there; or, at the
+                latest when the block ends, the file was there with other bytes.
         """
         ...
 

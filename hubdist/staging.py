@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Self
 
 from hubdist.cutting import ChunkCutter
+from hubdist.digesting import RepeatedFile, repeated_file
 from hubdist.disk import disk_errors, free_bytes, remove_tree, sync_directory
 from hubdist.errors import IntegrityError, StoreFullError
 from hubdist.makers import unique_name
@@ -129,8 +130,15 @@ class Stage(StageDirectory):
         self._room = Room(parent, max_bytes)
 
     @contextlib.contextmanager
-    def open_file(self, path: str) -> Iterator[_StagedFile]:
-        """Begin a file; it is digested and durable when the block ends without an error."""
+    def open_file(self, path: str) -> Iterator[_StagedFile | RepeatedFile]:
+        """Begin a file; it is digested and durable when the block ends without an error.
+
+        One that comes a second time with the same bytes leaves no trace: neither on disk nor among the chunks.
+        """
+        if self._paths.repeats(path):
+            with repeated_file(path, self._entries.get(path)) as writer:
+                yield writer
+            return
         self._paths.add_file(path)
         with disk_errors(self.files / path):
             handle = self._create(self.files / path)

@@ -207,7 +207,7 @@ def test_many_members_of_a_zip_take_no_long_time() -> None:
 def test_only_the_inner_directory_is_written(kind: str) -> None:
     data = BUILDERS[kind]({f"a/b/{path}": content for path, content in MODEL.items()} | {"a/other": b"x"})
     assert unpacked(data, inner="a/b") == MODEL
-    with pytest.raises(ModelNotFoundError, match="holds no directory 'a/c'"):
+    with pytest.raises(ModelNotFoundError, match="neither a directory nor a file 'a/c'"):
         unpacked(data, inner="a/c")
 
 
