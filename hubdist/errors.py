@@ -69,6 +69,12 @@ class HubdistError(Exception):
         placed.node = self.node if self.node is not None else node
         return placed
 
+    def advised(self, further: str) -> Self:
+        """The same error with a further sentence of advice."""
+        advised = copy.copy(self)
+        advised.advice = further if self.advice is None else f"{self.advice} {further}"
+        return advised
+
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle by fields, so that subclasses may have any signature."""
         return _rebuild, (type(self), self.args, self.__dict__)

@@ -58,7 +58,7 @@ class MemorySink:
             self._paths.add_file(path)
         buffer = _Buffer()
         yield buffer
-        if again and self.files.get(path) != buffer.data:
+        if again and self.files.get(path) != bytes(buffer.data):
             raise UnsafeArchiveError(f"the file {path[:100]!r} is there twice, with different bytes")
         self.files[path] = bytes(buffer.data)
 
