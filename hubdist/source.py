@@ -77,13 +77,18 @@ class FileSink(Protocol):
         ...
 
 
-def copy_source(source: Source, sink: FileSink) -> None:
+def copy_source(source: Source, sink: FileSink, files: Sequence[SourceFile] | None = None) -> None:
     """Write every file of a source into a sink.
+
+    Args:
+        source: Where from.
+        sink: Where to.
+        files: What the source has been found to offer; None asks it.
 
     Raises:
         LengthMismatchError: A file ends before the size that was listed.
     """
-    for file in source.entries():
+    for file in source.entries() if files is None else files:
         with sink.open_file(file.path) as writer:
             for start in range(0, file.size, READ_BYTES):
                 end = min(start + READ_BYTES, file.size)

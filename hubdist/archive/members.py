@@ -61,6 +61,21 @@ def detect_format(head: bytes) -> ArchiveFormat | None:
     return ArchiveFormat.TAR if head[257:262] == b"ustar" or tar_checksum_fits(head) else None
 
 
+_OTHER_FORMATS = {
+    b"BZh": "bzip2",
+    b"\xfd7zXZ\0": "xz",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"\x04\x22\x4d\x18": "lz4",
+    b"7z\xbc\xaf\x27\x1c": "7-Zip",
+    b"Rar!": "RAR",
+}
+
+
+def other_format(head: bytes) -> str | None:
+    """The program that packed an archive of a format that is not read, by its first bytes; None for anything else."""
+    return next((name for magic, name in _OTHER_FORMATS.items() if head.startswith(magic)), None)
+
+
 def tar_checksum_fits(block: bytes) -> bool:
     """True if a block of 512 bytes is a tar header by its checksum.
 

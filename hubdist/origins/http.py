@@ -55,7 +55,7 @@ class HttpStream:
         HandleError: The URL is none that may be asked.
         AccessDeniedError: The origin answered 401 or 403.
         ModelNotFoundError: The origin answered 404 or 410.
-        OriginError: Another refusal, a web page instead of an archive, or failures until the retries were used up.
+        OriginError: Another refusal, a web page instead of a model, or failures until the retries were used up.
         TransferTimeoutError: `rules.total_timeout_s` was over.
     """
 
@@ -76,6 +76,7 @@ class HttpStream:
         self._identity: FileIdentity | None = None
         self._status = 0
         self._content_type: str | None = None
+        self._encoding = ""
         self._stop: int | None = None
         self._pending = b""
         self._at = 0
@@ -101,6 +102,11 @@ class HttpStream:
     def etag(self) -> str | None:
         """The ETag as sent, or None."""
         return self._identity.etag if self._identity else None
+
+    @property
+    def encoding(self) -> str:
+        """The Content-Encoding as sent, in lower case; "" if there is none."""
+        return self._encoding
 
     @property
     def length(self) -> int | None:
@@ -156,6 +162,7 @@ class HttpStream:
                 self._take_first_bytes(response, plan.stop)
                 self._identity = plan.identity
                 self._content_type = response.headers.get("Content-Type")
+                self._encoding = response.headers.get("Content-Encoding", "").strip().lower()
             else:
                 self._skip(response, plan.skip)
                 if self.length is None:
@@ -175,7 +182,7 @@ class HttpStream:
             first += data
         if looks_like_html(content_type, first):
             raise OriginError(
-                f"{self._shown} answered a web page instead of an archive",
+                f"{self._shown} answered a web page instead of a model",
                 advice="A login page, a proxy or a landing page may be in the way.",
             )
         if len(first) < SNIFF_BYTES:

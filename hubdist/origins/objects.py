@@ -6,43 +6,80 @@ import contextlib
 from collections.abc import Iterator
 
 from hubdist.config import Config
-from hubdist.errors import ModelNotFoundError, OriginError
+from hubdist.errors import AccessDeniedError, HubdistError, ModelNotFoundError, OriginError
 from hubdist.handle import Handle
+from hubdist.listing import check_versions
 from hubdist.source import READ_BYTES, ByteStream, FileSink, SourceFile, copy_source
 from hubdist.storage.remote import RemoteTree
 from hubdist.storage.tree import StoredFile
 
 
 class ObjectsOrigin:
-    """A directory on object storage as a `Source`.
+    """A directory on object storage as a `Source`, or one object as a directory with one file.
 
     The listing is taken again after the copy: a file that was replaced or changed meanwhile is an error, never a mix.
     """
 
     def __init__(self, handle: Handle, config: Config) -> None:
         self._tree = RemoteTree(handle, config)
+        self._name = handle.text.rpartition("/")[2]
+        self._is_file = False
 
     def fetch(self, sink: FileSink) -> None:
         """Write every file of the directory into `sink`."""
         with self._tree:
             before = self._listing()
-            copy_source(self, sink)
+            check_versions(before.keys(), self._tree.public)
+            copy_source(self, sink, _entries(before))
             if self._listing() != before:
                 raise _changed(self._tree.public)
 
     def entries(self) -> list[SourceFile]:
         """All files below the directory."""
-        return [SourceFile(path, file.size) for path, file in self._listing().items()]
+        return _entries(self._listing())
 
     def read(self, path: str, start: int, end: int) -> bytes:
         """Bytes `start` (included) to `end` (excluded) of a file."""
-        return self._tree.fetch(path, start, end)
+        return self._tree.fetch("" if self._is_file else path, start, end)
 
     def _listing(self) -> dict[str, StoredFile]:
-        found = self._tree.listing()
-        if not found:
-            raise ModelNotFoundError(f"there is no directory with files at {self._tree.public}")
-        return found
+        refused: AccessDeniedError | None = None
+        try:
+            found = self._tree.listing()
+            if found:
+                return found
+        except ModelNotFoundError:  # some storage says so of a file too
+            pass
+        except AccessDeniedError as error:  # who may read a file may not always list what lies beside it
+            refused = error
+        try:
+            file = self._tree.file()
+        except (ModelNotFoundError, AccessDeniedError) as error:
+            if isinstance(error, AccessDeniedError) or refused is not None:
+                raise refused or error from None
+            raise ModelNotFoundError(
+                f"there is neither a file nor a directory with files at {self._tree.public}"
+            ) from None
+        self._is_file = True
+        return {self._name: file}
+
+
+def is_object(handle: Handle, config: Config) -> bool:
+    """True if a TREE handle is known to name one object; False for a directory, and where this cannot be seen.
+
+    Args:
+        handle: A TREE handle.
+        config: Deadlines; there are no retries.
+    """
+    try:
+        with RemoteTree(handle, config.changed({"retries": 0})) as tree:
+            return not tree.listing() and tree.file().size >= 0
+    except HubdistError:
+        return False
+
+
+def _entries(listing: dict[str, StoredFile]) -> list[SourceFile]:
+    return [SourceFile(path, file.size) for path, file in listing.items()]
 
 
 @contextlib.contextmanager

@@ -1,0 +1,49 @@
+"""One file, by path or URL, as it is: a model of one file, of any framework."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from hubdist.archive.gunzip import Gunzip
+from hubdist.config import Config
+from hubdist.handle import Handle, Kind
+from hubdist.origins.archives import http_rules
+from hubdist.origins.http import HttpStream
+from hubdist.origins.local import open_local
+from hubdist.source import READ_BYTES, ByteStream, FileSink
+
+
+class FileOrigin:
+    """The file behind a LOCAL or FILE handle; never unpacked, whatever it holds.
+
+    Args:
+        handle: What to read.
+        config: Deadlines and retries.
+    """
+
+    def __init__(self, handle: Handle, config: Config) -> None:
+        self._handle = handle
+        self._config = config
+
+    def fetch(self, sink: FileSink) -> None:
+        """Write the file into `sink`, under its own name."""
+        path = self._handle.text if self._handle.kind is Kind.LOCAL else unquote(urlsplit(self._handle.text).path)
+        name = path.rpartition("/")[2]
+        with self._open(name) as stream, sink.open_file(name) as writer:
+            while data := stream.read(READ_BYTES):
+                writer.write(data)
+
+    @contextlib.contextmanager
+    def _open(self, name: str) -> Iterator[ByteStream]:
+        if self._handle.kind is Kind.LOCAL:
+            with open_local(Path(self._handle.text)) as local:
+                yield local
+            return
+        with HttpStream(self._handle.text, http_rules(self._config)) as stream:
+            # A server may send the file packed although nobody asked. Of a file that is packed by itself it says the
+            # same, and means the file.
+            packed = stream.encoding in ("gzip", "x-gzip") and not name.lower().endswith(".gz")
+            yield Gunzip(stream) if packed else stream
