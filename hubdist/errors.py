@@ -3,7 +3,7 @@
     HubdistError
     |- ConfigError                        fix the configuration
     |- HandleError                        fix the handle
-    |- NotAModelError                     the files are there, but are no SavedModel
+    |- NotAModelError                     the files are there, but are not one SavedModel
     |- ResolveError                       the origin says no
     |  |- ModelNotFoundError
     |  |- AccessDeniedError
@@ -96,7 +96,7 @@ class HandleError(HubdistError):
 
 
 class NotAModelError(HubdistError):
-    """The snapshot holds no SavedModel and no TF1 hub module, so it cannot be loaded."""
+    """The files are no SavedModel and no TF1 hub module, or several versions of one, so they cannot be loaded."""
 
 
 class ResolveError(HubdistError):

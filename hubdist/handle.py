@@ -42,6 +42,9 @@ _KAGGLE_HOSTS = frozenset({"kaggle.com", "www.kaggle.com"})
 _KAGGLE_TABS = frozenset({"code", "data", "discussion", "discussions", "suggestions", "versions"})
 """Parts of a model's page at www.kaggle.com, the last word of the URL there."""
 
+_LITE_FORMAT = "lite-format=tflite"
+"""In a query it asks a hub for one TFLite file. Source: https://www.tensorflow.org/hub/hosting, URL conventions."""
+
 _PLAIN_NAME = re.compile(r"\w[\w.-]*")
 _MEMBER_SCHEMES = frozenset({"zip", "tar"})
 _DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -284,6 +287,8 @@ def _parse_http(url: SplitResult, text: str) -> Handle:
     if ending is Ending.OTHER_ARCHIVE:
         raise other_archive_error(redact_url(text))
     kind = {Ending.ARCHIVE: Kind.ARCHIVE, Ending.MODEL_FILE: Kind.FILE}.get(ending, Kind.HUB)
+    if _LITE_FORMAT in words:
+        kind = Kind.FILE
     return Handle(f"{url.scheme}://{authority}{path}" + (f"?{query}" if query else ""), kind)
 
 

@@ -113,11 +113,11 @@ def _explained(paths: list[str], handle: str) -> tuple[str, str]:
     versions = served_versions(paths)
     if versions:
         what = f"this is a directory of versions, as TensorFlow Serving has it: {_shown(versions)}"
-        return what, f"Name one of them, such as {_inner(handle, versions[-1])}."
+        return what, _choice(handle, versions[-1])
     folders = saved_model_folders(paths)
     if folders:
         what = f"this is no SavedModel, but one lies in each of these directories: {_shown(folders)}"
-        return what, f"Name one of them, such as {_inner(handle, folders[0])}."
+        return what, _choice(handle, folders[0])
     found = _recognised(paths)
     if found is not None:
         return f"this is no SavedModel but {found[0]} ({_shown(paths)})", found[1]
@@ -144,9 +144,11 @@ def _recognised(paths: list[str]) -> tuple[str, str] | None:
     return None
 
 
-def _inner(handle: str, directory: str) -> str:
+def _choice(handle: str, directory: str) -> str:
     inner = inner_handle(handle, directory)
-    return inner if inner is not None else f"tf.saved_model.load({_in_code(directory)})"
+    if inner is None:
+        return f"Load one of them, such as by tf.saved_model.load({_in_code(directory)})."
+    return f"Name one of them, such as {inner}."
 
 
 def _in_code(path: str) -> str:

@@ -9,11 +9,15 @@ from urllib.parse import unquote, urlsplit
 
 from hubdist.archive.gunzip import Gunzip
 from hubdist.config import Config
+from hubdist.endings import Ending, ending_of
 from hubdist.handle import Handle, Kind
 from hubdist.origins.archives import http_rules
 from hubdist.origins.http import HttpStream
 from hubdist.origins.local import open_local
 from hubdist.source import READ_BYTES, ByteStream, FileSink
+
+_LITE_NAME = "model.tflite"
+"""What a hub answers with to `lite-format=tflite`, whose handle ends in a version."""
 
 
 class FileOrigin:
@@ -30,8 +34,7 @@ class FileOrigin:
 
     def fetch(self, sink: FileSink) -> None:
         """Write the file into `sink`, under its own name."""
-        path = self._handle.text if self._handle.kind is Kind.LOCAL else unquote(urlsplit(self._handle.text).path)
-        name = path.rpartition("/")[2]
+        name = _file_name(self._handle)
         with self._open(name) as stream, sink.open_file(name) as writer:
             while data := stream.read(READ_BYTES):
                 writer.write(data)
@@ -47,3 +50,10 @@ class FileOrigin:
             # same, and means the file.
             packed = stream.encoding in ("gzip", "x-gzip") and not name.lower().endswith(".gz")
             yield Gunzip(stream) if packed else stream
+
+
+def _file_name(handle: Handle) -> str:
+    if handle.kind is Kind.LOCAL:
+        return handle.text.rpartition("/")[2]
+    path = urlsplit(handle.text).path
+    return unquote(path).rpartition("/")[2] if ending_of(path) is Ending.MODEL_FILE else _LITE_NAME
