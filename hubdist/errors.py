@@ -96,7 +96,7 @@ class HandleError(HubdistError):
 
 
 class NotAModelError(HubdistError):
-    """The files are no SavedModel and no TF1 hub module, or several versions of one, so they cannot be loaded."""
+    """The files are not a SavedModel or TF1 hub module, or are several versions of one: they cannot be loaded."""
 
 
 class ResolveError(HubdistError):

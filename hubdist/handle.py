@@ -234,13 +234,13 @@ def _parse_kaggle(rest: str, text: str) -> Handle:
     parts = _kaggle_parts(re.split(r"[?#]", rest, maxsplit=1)[0].strip("/").split("/"))
     if len(parts) not in (4, 5) or not all(_PLAIN_NAME.fullmatch(part) for part in parts):
         raise HandleError(
-            f"{redact_url(text)!r} is no Kaggle model",
+            f"{redact_url(text)!r} is not a Kaggle model",
             advice="Write kaggle://<owner>/<model>/<framework>/<variation>[/<version>], or the URL of the page where a"
             " framework and a variation have been chosen.",
         )
     if len(parts) == 5:
         if not re.fullmatch(r"0*[1-9][0-9]{0,17}", parts[4]):
-            raise HandleError(f"{parts[4]!r} in {redact_url(text)!r} is no version number")
+            raise HandleError(f"{parts[4]!r} in {redact_url(text)!r} is not a version number")
         parts[4] = parts[4].lstrip("0")
     return Handle("kaggle://" + "/".join(parts), Kind.KAGGLE)
 

@@ -98,7 +98,7 @@ def model_folder(paths: Collection[str]) -> str | None:
 
 
 def not_a_model_error(paths: Collection[str], handle: str) -> NotAModelError:
-    """The error for files that are no SavedModel: what they are, and what to do with them.
+    """The error for files that are not a SavedModel: what they are, and what to do with them.
 
     Args:
         paths: All files of the model.
@@ -116,12 +116,12 @@ def _explained(paths: list[str], handle: str) -> tuple[str, str]:
         return what, _choice(handle, versions[-1])
     folders = saved_model_folders(paths)
     if folders:
-        what = f"this is no SavedModel, but one lies in each of these directories: {_shown(folders)}"
+        what = f"this is not a SavedModel, but one lies in each of these directories: {_shown(folders)}"
         return what, _choice(handle, folders[0])
     found = _recognised(paths)
     if found is not None:
-        return f"this is no SavedModel but {found[0]} ({_shown(paths)})", found[1]
-    what = f"this is no SavedModel: of {' and '.join(SAVED_MODEL_FILES)} none is among its {len(paths)} files"
+        return f"this is not a SavedModel but {found[0]} ({_shown(paths)})", found[1]
+    what = f"this is not a SavedModel: of {' and '.join(SAVED_MODEL_FILES)} none is among its {len(paths)} files"
     advice = "hubdist.resolve(handle) gives the directory for other frameworks."
     if len(paths) == 1:
         advice += f" An archive is unpacked if its name ends in one of {', '.join(ARCHIVE_SUFFIXES)}."

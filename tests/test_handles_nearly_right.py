@@ -145,7 +145,7 @@ def test_a_file_that_changes_while_it_is_read_is_refused(
     assert "changed while it was read" in str(refused(path, errors.OriginError, store))
 
 
-def test_one_file_is_no_directory_that_nodes_could_read(tmp_path: Path, hub: LoopbackHub) -> None:
+def test_one_file_is_not_a_directory_that_nodes_could_read(tmp_path: Path, hub: LoopbackHub) -> None:
     (tmp_path / "model.onnx").write_bytes(b"data")
     config = Config(retries=0)
     for text in (f"{tmp_path}/model.onnx", hub.add_file("model.onnx", b"data")):
@@ -171,7 +171,7 @@ def test_an_archive_of_another_format_is_named_for_what_it_is(tmp_path: Path, st
     assert "packed by xz" in str(refused(tmp_path / "model.tar.gz", errors.IntegrityError, store))
 
 
-def test_a_hub_that_answers_no_archive_is_told_about_endings(hub: LoopbackHub, store: Path) -> None:
+def test_a_hub_that_answers_something_else_is_told_about_endings(hub: LoopbackHub, store: Path) -> None:
     url = hub.add_file("google/model/1", b"TFL3" * 200)
     assert "ends in its name" in str(refused(url, errors.IntegrityError, store))
 
@@ -225,7 +225,7 @@ def test_an_absolute_path_needs_no_directory_of_the_process(tmp_path: Path, monk
         ("pipe", errors.HandleError, "neither a file nor a directory"),
     ],
 )
-def test_what_is_no_path_is_a_typed_error(
+def test_what_is_not_a_path_is_a_typed_error(
     tmp_path: Path, path: str, kind: type[errors.HubdistError], says: str
 ) -> None:
     (tmp_path / "circle").symlink_to(tmp_path / "circle")
@@ -320,7 +320,7 @@ def test_one_version_alone_is_the_model(tmp_path: Path) -> None:
         ["²/saved_model.pb", "1/saved_model.pb"],
     ],
 )
-def test_other_directories_are_no_versions(paths: list[str]) -> None:
+def test_other_directories_are_not_versions(paths: list[str]) -> None:
     assert served_versions(paths) == []
 
 

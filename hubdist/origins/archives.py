@@ -63,7 +63,7 @@ class ArchiveOrigin:
         head = _read_head(stream)
         found = detect_format(head)
         if found is None:
-            raise self._no_archive(head)
+            raise self._not_an_archive(head)
         if self._wanted and (found is ArchiveFormat.ZIP) != (self._wanted == "zip"):
             raise IntegrityError(f"{self._base.public} is a {found} archive, the handle says {self._wanted}")
         if found is not ArchiveFormat.ZIP:
@@ -75,9 +75,9 @@ class ArchiveOrigin:
             with self._spool(head, stream) as spooled:
                 unpack_zip(spooled, sink, inner=self._inner)
 
-    def _no_archive(self, head: bytes) -> IntegrityError:
+    def _not_an_archive(self, head: bytes) -> IntegrityError:
         other = other_format(head)
-        advice = "An archive's name decides that it is unpacked: rename a file that is no archive."
+        advice = "An archive's name decides that it is unpacked: rename a file that is not an archive."
         if other is not None:
             advice = "Pack it as tar, tar.gz or zip."
         elif self._base.kind is Kind.HUB:
@@ -86,7 +86,7 @@ class ArchiveOrigin:
                 " write a URL that ends in its name, such as model.onnx."
             )
         what = f"it begins with {head[:16]!r}" if other is None else f"it is packed by {other}"
-        return IntegrityError(f"{self._base.public} is no tar, tar.gz or zip: {what}", advice=advice)
+        return IntegrityError(f"{self._base.public} is not a tar, tar.gz or zip: {what}", advice=advice)
 
     @contextlib.contextmanager
     def _spool(self, head: bytes, stream: ByteStream) -> Iterator[BinaryIO]:
