@@ -28,7 +28,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from hubdist.endings import ARCHIVE_SUFFIXES, Ending, ending_of
 from hubdist.errors import HandleError
-from hubdist.hints import suggestion
+from hubdist.hints import storage_directory, suggestion
 from hubdist.redact import redact_url
 
 TREE_SCHEMES = frozenset({"gs", "gcs", "s3", "s3a", "az", "abfs", "abfss", "adl", "hf", "hdfs", "oci", "oss", "memory"})
@@ -227,7 +227,9 @@ def _parse_path(text: str, base_dir: Path | None) -> Handle:
 
 def _model_directory(path: str) -> str:
     """The directory that is meant by a path to the file in it that every SavedModel has."""
-    return path.rpartition("/")[0] if ending_of(path) is Ending.SAVED_MODEL else path
+    while ending_of(path) is Ending.SAVED_MODEL:  # a normalised handle has none left, for it is parsed again
+        path = path.rstrip("/").rpartition("/")[0]
+    return path
 
 
 def _parse_kaggle(rest: str, text: str) -> Handle:
@@ -282,12 +284,13 @@ def _parse_http(url: SplitResult, text: str) -> Handle:
     if ending is Ending.SAVED_MODEL:
         raise HandleError(
             f"{redact_url(text)!r} is one file of a SavedModel; what lies beside it cannot be listed over HTTP",
-            advice="Write the URL of an archive, or the directory on object storage, such as gs://bucket/directory.",
+            advice="Write the URL of an archive, or the directory on object storage, such as"
+            f" {storage_directory(host, path)}.",
         )
     if ending is Ending.OTHER_ARCHIVE:
         raise other_archive_error(redact_url(text))
     kind = {Ending.ARCHIVE: Kind.ARCHIVE, Ending.MODEL_FILE: Kind.FILE}.get(ending, Kind.HUB)
-    if _LITE_FORMAT in words:
+    if kind is Kind.HUB and _LITE_FORMAT in words:
         kind = Kind.FILE
     return Handle(f"{url.scheme}://{authority}{path}" + (f"?{query}" if query else ""), kind)
 

@@ -45,6 +45,16 @@ def _home(parts: list[str]) -> str | None:
     return "kaggle://" if len(parts) == 4 or (len(parts) == 5 and has_version) else None
 
 
+def storage_directory(host: str, path: str) -> str:
+    """The directory on object storage of a file whose URL was copied from a browser; an example for other hosts."""
+    names = path.strip("/").split("/")[:-1]
+    if host in ("storage.googleapis.com", "storage.cloud.google.com") and names:
+        return f"gs://{'/'.join(names)}"
+    if host in ("huggingface.co", "hf.co") and len(names) >= 4 and names[2] in ("resolve", "blob", "raw"):
+        return f"hf://{'/'.join(names[:2] + names[4:])}"
+    return "gs://bucket/directory"
+
+
 @contextlib.contextmanager
 def suggesting(texts: Sequence[str | os.PathLike[str]]) -> Iterator[None]:
     """Add to the error for a path that does not exist what may have been meant.

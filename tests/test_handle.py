@@ -78,6 +78,7 @@ _KAGGLE_PAGE = "https://www.kaggle.com/models/google/mnist/frameworks/tensorFlow
         ("/data/model/saved_model.pb", "/data/model"),
         (Path("model/saved_model.pb"), "/jobs/mine/model"),
         ("saved_model.pbtxt", "/jobs/mine"),
+        ("/data/saved_model.pb/saved_model.pb", "/data"),
         ("file:///data/model/saved_model.pb", "/data/model"),
         ("gs://bucket/model/saved_model.pb", "gs://bucket/model"),
         ("gs://bucket/saved_model.pb", "gs://bucket"),
@@ -210,7 +211,9 @@ def test_a_scheme_that_the_user_registered_wins() -> None:
         ("kaggle://owner/model/framework/variation/0", "not a version number"),
         ("kaggle://owner/model/framework/variation/²", "not a version number"),
         ("https://www.kaggle.com/models/google/mnist/code", "not a Kaggle model"),
-        ("https://h/model/saved_model.pb", "cannot be listed over HTTP"),
+        ("https://h/model/saved_model.pb", "cannot be listed over HTTP.*such as gs://bucket/directory"),
+        ("https://storage.googleapis.com/b/m/saved_model.pb?sig=x", "such as gs://b/m"),
+        ("https://huggingface.co/org/m/resolve/main/tf/saved_model.pb", "such as hf://org/m/tf"),
         ("https://h/model.tar.bz2", "format that is not read"),
         ("gs://bucket/model.7z", "format that is not read"),
         ("memory://saved_model.pb", "names no bucket"),
@@ -327,7 +330,9 @@ def test_userinfo_is_kept_for_the_origin() -> None:
 
 # Any text
 
-_WORDS = st.text(st.sampled_from("abZ09.-_~%é +"), min_size=1, max_size=8)
+_WORDS = st.text(st.sampled_from("abZ09.-_~%é +"), min_size=1, max_size=8) | st.sampled_from(
+    ["saved_model.pb", "m.onnx"]
+)
 _HOSTS = st.from_regex(
     r"[A-Za-z][A-Za-z0-9-]{0,8}(\.[a-z]{1,4}){0,2}\.?(:[0-9]{1,4})?", fullmatch=True
 ) | st.sampled_from(["[::1]", "[2001:db8::2]:8443", "10.0.0.1"])
