@@ -325,7 +325,7 @@ def prefetch(handles: str | Iterable[str], nodes: Iterable[str] | None = None) -
         DeliveryError: Some nodes failed; the others have the models.
         HubdistError: A handle could not be resolved.
     """
-    texts = [handles] if isinstance(handles, str) else list(handles)
+    texts = [handles] if isinstance(handles, (str, os.PathLike)) else list(handles)
     report = _current().way.prefetch(texts, None if nodes is None else list(nodes))
     failures = {node.name: node.error for node in report.nodes if node.error is not None}
     if failures:

@@ -52,6 +52,14 @@ def free_bytes(path: Path) -> int:
     return 0
 
 
+def working_directory() -> Path | None:
+    """The directory that this process is in; None if it was deleted."""
+    try:
+        return Path.cwd()
+    except OSError:
+        return None
+
+
 def check_private(folder: Path) -> None:
     """Check that only this user (or root) owns and may write to a directory.
 

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hubdist.config import Config, ReadMode, RouteName
+from hubdist.disk import working_directory
 from hubdist.errors import ConfigError, NotPinnedError
-from hubdist.handle import Handle
+from hubdist.handle import Handle, parse_handle
+from hubdist.hints import suggesting
 from hubdist.manifest import Chunk, Digest, Manifest
 from hubdist.pins import check_pin
 from hubdist.reading import Access
@@ -36,7 +38,8 @@ class Embedded:
 
     Args:
         config: The settings.
-        base_dir: What relative paths are relative to.
+        base_dir: What relative paths of the settings are relative to. Those of handles are relative to the directory
+            that the process is in when it asks.
     """
 
     def __init__(self, config: Config, base_dir: Path) -> None:
@@ -141,7 +144,7 @@ class Embedded:
     def plan(self, text: str, nodes: Sequence[str] | None, route: RouteName | None) -> Plan:  # noqa: ARG002 - there is one way
         """What a load would do."""
         self._check_nodes(nodes)
-        handle = self._resolver.parse(text)
+        handle = self._parse(text)
         pinned = self._pins.get(handle.key)
         resolution = pinned.resolution if pinned else self._resolver.look(handle)
         choice = Choice(Route.DRIVER, "this process reads the origin")
@@ -184,15 +187,19 @@ class Embedded:
         if nodes is not None and set(nodes) - {self._node}:
             raise ConfigError("there are no other nodes: Ray is not running", advice="Call ray.init() first.")
 
+    def _parse(self, text: str) -> Handle:
+        return parse_handle(text, base_dir=working_directory(), custom_schemes=self._config.origins.keys())
+
     def _pin(self, text: str, route: RouteName | None) -> _Pinned:
-        handle = self._resolver.parse(text)
+        handle = self._parse(text)
         with self._turn(handle):
             pinned = self._pins.get(handle.key)
             if pinned is None:
                 settings = self._resolver.settings_of(handle)
                 if self._config.wanted_route(settings, route) is Route.DIRECT:
                     self._resolver.direct_url(handle, wanted=True)
-                pinned = _Pinned(handle, self._resolver.resolve(handle))
+                with suggesting([text]):
+                    pinned = _Pinned(handle, self._resolver.resolve(handle))
                 self._pins[handle.key] = pinned
         return pinned
 

@@ -3,7 +3,7 @@
     HubdistError
     |- ConfigError                        fix the configuration
     |- HandleError                        fix the handle
-    |- NotAModelError                     the files are there, but are no SavedModel
+    |- NotAModelError                     the files are there, but are not one SavedModel
     |- MissingOperationError              import the package that registers the model's operations
     |- TravelError                        a changed model that cannot be pickled or copied whole
     |- ResolveError                       the origin says no
@@ -71,6 +71,12 @@ class HubdistError(Exception):
         placed.node = self.node if self.node is not None else node
         return placed
 
+    def advised(self, further: str) -> Self:
+        """The same error with a further sentence of advice."""
+        advised = copy.copy(self)
+        advised.advice = further if self.advice is None else f"{self.advice} {further}"
+        return advised
+
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle by fields, so that subclasses may have any signature."""
         return _rebuild, (type(self), self.args, self.__dict__)
@@ -95,7 +101,7 @@ class HandleError(HubdistError, ValueError):
 
 
 class NotAModelError(HubdistError):
-    """The snapshot holds no SavedModel and no TF1 hub module, so it cannot be loaded."""
+    """The files are not a SavedModel or TF1 hub module, or are several versions of one: they cannot be loaded."""
 
 
 class MissingOperationError(HubdistError):

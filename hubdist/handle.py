@@ -1,12 +1,14 @@
 """Parse and normalise handles, so that equal handles are one.
 
-A handle is what the user writes. `parse_handle` decides its kind from the text alone; nothing is read. The kinds:
+A handle is what the user writes. `parse_handle` decides its kind from the text alone; nothing is read. What a name's
+ending means is decided by `hubdist.endings`, for every kind and everywhere. The kinds:
 
 | kind    | example                                                   |
 | ------- | --------------------------------------------------------- |
 | HUB     | `https://tfhub.dev/google/universal-sentence-encoder/4`   |
 | ARCHIVE | `https://host/model.tar.gz`, `gs://bucket/model.zip`      |
-| TREE    | `gs://bucket/dir`, any other allowed fsspec URL           |
+| FILE    | `https://host/model.onnx`: a model of one file            |
+| TREE    | `gs://bucket/dir`, any other allowed fsspec URL; or a file|
 | LOCAL   | `/models/mnist`, `~/model.tgz`: a path on the driver      |
 | MEMBER  | `zip://inner/dir::https://host/model.zip`, `tar://...`    |
 | KAGGLE  | `kaggle://owner/model/tensorFlow2/variation/1`, its URL   |
@@ -17,18 +19,17 @@ from __future__ import annotations
 
 import enum
 import hashlib
-import posixpath
+import os
 import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
 
+from hubdist.endings import ARCHIVE_SUFFIXES, Ending, ending_of
 from hubdist.errors import HandleError
+from hubdist.hints import storage_directory, suggestion
 from hubdist.redact import redact_url
-
-ARCHIVE_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".zip")
-"""File names that mean an archive."""
 
 TREE_SCHEMES = frozenset({"gs", "gcs", "s3", "s3a", "az", "abfs", "abfss", "adl", "hf", "hdfs", "oci", "oss", "memory"})
 """fsspec protocols that are allowed: object storage and its like, nothing that runs commands or chains caches."""
@@ -38,10 +39,29 @@ BUILT_IN_SCHEMES = TREE_SCHEMES | {"file", "http", "https", "kaggle", "tar", "zi
 
 _SAME_SCHEME = {"gcs": "gs", "s3a": "s3"}
 _KAGGLE_HOSTS = frozenset({"kaggle.com", "www.kaggle.com"})
+_KAGGLE_TABS = frozenset({"code", "data", "discussion", "discussions", "suggestions", "versions"})
+"""Parts of a model's page at www.kaggle.com, the last word of the URL there."""
+
+_LITE_FORMAT = "lite-format=tflite"
+"""In a query it asks a hub for one TFLite file. Source: https://www.tensorflow.org/hub/hosting, URL conventions."""
+
+_PLAIN_NAME = re.compile(r"\w[\w.-]*")
 _MEMBER_SCHEMES = frozenset({"zip", "tar"})
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _PASSWORD = re.compile(r"^([^/:?#]+://[^/?#:@]*):[^/?#]*@")
 _IP_ADDRESS = re.compile(r"//[^/?#\[\]]*\[[0-9A-Fa-f:.]+\]")
+
+
+def other_archive_error(public: str) -> HandleError:
+    """The error for an archive of a format that is not read.
+
+    Args:
+        public: Its handle without secrets.
+    """
+    return HandleError(
+        f"{public!r} is an archive of a format that is not read",
+        advice=f"Pack it as one of {', '.join(ARCHIVE_SUFFIXES)}, or unpack it and name the directory.",
+    )
 
 
 class Kind(enum.StrEnum):
@@ -49,6 +69,7 @@ class Kind(enum.StrEnum):
 
     HUB = "hub"
     ARCHIVE = "archive"
+    FILE = "file"
     TREE = "tree"
     LOCAL = "local"
     MEMBER = "member"
@@ -64,7 +85,7 @@ class Handle:
         text: The normalised handle; may hold secrets, so it goes to the origin only.
         kind: How it is read.
         base: For MEMBER, the handle of the archive; else None.
-        inner: For MEMBER, the directory inside the archive, "" for all of it.
+        inner: For MEMBER, the directory or file inside the archive, "" for all of it.
         format: For MEMBER, `zip` or `tar`.
     """
 
@@ -100,20 +121,34 @@ class Handle:
         return hashlib.sha256(identity.encode()).hexdigest()[:32]
 
 
-def parse_handle(text: str, *, base_dir: Path | None = None, custom_schemes: Collection[str] = ()) -> Handle:
+def handle_text(handle: str | os.PathLike[str]) -> str:
+    """A handle as text, which a path-like object is turned into."""
+    return os.fsdecode(handle) if isinstance(handle, os.PathLike) else handle
+
+
+def parse_handle(
+    text: str | os.PathLike[str], *, base_dir: Path | None = None, custom_schemes: Collection[str] = ()
+) -> Handle:
     """Parse what the user wrote.
 
     Args:
-        text: The handle.
+        text: The handle, as text or as a path.
         base_dir: What relative local paths are relative to; None refuses them.
         custom_schemes: Schemes of origins that the user registered; they win over the built-in ones.
 
     Raises:
         HandleError: The text is no handle, or names a scheme that is not known or not allowed.
     """
+    text = handle_text(text)
     if not isinstance(text, str) or not text.strip():
-        raise HandleError(f"a handle is a non-empty string, not {text!r}")
+        raise HandleError(f"a handle is a non-empty string or a path, not {text!r}")
     text = text.strip()
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise HandleError(
+            f"the handle {redact_url(text)!r} is not UTF-8", advice="Rename the file or directory."
+        ) from None
     if any(ord(char) < 32 or ord(char) == 127 for char in text):
         raise HandleError(f"the handle {redact_url(text)!r} holds a control character")
     head, tail = _split_chain(text)
@@ -163,9 +198,9 @@ def _parse_member(head: str, tail: str, base_dir: Path | None, custom_schemes: C
             advice="Only one zip:// or tar:// may stand before the archive's handle.",
         )
     base = parse_handle(tail, base_dir=base_dir, custom_schemes=custom_schemes)
-    if base.kind not in (Kind.ARCHIVE, Kind.LOCAL, Kind.HUB, Kind.TREE):
+    if base.kind not in (Kind.ARCHIVE, Kind.FILE, Kind.LOCAL, Kind.HUB, Kind.TREE):
         raise HandleError(f"{base.public!r} is no archive that {scheme}:// can look into")
-    inner = inner.strip("/")
+    inner = _model_directory(inner.strip("/"))
     if any(name in ("", ".", "..") for name in inner.split("/")) and inner:
         raise HandleError(f"the directory {inner!r} inside the archive is not a plain path")
     return Handle(f"{scheme}://{inner}::{base.text}", Kind.MEMBER, base, inner, scheme)
@@ -178,26 +213,52 @@ def _parse_path(text: str, base_dir: Path | None) -> Handle:
         raise HandleError(f"no home directory is known for {redact_url(text)!r}") from None
     if not path.is_absolute():
         if base_dir is None:
+            meant = suggestion(text)
             raise HandleError(
                 f"the path {redact_url(text)!r} is relative",
-                advice="Outside the driver write an absolute path: this process runs in another directory.",
+                advice="Outside the driver write an absolute path: this process runs in another directory."
+                + (f" If it is not meant as a path, write {meant}." if meant else ""),
             )
         path = base_dir / path
-    return Handle(posixpath.normpath(str(path)), Kind.LOCAL)
+    # `..` stays: behind a link it is the parent of where the link leads, which only the system can tell.
+    names = [name for name in str(path).split("/") if name not in ("", ".")]
+    return Handle(f"/{_model_directory('/'.join(names))}", Kind.LOCAL)
+
+
+def _model_directory(path: str) -> str:
+    """The directory that is meant by a path to the file in it that every SavedModel has."""
+    while ending_of(path) is Ending.SAVED_MODEL:  # a normalised handle has none left, for it is parsed again
+        path = path.rstrip("/").rpartition("/")[0]
+    return path
 
 
 def _parse_kaggle(rest: str, text: str) -> Handle:
-    parts = rest.partition("?")[0].strip("/").split("/")
-    if len(parts) == 8 and (parts[2].lower(), parts[4], parts[6]) == ("frameworks", "variations", "versions"):
-        parts = [parts[0], parts[1], parts[3], parts[5], parts[7]]
-    if len(parts) not in (4, 5) or not all(re.fullmatch(r"\w[\w.-]*", part) for part in parts):
+    parts = _kaggle_parts(re.split(r"[?#]", rest, maxsplit=1)[0].strip("/").split("/"))
+    if len(parts) not in (4, 5) or not all(_PLAIN_NAME.fullmatch(part) for part in parts):
         raise HandleError(
-            f"{redact_url(text)!r} is no Kaggle model",
-            advice="Write kaggle://<owner>/<model>/<framework>/<variation>[/<version>] or the model's URL.",
+            f"{redact_url(text)!r} is not a Kaggle model",
+            advice="Write kaggle://<owner>/<model>/<framework>/<variation>[/<version>], or the URL of the page where a"
+            " framework and a variation have been chosen.",
         )
-    if len(parts) == 5 and not parts[4].isdigit():
-        raise HandleError(f"{parts[4]!r} in {redact_url(text)!r} is no version number")
+    if len(parts) == 5:
+        if not re.fullmatch(r"0*[1-9][0-9]{0,17}", parts[4]):
+            raise HandleError(f"{parts[4]!r} in {redact_url(text)!r} is not a version number")
+        parts[4] = parts[4].lstrip("0")
     return Handle("kaggle://" + "/".join(parts), Kind.KAGGLE)
+
+
+def _kaggle_parts(parts: list[str]) -> list[str]:
+    """Owner, model, framework, variation and, if there is one, version; of any form that Kaggle's pages have had.
+
+    Source: kagglehub 1.0.2, `handle.py`, `parse_model_handle`; the spelling of the framework is left to it.
+    """
+    if len(parts) > 4 and parts[-1].lower() in _KAGGLE_TABS:
+        parts = parts[:-1]
+    if len(parts) in (6, 7, 8) and (parts[2].lower(), parts[4].lower()) == ("frameworks", "variations"):
+        parts = [*parts[:2], parts[3], *parts[5:]]
+    if len(parts) == 6 and parts[4].lower() == "versions":
+        del parts[4]
+    return parts
 
 
 def _parse_http(url: SplitResult, text: str) -> Handle:
@@ -219,13 +280,43 @@ def _parse_http(url: SplitResult, text: str) -> Handle:
     # What is kept stays as written: signatures cover its very bytes.
     words = url.query.split("&")
     query = "&".join(word for word in words if word.partition("=")[0] != "tf-hub-format")
-    kind = Kind.ARCHIVE if path.lower().endswith(ARCHIVE_SUFFIXES) else Kind.HUB
+    ending = ending_of(path)
+    if ending is Ending.SAVED_MODEL:
+        raise HandleError(
+            f"{redact_url(text)!r} is one file of a SavedModel; what lies beside it cannot be listed over HTTP",
+            advice="Write the URL of an archive, or the directory on object storage, such as"
+            f" {storage_directory(host, path)}.",
+        )
+    if ending is Ending.OTHER_ARCHIVE:
+        raise other_archive_error(redact_url(text))
+    kind = {Ending.ARCHIVE: Kind.ARCHIVE, Ending.MODEL_FILE: Kind.FILE}.get(ending, Kind.HUB)
+    if kind is Kind.HUB and _LITE_FORMAT in words:
+        kind = Kind.FILE
     return Handle(f"{url.scheme}://{authority}{path}" + (f"?{query}" if query else ""), kind)
 
 
 def _parse_tree(scheme: str, rest: str, text: str) -> Handle:
-    rest = rest.rstrip("/")
+    rest = _model_directory(rest.rstrip("/")).rstrip("/")
     if not rest.strip("/") or any(name == ".." for name in rest.split("/")):
         raise HandleError(f"{redact_url(text)!r} names no bucket and directory")
-    kind = Kind.ARCHIVE if rest.lower().endswith(ARCHIVE_SUFFIXES) else Kind.TREE
-    return Handle(f"{scheme}://{rest}", kind)
+    ending = ending_of(rest)
+    if ending is Ending.OTHER_ARCHIVE:
+        raise other_archive_error(redact_url(text))
+    return Handle(f"{scheme}://{rest}", Kind.ARCHIVE if ending is Ending.ARCHIVE else Kind.TREE)
+
+
+def inner_handle(handle: str, directory: str) -> str | None:
+    """The handle of a directory inside what a handle names; None if handles cannot say it.
+
+    Args:
+        handle: The text of a normalised handle.
+        directory: The directory, relative to what the handle names.
+    """
+    head, chain, base = handle.partition("::")
+    if chain:
+        return f"{head}{'' if head.endswith('/') else '/'}{directory}::{base}"
+    scheme, _, _ = handle.partition("://")
+    path = handle.partition("?")[0] if scheme in _DEFAULT_PORTS else handle
+    if ending_of(path) is Ending.ARCHIVE:
+        return f"{'zip' if path.lower().endswith('.zip') else 'tar'}://{directory}::{handle}"
+    return f"{handle}/{directory}" if scheme in TREE_SCHEMES or handle.startswith("/") else None

@@ -40,6 +40,10 @@ class PathSet:
     def __init__(self) -> None:
         self._kinds: dict[str, tuple[str, bool]] = {}
 
+    def repeats(self, path: str) -> bool:
+        """True if exactly this path was claimed for a file before."""
+        return self._kinds.get(path.casefold()) == (path, True)
+
     def add_file(self, path: str) -> None:
         """Claim `path` for a file and its parents for directories.
 

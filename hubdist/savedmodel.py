@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import BinaryIO
 
+from hubdist.endings import SAVED_MODEL_FILES
 from hubdist.errors import IntegrityError
 
 _SHARD = re.compile(r"variables/variables\.data-(\d{5})-of-(\d{5})")
@@ -31,7 +32,7 @@ class ModelKind(enum.StrEnum):
 
 def model_kind(paths: Collection[str]) -> ModelKind:
     """Tell from the paths of a manifest, or of any listing, what the directory is."""
-    if "saved_model.pb" in paths or "saved_model.pbtxt" in paths:
+    if any(name in paths for name in SAVED_MODEL_FILES):
         return ModelKind.HUB_MODULE if "tfhub_module.pb" in paths else ModelKind.SAVED_MODEL
     return ModelKind.OTHER
 

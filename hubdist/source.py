@@ -60,8 +60,11 @@ class FileSink(Protocol):
     def open_file(self, path: str) -> AbstractContextManager[FileWriter]:
         """Begin a file at this path below the model's directory.
 
+        A path that was there before is accepted when the same bytes come again, which are then dropped.
+
         Raises:
-            UnsafeArchiveError: The path is unsafe, or clashes with a file or directory that is there.
+            UnsafeArchiveError: The path is unsafe, or clashes with a file or directory that is there; or, at the
+                latest when the block ends, the file was there with other bytes.
         """
         ...
 
@@ -74,13 +77,18 @@ class FileSink(Protocol):
         ...
 
 
-def copy_source(source: Source, sink: FileSink) -> None:
+def copy_source(source: Source, sink: FileSink, files: Sequence[SourceFile] | None = None) -> None:
     """Write every file of a source into a sink.
+
+    Args:
+        source: Where from.
+        sink: Where to.
+        files: What the source has been found to offer; None asks it.
 
     Raises:
         LengthMismatchError: A file ends before the size that was listed.
     """
-    for file in source.entries():
+    for file in source.entries() if files is None else files:
         with sink.open_file(file.path) as writer:
             for start in range(0, file.size, READ_BYTES):
                 end = min(start + READ_BYTES, file.size)

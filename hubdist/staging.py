@@ -16,12 +16,13 @@ from types import TracebackType
 from typing import Self
 
 from hubdist.cutting import ChunkCutter
+from hubdist.digesting import RepeatedFile, repeated_file
 from hubdist.disk import disk_errors, free_bytes, remove_tree, sync_directory
 from hubdist.errors import IntegrityError, StoreFullError
+from hubdist.listing import model_folder
 from hubdist.makers import unique_name
 from hubdist.manifest import BLOCK_BYTES, Digest, Entry, EntryDigester, Manifest, ProvenChunk
 from hubdist.paths import PathSet
-from hubdist.savedmodel import ModelKind, model_kind
 from hubdist.snapshot import FILES
 
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -129,8 +130,15 @@ class Stage(StageDirectory):
         self._room = Room(parent, max_bytes)
 
     @contextlib.contextmanager
-    def open_file(self, path: str) -> Iterator[_StagedFile]:
-        """Begin a file; it is digested and durable when the block ends without an error."""
+    def open_file(self, path: str) -> Iterator[_StagedFile | RepeatedFile]:
+        """Begin a file; it is digested and durable when the block ends without an error.
+
+        One that comes a second time with the same bytes leaves no trace: neither on disk nor among the chunks.
+        """
+        if self._paths.repeats(path):
+            with repeated_file(path, self._entries.get(path)) as writer:
+                yield writer
+            return
         self._paths.add_file(path)
         with disk_errors(self.files / path):
             handle = self._create(self.files / path)
@@ -162,7 +170,7 @@ class Stage(StageDirectory):
         self._paths.add_directory(path)
 
     def finish(self) -> Manifest:
-        """The manifest of what was staged; a single top-level folder around a SavedModel is stripped.
+        """The manifest of what was staged; a top-level folder around a SavedModel is stripped, see `model_folder`.
 
         Raises:
             IntegrityError: Nothing was staged.
@@ -179,20 +187,17 @@ class Stage(StageDirectory):
         return Manifest.of(self._entries.values())
 
     def _strip_folder(self) -> None:
-        folders = {path.partition("/")[0] for path in self._entries}
-        folder = next(iter(folders))
-        inner = {path.removeprefix(f"{folder}/"): path for path in self._entries if path.startswith(f"{folder}/")}
-        if len(folders) > 1 or len(inner) != len(self._entries) or model_kind(inner) is ModelKind.OTHER:
+        folder = model_folder(self._entries)
+        if folder is None:
             return
         with disk_errors(self.files):
             aside = self.path / "stripped"
-            self.files.rename(aside)
-            (aside / folder).rename(self.files)
+            (self.files / folder).rename(aside)  # first: something in it may have its name
+            for child in aside.iterdir():
+                child.rename(self.files / child.name)
             aside.rmdir()
-        old = self._entries
-        self._entries = {
-            path: Entry(path, old[full].size, old[full].digest, old[full].blocks) for path, full in inner.items()
-        }
+        moved = {path.removeprefix(f"{folder}/"): entry for path, entry in self._entries.items()}
+        self._entries = {path: Entry(path, entry.size, entry.digest, entry.blocks) for path, entry in moved.items()}
         self._begun = [path.removeprefix(f"{folder}/") for path in self._begun]
 
     def _give(self, ordinal: int, digester: EntryDigester) -> None:

@@ -17,9 +17,10 @@ import hubdist
 ROOT = Path(hubdist.__file__).parent
 
 LAYERS = [
-    {"errors", "redact", "threads", "drawing"},
+    {"errors", "redact", "threads", "drawing", "endings"},
+    {"hints"},
     {"paths", "makers", "handle", "routes", "inherited"},
-    {"manifest", "source", "disk", "savedmodel", "report", "layers"},
+    {"manifest", "source", "disk", "savedmodel", "listing", "report", "layers"},
     {"snapshot", "delivery", "cutting", "digesting"},
     {"archive", "staging"},
     {"growing"},
@@ -60,7 +61,7 @@ HOMES = {
 }
 """Third-party package -> the only parts that import it."""
 
-PURE = {"delivery", "routes"}
+PURE = {"delivery", "routes", "endings"}
 PURE_IMPORTS = {"__future__", "collections", "dataclasses", "enum", "typing", "hubdist"}
 BROAD = {"runtime.deliveries", "runtime.transfer"}
 """The actors' loops, where any failure becomes an event."""

@@ -23,10 +23,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hubdist.archive import ArchiveFormat, ArchiveLimits, detect_format, unpack_stream, unpack_zip
+from hubdist.archive.members import is_of_macos
 from hubdist.errors import HubdistError, LengthMismatchError, ModelNotFoundError, OriginError
 from hubdist.paths import check_entry_path
 from hubdist.testing.memory import MemorySink
-from tests.archives import END, MODEL, RawZip, blocks, header, member, pax, tar, targz, unpack, zipped
+from tests.archives import END, MODEL, RawZip, blocks, header, member, pax, stage_in, tar, targz, unpack, zipped
 
 BUILDERS = {"tar": tar, "tar.gz": targz, "zip": zipped}
 
@@ -207,8 +208,46 @@ def test_many_members_of_a_zip_take_no_long_time() -> None:
 def test_only_the_inner_directory_is_written(kind: str) -> None:
     data = BUILDERS[kind]({f"a/b/{path}": content for path, content in MODEL.items()} | {"a/other": b"x"})
     assert unpacked(data, inner="a/b") == MODEL
-    with pytest.raises(ModelNotFoundError, match="holds no directory 'a/c'"):
+    with pytest.raises(ModelNotFoundError, match="neither a directory nor a file 'a/c'"):
         unpacked(data, inner="a/c")
+
+
+@pytest.mark.parametrize("kind", BUILDERS)
+def test_one_file_of_an_archive_can_be_wanted(kind: str) -> None:
+    data = BUILDERS[kind]({"a/model.onnx": b"x", "a/model.onnx.txt": b"y"})
+    assert unpacked(data, inner="a/model.onnx") == {"model.onnx": b"x"}
+
+
+@pytest.mark.parametrize("inner", ["", "model"])
+@pytest.mark.parametrize("kind", BUILDERS)
+def test_what_macos_adds_is_left_out(kind: str, inner: str) -> None:
+    added = {"._model", "__MACOSX/._model", "__MACOSX/model/._saved_model.pb", "model/._saved_model.pb"}
+    added |= {"model/.DS_Store", ".DS_Store", "model/assets/._vocabulary.txt", "model/__MACOSX/x"}
+    before = dict.fromkeys(sorted(added)[:4], b"\0\5\x16\7")
+    after = dict.fromkeys(sorted(added)[4:], b"\0\5\x16\7")
+    data = BUILDERS[kind]({**before, **{f"model/{path}": content for path, content in MODEL.items()}, **after})
+    assert unpacked(data, inner=inner) == {path if inner else f"model/{path}": data for path, data in MODEL.items()}
+
+
+@pytest.mark.parametrize("inner", ["", "model"])
+def test_a_directory_and_then_its_files_again_are_one_model(tmp_path: Path, inner: str) -> None:
+    root = tmp_path / "model"
+    for path, content in MODEL.items():
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_bytes(content)
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w:gz") as archive:
+        archive.add(root, "model")
+        for path in sorted(root.rglob("*")):
+            archive.add(path, path.relative_to(tmp_path))
+    expected = {path if inner else f"model/{path}": content for path, content in MODEL.items()}
+    assert unpacked(out.getvalue(), inner=inner) == expected
+    assert stage_in(tmp_path / "store", out.getvalue()) == {f"model/{path}": data for path, data in MODEL.items()}
+
+
+def test_a_member_that_nobody_wants_may_come_again() -> None:
+    assert unpacked(member("other") + member("a/x") + member("other") + END, inner="a") == {"x": b"data"}
+    assert unpacked(RawZip().add("other").add("a/x").add("other").build(), inner="a") == {"x": b"data"}
 
 
 def test_formats_are_told_by_their_first_bytes() -> None:
@@ -297,7 +336,7 @@ def test_an_archive_cut_before_its_end_mark_is_refused() -> None:
 
 
 names = st.text(st.characters(min_codepoint=33, max_codepoint=0x2FF, exclude_characters="/\\\x7f"), min_size=1).filter(
-    lambda name: name not in (".", "..") and not name.startswith("./") and len(name.encode()) < 200
+    lambda name: name not in (".", "..") and not is_of_macos(name) and len(name.encode()) < 200
 )
 trees = st.dictionaries(
     st.lists(names, min_size=1, max_size=3).map("/".join), st.binary(max_size=2000), min_size=1, max_size=6

@@ -243,6 +243,23 @@ def test_one_full_node_fails_alone(cluster: RayCluster, hub: LoopbackHub) -> Non
         cluster.store_of(full).unlink()
 
 
+def test_paths_and_names_without_a_scheme_are_understood_in_driver_and_tasks(
+    cluster: RayCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model.onnx").write_bytes(b"onnx")
+    for handle in (tmp_path / "model.onnx", tmp_path / "." / "model.onnx", "model.onnx"):
+        assert files_of(Path(hubdist.resolve(handle))) == {"model.onnx": b"onnx"}  # type: ignore[arg-type]
+    for node in cluster.node_ids:
+        assert ray.get(read_model.options(**cluster.on(node)).remote(tmp_path / "model.onnx"), timeout=60)[1] == {
+            "model.onnx": b"onnx"
+        }
+    with pytest.raises(ModelNotFoundError, match="write hf://google/bert"):
+        hubdist.resolve("google/bert")
+    with pytest.raises(ModelNotFoundError, match="write hf://google/bert"):
+        hubdist.prefetch("google/bert")
+
+
 def test_errors_reach_the_calling_task_with_type_handle_and_node(cluster: RayCluster, hub: LoopbackHub) -> None:
     handle = f"{hub.url}/acme/missing/1"
     with pytest.raises(ModelNotFoundError) as caught:

@@ -305,6 +305,33 @@ def test_paths_and_ordinals_fit_the_manifest_after_the_folder_is_gone(here: Stor
         assert data == b"model/saved_model.pbmodel/a"
 
 
+@pytest.mark.parametrize("wrapped", ["", "model/"])
+def test_a_file_that_comes_again_leaves_no_trace_among_the_chunks(here: Store, there: Store, wrapped: str) -> None:
+    chunks: list[tuple[ProvenChunk, bytes]] = []
+
+    def watch(chunk: ProvenChunk) -> None:
+        data = bytearray(chunk.chunk.size)
+        paths = [stage.path_of(piece.entry_index) for piece in chunk.chunk.pieces]
+        read_pieces(here.staged_files(stage.path.name), paths, chunk, memoryview(data))
+        chunks.append((chunk, bytes(data)))
+
+    with here.stage(watch=watch, chunk_bytes=BLOCK_BYTES) as stage:
+        for path in ("z/big", "saved_model.pb", "z/big", "empty", "a/exact", "empty", "z/big"):
+            with stage.open_file(f"{wrapped}{path}") as file:
+                file.write(FILES[path])
+        with stage.open_file(".gitattributes") as file:
+            file.write(b"beside")
+        with here.publish(stage) as snapshot:
+            manifest, ordinals = snapshot.manifest, stage.ordinals
+    assert sum(len(data) for _, data in chunks) == manifest.total_bytes
+    expected = {path: FILES[path] for path in ("z/big", "saved_model.pb", "empty", "a/exact")}
+    with there.stage_growing(None) as growing:
+        fill(growing, chunks)
+        growing.close(manifest, ordinals)
+        with there.publish(growing) as snapshot:
+            assert files_of(snapshot.path) == {**expected, ".gitattributes": b"beside"}
+
+
 _EDGES = [0, 1, BLOCK_BYTES - 1, BLOCK_BYTES, BLOCK_BYTES + 1, 2 * BLOCK_BYTES]
 
 

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from hubdist.errors import HandleError
-from hubdist.handle import TREE_SCHEMES, Handle, Kind, parse_handle
+from hubdist.endings import ARCHIVE_SUFFIXES, MODEL_FILE_SUFFIXES, OTHER_ARCHIVE_SUFFIXES, Ending, ending_of
+from hubdist.errors import HandleError, ModelNotFoundError
+from hubdist.handle import TREE_SCHEMES, Handle, Kind, inner_handle, parse_handle
+from hubdist.hints import suggesting, suggestion
 
 HERE = Path("/jobs/mine")
 SECRET = "hunter2"
 
 
-def parse(text: str) -> Handle:
+def parse(text: str | Path) -> Handle:
     return parse_handle(text, base_dir=HERE, custom_schemes=("registry",))
 
 
@@ -23,6 +26,8 @@ def parse(text: str) -> Handle:
 
 _USE = "https://tfhub.dev/google/universal-sentence-encoder/2"
 _KAGGLE = "kaggle://google/mnist/tensorFlow2/small/3"
+_KAGGLE_NEWEST = "kaggle://google/mnist/tensorFlow2/small"
+_KAGGLE_PAGE = "https://www.kaggle.com/models/google/mnist/frameworks/tensorFlow2/variations/small"
 
 
 @pytest.mark.parametrize(
@@ -52,8 +57,33 @@ _KAGGLE = "kaggle://google/mnist/tensorFlow2/small/3"
         ("https://www.kaggle.com/models/google/mnist/frameworks/tensorFlow2/variations/small/versions/3", _KAGGLE),
         ("https://www.kaggle.com/models/google/mnist/tensorFlow2/small/3?tfhub-redirect=true", _KAGGLE),
         ("Kaggle://google/mnist/tensorFlow2/small/3/", _KAGGLE),
+        ("https://www.kaggle.com/models/google/mnist/tensorFlow2/small/3/code", _KAGGLE),
+        ("https://www.kaggle.com/models/google/mnist/tensorFlow2/small/versions/3", _KAGGLE),
+        ("https://www.kaggle.com/models/google/mnist/tensorFlow2/small/03", _KAGGLE),
+        ("http://www.kaggle.com/models/google/mnist/Frameworks/tensorFlow2/Variations/small/Versions/3/", _KAGGLE),
+        (f"{_KAGGLE_PAGE}/versions/3?select=assets#data", _KAGGLE),
+        (f"{_KAGGLE_PAGE}/versions/3/code?datasetId=1", _KAGGLE),
+        (_KAGGLE_PAGE, _KAGGLE_NEWEST),
+        (f"{_KAGGLE_PAGE}/", _KAGGLE_NEWEST),
+        (f"{_KAGGLE_PAGE}/discussion", _KAGGLE_NEWEST),
+        (f"{_KAGGLE_PAGE}/versions", _KAGGLE_NEWEST),
+        ("https://www.kaggle.com/models/google/mnist/tensorFlow2/small/code", _KAGGLE_NEWEST),
+        ("kaggle://google/mnist/frameworks/tensorFlow2/variations/small", _KAGGLE_NEWEST),
+        ("kaggle://google/mnist/tensorFlow2/small#readme", _KAGGLE_NEWEST),
         ("model", "/jobs/mine/model"),
-        ("./a/../model/", "/jobs/mine/model"),
+        (Path("model"), "/jobs/mine/model"),
+        (Path("/data/model"), "/data/model"),
+        ("./a/../model/", "/jobs/mine/a/../model"),
+        ("//data/model", "/data/model"),
+        ("/data/model/saved_model.pb", "/data/model"),
+        (Path("model/saved_model.pb"), "/jobs/mine/model"),
+        ("saved_model.pbtxt", "/jobs/mine"),
+        ("/data/saved_model.pb/saved_model.pb", "/data"),
+        ("file:///data/model/saved_model.pb", "/data/model"),
+        ("gs://bucket/model/saved_model.pb", "gs://bucket/model"),
+        ("gs://bucket/saved_model.pb", "gs://bucket"),
+        ("zip://a/saved_model.pb::model.zip", "zip://a::/jobs/mine/model.zip"),
+        ("tar://saved_model.pb::model.tar", "tar://::/jobs/mine/model.tar"),
         ("/data//model/.", "/data/model"),
         ("file:///data/model", "/data/model"),
         ("file://localhost/data/model", "/data/model"),
@@ -64,7 +94,7 @@ _KAGGLE = "kaggle://google/mnist/tensorFlow2/small/3"
         ("REGISTRY://Model/1", "registry://Model/1"),
     ],
 )
-def test_equal_handles_are_one(written: str, normal: str) -> None:
+def test_equal_handles_are_one(written: str | Path, normal: str) -> None:
     assert parse(written).text == normal
     assert parse(written) == parse(normal)
     assert parse(written).key == parse(normal).key
@@ -120,6 +150,15 @@ def test_home_directories_are_expanded(monkeypatch: pytest.MonkeyPatch) -> None:
         ("kaggle://google/mnist/tensorFlow2/small", Kind.KAGGLE),
         ("registry://anything at all", Kind.CUSTOM),
         ("https://www.kaggle.com/datasets/x", Kind.HUB),
+        ("https://h/model.onnx", Kind.FILE),
+        ("https://h/Model.KERAS?download=true", Kind.FILE),
+        ("https://h/vectors.bin.gz", Kind.FILE),
+        ("https://h/m?file=model.onnx", Kind.HUB),
+        ("https://tfhub.dev/google/imagenet/mobilenet_v2_1.00_224/classification/4", Kind.HUB),
+        ("https://hub.local/efficientnet_b0.1", Kind.HUB),
+        ("gs://bucket/model.onnx", Kind.TREE),
+        ("model.onnx", Kind.LOCAL),
+        ("zip://a::https://h/model.keras", Kind.MEMBER),
     ],
 )
 def test_the_kind_follows_from_the_text(text: str, kind: Kind) -> None:
@@ -166,10 +205,20 @@ def test_a_scheme_that_the_user_registered_wins() -> None:
         ("https://h:port/m", "no valid port"),
         ("https://h:99999/m", "no valid port"),
         ("https://[1/m", "is no URL"),
-        ("kaggle://owner/model", "no Kaggle model"),
-        ("kaggle://owner/../framework/variation", "no Kaggle model"),
-        ("kaggle://owner/model/framework/variation/latest", "no version number"),
-        ("https://www.kaggle.com/models/google/mnist", "no Kaggle model"),
+        ("kaggle://owner/model", "not a Kaggle model"),
+        ("kaggle://owner/../framework/variation", "not a Kaggle model"),
+        ("kaggle://owner/model/framework/variation/latest", "not a version number"),
+        ("kaggle://owner/model/framework/variation/0", "not a version number"),
+        ("kaggle://owner/model/framework/variation/²", "not a version number"),
+        ("https://www.kaggle.com/models/google/mnist/code", "not a Kaggle model"),
+        ("https://h/model/saved_model.pb", "cannot be listed over HTTP.*such as gs://bucket/directory"),
+        ("https://storage.googleapis.com/b/m/saved_model.pb?sig=x", "such as gs://b/m"),
+        ("https://huggingface.co/org/m/resolve/main/tf/saved_model.pb", "such as hf://org/m/tf"),
+        ("https://h/model.tar.bz2", "format that is not read"),
+        ("gs://bucket/model.7z", "format that is not read"),
+        ("memory://saved_model.pb", "names no bucket"),
+        (os.fsdecode(b"/models/\xff"), "not UTF-8"),
+        ("https://www.kaggle.com/models/google/mnist", "not a Kaggle model"),
         ("https://h/m\n", None),
         ("https://h/m\x00", "control character"),
         ("gs://b/\x1b[31m", "control character"),
@@ -183,8 +232,8 @@ def test_what_is_no_handle_is_refused(text: str, says: str | None) -> None:
         parse(text)
 
 
-@pytest.mark.parametrize("value", [None, 5, b"https://h/m", Path("/m")])
-def test_a_handle_is_a_string(value: object) -> None:
+@pytest.mark.parametrize("value", [None, 5, b"https://h/m"])
+def test_a_handle_is_a_string_or_a_path(value: object) -> None:
     with pytest.raises(HandleError, match="non-empty string"):
         parse_handle(value)  # type: ignore[arg-type]
 
@@ -281,7 +330,9 @@ def test_userinfo_is_kept_for_the_origin() -> None:
 
 # Any text
 
-_WORDS = st.text(st.sampled_from("abZ09.-_~%é +"), min_size=1, max_size=8)
+_WORDS = st.text(st.sampled_from("abZ09.-_~%é +"), min_size=1, max_size=8) | st.sampled_from(
+    ["saved_model.pb", "m.onnx"]
+)
 _HOSTS = st.from_regex(
     r"[A-Za-z][A-Za-z0-9-]{0,8}(\.[a-z]{1,4}){0,2}\.?(:[0-9]{1,4})?", fullmatch=True
 ) | st.sampled_from(["[::1]", "[2001:db8::2]:8443", "10.0.0.1"])
@@ -343,3 +394,103 @@ def test_labels_tell_apart_what_is_equal_in_public(one: str, other: str) -> None
 
 def test_a_new_password_keeps_the_label() -> None:
     assert parse("https://me:one@h/m").label == parse("https://me:two@h/m").label
+
+
+# Endings
+
+_NAMES = st.text(st.sampled_from("abZ09.-_%é /"), max_size=12)
+_ENDINGS = (
+    *((suffix, Ending.ARCHIVE) for suffix in ARCHIVE_SUFFIXES),
+    *((suffix, Ending.OTHER_ARCHIVE) for suffix in OTHER_ARCHIVE_SUFFIXES),
+    *((suffix, Ending.MODEL_FILE) for suffix in MODEL_FILE_SUFFIXES),
+)
+
+
+@given(_NAMES, st.sampled_from(_ENDINGS), st.booleans(), st.sampled_from(["", "/", "//"]))
+def test_an_ending_decides_whatever_stands_before_it(
+    name: str, ending: tuple[str, Ending], upper: bool, slashes: str
+) -> None:
+    suffix, expected = ending
+    if name.lower().endswith(".tar") and f".tar{suffix}" in (*ARCHIVE_SUFFIXES, *OTHER_ARCHIVE_SUFFIXES):
+        name += "x"
+    if expected is Ending.MODEL_FILE and f"{name}{suffix}".rpartition("/")[2].lower() == "saved_model.pb":
+        expected = Ending.SAVED_MODEL
+    assert ending_of(f"{name}{suffix.upper() if upper else suffix}{slashes}") is expected
+
+
+@given(_NAMES, st.from_regex(r"[A-Za-z_-]{1,8}[0-9.]*[0-9]", fullmatch=True))
+def test_a_name_that_ends_in_a_version_is_of_no_file(folder: str, name: str) -> None:
+    assert ending_of(f"{folder}/{name}") is Ending.OTHER
+
+
+@given(st.lists(_WORDS, min_size=1, max_size=3).map("/".join))
+def test_the_file_of_a_saved_model_stands_for_its_directory(folder: str) -> None:
+    assume(".." not in folder.split("/") and folder == folder.strip())
+    for whole in (f"/{folder}", f"gs://{folder}", f"file:///{folder}"):
+        assume(ending_of(whole) is Ending.OTHER)
+        assert parse(f"{whole}/saved_model.pb") == parse(whole)
+
+
+# What may have been meant
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("google/nnlm/tensorFlow2/en-dim50", "kaggle://google/nnlm/tensorFlow2/en-dim50"),
+        ("google/nnlm/tensorFlow2/en-dim50/1/", "kaggle://google/nnlm/tensorFlow2/en-dim50/1"),
+        ("google/bert", "hf://google/bert"),
+        ("google/bert/onnx/model.onnx", "hf://google/bert/onnx/model.onnx"),
+        ("google/nnlm-en-dim50/2", "https://tfhub.dev/google/nnlm-en-dim50/2"),
+        ("tfhub.dev/google/nnlm-en-dim50/2", "https://tfhub.dev/google/nnlm-en-dim50/2"),
+        ("www.kaggle.com/models/google/nnlm", "https://www.kaggle.com/models/google/nnlm"),
+        ("gs:/bucket/model", "gs://bucket/model"),
+        (str(Path("https://h/m.zip")), "https://h/m.zip"),
+        ("/google/bert", None),
+        ("./google/bert", None),
+        ("~/bert", None),
+        ("model", None),
+        ("models/net.onnx", None),
+        ("models/net.zip", None),
+        ("a/b/c/d/e", None),
+        ("", None),
+    ],
+)
+def test_what_a_relative_path_may_have_meant(written: str, meant: str | None) -> None:
+    assert suggestion(written) == meant
+
+
+@given(st.text(max_size=20) | _LOCALS)
+def test_a_suggestion_is_another_handle_or_none(text: str) -> None:
+    meant = suggestion(text)
+    assert meant is None or "://" in meant
+
+
+def test_outside_the_driver_the_error_for_a_relative_path_says_what_may_have_been_meant() -> None:
+    with pytest.raises(HandleError, match="write kaggle://google/nnlm/tensorFlow2/en-dim50"):
+        parse_handle("google/nnlm/tensorFlow2/en-dim50")
+
+
+def test_only_the_handle_that_failed_is_explained() -> None:
+    with pytest.raises(ModelNotFoundError) as caught, suggesting(["google/bert", Path("a/b"), "/x"]):
+        raise ModelNotFoundError("nothing", handle="/jobs/a/b", advice="Look.")
+    assert caught.value.advice == "Look. If it is not meant as a path, write hf://a/b."
+
+
+@pytest.mark.parametrize(
+    ("handle", "inner"),
+    [
+        ("/models/m", "/models/m/2"),
+        ("gs://bucket/m", "gs://bucket/m/2"),
+        ("/models/m.zip", "zip://2::/models/m.zip"),
+        ("https://h/m.tar.gz?v=1", "tar://2::https://h/m.tar.gz?v=1"),
+        ("zip://::/m.zip", "zip://2::/m.zip"),
+        ("tar://a::/m.tar", "tar://a/2::/m.tar"),
+        ("kaggle://o/m/f/v", None),
+        ("https://tfhub.dev/google/m/1", None),
+    ],
+)
+def test_the_handle_of_a_directory_inside(handle: str, inner: str | None) -> None:
+    assert inner_handle(handle, "2") == inner
+    if inner is not None:
+        assert parse(inner).text == inner

@@ -296,7 +296,7 @@ def test_a_web_page_is_no_archive(hub: LoopbackHub, fault: Fault | None) -> None
     if fault:
         hub.fail_next(url, fault)
 
-    with pytest.raises(OriginError, match="a web page instead of an archive"):
+    with pytest.raises(OriginError, match="a web page instead of a model"):
         read_all(url)
     assert len(hub.requests) == 1
 

@@ -122,10 +122,68 @@ def test_what_is_not_there_is_not_found(server: FakeGcs, tmp_path: Path, handle:
     assert staged(tmp_path / "store") == []
 
 
-def test_one_object_is_no_directory(server: FakeGcs, tmp_path: Path) -> None:
-    server.put(BUCKET, "single/file.bin", b"data")
-    with pytest.raises(errors.ModelNotFoundError, match="no directory"):
-        fetched(f"gs://{BUCKET}/single/file.bin", tmp_path)
+@pytest.mark.parametrize("name", ["model.onnx", "model.keras", "weights", "a b+c%20d#e.npz", "empty.bin"])
+def test_one_object_is_a_model_of_one_file(server: FakeGcs, tmp_path: Path, name: str) -> None:
+    data = b"" if name == "empty.bin" else zipped({"weights": b"w" * 5000})
+    server.put(BUCKET, f"single/{name}", data)
+    assert fetched(f"gs://{BUCKET}/single/{name}", tmp_path) == {name: data}
+    assert resolved(f"gs://{BUCKET}/single/{name}", tmp_path / "store", route="direct") == {name: data}
+
+
+def test_one_object_in_memory_is_a_model_of_one_file(tmp_path: Path, memory: Any) -> None:
+    memory.pipe("/bucket/model.gguf", b"GGUF")
+    assert fetched("memory://bucket/model.gguf", tmp_path) == {"model.gguf": b"GGUF"}
+
+
+def test_one_object_that_is_replaced_while_it_is_read_is_an_error(
+    server: FakeGcs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.put(BUCKET, "single/replaced.bin", b"old")
+    replace_at_first_read(monkeypatch, lambda: server.put(BUCKET, "single/replaced.bin", b"new"))
+    with pytest.raises(errors.OriginError, match="changed while it was read"):
+        fetched(f"gs://{BUCKET}/single/replaced.bin", tmp_path)
+
+
+def test_of_an_object_and_a_directory_of_one_name_the_directory_is_taken(server: FakeGcs, tmp_path: Path) -> None:
+    server.put(BUCKET, "both", b"a file")
+    server.put_all(BUCKET, "both", FILES)
+    assert fetched(f"gs://{BUCKET}/both", tmp_path) == FILES
+
+
+def test_an_object_may_be_read_by_who_may_not_list(
+    server: FakeGcs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import gcsfs
+
+    async def refuse(*args: Any, **options: Any) -> None:
+        raise PermissionError("storage.objects.list")
+
+    server.put(BUCKET, "single/unlisted.bin", b"data")
+    monkeypatch.setattr(gcsfs.GCSFileSystem, "_find", refuse)
+    assert fetched(f"gs://{BUCKET}/single/unlisted.bin", tmp_path) == {"unlisted.bin": b"data"}
+    with pytest.raises(errors.AccessDeniedError):
+        fetched(f"gs://{BUCKET}/single/nothing.bin", tmp_path)
+
+
+def test_the_file_of_a_saved_model_means_its_directory(server: FakeGcs, tmp_path: Path) -> None:
+    server.put_all(BUCKET, "by-file", FILES)
+    assert fetched(f"gs://{BUCKET}/by-file/saved_model.pb", tmp_path) == FILES
+
+
+def test_versions_are_refused_before_a_byte_is_read(
+    server: FakeGcs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = {f"{version}/{name}": data for version in (1, 2, 10) for name, data in FILES.items()}
+    server.put_all(BUCKET, "served", files)
+    reads: list[None] = []
+    replace_at_first_read(monkeypatch, lambda: reads.append(None))
+    with pytest.raises(errors.NotAModelError) as caught:
+        resolved(f"gs://{BUCKET}/served", tmp_path / "store")
+    assert "1, 2, 10" in str(caught.value)
+    assert f"gs://{BUCKET}/served/10." in str(caught.value)
+    assert reads == []
+    assert staged(tmp_path / "store") == []
+    assert fetched(f"gs://{BUCKET}/served/2", tmp_path) == FILES
 
 
 def test_markers_of_directories_are_no_files(server: FakeGcs, tmp_path: Path) -> None:

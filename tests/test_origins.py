@@ -301,9 +301,9 @@ def test_an_empty_directory_is_no_model(tmp_path: Path, store: Path) -> None:
     refused(tmp_path / "model", store, errors.IntegrityError)
 
 
-def test_a_file_that_is_no_archive(tmp_path: Path, store: Path) -> None:
-    (tmp_path / "model.bin").write_bytes(b"\0" * 2000)
-    refused(tmp_path / "model.bin", store, errors.IntegrityError)
+def test_a_file_that_is_not_an_archive_but_named_so(tmp_path: Path, store: Path) -> None:
+    (tmp_path / "model.tar").write_bytes(b"\0" * 2000)
+    assert "rename" in str(refused(tmp_path / "model.tar", store, errors.IntegrityError))
 
 
 # The user's own origins.

@@ -11,6 +11,7 @@ import pytest
 import ray
 
 import hubdist
+from hubdist.errors import NotAModelError
 from hubdist.report import NodeReport
 from hubdist.testing.cluster import RayCluster
 from hubdist.testing.hub import LoopbackHub
@@ -362,3 +363,37 @@ def test_no_secret_of_a_handle_leaves_the_drivers_side(
     with pytest.raises(hubdist.HubdistError) as caught:
         hubdist.resolve(missing, route="direct")
     assert "canary" not in f"{caught.value!s} {caught.value!r}"
+
+
+# One file, and versions
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "weights"])
+@pytest.mark.parametrize("route", [None, "direct"])
+def test_one_object_of_a_bucket_reaches_nodes_as_a_model_of_one_file(
+    cluster: RayCluster, gcs: FakeGcs, request: pytest.FixtureRequest, name: str, route: str | None
+) -> None:
+    data = unique(request).encode() * 10_000
+    gcs.put("models", f"{unique(request)}/{name}", data)
+    hubdist.init(store=cluster.store)
+    handle = f"gs://models/{unique(request)}/{name}"
+    found = ray.get([read_files.options(**cluster.on(node)).remote(handle, route) for node in cluster.node_ids[::-1]])
+    assert found == [{name: data}] * 3
+    assert {str(report.route) for report in reports()} <= {"driver", "store"}
+
+
+def test_versions_in_a_bucket_are_refused_on_every_node_before_they_are_copied(
+    cluster: RayCluster, gcs: FakeGcs, request: pytest.FixtureRequest
+) -> None:
+    files = {f"{version}/{path}": data for version in (1, 2) for path, data in model_files(request).items()}
+    gcs.put_all("models", unique(request), files)
+    hubdist.init(store=cluster.store)
+    before = len(REQUESTS)
+    for node in cluster.node_ids:
+        with pytest.raises(NotAModelError, match="1, 2"):
+            ray.get(read_files.options(**cluster.on(node)).remote(f"gs://models/{unique(request)}", None), timeout=60)
+    reads = [line for line in REQUESTS[before:] if "alt=media" in line]
+    assert all("/1/assets/words.txt?" in line for line in reads)  # a node's probe, of the smallest file
+    worker = cluster.on(cluster.node_ids[1])
+    found = ray.get(read_files.options(**worker).remote(f"gs://models/{unique(request)}/2", None), timeout=60)
+    assert found == model_files(request)

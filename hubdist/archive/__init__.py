@@ -6,8 +6,8 @@ archive can hold is refused, and so is an archive that is not complete, disagree
 end. What was staged before an error is discarded by the caller.
 """
 
-from hubdist.archive.members import ArchiveFormat, ArchiveLimits, detect_format
+from hubdist.archive.members import ArchiveFormat, ArchiveLimits, detect_format, other_format
 from hubdist.archive.tar import unpack_stream
 from hubdist.archive.zip import unpack_zip
 
-__all__ = ["ArchiveFormat", "ArchiveLimits", "detect_format", "unpack_stream", "unpack_zip"]
+__all__ = ["ArchiveFormat", "ArchiveLimits", "detect_format", "other_format", "unpack_stream", "unpack_zip"]

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from hubdist.errors import IntegrityError, ModelNotFoundError, UnsafeArchiveError
-from hubdist.paths import PathSet
+from hubdist.paths import PathSet, check_entry_path
 from hubdist.source import FileSink, FileWriter
 
 READ_BYTES = 1 << 20
@@ -61,6 +61,21 @@ def detect_format(head: bytes) -> ArchiveFormat | None:
     return ArchiveFormat.TAR if head[257:262] == b"ustar" or tar_checksum_fits(head) else None
 
 
+_OTHER_FORMATS = {
+    b"BZh": "bzip2",
+    b"\xfd7zXZ\0": "xz",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"\x04\x22\x4d\x18": "lz4",
+    b"7z\xbc\xaf\x27\x1c": "7-Zip",
+    b"Rar!": "RAR",
+}
+
+
+def other_format(head: bytes) -> str | None:
+    """The program that packed an archive of a format that is not read, by its first bytes; None for anything else."""
+    return next((name for magic, name in _OTHER_FORMATS.items() if head.startswith(magic)), None)
+
+
 def tar_checksum_fits(block: bytes) -> bool:
     """True if a block of 512 bytes is a tar header by its checksum.
 
@@ -77,12 +92,23 @@ def shown(name: str | bytes) -> str:
     return repr(name[:100])
 
 
+def is_of_macos(path: str) -> bool:
+    """True for what macOS puts into archives beside the files that were packed.
+
+    `__MACOSX/` and `._<name>` hold resource forks and attributes, `.DS_Store` how the Finder shows a folder.
+
+    Source: RFC 1740, "MIME Encapsulation of Macintosh Files", on AppleDouble; Apple's tar and Archive Utility.
+    """
+    return any(name in ("__MACOSX", ".DS_Store") or name.startswith("._") for name in path.split("/"))
+
+
 class Members:
-    """Checks the names of all members and passes on those that are wanted.
+    """Checks the names of all members and passes on those that are wanted, without what macOS adds.
 
     Args:
         sink: Takes the files.
-        inner: Only what lies below this directory of the archive is passed on, without it; "" passes on all.
+        inner: Only what lies below this directory of the archive is passed on, without it, or the file of this name;
+            "" passes on all.
         limits: Numbers and bytes.
     """
 
@@ -102,18 +128,26 @@ class Members:
     def file(self, name: str) -> Iterator[FileWriter]:
         """Begin the file with this member name.
 
+        A name that comes again is passed on again: whether it has the same bytes is for the sink to see.
+
         Raises:
             UnsafeArchiveError: The name is unsafe or taken, or there are too many members.
         """
         self.count()
         path = _without_dots(name)
-        self._paths.add_file(path)
-        self._claim_name(path)
-        if not path.startswith(self._prefix):
+        if is_of_macos(path):
+            check_entry_path(path)
+            yield _Counted(None, self)
+            return
+        if not self._paths.repeats(path):
+            self._paths.add_file(path)
+            self._claim_name(path)
+        wanted = self._wanted_path(path)
+        if wanted is None:
             yield _Counted(None, self)
             return
         self._wanted += 1
-        with self._sink.open_file(path.removeprefix(self._prefix)) as writer:
+        with self._sink.open_file(wanted) as writer:
             yield _Counted(writer, self)
 
     def directory(self, name: str) -> None:
@@ -127,6 +161,9 @@ class Members:
         if name and path in ("", "."):  # the root itself
             return
         path = path.removesuffix("/")
+        if is_of_macos(path):
+            check_entry_path(path)
+            return
         self._paths.add_directory(path)
         self._claim_name(path)
         if path.startswith(self._prefix):
@@ -136,11 +173,11 @@ class Members:
         """Check that something was found; call at the archive's end.
 
         Raises:
-            ModelNotFoundError: No file lies below the wanted directory.
+            ModelNotFoundError: There is no such file, and none below a directory of this name.
             IntegrityError: The archive holds no files.
         """
         if self._wanted == 0 and self._inner:
-            raise ModelNotFoundError(f"the archive holds no directory {self._inner!r}")
+            raise ModelNotFoundError(f"the archive holds neither a directory nor a file {self._inner!r}")
         if self._wanted == 0:
             raise IntegrityError("the archive holds no files")
 
@@ -163,6 +200,12 @@ class Members:
         self._count += 1
         if self._count > self._limits.max_members:
             raise UnsafeArchiveError(f"the archive has more than {self._limits.max_members} members")
+
+    def _wanted_path(self, path: str) -> str | None:
+        """Where a file goes; None if nobody wants it."""
+        if path.startswith(self._prefix):
+            return path.removeprefix(self._prefix)
+        return path.rpartition("/")[2] if path == self._inner else None
 
     def _claim_name(self, path: str) -> None:
         self._name_bytes += len(path) + _NAME_BYTES

@@ -39,13 +39,13 @@ def unpack_stream(
         stream: The archive.
         format: TAR or TAR_GZ.
         sink: Takes the files.
-        inner: The directory inside the archive that is wanted, "" for all.
+        inner: The directory, or the file, inside the archive that is wanted; "" for all.
         limits: Most that the archive may ask for.
 
     Raises:
         UnsafeArchiveError: It holds what no model needs.
         IntegrityError: It is damaged, cut off, or followed by something else.
-        ModelNotFoundError: It has no directory `inner`.
+        ModelNotFoundError: It has neither a directory nor a file `inner`.
     """
     reader = _Reader(Gunzip(stream) if format is ArchiveFormat.TAR_GZ else stream)
     members = Members(sink, inner, limits)

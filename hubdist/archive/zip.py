@@ -34,13 +34,13 @@ def unpack_zip(file: BinaryIO, sink: FileSink, *, inner: str = "", limits: Archi
     Args:
         file: The archive, seekable.
         sink: Takes the files.
-        inner: The directory inside the archive that is wanted, "" for all.
+        inner: The directory, or the file, inside the archive that is wanted; "" for all.
         limits: Most that the archive may ask for.
 
     Raises:
         UnsafeArchiveError: It holds what no model needs.
         IntegrityError: It is damaged, cut off, or disagrees with itself.
-        ModelNotFoundError: It has no directory `inner`.
+        ModelNotFoundError: It has neither a directory nor a file `inner`.
     """
     members = Members(sink, inner, limits)
     entries = sorted(read_directory(file, limits), key=lambda entry: entry.offset)

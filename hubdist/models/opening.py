@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable
 from typing import Any
 
-from hubdist.errors import NotAModelError
+from hubdist.listing import not_a_model_error
 from hubdist.manifest import Manifest
 from hubdist.models.hosts import find_hosts
 from hubdist.models.importing import import_tensorflow
@@ -71,13 +71,8 @@ def open_model(located: Place, key: LoadKey, open_travelled: Open, revive: Calla
 
 
 def _kind(manifest: Manifest, key: LoadKey) -> ModelKind:
-    kind = model_kind([entry.path for entry in manifest.entries])
+    paths = [entry.path for entry in manifest.entries]
+    kind = model_kind(paths)
     if kind is ModelKind.OTHER:
-        found = ", ".join(entry.path for entry in manifest.entries[:5])
-        raise NotAModelError(
-            f"this is no SavedModel: of saved_model.pb and saved_model.pbtxt none is among its"
-            f" {len(manifest.entries)} files ({found}{', ...' if len(manifest.entries) > 5 else ''})",
-            handle=key.handle,
-            advice="hubdist.resolve(handle) gives the directory for other frameworks.",
-        )
+        raise not_a_model_error(paths, key.handle)
     return kind

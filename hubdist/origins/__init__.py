@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Protocol
 
 from hubdist.config import Config
-from hubdist.handle import Handle, Kind
+from hubdist.endings import Ending, ending_of
+from hubdist.handle import Handle, Kind, other_archive_error
+from hubdist.listing import check_versions
 from hubdist.source import FileSink, copy_source
 
 
@@ -36,7 +38,8 @@ def open_origin(handle: Handle, config: Config, scratch: Path) -> Origin:
         scratch: A directory on the store's disk for temporary files; the caller removes it.
 
     Raises:
-        HandleError: The package that this kind needs is not installed.
+        HandleError: The package that this kind needs is not installed, or a path is neither a file nor a directory.
+        ModelNotFoundError, AccessDeniedError: Of a path; others are found out later.
     """
     if handle.kind is Kind.CUSTOM:
         return _Custom(handle, config)
@@ -48,10 +51,18 @@ def open_origin(handle: Handle, config: Config, scratch: Path) -> Origin:
         from hubdist.origins.objects import ObjectsOrigin
 
         return ObjectsOrigin(handle, config)
-    if handle.kind is Kind.LOCAL and Path(handle.text).is_dir():
-        from hubdist.origins.local import LocalOrigin
+    if handle.kind is Kind.LOCAL:
+        from hubdist.origins.local import LocalOrigin, is_directory
 
-        return LocalOrigin(Path(handle.text))
+        if is_directory(Path(handle.text)):
+            return LocalOrigin(Path(handle.text), one_model=True)
+    ending = ending_of(handle.text) if handle.kind is Kind.LOCAL else None
+    if ending is Ending.OTHER_ARCHIVE:
+        raise other_archive_error(handle.public)
+    if handle.kind is Kind.FILE or ending not in (None, Ending.ARCHIVE):
+        from hubdist.origins.files import FileOrigin
+
+        return FileOrigin(handle, config)
     from hubdist.origins.archives import ArchiveOrigin
 
     return ArchiveOrigin(handle, config, scratch)
@@ -65,4 +76,7 @@ class _Custom:
         self._make = config.origins[handle.scheme]
 
     def fetch(self, sink: FileSink) -> None:
-        copy_source(self._make(self._handle.text), sink)
+        source = self._make(self._handle.text)
+        files = source.entries()
+        check_versions([file.path for file in files], self._handle.public)
+        copy_source(source, sink, files)

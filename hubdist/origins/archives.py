@@ -7,18 +7,16 @@ Source: TensorFlow Hub's hosting protocol, https://www.tensorflow.org/hub/hostin
 from __future__ import annotations
 
 import contextlib
-import os
-import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from hubdist.archive import ArchiveFormat, detect_format, unpack_stream, unpack_zip
+from hubdist.archive import ArchiveFormat, detect_format, other_format, unpack_stream, unpack_zip
 from hubdist.config import Config
-from hubdist.errors import HandleError, IntegrityError
+from hubdist.errors import IntegrityError
 from hubdist.handle import Handle, Kind
 from hubdist.origins.http import HttpRules, HttpStream
-from hubdist.origins.local import changed_error, file_version, local_errors
+from hubdist.origins.local import open_local
 from hubdist.source import ByteStream, FileSink
 from hubdist.storage.encoded import Inflated
 
@@ -45,16 +43,8 @@ class ArchiveOrigin:
     def fetch(self, sink: FileSink) -> None:
         """Unpack the archive into `sink`."""
         if self._base.kind is Kind.LOCAL:
-            path = Path(self._base.text)
-            with local_errors(path):
-                if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for without an end
-                    raise HandleError(f"{path} is not a file, so it is no archive")
-                file = path.open("rb")
-            with file:
-                before = file_version(os.fstat(file.fileno()))
-                self._unpack(_LocalStream(file, path), sink, file)
-                if file_version(os.fstat(file.fileno())) != before:
-                    raise changed_error(path)
+            with open_local(Path(self._base.text)) as local:
+                self._unpack(local, sink, local.file)
         elif self._base.scheme in ("http", "https"):
             with HttpStream(self._url(), http_rules(self._config)) as stream:
                 # A label of a .tar.gz and a gzip around any archive look alike; inflated once, both are an archive.
@@ -76,7 +66,7 @@ class ArchiveOrigin:
         head = _read_head(stream)
         found = detect_format(head)
         if found is None:
-            raise IntegrityError(f"{self._base.public} is no tar, tar.gz or zip: it begins with {head[:16]!r}")
+            raise self._not_an_archive(head)
         if self._wanted and (found is ArchiveFormat.ZIP) != (self._wanted == "zip"):
             raise IntegrityError(f"{self._base.public} is a {found} archive, the handle says {self._wanted}")
         if found is not ArchiveFormat.ZIP:
@@ -87,6 +77,19 @@ class ArchiveOrigin:
         else:
             with self._spool(head, stream) as spooled:
                 unpack_zip(spooled, sink, inner=self._inner)
+
+    def _not_an_archive(self, head: bytes) -> IntegrityError:
+        other = other_format(head)
+        advice = "An archive's name decides that it is unpacked: rename a file that is not an archive."
+        if other is not None:
+            advice = "Pack it as tar, tar.gz or zip."
+        elif self._base.kind is Kind.HUB:
+            advice = (
+                "Where the last name of a URL has no known ending, a hub's archive is asked for. For a single file"
+                " write a URL that ends in its name, such as model.onnx."
+            )
+        what = f"it begins with {head[:16]!r}" if other is None else f"it is packed by {other}"
+        return IntegrityError(f"{self._base.public} is not a tar, tar.gz or zip: {what}", advice=advice)
 
     @contextlib.contextmanager
     def _spool(self, head: bytes, stream: ByteStream) -> Iterator[BinaryIO]:
@@ -110,16 +113,6 @@ def http_rules(config: Config) -> HttpRules:
         total_timeout_s=config.timeout_s,
         max_retries=config.retries,
     )
-
-
-class _LocalStream:
-    def __init__(self, file: BinaryIO, path: Path) -> None:
-        self._file = file
-        self._path = path
-
-    def read(self, size: int) -> bytes:
-        with local_errors(self._path):
-            return self._file.read(size)
 
 
 class _Rejoined:

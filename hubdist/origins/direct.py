@@ -9,13 +9,17 @@ from __future__ import annotations
 from pathlib import Path
 
 from hubdist.config import Config
-from hubdist.errors import HandleError, HubdistError, OriginError
+from hubdist.endings import Ending, ending_of
+from hubdist.errors import HandleError, HubdistError, ModelNotFoundError, OriginError
 from hubdist.handle import Handle, Kind, parse_handle
 from hubdist.origins.archives import http_rules
 from hubdist.origins.http import fetch_text
+from hubdist.origins.local import is_directory
+from hubdist.origins.objects import is_object
 from hubdist.redact import redact_url
 
 _ONLY_ARCHIVES = "the origin serves archives only"
+_ONE_FILE = "the handle names one file, which only the driver reads"
 
 
 def direct_url(handle: Handle, config: Config, *, ask_hub: bool) -> str | None:
@@ -30,16 +34,25 @@ def direct_url(handle: Handle, config: Config, *, ask_hub: bool) -> str | None:
         The directory, or None if the handle names none and nothing was asked.
 
     Raises:
-        HubdistError: The handle names an archive, or the hub has no uncompressed copy; only with `ask_hub`.
+        HubdistError: The handle names an archive or a file, or the hub has no uncompressed copy; only with `ask_hub`.
     """
+    is_file = handle.kind is Kind.FILE
     if handle.kind is Kind.TREE:
-        return handle.text
-    if handle.kind is Kind.LOCAL and not Path(handle.text).is_file():
-        return handle.text
+        # Only a name that looks like a file's is worth a question; nodes find no directory at any other file.
+        is_file = ending_of(handle.text) is Ending.MODEL_FILE and is_object(handle, config)
+        if not is_file:
+            return handle.text
+    if handle.kind is Kind.LOCAL:
+        try:
+            is_file = not is_directory(Path(handle.text))
+        except ModelNotFoundError:
+            is_file = False
+        if not is_file:
+            return handle.text
     if not ask_hub:
         return None
     if handle.kind is not Kind.HUB:
-        raise OriginError(_ONLY_ARCHIVES, handle=handle.public)
+        raise OriginError(_ONE_FILE if is_file else _ONLY_ARCHIVES, handle=handle.public)
     return _ask_hub(handle, config)
 
 

@@ -56,7 +56,7 @@ class HttpStream:
         HandleError: The URL is none that may be asked.
         AccessDeniedError: The origin answered 401 or 403.
         ModelNotFoundError: The origin answered 404 or 410.
-        OriginError: Another refusal, a web page instead of an archive, or failures until the retries were used up.
+        OriginError: Another refusal, a web page instead of a model, or failures until the retries were used up.
         TransferTimeoutError: `rules.total_timeout_s` was over.
     """
 
@@ -183,7 +183,7 @@ class HttpStream:
             first += data
         if looks_like_html(content_type, first):
             raise OriginError(
-                f"{self._shown} answered a web page instead of an archive",
+                f"{self._shown} answered a web page instead of a model",
                 advice="A login page, a proxy or a landing page may be in the way.",
             )
         if len(first) < SNIFF_BYTES:

@@ -104,7 +104,7 @@ def status_error(status: int, shown: str) -> HubdistError:
 
 
 def looks_like_html(content_type: str | None, first_bytes: bytes) -> bool:
-    """True for a web page: the login page of a proxy, a landing page, where an archive was asked for."""
+    """True for a web page: the login page of a proxy, a landing page, where a model was asked for."""
     kind = (content_type or "").partition(";")[0].strip().lower()
     text = first_bytes.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     return kind in ("text/html", "application/xhtml+xml") or text.startswith(_HTML_STARTS)

@@ -1,13 +1,17 @@
-"""A directory on the driver's disk."""
+"""Directories and files on the driver's disk."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from hubdist.errors import AccessDeniedError, HandleError, ModelNotFoundError, OriginError
+from hubdist.listing import check_versions
 from hubdist.paths import check_entry_path
 from hubdist.source import FileSink, SourceFile, copy_source
 
@@ -23,8 +27,14 @@ def local_errors(path: Path) -> Iterator[None]:
             advice="The path must exist where the driver runs; from Ray Client or Serve that is the head node.",
         ) from None
     except PermissionError:
-        raise AccessDeniedError(f"{path} may not be read by this user") from None
+        raise AccessDeniedError(
+            f"{path} may not be read by this user",
+            advice="Give the user that runs the driver the right to read it, and to enter every directory above it.",
+        ) from None
     except OSError as error:
+        if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+            why = "is too long for a path" if error.errno == errno.ENAMETOOLONG else "is a circle of links"
+            raise HandleError(f"{path} {why}") from None
         raise OriginError(f"{path} cannot be read: {error.strerror}") from error
 
 
@@ -38,18 +48,79 @@ def changed_error(path: Path) -> OriginError:
     return OriginError(f"{path} changed while it was read", advice="Try again when nobody writes to it.")
 
 
+def is_directory(path: Path) -> bool:
+    """True for a directory, False for a file.
+
+    Raises:
+        ModelNotFoundError: Nothing is there.
+        AccessDeniedError: Whether something is there may not be seen.
+        HandleError: It is neither, such as a pipe, which would be waited for without an end; or not a path at all.
+    """
+    with local_errors(path):
+        mode = path.stat().st_mode
+    if stat.S_ISDIR(mode):
+        return True
+    if not stat.S_ISREG(mode):
+        raise HandleError(f"{path} is neither a file nor a directory")
+    return False
+
+
+class LocalStream:
+    """A file of the driver's disk in order: a `ByteStream`.
+
+    Args:
+        file: The open file; zip needs it as it is.
+        path: Its path, for errors.
+    """
+
+    def __init__(self, file: BinaryIO, path: Path) -> None:
+        self.file = file
+        self._path = path
+
+    def read(self, size: int) -> bytes:
+        """The next bytes, at most `size`; empty at the end."""
+        with local_errors(self._path):
+            return self.file.read(size)
+
+
+@contextlib.contextmanager
+def open_local(path: Path) -> Iterator[LocalStream]:
+    """One file as a stream; one that was changed when the block ends is an error, never a mix.
+
+    Raises:
+        HubdistError: As for `is_directory`.
+        OriginError: It changed.
+    """
+    if is_directory(path):
+        raise HandleError(f"{path} is a directory where a file is needed")
+    with local_errors(path):
+        file = path.open("rb")
+    with file:
+        before = file_version(os.fstat(file.fileno()))
+        yield LocalStream(file, path)
+        if file_version(os.fstat(file.fileno())) != before:
+            raise changed_error(path)
+
+
 class LocalOrigin:
     """A directory as a `Source`; symbolic links in it are followed, as for any reader of the user's own files.
 
     It is looked at again after the copy: a file that was changed meanwhile is an error, never a mix.
+
+    Args:
+        root: The directory.
+        one_model: Refuse a directory of several versions of a model, before anything is copied.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, one_model: bool = False) -> None:
         self._root = root
+        self._one_model = one_model
 
     def fetch(self, sink: FileSink) -> None:
         """Write every file of the directory into `sink`."""
         before = self._versions()
+        if self._one_model:
+            check_versions(before.keys(), str(self._root))
         copy_source(self, sink)
         if self._versions() != before:
             raise changed_error(self._root)

@@ -6,38 +6,72 @@ import contextlib
 from collections.abc import Iterator
 
 from hubdist.config import Config
-from hubdist.errors import ModelNotFoundError, OriginError
+from hubdist.errors import AccessDeniedError, HubdistError, ModelNotFoundError, OriginError
 from hubdist.handle import Handle
+from hubdist.listing import check_versions
 from hubdist.source import READ_BYTES, ByteStream, FileSink
 from hubdist.storage.encoded import StoredObject
 from hubdist.storage.remote import RemoteTree
 
 
 class ObjectsOrigin:
-    """A directory on object storage.
+    """A directory on object storage, or one object as a directory with one file.
 
     The listing is taken again after the copy: a file that was replaced or changed meanwhile is an error, never a mix.
     """
 
     def __init__(self, handle: Handle, config: Config) -> None:
         self._tree = RemoteTree(handle, config)
+        self._name = handle.text.rpartition("/")[2]
+        self._is_file = False
 
     def fetch(self, sink: FileSink) -> None:
         """Write every file of the directory into `sink`."""
         with self._tree:
             before = self._objects()
+            check_versions(before.keys(), self._tree.public)
             for path, stored in before.items():
-                with sink.open_file(path) as writer, _content(self._tree, path, stored) as content:
+                place = "" if self._is_file else path
+                with sink.open_file(path) as writer, _content(self._tree, place, stored) as content:
                     while data := content.read(READ_BYTES):
                         writer.write(data)
             if self._objects() != before:
                 raise _changed(self._tree.public)
 
     def _objects(self) -> dict[str, StoredObject]:
-        found = self._tree.objects()
-        if not found:
-            raise ModelNotFoundError(f"there is no directory with files at {self._tree.public}")
-        return found
+        refused: AccessDeniedError | None = None
+        try:
+            found = self._tree.objects()
+            if found:
+                return found
+        except ModelNotFoundError:  # some storage says so of a file too
+            pass
+        except AccessDeniedError as error:  # who may read a file may not always list what lies beside it
+            refused = error
+        try:
+            stored = self._tree.look()
+        except (ModelNotFoundError, AccessDeniedError) as error:
+            if isinstance(error, AccessDeniedError) or refused is not None:
+                raise refused or error from None
+            raise ModelNotFoundError(
+                f"there is neither a file nor a directory with files at {self._tree.public}"
+            ) from None
+        self._is_file = True
+        return {self._name: stored}
+
+
+def is_object(handle: Handle, config: Config) -> bool:
+    """True if a TREE handle is known to name one object; False for a directory, and where this cannot be seen.
+
+    Args:
+        handle: A TREE handle.
+        config: Deadlines; there are no retries.
+    """
+    try:
+        with RemoteTree(handle, config.changed({"retries": 0})) as tree:
+            return not tree.objects() and tree.look().file.size >= 0
+    except HubdistError:
+        return False
 
 
 @contextlib.contextmanager

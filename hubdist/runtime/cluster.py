@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -13,8 +12,10 @@ import ray.exceptions
 from ray.experimental import tqdm_ray
 
 from hubdist.config import Config, ReadMode, RouteName
+from hubdist.disk import working_directory
 from hubdist.errors import ConfigError, PeerError, StoreError, TransferTimeoutError
-from hubdist.handle import BUILT_IN_SCHEMES, parse_handle
+from hubdist.handle import BUILT_IN_SCHEMES, handle_text, parse_handle
+from hubdist.hints import suggesting
 from hubdist.manifest import Chunk, Digest, Manifest, cut_chunks
 from hubdist.reading import Access
 from hubdist.report import Plan, Refreshed, Report, Status
@@ -121,7 +122,8 @@ class Cluster:
             HubdistError: Every kind of it.
         """
         whole = self._whole(text)
-        pin: Pin = self._call(lambda coordinator: coordinator.pin.remote(whole, self._node_id, route, read_mode))
+        with suggesting([text]):
+            pin: Pin = self._call(lambda coordinator: coordinator.pin.remote(whole, self._node_id, route, read_mode))
         return pin
 
     def refresh(self, text: str, route: RouteName | None) -> Refreshed:
@@ -187,10 +189,11 @@ class Cluster:
         whole = [self._whole(text) for text in texts]
         wanted = None if nodes is None else list(nodes)
         try:
-            report: Report = self._call(
-                lambda coordinator: coordinator.prefetch.remote(whole, wanted),
-                while_waiting=lambda coordinator: _show_progress(coordinator, bars),
-            )
+            with suggesting(texts):
+                report: Report = self._call(
+                    lambda coordinator: coordinator.prefetch.remote(whole, wanted),
+                    while_waiting=lambda coordinator: _show_progress(coordinator, bars),
+                )
         finally:
             for bar in bars.values():
                 bar.close()
@@ -210,11 +213,12 @@ class Cluster:
         self._coordinator = None
 
     def _whole(self, text: str) -> str:
-        """The handle; in the driver with relative paths made absolute, for its directory may be news to others."""
+        """The handle as text; in the driver with relative paths made absolute, for others have another directory."""
+        text = handle_text(text)
         if self._here is not Standpoint.DRIVER:
             return text
         scheme = text.partition("://")[0].lower() if isinstance(text, str) else ""
-        return parse_handle(text, base_dir=Path.cwd(), custom_schemes={scheme} - BUILT_IN_SCHEMES).text
+        return parse_handle(text, base_dir=working_directory(), custom_schemes={scheme} - BUILT_IN_SCHEMES).text
 
     def _pull(self, store: Store, digest: Digest) -> None:
         """Bring a model to a machine outside the cluster, where no agent can run: chunk by chunk in calls."""
@@ -236,7 +240,7 @@ class Cluster:
             if self._coordinator is None:
                 coordinator = find_coordinator(self._job_id)
                 if coordinator is None:
-                    base_dir = Path.cwd() if self._here is Standpoint.DRIVER else None
+                    base_dir = working_directory() if self._here is Standpoint.DRIVER else None
                     coordinator = make_coordinator(self._config, base_dir, self._job_id, self._here)
                 self._coordinator = coordinator
             return self._coordinator

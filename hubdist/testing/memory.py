@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping
 
-from hubdist.errors import ModelNotFoundError
+from hubdist.errors import ModelNotFoundError, UnsafeArchiveError
 from hubdist.paths import PathSet
 from hubdist.source import SourceFile
 
@@ -53,9 +53,13 @@ class MemorySink:
     @contextlib.contextmanager
     def open_file(self, path: str) -> Iterator[_Buffer]:
         """Begin a file."""
-        self._paths.add_file(path)
+        again = self._paths.repeats(path)
+        if not again:
+            self._paths.add_file(path)
         buffer = _Buffer()
         yield buffer
+        if again and self.files.get(path) != bytes(buffer.data):
+            raise UnsafeArchiveError(f"the file {path[:100]!r} is there twice, with different bytes")
         self.files[path] = bytes(buffer.data)
 
     def add_directory(self, path: str) -> None:
