@@ -20,7 +20,7 @@ LAYERS = [
     {"errors", "redact", "threads", "drawing"},
     {"paths", "makers", "handle", "routes"},
     {"manifest", "source", "disk", "savedmodel", "report", "layers"},
-    {"snapshot", "delivery", "cutting", "digesting"},
+    {"snapshot", "delivery", "cutting", "digesting", "ownership"},
     {"archive", "staging"},
     {"growing"},
     {"config", "pins"},

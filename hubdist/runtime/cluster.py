@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +17,7 @@ from hubdist.config import Config, ReadMode, RouteName
 from hubdist.errors import ConfigError, PeerError, StoreError, TransferTimeoutError
 from hubdist.handle import BUILT_IN_SCHEMES, parse_handle
 from hubdist.manifest import Chunk, Digest, Manifest, cut_chunks
+from hubdist.ownership import find_root
 from hubdist.reading import Access
 from hubdist.report import Plan, Report, Status
 from hubdist.resolver import Pin
@@ -59,15 +61,16 @@ class Cluster:
             The settings for this process: the job's; in a task or actor changed by `asked`.
 
         Raises:
-            ConfigError: `init` was called in the driver, and the job already runs with other settings.
+            ConfigError: `init` was called in the driver, and the job already runs with other settings; or a path in
+                them cannot be told on the driver's node.
             StoreError: The store of the driver's node cannot be used.
         """
         proposed = self._config
         try:
             handles = [model.handle for model in proposed.models]
             found: tuple[Config, str] = self._call(lambda coordinator: coordinator.settings.remote(handles))
-        except StoreError:
-            self.shutdown()  # a coordinator without a store is of no use; the next call may bring better settings
+        except (ConfigError, StoreError):
+            self.shutdown()  # a coordinator that cannot begin is of no use; the next call may bring better settings
             raise
         settings, fingerprint = found
         if asked is not None and self._here is not Standpoint.TASK and fingerprint != proposed.fingerprint:
@@ -131,7 +134,10 @@ class Cluster:
 
     def find(self, digest: Digest) -> Snapshot | None:
         """The snapshot, if this node has a store and it is there; nothing is made or brought."""
-        if not self._config.store_root(self._node_id).is_dir():
+        try:
+            if not find_root(self._config.store_root(self._node_id)).is_dir():
+                return None
+        except StoreError:  # there can be none
             return None
         return self._open_store().find(digest)
 
@@ -163,7 +169,9 @@ class Cluster:
 
     def status(self) -> Status:
         """What the job knows."""
-        store = str(self._config.store_root(self._node_id))
+        store = self._config.store
+        with contextlib.suppress(StoreError):  # this process may have none, and use memory
+            store = str(find_root(self._config.store_root(self._node_id)))
         found: CoordinatorStatus = self._call(lambda coordinator: coordinator.status.remote())
         return Status("ray", found.node, store, found.pins, found.deliveries, found.agents)
 
@@ -192,7 +200,7 @@ class Cluster:
     def _open_store(self) -> Store:
         with self._guard:
             root = self._config.store_root(self._node_id)
-            if self._store is None or self._store.root != root:
+            if self._store is None or self._store.configured != root:
                 self._store = Store(root, max_bytes=self._config.max_bytes)
             return self._store
 
