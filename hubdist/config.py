@@ -18,10 +18,12 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, ValidationError, field_validator
 
-from hubdist.errors import ConfigError, HubdistError
+from hubdist.errors import ConfigError, HubdistError, StoreError
 from hubdist.handle import BUILT_IN_SCHEMES, Kind, parse_handle
 from hubdist.layers import parse_yaml, read_layers
 from hubdist.manifest import Digest
+from hubdist.ownership import place_for_store
+from hubdist.paths import expand_home
 from hubdist.redact import redact_url
 from hubdist.routes import Route
 from hubdist.source import Source
@@ -161,7 +163,7 @@ class Config(BaseModel):
             placeholders = {()}
         if placeholders - {("node_id", "", None)}:
             raise ValueError("the only placeholder is {node_id}")
-        if not Path(value.format(node_id="node")).expanduser().is_absolute():
+        if not value.format(node_id="node").startswith(("/", "~")):  # `~` may be another place on another node
             raise ValueError("must be an absolute path, or begin with ~")
         return value
 
@@ -276,8 +278,16 @@ class Config(BaseModel):
         return hashlib.sha256(text.encode()).hexdigest()
 
     def store_root(self, node_id: str) -> Path:
-        """The root of the store on the node with this id."""
-        return Path(self.store.format(node_id=node_id)).expanduser()
+        """The directory that is configured for the store on the node with this id.
+
+        Raises:
+            StoreError: It begins with `~`, and this process's user has no home.
+        """
+        try:
+            return expand_home(self.store.format(node_id=node_id), "store (HUBDIST_STORE)")
+        except ConfigError as error:
+            advice = f"Set store (HUBDIST_STORE) to {place_for_store()}."
+            raise StoreError(error.what, path=self.store, advice=advice) from None
 
 
 def _explained(error: ValidationError, places: Mapping[str, str]) -> ConfigError:

@@ -113,6 +113,7 @@ class Coordinator:
             handles: The configured models; the first call begins to deliver them to all nodes.
 
         Raises:
+            ConfigError: A path in the settings cannot be told on this node.
             StoreError: The store of the driver's node cannot be used.
         """
         self._last_call = time.monotonic()
