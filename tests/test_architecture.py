@@ -25,6 +25,7 @@ LAYERS = [
     {"growing"},
     {"config", "pins"},
     {"store", "storage"},
+    {"nonces"},
     {"origins", "parallel", "filling", "lease"},
     {"copies"},
     {"shared"},
