@@ -90,8 +90,9 @@ class Config(BaseModel):
     """The settings of a job. Unknown keys are refused; sizes may be written as `20GiB`.
 
     Attributes:
-        store: Root of each node's store. `~` is expanded; `{node_id}` stands for Ray's id of the node, so that
-            several nodes on one machine have a store each.
+        store: Root of each node's store; if others own it or may write to it, a private directory in it is. `~` is
+            expanded on each node; `{node_id}` stands for Ray's id of the node, so that nodes that see the same
+            directory have a store each.
         max_bytes: Most bytes of snapshots in a node's store; the least recently used ones make room. None: no limit.
         models: Models that the coordinator resolves and delivers to all nodes as soon as it starts.
         route: Which way a node tries first. `shared`: from the shared cache; `direct`: from where the handle points;
