@@ -7,21 +7,17 @@ configured directory is open to others, the store is a directory below it that i
 
 from __future__ import annotations
 
-import errno
+import contextlib
 import logging
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 from hubdist.disk import check_private, disk_errors, is_private
-from hubdist.errors import StoreError, UnsafeStoreError
+from hubdist.errors import StoreError, StoreFullError, UnsafeStoreError
 
 _LOG = logging.getLogger(__name__)
-_REFUSED = {
-    errno.EACCES: "permission is denied",
-    errno.EPERM: "permission is denied",
-    errno.EROFS: "the file system is read-only",
-}
 _HELD = "snapshots"
 """What a directory has in it that is a store already."""
 
@@ -49,7 +45,7 @@ def find_root(wanted: Path) -> Path:
             store and was opened to others.
         StoreError: It cannot be looked at, or is no directory.
     """
-    with disk_errors(wanted):
+    with _place_errors(wanted):
         try:
             status = wanted.stat()
         except FileNotFoundError:
@@ -87,21 +83,11 @@ def make_root(wanted: Path) -> Path:
     """
     root = find_root(wanted)
     made = False
-    with disk_errors(root):
+    with _place_errors(root):
         if not os.path.lexists(root):
-            try:
+            with contextlib.suppress(FileExistsError):
                 root.mkdir(mode=0o700, parents=root == wanted)
                 made = True
-            except FileExistsError:
-                pass
-            except OSError as error:
-                if error.errno not in _REFUSED:
-                    raise
-                raise StoreError(
-                    f"{_REFUSED[error.errno]}: {error.filename or root}",
-                    path=str(root),
-                    advice=f"Set store (HUBDIST_STORE) to {place_for_store()}.",
-                ) from error
         check_folder(root, root)
     if made and root != wanted:
         _LOG.warning("hubdist: others may write to %s, so models are kept in %s, which is private", wanted, root)
@@ -122,6 +108,19 @@ def check_folder(folder: Path, root: Path) -> None:
     """
     instead = f"Move it away if you may, or set store (HUBDIST_STORE) to {place_for_store()}."
     check_private(folder, whole=root, instead=instead)
+
+
+@contextlib.contextmanager
+def _place_errors(root: Path) -> Iterator[None]:
+    """As `disk_errors`, with a place that would do as the advice."""
+    try:
+        with disk_errors(root):
+            yield
+    except (StoreFullError, UnsafeStoreError):
+        raise
+    except StoreError as error:
+        error.advice = f"Set store (HUBDIST_STORE) to {place_for_store()}."
+        raise
 
 
 def _may_write(folder: Path) -> bool:

@@ -36,7 +36,7 @@ from hubdist.errors import (
 from hubdist.growing import FilledStage, GrowingStage
 from hubdist.makers import maker_is_dead, unique_name
 from hubdist.manifest import BLOCK_BYTES, Digest, EntryDigester, Manifest, ProvenChunk
-from hubdist.ownership import check_folder, make_root
+from hubdist.ownership import check_folder, make_root, place_for_store
 from hubdist.savedmodel import check_checkpoint
 from hubdist.snapshot import FILES, MANIFEST, Snapshot, check_snapshot
 from hubdist.staging import Stage, sync_directories
@@ -317,14 +317,14 @@ class Store:
             check_folder(folder, self.root)
 
     def _check_writable(self) -> None:
-        with disk_errors(self.root):
-            self._check_folders(self.root, self._snapshots, self._staging)
         if self.read_only:
             raise StoreError(
                 f"the store {self.root} is read-only and lacks this model",
                 path=str(self.root),
-                advice="Set store to a directory that can be written, or fill this one beforehand.",
+                advice=f"Set store (HUBDIST_STORE) to {place_for_store()}, or fill this one beforehand.",
             )
+        with disk_errors(self.root):
+            self._check_folders(self.root, self._snapshots, self._staging)
 
     def _make_room(self, total_bytes: int) -> None:
         """Evict what has to go for a model of this size."""

@@ -132,6 +132,17 @@ def test_where_no_private_directory_can_be_made_the_advice_is_another_place(base
     assert "chmod" not in said
 
 
+@pytest.mark.root
+@pytest.mark.parametrize("store", ["/root/.cache/hubdist", "/proc/hubdist", "/etc/passwd/store", "/etc/passwd", "/etc"])
+def test_where_no_store_can_be_the_advice_is_another_place(base: Path, store: str) -> None:
+    (base / "model").mkdir()
+    (base / "model" / "weights").write_bytes(b"x")
+    said = run_as(ME, "attempt(lambda: hubdist.resolve(sys.argv[2]))", base, base / "model", HUBDIST_STORE=store)
+    assert said.startswith("StoreError")
+    assert f"et store (HUBDIST_STORE) to a directory that user {ME} may write to, such as /tmp/hubdist-{ME}" in said
+    assert "chmod" not in said
+
+
 # An own store that others were let into
 
 
