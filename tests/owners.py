@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,22 @@ def publish(store, data=b"model"):
 """
 
 
+_INHERITED = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
+
+
+@functools.cache
+def _may_be_another_user() -> bool:
+    if os.geteuid() != 0 or shutil.which("setpriv") is None:
+        return False
+    command = [*_become(ME), sys.executable, "-c", "import hubdist"]
+    done = subprocess.run(command, env=_INHERITED, cwd="/", capture_output=True, timeout=60, check=False)
+    return done.returncode == 0
+
+
+def _become(user: int) -> list[str]:
+    return ["setpriv", f"--reuid={user}", "--regid=0", f"--groups=0,{GROUP}", "--"]
+
+
 @pytest.fixture
 def base() -> Iterator[Path]:
     """A directory that every user can look into, unlike pytest's."""
@@ -50,17 +67,13 @@ def base() -> Iterator[Path]:
     remove_tree(folder)
 
 
-def run_as(user: int, script: str, *arguments: object, **environment: str) -> str:
-    """Run a script as a user with an environment of its own; what it prints."""
-    if os.geteuid() != 0 or shutil.which("setpriv") is None:
-        pytest.skip("needs root and setpriv, to be another user")
-    inherited = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
+def run_as(user: int, script: str, *arguments: object, before: Sequence[str] = (), **environment: str) -> str:
+    """Run a script as a user with an environment of its own, behind what `before` does first; what it prints."""
+    if not _may_be_another_user():
+        pytest.skip("needs root, setpriv, and a Python that other users may run")
     done = subprocess.run(
-        [
-            *("setpriv", f"--reuid={user}", "--regid=0", f"--groups=0,{GROUP}", "--", sys.executable, "-c"),
-            *(PRELUDE + script, *map(str, arguments)),
-        ],
-        env=inherited | environment,
+        [*before, *_become(user), sys.executable, "-c", PRELUDE + script, *map(str, arguments)],
+        env=_INHERITED | environment,
         cwd="/",
         capture_output=True,
         text=True,

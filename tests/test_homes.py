@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from hubdist.errors import ConfigError
 from hubdist.paths import expand_home
-from tests.owners import ME, PRELUDE, base, run_as
+from tests.owners import ME, base, run_as
 
 __all__ = ["base"]  # a fixture
 
@@ -46,24 +45,11 @@ def test_a_path_below_a_home_that_is_not_known_names_its_setting(base: Path, nam
 def test_on_a_read_only_root_the_advice_is_a_volume(base: Path) -> None:
     if os.geteuid() != 0 or subprocess.run(["unshare", "--mount", "true"], check=False, capture_output=True).returncode:
         pytest.skip("needs root and mount namespaces")
-    script = PRELUDE + "attempt(lambda: hubdist.resolve('/models/x'))"
     remount = "for place in /tmp /var/tmp; do mount --bind $place $place && mount -o remount,bind,ro $place; done"
-    become = f'exec setpriv --reuid={ME} --regid=0 --clear-groups -- "$@"'
-    done = subprocess.run(
-        [
-            *("unshare", "--mount", "--propagation", "private", "bash", "-c", f"{remount}; {become}", "pod"),
-            *(sys.executable, "-c", script, str(base)),
-        ],
-        env={"PATH": os.environ["PATH"], "PYTHONPATH": os.environ.get("PYTHONPATH", ""), "HOME": str(base / "home")},
-        cwd="/",
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("StoreError the file system is read-only")
-    assert "such as the mount of a volume." in done.stdout
+    pod = ("unshare", "--mount", "--propagation", "private", "bash", "-c", f'{remount}; exec "$@"', "pod")
+    said = run_as(ME, "attempt(lambda: hubdist.resolve('/models/x'))", base, before=pod, HOME=str(base / "home"))
+    assert said.startswith("StoreError the file system is read-only")
+    assert "such as the mount of a volume." in said
 
 
 def test_other_users_homes_are_expanded_and_unknown_users_are_a_typed_error() -> None:
