@@ -88,6 +88,13 @@ def make_root(wanted: Path) -> Path:
             with contextlib.suppress(FileExistsError):
                 root.mkdir(mode=0o700, parents=root == wanted)
                 made = True
+        if made and not is_private(root.stat()):
+            root.rmdir()
+            raise UnsafeStoreError(
+                f"no directory can be private on the file system of {root}: it keeps no modes, or gives other owners",
+                path=str(root),
+                advice=f"Set store (HUBDIST_STORE) to {place_for_store()}.",
+            )
         check_folder(root, root)
     if made and root != wanted:
         _LOG.warning("hubdist: others may write to %s, so models are kept in %s, which is private", wanted, root)

@@ -143,6 +143,21 @@ def test_where_no_store_can_be_the_advice_is_another_place(base: Path, store: st
     assert "chmod" not in said
 
 
+def test_a_file_system_that_keeps_no_modes_is_no_place_for_a_store(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = os.mkdir
+
+    def mkdir_as_on_smb(path: Path, mode: int = 0o777) -> None:
+        plain(path, mode)
+        Path(path).chmod(0o777)
+
+    monkeypatch.setattr(os, "mkdir", mkdir_as_on_smb)
+    for _ in range(2):
+        with pytest.raises(UnsafeStoreError, match="keeps no modes") as refused:
+            Store(base / "store")
+        assert "chmod" not in str(refused.value)
+    assert not (base / "store").exists()
+
+
 # An own store that others were let into
 
 
