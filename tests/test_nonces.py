@@ -7,17 +7,25 @@ import os
 import shutil
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
+from hubdist.config import Config
 from hubdist.disk import remove_tree
-from hubdist.errors import PeerError
+from hubdist.errors import PeerError, StoreError
+from hubdist.manifest import Digest
 from hubdist.nonces import Nonces
+from hubdist.report import NodeReport
+from hubdist.routes import Route
 from hubdist.runtime import stores as stores_module
 from hubdist.runtime.agents import Agents
+from hubdist.runtime.deliveries import Deliveries
+from hubdist.runtime.job_pins import JobPins
 from hubdist.runtime.nodes import Node
 from hubdist.runtime.stores import Stores
+from hubdist.runtime.ways import Ways
 from hubdist.store import Store
 
 
@@ -190,3 +198,41 @@ def test_a_store_that_cannot_show_a_nonce_is_shared_by_nobody(
     disks = Disks(monkeypatch, driver=home, a=home)
     assert ask(disks.stores(), name) == [name]
     remove_tree(home)
+
+
+@pytest.mark.parametrize(("fails", "sees"), [(False, True), (True, True), (False, False)])
+def test_who_shares_a_store_waits_for_the_first_and_receives_if_that_does_not_help(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, fails: bool, sees: bool
+) -> None:
+    nfs = tmp_path / "nfs"
+    disks = Disks(monkeypatch, driver=tmp_path / "driver", a=nfs, b=nfs)
+    delivered = []
+
+    class Agent(Disks):
+        async def call(self, node: Node, method: str, *args: Any, timeout_s: float) -> Any:
+            if method in ("holds", "look_again"):
+                return sees and "a" in delivered and not fails
+            return await disks.call(node, method, *args, timeout_s=timeout_s)
+
+    async def deliver(digest: Digest, handle: str, to: Node, wanted: Route | None) -> NodeReport:
+        delivered.append(to.id)
+        error = StoreError("the disk is full") if fails and to.id == "a" else None
+        return NodeReport(to.id, to.name, handle, str(digest), Route.DRIVER, "", bytes_received=9, error=error)
+
+    async def bring() -> list[NodeReport]:
+        agents = cast(Agents, Agent(monkeypatch, **disks.disks))
+        pins = cast(JobPins, SimpleNamespace(nonces=Nonces(Store(tmp_path / "driver"))))
+        deliveries = Deliveries(pins, agents, cast(Ways, None), node("driver"), Config())
+        monkeypatch.setattr(deliveries, "_deliver", deliver)
+        assert await deliveries._stores.first(node("a")) == node("a")
+        return await asyncio.gather(*(deliveries.bring(Digest("0" * 64), "model", node(name), None) for name in "ba"))
+
+    other, first = asyncio.run(bring())
+    assert (first.error is not None) == fails
+    if sees and not fails:
+        assert delivered == ["a"]
+        assert other.reason == "it shares the store of node a"
+        assert other.bytes_received == 0
+    else:
+        assert delivered[-1] == "b"
+        assert other.bytes_received == 9

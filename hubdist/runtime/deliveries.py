@@ -124,12 +124,13 @@ class Deliveries:
             first = await self._stores.first(node)
             if first.id == node.id:
                 return None
-            if first.id != self._node.id or await self._pins.held(digest) is None:
-                filled = await self._once(digest, handle, first, wanted)
-                if filled.error is not None:
+            if not await self._agents.call(node, "holds", digest, timeout_s=START_TIMEOUT_S):
+                if first.id != self._node.id or await self._pins.held(digest) is None:
+                    filled = await self._once(digest, handle, first, wanted)
+                    if filled.error is not None:
+                        return None
+                if not await self._agents.call(node, "look_again", digest, timeout_s=START_TIMEOUT_S):
                     return None
-            if not await self._agents.call(node, "look_again", digest, timeout_s=START_TIMEOUT_S):
-                return None
         except HubdistError as error:  # the node's own delivery meets it again, and reports it
             _LOG.info("hubdist: %s was not asked whose store it shares: %s", node.name, error)
             return None
