@@ -18,11 +18,13 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, ValidationError, field_validator
 
-from hubdist.errors import ConfigError, HubdistError
+from hubdist.errors import ConfigError, HubdistError, StoreError
 from hubdist.handle import BUILT_IN_SCHEMES, Kind, parse_handle
 from hubdist.inherited import VARIABLE, write_inherited
 from hubdist.layers import parse_yaml, read_layers
 from hubdist.manifest import Digest
+from hubdist.ownership import place_for_store
+from hubdist.paths import expand_home
 from hubdist.redact import redact_url
 from hubdist.routes import Route
 from hubdist.source import Source
@@ -91,8 +93,9 @@ class Config(BaseModel):
     """The settings of a job. Unknown keys are refused; sizes may be written as `20GiB`.
 
     Attributes:
-        store: Root of each node's store. `~` is expanded; `{node_id}` stands for Ray's id of the node, so that
-            several nodes on one machine have a store each.
+        store: Root of each node's store; if others own it or may write to it, a private directory in it is. `~` is
+            expanded on each node; `{node_id}` stands for Ray's id of the node, so that nodes that see the same
+            directory have a store each.
         max_bytes: Most bytes of snapshots in a node's store; the least recently used ones make room. None: no limit.
         models: Models that the coordinator resolves and delivers to all nodes as soon as it starts.
         route: Which way a node tries first. `shared`: from the shared cache; `direct`: from where the handle points;
@@ -171,7 +174,7 @@ class Config(BaseModel):
             placeholders = {()}
         if placeholders - {("node_id", "", None)}:
             raise ValueError("the only placeholder is {node_id}")
-        if not Path(value.format(node_id="node")).expanduser().is_absolute():
+        if not value.format(node_id="node").startswith(("/", "~")):  # `~` may be another place on another node
             raise ValueError("must be an absolute path, or begin with ~")
         return value
 
@@ -325,8 +328,16 @@ class Config(BaseModel):
         return hashlib.sha256(text.encode()).hexdigest()
 
     def store_root(self, node_id: str) -> Path:
-        """The root of the store on the node with this id."""
-        return Path(self.store.format(node_id=node_id)).expanduser()
+        """The directory that is configured for the store on the node with this id.
+
+        Raises:
+            StoreError: It begins with `~`, and this process's user has no home.
+        """
+        try:
+            return expand_home(self.store.format(node_id=node_id), "store (HUBDIST_STORE)")
+        except ConfigError as error:
+            advice = f"Set store (HUBDIST_STORE) to {place_for_store()}."
+            raise StoreError(error.what, path=self.store, advice=advice) from None
 
 
 def _explained(error: ValidationError, places: Mapping[str, str]) -> ConfigError:

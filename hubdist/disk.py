@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import shlex
 import shutil
 import stat
 from collections.abc import Iterator
@@ -16,17 +17,23 @@ _FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used
 _FAILED = {
     errno.EMFILE: ("too many files are open", "Raise the limit of open files (ulimit -n)."),
     errno.ENFILE: ("the machine has too many open files", "Raise fs.file-max."),
-    errno.EIO: ("the disk reports an I/O error", "Check the disk; set another store."),
-    errno.EROFS: ("the file system is read-only", "Set store to a directory that can be written."),
-    errno.EACCES: ("permission is denied", "Set store to a directory that this user may write."),
-    errno.EPERM: ("permission is denied", "Set store to a directory that this user may write."),
-    errno.ENAMETOOLONG: ("the path is too long", "Set store to a shorter path."),
+    errno.EIO: ("the disk reports an I/O error", "Check the disk, or set {setting} to another one."),
+    errno.EROFS: ("the file system is read-only", "Set {setting} to a place that can be written."),
+    errno.EACCES: ("permission is denied", "Set {setting} to a place that this user may write to."),
+    errno.EPERM: ("permission is denied", "Set {setting} to a place that this user may write to."),
+    errno.ENAMETOOLONG: ("the path is too long", "Set {setting} to a shorter path."),
 }
 
 
 @contextlib.contextmanager
-def disk_errors(path: Path, *, need_bytes: int = 0) -> Iterator[None]:
-    """Turn OSError into StoreFullError or StoreError with the path, what happened and what to do."""
+def disk_errors(path: Path, *, need_bytes: int = 0, setting: str = "store (HUBDIST_STORE)") -> Iterator[None]:
+    """Turn OSError into StoreFullError or StoreError with the path, what happened and what to do.
+
+    Args:
+        path: What the block works on.
+        need_bytes: Bytes that it needs.
+        setting: What names another place, for advice.
+    """
     try:
         yield
     except OSError as error:
@@ -37,9 +44,10 @@ def disk_errors(path: Path, *, need_bytes: int = 0) -> Iterator[None]:
                 path=str(path),
                 need_bytes=need_bytes,
                 free_bytes=free_bytes(path),
-                advice="Free space, lower max_bytes or set store to another disk.",
+                advice=f"Free space, lower max_bytes or set {setting} to another disk.",
             ) from error
         what, advice = _FAILED.get(number, (error.strerror or type(error).__name__, None))
+        advice = None if advice is None else advice.format(setting=setting)
         raise StoreError(f"{what}: {error.filename or path}", path=str(path), advice=advice) from error
 
 
@@ -60,26 +68,39 @@ def working_directory() -> Path | None:
         return None
 
 
-def check_private(folder: Path) -> None:
+def check_private(folder: Path, *, whole: Path | None = None, instead: str = "Use a directory of your own.") -> None:
     """Check that only this user (or root) owns and may write to a directory.
+
+    Args:
+        folder: The directory, or a link to it, which nobody else may have made either.
+        whole: What its owner shall mend, with all that is in it; None for `folder`.
+        instead: Advice for those who do not own it.
 
     Raises:
         StoreError: It is no directory.
         UnsafeStoreError: Somebody else could replace what is in it.
+        OSError: It is missing, or cannot be looked at.
     """
     status = folder.stat()
     if not stat.S_ISDIR(status.st_mode):
-        raise StoreError(f"{folder} is no directory", path=str(folder))
-    if status.st_uid not in (os.geteuid(), 0):
+        raise StoreError(f"{folder} is no directory", path=str(folder), advice=instead)
+    for owner in (folder.lstat().st_uid, status.st_uid):
+        if owner not in (os.geteuid(), 0):
+            raise UnsafeStoreError(
+                f"{folder} belongs to user {owner}, who could replace models in it", path=str(folder), advice=instead
+            )
+    if not is_private(status):
+        mend = f"Run: chmod -R go-w {shlex.quote(str(whole or folder))}"
         raise UnsafeStoreError(
-            f"{folder} belongs to user {status.st_uid}, who could replace models in it",
+            f"other users may write to {folder}",
             path=str(folder),
-            advice="Use a directory of your own.",
+            advice=mend if status.st_uid == os.geteuid() else instead,
         )
-    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise UnsafeStoreError(
-            f"other users may write to {folder}", path=str(folder), advice=f"Run: chmod go-w {folder}"
-        )
+
+
+def is_private(status: os.stat_result) -> bool:
+    """True if only this user (or root) owns and may write to what has this status."""
+    return status.st_uid in (os.geteuid(), 0) and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
 def sync_directory(path: Path) -> None:
@@ -91,17 +112,23 @@ def sync_directory(path: Path) -> None:
         os.close(handle)
 
 
-def write_durably(path: Path, data: bytes, unique: str) -> None:
+def mode_below(root: Path) -> int:
+    """The mode for directories in a store: for this user alone, but for others to read if its root is."""
+    return stat.S_IRWXU | (root.stat().st_mode & 0o055)
+
+
+def write_durably(path: Path, data: bytes, unique: str, *, mode: int = 0o600) -> None:
     """Replace a small file so that readers see the old or the new one, never a part.
 
     Args:
         path: The file.
         data: Its new content.
         unique: A suffix that no other writer uses, for the temporary name.
+        mode: Of the new file.
     """
     temporary = path.with_name(f".{path.name}.{unique}")
     try:
-        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
         with os.fdopen(handle, "wb") as file:
             file.write(data)
             file.flush()

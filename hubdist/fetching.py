@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Protocol
 
 from hubdist.config import Config
@@ -15,6 +14,7 @@ from hubdist.manifest import Manifest, ProvenChunk
 from hubdist.optional_cache import OptionalCache
 from hubdist.origins import Origin, open_origin
 from hubdist.origins.tfhub_cache import find_in_cache
+from hubdist.paths import expand_home
 from hubdist.snapshot import Snapshot
 from hubdist.store import Store
 
@@ -47,12 +47,17 @@ class Fetcher:
         config: The job's settings.
         store: The driver's store.
         cache: The shared cache, if there is one.
+
+    Raises:
+        ConfigError: `tfhub_cache_dir` begins with `~`, and no home is known here.
     """
 
     def __init__(self, config: Config, store: Store, cache: OptionalCache) -> None:
         self._config = config
         self._store = store
         self._cache = cache
+        cache_dir = config.tfhub_cache_dir
+        self._tfhub_cache = None if cache_dir is None else expand_home(cache_dir, "tfhub_cache_dir (TFHUB_CACHE_DIR)")
 
     def from_copy(self, manifest: Manifest, copy: RemoteCopy) -> Snapshot | None:
         """Copy a model out of the shared cache; None, with the reason logged, if that fails.
@@ -94,8 +99,8 @@ class Fetcher:
             except UNREADABLE as error:
                 _LOG.warning("hubdist: TensorFlow Hub's directory in the shared cache is not used: %s", error)
         cached = None
-        if self._config.tfhub_cache_dir is not None and not anew:
-            cached = find_in_cache(handle, Path(self._config.tfhub_cache_dir).expanduser())
+        if self._tfhub_cache is not None and not anew:
+            cached = find_in_cache(handle, self._tfhub_cache)
         if cached is not None:
             return self._fetch(handle, cached, watcher), "TensorFlow Hub cache"
         local = (handle.base or handle).kind is Kind.LOCAL

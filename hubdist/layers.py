@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import yaml
 
 from hubdist.errors import ConfigError
 from hubdist.inherited import VARIABLE, read_inherited
+from hubdist.paths import expand_home
 
 Layer = tuple[str, dict[str, Any]]
 """Where settings stand, for errors; and keys and values."""
@@ -43,7 +43,7 @@ def _yaml_layer(environment: Mapping[str, str]) -> tuple[str, dict[str, Any]]:
     if not named.strip() or "\n" in named or ": " in named or named.rstrip().endswith((":", "}")):
         return inline, parse_yaml(named, inline)
     try:
-        text = Path(named).expanduser().read_text(encoding="utf-8")
+        text = expand_home(named, "HUBDIST_CONFIG").read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(
             f"HUBDIST_CONFIG names {named!r}, which cannot be read: {error}",

@@ -1,12 +1,37 @@
-"""Paths of a model's files: which are safe and portable, and which clash."""
+"""Paths of a model's files: which are safe and portable, and which clash; and paths that users write with `~`."""
 
 from __future__ import annotations
 
-from hubdist.errors import UnsafeArchiveError
+from pathlib import Path
+
+from hubdist.errors import ConfigError, UnsafeArchiveError
 
 _MAX_PATH_BYTES = 1024
 _MAX_NAME_BYTES = 255
 _MAX_DEPTH = 32
+
+
+def expand_home(text: str, setting: str) -> Path:
+    """The path that a user wrote, with `~` expanded.
+
+    Args:
+        text: The path.
+        setting: What it was written for, for errors.
+
+    Raises:
+        ConfigError: It begins with `~`, and the home that this means is not known here, as in a container whose user
+            has neither `HOME` nor a line in /etc/passwd.
+    """
+    try:
+        path = Path(text).expanduser()
+    except RuntimeError:
+        path = None
+    if path is None or (text.startswith("~") and not path.is_absolute()):
+        raise ConfigError(
+            f"no home directory is known for {text!r}, the value of {setting}",
+            advice=f"Set {setting} to an absolute path, or HOME to a directory that this user may write to.",
+        )
+    return path
 
 
 def check_entry_path(path: str) -> str:

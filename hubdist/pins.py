@@ -7,7 +7,7 @@ import json
 import threading
 from pathlib import Path
 
-from hubdist.disk import disk_errors, write_durably
+from hubdist.disk import disk_errors, mode_below, write_durably
 from hubdist.errors import ConfigError, DigestMismatchError, HandleError, IntegrityError, NotPinnedError
 from hubdist.handle import Handle
 from hubdist.makers import unique_name
@@ -54,9 +54,11 @@ class Pins:
             StoreError: The directory cannot be written.
         """
         with disk_errors(self._folder):
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            mode = mode_below(self._folder.parent)  # a store that root fills for others is of use to them with its pins
+            self._folder.mkdir(mode=mode, exist_ok=True)
             document = json.dumps({"handle": handle.label, "digest": str(digest)}).encode()
-            write_durably(self._folder / f"{handle.key}.json", document, unique_name())
+            write_durably(self._folder / f"{handle.key}.json", document, unique_name(), mode=mode & 0o644)
 
 
 _writing = threading.Lock()
@@ -100,7 +102,7 @@ class LockFile:
             if self._frozen:
                 raise NotPinnedError(f"{self._path} has no pin for this handle", handle=handle.public)
             pins[handle.label] = str(digest)
-            with disk_errors(self._path):
+            with disk_errors(self._path, setting="lock_file"):
                 self._path.parent.mkdir(parents=True, exist_ok=True)
                 text = json.dumps(dict(sorted(pins.items())), indent=2) + "\n"
                 write_durably(self._path, text.encode(), unique_name())

@@ -20,6 +20,7 @@ from hubdist.manifest import Digest, Manifest
 from hubdist.optional_cache import OptionalCache
 from hubdist.origins.direct import direct_url
 from hubdist.origins.looks import Look, look_at
+from hubdist.paths import expand_home
 from hubdist.pins import LockFile, Pins, check_pin
 from hubdist.report import PinReport
 from hubdist.snapshot import Snapshot
@@ -94,6 +95,9 @@ class Resolver:
         store: The driver's store.
         base_dir: What relative paths are relative to; None refuses them.
         models: `Handle.key` -> what the configuration says of the model; None takes it from `config`.
+
+    Raises:
+        ConfigError: A path in the settings begins with `~`, and no home is known here.
     """
 
     def __init__(
@@ -107,7 +111,7 @@ class Resolver:
         self._last_pins = Pins(store.root / "pins" / "last")
         self._lock_file = None
         if config.lock_file is not None:
-            path = Path(config.lock_file).expanduser()
+            path = expand_home(config.lock_file, "lock_file")
             self._lock_file = LockFile((base_dir or Path.cwd()) / path, frozen=config.frozen)
         self._models = config.model_settings() if models is None else models
         self._directories: dict[str, str] = {}

@@ -39,12 +39,15 @@ class Evidence:
     Attributes:
         wanted: The route to try first; None for the best.
         node_holds_snapshot: A complete snapshot was found in the node's store, by a process on that node.
+        shares: A clause that says whose store the node sees as its own, which gets the snapshot first; None if it is
+            not known to share any.
         shared: Whether the node can read the snapshot in the shared cache; None if it is in none.
         direct: Whether the node can read what the handle points to as it is; None if that is no directory.
     """
 
     wanted: Route | None = None
     node_holds_snapshot: bool = False
+    shares: str | None = None
     shared: Finding | None = None
     direct: Finding | None = None
 
@@ -88,6 +91,8 @@ def order_routes(evidence: Evidence) -> Order:
     """
     if evidence.node_holds_snapshot:
         return Order((Choice(Route.STORE, "the node's store has the snapshot"),))
+    if evidence.shares is not None:
+        return Order((Choice(Route.STORE, evidence.shares),))
     if evidence.wanted is Route.DRIVER:
         return Order((Choice(Route.DRIVER, "route: driver is set"),))
     choices: list[Choice] = []

@@ -73,9 +73,10 @@ def check_snapshot(digest: Digest, home: Path) -> Manifest:
     """Check a published snapshot's names and sizes, and its checkpoint's completeness; return its manifest.
 
     Raises:
-        IntegrityError: It is not whole.
+        IntegrityError: It is not whole, or another user owns a part of it.
         OSError: The disk refuses.
     """
+    _check_owner(home, home.lstat())
     manifest = Manifest.from_json((home / MANIFEST).read_bytes())
     if manifest.digest != digest:
         raise DigestMismatchError("the manifest is another one", expected=str(digest), actual=str(manifest.digest))
@@ -92,9 +93,16 @@ def _walk(folder: Path, prefix: str) -> Iterator[tuple[str, int]]:
     with os.scandir(folder) as items:
         for item in items:
             path = f"{prefix}{item.name}"
+            _check_owner(Path(item.path), item.stat(follow_symlinks=False))
             if item.is_dir(follow_symlinks=False):
                 yield from _walk(Path(item.path), f"{path}/")
             elif item.is_file(follow_symlinks=False):
                 yield path, item.stat(follow_symlinks=False).st_size
             else:
                 yield path, -1
+
+
+def _check_owner(path: Path, status: os.stat_result) -> None:
+    """What another user has put there, while the store was open to others, is not what was published."""
+    if status.st_uid not in (os.geteuid(), 0):
+        raise IntegrityError(f"{path} belongs to user {status.st_uid}")

@@ -6,6 +6,7 @@
     <root>/staging/<unique>/                  being written
     <root>/quarantine/<unique>/               damaged, kept for a look; the next sweep deletes all but the newest
     <root>/locks/, <root>/pins/               see `Store.lock` and `hubdist.pins`
+    <root>/nonces/                            see `hubdist.nonces`
 
 Rule for all processes and threads: a snapshot appears whole, by one rename of a directory, or not at all. Two writers
 of one snapshot are harmless: one rename wins, the other discards. Locks only save double work.
@@ -23,11 +24,19 @@ from pathlib import Path
 
 import filelock
 
-from hubdist.disk import check_private, disk_errors, free_bytes, remove_tree, sync_directory, write_durably
-from hubdist.errors import DigestMismatchError, HubdistError, IntegrityError, StoreError, StoreFullError
+from hubdist.disk import disk_errors, free_bytes, mode_below, remove_tree, sync_directory, write_durably
+from hubdist.errors import (
+    DigestMismatchError,
+    HubdistError,
+    IntegrityError,
+    StoreError,
+    StoreFullError,
+    UnsafeStoreError,
+)
 from hubdist.growing import FilledStage, GrowingStage
 from hubdist.makers import maker_is_dead, unique_name
 from hubdist.manifest import BLOCK_BYTES, Digest, EntryDigester, Manifest, ProvenChunk
+from hubdist.ownership import check_folder, make_root, place_for_store
 from hubdist.savedmodel import check_checkpoint
 from hubdist.snapshot import FILES, MANIFEST, Snapshot, check_snapshot
 from hubdist.staging import Stage, sync_directories
@@ -43,45 +52,59 @@ class Store:
     """The snapshots of one node; any number of processes and threads may use one root at the same time.
 
     Args:
-        root: The directory; made with mode 0700 if it is missing.
+        configured: The directory; made with mode 0700 if it is missing. If others own it or may write to it, the
+            store is a directory in it that is this user's alone; see `ownership.find_root`.
         max_bytes: Most bytes of snapshots to keep: after a publish the least recently used ones that nobody uses are
             evicted. None keeps everything.
 
+    Attributes:
+        configured: The directory that was configured.
+        root: The directory of the store: that one, or one in it.
+        read_only: This user may not write to it; it serves what it has.
+
     Raises:
-        UnsafeStoreError: Another user owns `root` or may write to it.
-        StoreError: `root` cannot be made or read.
+        UnsafeStoreError: Another user owns the store or may write to it.
+        StoreError: It cannot be made or read.
     """
 
-    def __init__(self, root: Path, *, max_bytes: int | None = None) -> None:
-        self.root = root
+    def __init__(self, configured: Path, *, max_bytes: int | None = None) -> None:
+        self.configured = configured
+        self.root = root = make_root(configured)
         self._max_bytes = max_bytes
         self._snapshots = root / "snapshots"
         self._staging = root / "staging"
         self._quarantine = root / "quarantine"
         self._locks = root / "locks"
+        self._folders = (root, self._snapshots, self._staging, self._quarantine, self._locks, root / "pins")
         with disk_errors(root):
-            with contextlib.suppress(FileExistsError):
-                root.mkdir(mode=0o700, parents=True)
-            check_private(root)
             try:
-                for folder in (self._snapshots, self._staging, self._quarantine, self._locks):
-                    folder.mkdir(mode=0o700, exist_ok=True)
+                for folder in self._folders[1:]:
+                    folder.mkdir(mode=mode_below(root), exist_ok=True)
                 self.read_only = not os.access(root, os.W_OK)
             except OSError as error:
                 if error.errno not in (errno.EROFS, errno.EACCES):
                     raise
                 self.read_only = True
+            self._check_folders(*(folder for folder in self._folders if folder.exists()))
 
     def find(self, digest: Digest) -> Snapshot | None:
         """The published snapshot, checked for completeness, or None. A damaged one is quarantined.
 
         Checked are the manifest's own digest, every file's name, kind and size, and that the SavedModel's index of
-        variables names only files that exist. `verify` re-reads the bytes as well.
+        variables names only files that exist. `verify` re-reads the bytes as well. If somebody else has put a directory
+        in the store's place, or may write to it by now, nothing is found; whoever then writes gets the error.
         """
         home = self._home(digest)
+        with disk_errors(self.root):
+            try:
+                self._check_folders(self.root, self._snapshots)
+            except (UnsafeStoreError, FileNotFoundError):
+                return None
         try:
             in_use = os.open(home / _IN_USE, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except OSError as error:
+            if error.errno == errno.EACCES and self.read_only:
+                return self._find_of_root(digest)
             with disk_errors(home):
                 if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
                     raise
@@ -105,6 +128,16 @@ class Store:
         with contextlib.suppress(OSError):  # a read-only store has no order of use
             os.utime(home / _IN_USE)
         return Snapshot(home / FILES, manifest, in_use)
+
+    def _find_of_root(self, digest: Digest) -> Snapshot | None:
+        """As `find`, in a store that root has filled for all: others can read it, and hold no lock in it."""
+        home = self._home(digest)
+        with disk_errors(home):
+            try:
+                return Snapshot(home / FILES, check_snapshot(digest, home))
+            except (IntegrityError, FileNotFoundError, NotADirectoryError) as error:
+                _LOG.warning("hubdist: snapshot %s in %s is damaged: %s", digest, self.root, error)
+                return None
 
     def stage(self, *, watch: Callable[[ProvenChunk], None] | None = None, chunk_bytes: int = BLOCK_BYTES) -> Stage:
         """A stage for files from an origin; use as a context manager. For the arguments see `Stage`."""
@@ -163,9 +196,11 @@ class Store:
         home = self._home(manifest.digest)
         with disk_errors(home, need_bytes=manifest.total_bytes):
             check_checkpoint(stage.files, [entry.path for entry in manifest.entries])
-            write_durably(stage.path / MANIFEST, manifest.to_json(), "new")
+            mode = mode_below(self.root)
+            write_durably(stage.path / MANIFEST, manifest.to_json(), "new", mode=mode & 0o644)
             os.close(os.open(stage.path / _IN_USE, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
             _make_read_only(stage.files)
+            stage.path.chmod(mode)
             sync_directories(stage.path)
         for _ in range(2):
             with disk_errors(home):
@@ -183,6 +218,11 @@ class Store:
                 return snapshot
             self._finish_eviction(home)
         raise StoreError(f"the snapshot {manifest.digest} was damaged right after it was published", path=str(home))
+
+    def refresh(self) -> None:
+        """Let a network file system ask its server which snapshots there are: a miss may be a memory of this node."""
+        with contextlib.suppress(OSError):
+            os.close(os.open(self._snapshots, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
 
     def verify(self, digest: Digest) -> None:
         """Re-read every byte of a snapshot; quarantine it if anything differs.
@@ -272,13 +312,19 @@ class Store:
     def _home(self, digest: Digest) -> Path:
         return self._snapshots / digest.value
 
+    def _check_folders(self, *folders: Path) -> None:
+        for folder in folders:
+            check_folder(folder, self.root)
+
     def _check_writable(self) -> None:
         if self.read_only:
             raise StoreError(
                 f"the store {self.root} is read-only and lacks this model",
                 path=str(self.root),
-                advice="Set store to a directory that can be written, or fill this one beforehand.",
+                advice=f"Set store (HUBDIST_STORE) to {place_for_store()}, or fill this one beforehand.",
             )
+        with disk_errors(self.root):
+            self._check_folders(self.root, self._snapshots, self._staging)
 
     def _make_room(self, total_bytes: int) -> None:
         """Evict what has to go for a model of this size."""

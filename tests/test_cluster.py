@@ -273,9 +273,9 @@ def test_errors_reach_the_calling_task_with_type_handle_and_node(cluster: RayClu
 def test_an_unsafe_store_on_the_drivers_node_is_refused_at_once(cluster: RayCluster, tmp_path: Path) -> None:
     hubdist.shutdown()
     store = tmp_path / "open-to-all"
-    store.mkdir()
+    (store / "snapshots").mkdir(parents=True)
     store.chmod(0o777)
-    with pytest.raises(UnsafeStoreError, match="chmod go-w") as caught:
+    with pytest.raises(UnsafeStoreError, match="chmod -R go-w") as caught:
         hubdist.init(store=str(store))
     assert cluster.node_ids[0][:8] in str(caught.value.node)
     hubdist.init(store=str(tmp_path / "private"))

@@ -17,6 +17,7 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
+from pydantic import ByteSize, TypeAdapter
 
 import hubdist
 from hubdist import Config
@@ -109,7 +110,8 @@ class TestRuntimeEnv:
             monkeypatch.setenv(name, "to be put back")
         update_envs(variables)
         expected = Config.from_yaml(variables["HUBDIST_CONFIG"])
-        assert Config.load() == expected.changed({"store": str(tmp_path / "cache" / "hubdist")})
+        default = {"store": str(tmp_path / "cache" / "hubdist")}
+        assert Config.load() == expected.changed(default | expected.keys_set())
 
     def test_what_it_installs_is_this_version(self, path: str) -> None:
         (requirement,) = map(Requirement, runtime_env_in(path)["pip"]["packages"])
@@ -265,12 +267,26 @@ class TestRayJob:
             assert group["minReplicas"] <= group["replicas"] <= group["maxReplicas"]
             (worker,) = group["template"]["spec"]["containers"]
             assert worker["image"] == head["containers"][0]["image"]
-        (mount,) = head["containers"][0]["volumeMounts"]
-        (volume,) = head["volumes"]
-        assert mount["name"] == volume["name"]
         _, script, _ = spec["entrypoint"].split()
-        assert Path(script).parent == Path(mount["mountPath"])
+        assert str(Path(script).parent) == self.mounts(head)["job"]
         assert (ROOT / "examples" / "job_submit" / Path(script).name).is_file()
+
+    def mounts(self, pod: dict[str, Any]) -> dict[str, str]:
+        (container,) = pod["containers"]
+        mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+        assert sorted(mounts) == sorted(volume["name"] for volume in pod["volumes"])
+        return mounts
+
+    def test_every_pod_has_the_store_on_a_volume_that_is_large_enough(self, name: str) -> None:
+        spec = self.job(name)["spec"]["rayClusterSpec"]
+        settings = Config.from_yaml(runtime_env_in(f"configs/{name}")["env_vars"]["HUBDIST_CONFIG"])
+        for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"]):
+            pod = group["template"]["spec"]
+            assert Path(settings.store).parent == Path(self.mounts(pod)["models"])
+            (volume,) = [volume for volume in pod["volumes"] if volume["name"] == "models"]
+            limit = TypeAdapter(ByteSize).validate_python(f"{volume['emptyDir']['sizeLimit']}B")
+            assert settings.max_bytes is not None
+            assert settings.max_bytes < limit
 
 
 def merged(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:

@@ -785,9 +785,9 @@ def test_a_store_is_made_for_its_user_alone(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mode", [0o770, 0o707, 0o777, 0o1777])
 def test_a_store_that_others_may_write_to_is_refused_with_the_mend(root: Path, mode: int) -> None:
-    root.mkdir()
+    Store(root)
     root.chmod(mode)
-    with pytest.raises(UnsafeStoreError, match=f"chmod go-w {root}"):
+    with pytest.raises(UnsafeStoreError, match=f"chmod -R go-w {root}"):
         Store(root)
 
 
@@ -797,10 +797,10 @@ def test_a_store_that_others_may_read_is_fine(root: Path) -> None:
 
 
 @pytest.mark.root
-def test_a_store_of_another_user_is_refused(root: Path) -> None:
-    root.mkdir(mode=0o700)
+def test_a_store_in_which_another_user_owns_a_folder_is_refused(root: Path) -> None:
+    Store(root)
     try:
-        os.chown(root, 12345, -1)
+        os.chown(root / "snapshots", 12345, -1)
     except PermissionError:
         pytest.skip("only root can give a directory away")
     with pytest.raises(UnsafeStoreError, match="belongs to user 12345"):

@@ -7,6 +7,7 @@ plain class: `actors` makes an actor of it, with several threads.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,13 +18,14 @@ import numpy as np
 from hubdist.config import Config
 from hubdist.copies import RemoteCopy, check_copy, copy_remote, list_copy, probe
 from hubdist.digesting import DigestSink
-from hubdist.errors import ModelNotFoundError
+from hubdist.errors import ModelNotFoundError, StoreError
 from hubdist.handle import parse_handle
 from hubdist.manifest import Chunk, Digest, Manifest, ProvenChunk
+from hubdist.nonces import Nonces
 from hubdist.origins import open_origin
 from hubdist.runtime.exchange import Exchange
 from hubdist.runtime.giving import Sender, as_results
-from hubdist.runtime.marks import RefreshMark
+from hubdist.runtime.marks import grow_mark
 from hubdist.snapshot import Snapshot
 from hubdist.store import Store
 
@@ -81,9 +83,28 @@ class NodeAgent:
             snapshot.release()
         return snapshot is not None
 
-    def note_refresh(self, scope: str) -> bool:
+    def note_refresh(self, scope: str) -> None:
         """Tell this node's processes that the job has refreshed a handle; see `marks`."""
-        return RefreshMark(self._store.root, scope).grow()
+        grow_mark(self._config.store_root(self._node_id), scope)
+
+    def find_nonce(self, nonces: Sequence[str]) -> str | None:
+        """The first of these nonces that the node's store shows; None also if the node can have no store."""
+        with contextlib.suppress(StoreError):
+            return Nonces(self._store).find(nonces)
+        return None
+
+    def show_nonce(self) -> str | None:
+        """Show a new nonce in the node's store; None if that cannot be written to."""
+        with contextlib.suppress(StoreError):
+            return Nonces(self._store).show()
+        return None
+
+    def look_again(self, digest: Digest) -> bool:
+        """As `holds`, for a snapshot that another node has just published in the same directory."""
+        if self.holds(digest):
+            return True
+        self._store.refresh()
+        return self.holds(digest)
 
     def probe(self, url: str) -> None:
         """Find out whether this node can read a directory on object storage or a mount.

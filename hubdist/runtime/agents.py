@@ -40,6 +40,8 @@ class Agents:
         self._uses: Counter[str] = Counter()
         self._ends: dict[str, asyncio.TimerHandle] = {}
         self._pickled: dict[Any, bytes] = {}
+        self.losses: Counter[str] = Counter()
+        """Node's id -> how many of its agents have been lost."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -97,6 +99,7 @@ class Agents:
         """An agent is gone or does not answer: end it, and let the next use make a new one."""
         known = self._agents.get(node.id)
         if known is not None and known[1] is agent:
+            self.losses[node.id] += 1
             self._end(node.id)
 
     def _end(self, node_id: str) -> None:

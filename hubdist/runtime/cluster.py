@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -17,13 +18,14 @@ from hubdist.errors import ConfigError, PeerError, StoreError, TransferTimeoutEr
 from hubdist.handle import BUILT_IN_SCHEMES, handle_text, parse_handle
 from hubdist.hints import suggesting
 from hubdist.manifest import Chunk, Digest, Manifest, cut_chunks
+from hubdist.ownership import find_root
 from hubdist.reading import Access
 from hubdist.report import Plan, Refreshed, Report, Status
 from hubdist.resolver import Pin
 from hubdist.runtime.actors import find_coordinator, make_coordinator
 from hubdist.runtime.calls import LOST, stop_actor, translated
 from hubdist.runtime.coordinator import CoordinatorStatus, JobSettings
-from hubdist.runtime.marks import RefreshMark
+from hubdist.runtime.marks import RefreshMark, find_mark
 from hubdist.runtime.nodes import Standpoint, standpoint
 from hubdist.snapshot import Snapshot
 from hubdist.store import Store
@@ -51,6 +53,7 @@ class Cluster:
         self._coordinator: Any = None
         self._store: Store | None = None
         self._mark: RefreshMark | None = None
+        self._scope = ""
         self._drivers_node_id = ""
 
     @property
@@ -78,15 +81,16 @@ class Cluster:
             The settings for this process: the job's; in a task or actor changed by `asked`.
 
         Raises:
-            ConfigError: `init` was called in the driver, and the job already runs with other settings.
+            ConfigError: `init` was called in the driver, and the job already runs with other settings; or a path in
+                them cannot be told on the driver's node.
             StoreError: The store of the driver's node cannot be used.
         """
         proposed = self._config
         try:
             handles = [model.handle for model in proposed.models]
             job: JobSettings = self._call(lambda coordinator: coordinator.settings.remote(handles))
-        except StoreError:
-            self.shutdown()  # a coordinator without a store is of no use; the next call may bring better settings
+        except (ConfigError, StoreError):
+            self.shutdown()  # a coordinator that cannot begin is of no use; the next call may bring better settings
             raise
         settings = job.config
         if asked is not None and self._here is not Standpoint.TASK and job.fingerprint != proposed.fingerprint:
@@ -102,12 +106,18 @@ class Cluster:
             settings = settings.changed({"store": proposed.store})  # another machine than the job's nodes
         self._config = settings
         self._drivers_node_id = job.node_id
-        if self._here is not Standpoint.OUTSIDE:
-            self._mark = RefreshMark(settings.store_root(self._node_id), job.scope)
+        self._scope = job.scope
         return settings
 
     def epoch(self) -> int | None:
-        """Grows whenever the job has refreshed a handle; None if this process is not told and has to ask."""
+        """Grows whenever the job has refreshed a handle; None if this process is not told and has to ask.
+
+        It is told by its node's store; so it has to ask where there is none, as with `read_mode: memory`.
+        """
+        if self._here is Standpoint.OUTSIDE:
+            return None
+        if self._mark is None:
+            self._mark = find_mark(self._config.store_root(self._node_id), self._scope)
         return None if self._mark is None else self._mark.size()
 
     def resolve(self, text: str, route: RouteName | None, read_mode: ReadMode | None) -> Pin:
@@ -168,7 +178,10 @@ class Cluster:
 
     def find(self, digest: Digest) -> Snapshot | None:
         """The snapshot, if this node has a store and it is there; nothing is made or brought."""
-        if not self._config.store_root(self._node_id).is_dir():
+        try:
+            if not find_root(self._config.store_root(self._node_id)).is_dir():
+                return None
+        except StoreError:  # there can be none
             return None
         return self._open_store().find(digest)
 
@@ -201,7 +214,9 @@ class Cluster:
 
     def status(self) -> Status:
         """What the job knows."""
-        store = str(self._config.store_root(self._node_id))
+        store = self._config.store
+        with contextlib.suppress(StoreError):  # this process may have none, and use memory
+            store = str(find_root(self._config.store_root(self._node_id)))
         found: CoordinatorStatus = self._call(lambda coordinator: coordinator.status.remote())
         return Status("ray", found.node, store, found.pins, found.deliveries, found.agents)
 
@@ -231,7 +246,7 @@ class Cluster:
     def _open_store(self) -> Store:
         with self._guard:
             root = self._config.store_root(self._node_id)
-            if self._store is None or self._store.root != root:
+            if self._store is None or self._store.configured != root:
                 self._store = Store(root, max_bytes=self._config.max_bytes)
             return self._store
 

@@ -32,7 +32,7 @@ from hubdist.runtime.calls import stop_this_actor
 from hubdist.runtime.deliveries import Deliveries
 from hubdist.runtime.early import EarlyDelivery
 from hubdist.runtime.job_pins import DirectRead, JobPins, Pinned, Reader
-from hubdist.runtime.marks import RefreshMark
+from hubdist.runtime.marks import grow_mark
 from hubdist.runtime.nodes import Node, alive_nodes
 from hubdist.runtime.ways import Ways
 from hubdist.store import Store
@@ -131,6 +131,7 @@ class Coordinator:
             handles: The configured models; the first call begins to deliver them to all nodes.
 
         Raises:
+            ConfigError: A path in the settings cannot be told on this node.
             StoreError: The store of the driver's node cannot be used.
         """
         self._last_call = time.monotonic()
@@ -193,8 +194,8 @@ class Coordinator:
             return None
 
         nodes = [node for node in await asyncio.to_thread(alive_nodes) if node.id != self._node.id]
-        mark = RefreshMark(self._config.store_root(self._node.id), self._scope)
-        _, *told = await asyncio.gather(asyncio.to_thread(mark.grow), *(tell(node) for node in nodes))
+        here = functools.partial(grow_mark, self._config.store_root(self._node.id), self._scope)
+        _, *told = await asyncio.gather(asyncio.to_thread(here), *(tell(node) for node in nodes))
         alive = {node.name for node in await asyncio.to_thread(alive_nodes)}
         return tuple(name for name in told if name in alive)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections import deque
@@ -15,13 +16,14 @@ from hubdist.errors import HubdistError, IntegrityError, NotPinnedError, PeerErr
 from hubdist.manifest import Digest, Manifest
 from hubdist.report import NodeReport
 from hubdist.routes import Choice, Evidence, Finding, Order, Route, order_routes
-from hubdist.runtime.agents import Agents
+from hubdist.runtime.agents import START_TIMEOUT_S, Agents
 from hubdist.runtime.calls import NodeLostError
 from hubdist.runtime.early import EarlyDelivery
 from hubdist.runtime.job_pins import JobPins
 from hubdist.runtime.nodes import Node
 from hubdist.runtime.receiver import Brought
 from hubdist.runtime.sharing import SharedWork
+from hubdist.runtime.stores import Stores
 from hubdist.runtime.transfers import Transfers
 from hubdist.runtime.ways import Ways
 
@@ -48,6 +50,7 @@ class Deliveries:
         self._config = config
         self._work = SharedWork()
         self._transfers = Transfers(node, agents, config)
+        self._stores = Stores(node, agents, pins.nonces)
         self._done: deque[NodeReport] = deque(maxlen=_MAX_REPORTS)
 
     @property
@@ -66,12 +69,16 @@ class Deliveries:
         return self._transfers.progress
 
     async def bring(self, digest: Digest, handle: str, node: Node, wanted: Route | None) -> NodeReport:
-        """Bring a pinned model to one node; a failure is in the report."""
-        return await self._work.once((digest, node.id), lambda: self._deliver(digest, handle, node, wanted))
+        """Bring a pinned model to one node; a failure is in the report.
+
+        To a node that shares the store of another one nothing is sent: that one gets the model, and this one looks.
+        """
+        shared = await self._work.once(("share", digest, node.id), lambda: self._share(digest, handle, node, wanted))
+        return shared or await self._once(digest, handle, node, wanted)
 
     def early(self) -> EarlyDelivery:
         """A delivery that can begin while an origin is being read."""
-        return EarlyDelivery(self._transfers)
+        return EarlyDelivery(self._transfers, self._node, self._stores)
 
     def copies(self, digest: Digest) -> dict[Route, RemoteCopy]:
         """The places where nodes could read a model themselves."""
@@ -90,12 +97,53 @@ class Deliveries:
             places: Route -> the directory that would be read.
             wanted: The route to try first; None for the best.
         """
+        with contextlib.suppress(HubdistError):  # the probes of the places say what is the matter
+            first = await self._stores.first(node)
+            if first.id != node.id:
+                return order_routes(Evidence(shares=self._stores.reason(first)))
+        return await self._order(node, places, wanted)
+
+    async def _order(self, node: Node, places: Mapping[Route, str], wanted: Route | None) -> Order:
         findings: dict[Route, Finding] = {}
         if wanted is not Route.DRIVER:
             probes = await asyncio.gather(*(self._ways.probe(node, url) for url in places.values()))
             findings = dict(zip(places, probes, strict=True))
         evidence = Evidence(wanted, shared=findings.get(Route.SHARED), direct=findings.get(Route.DIRECT))
         return order_routes(evidence)
+
+    async def _once(self, digest: Digest, handle: str, node: Node, wanted: Route | None) -> NodeReport:
+        return await self._work.once((digest, node.id), lambda: self._deliver(digest, handle, node, wanted))
+
+    async def _share(self, digest: Digest, handle: str, node: Node, wanted: Route | None) -> NodeReport | None:
+        """Wait until a node that shares this one's store has the model, and look; None if that is of no use.
+
+        It waits for deliveries, and no delivery waits for it.
+        """
+        begin = time.monotonic()
+        try:
+            first = await self._stores.first(node)
+            if first.id == node.id:
+                return None
+            if not await self._agents.call(node, "holds", digest, timeout_s=START_TIMEOUT_S):
+                if first.id != self._node.id or await self._pins.held(digest) is None:
+                    filled = await self._once(digest, handle, first, wanted)
+                    if filled.error is not None:
+                        return None
+                if not await self._agents.call(node, "look_again", digest, timeout_s=START_TIMEOUT_S):
+                    return None
+        except HubdistError as error:  # the node's own delivery meets it again, and reports it
+            _LOG.info("hubdist: %s was not asked whose store it shares: %s", node.name, error)
+            return None
+        report = NodeReport(node.id, node.name, handle, str(digest), Route.STORE, self._stores.reason(first))
+        report = replace(report, seconds=time.monotonic() - begin)
+        self._note(digest, node, report)
+        return report
+
+    def _note(self, digest: Digest, node: Node, report: NodeReport) -> None:
+        if report.error is None:
+            self._transfers.note_holder(digest, node)
+        self._done.append(report)
+        _LOG.info("hubdist: %s to %s", report.handle, report)
 
     async def _deliver(self, digest: Digest, handle: str, node: Node, wanted: Route | None) -> NodeReport:
         begin = time.monotonic()
@@ -110,10 +158,7 @@ class Deliveries:
             report = replace(report, error=failed, reason="it failed")
         before = report.timeline[-1][0] if report.timeline else 0.0  # it may have come while the origin was being read
         report = replace(report, seconds=max(before, time.monotonic() - begin))
-        if report.error is None:
-            self._transfers.note_holder(digest, node)
-        self._done.append(report)
-        _LOG.info("hubdist: %s to %s", handle, report)
+        self._note(digest, node, report)
         return report
 
     async def _bring(self, digest: Digest, report: NodeReport, node: Node, wanted: Route | None) -> NodeReport:
@@ -121,7 +166,7 @@ class Deliveries:
         if node.id == self._node.id and await self._pins.held(digest) is not None:
             return replace(report, route=Route.STORE, reason="it is the driver's own node")
         copies = self.copies(digest)
-        order = await self.order(node, {route: copy.url for route, copy in copies.items()}, wanted)
+        order = await self._order(node, {route: copy.url for route, copy in copies.items()}, wanted)
         for refused in order.refused:
             if refused.route in copies:
                 self._ways.say(node, copies[refused.route].url, refused.reason)

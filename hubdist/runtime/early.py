@@ -10,6 +10,7 @@ from typing import Any
 from hubdist.errors import HubdistError
 from hubdist.manifest import Manifest, ProvenChunk
 from hubdist.runtime.nodes import Node, alive_nodes
+from hubdist.runtime.stores import Stores
 from hubdist.runtime.transfer import Transfer
 from hubdist.runtime.transfers import EARLY_CHUNK_BYTES, Transfers
 
@@ -22,12 +23,19 @@ class EarlyDelivery:
     `began`, `grew` and `published` are called by the thread that reads the origin, everything else in the
     coordinator's event loop. Nothing is published on a node before `settle`.
 
+    Of nodes that share a store one takes part, and none of those that share the driver's.
+
     Args:
         transfers: The job's.
+        node: The driver's node.
+        stores: Tells which nodes share a store.
     """
 
-    def __init__(self, transfers: Transfers) -> None:
+    def __init__(self, transfers: Transfers, node: Node, stores: Stores) -> None:
         self._transfers = transfers
+        self._stores = stores
+        self._joined = {node.id}
+        """Nodes in whose stores the model is being written."""
         self._loop = asyncio.get_running_loop()
         self._wanted: dict[str, Node] = {}
         self._transfer: Transfer | None = None
@@ -105,6 +113,10 @@ class EarlyDelivery:
 
     async def _bring(self, transfer: Transfer, node: Node) -> None:
         try:
+            node = await self._stores.first(node)
+            if node.id in self._joined or self._over.is_set():
+                return
+            self._joined.add(node.id)
             brought = await transfer.bring(node)
         except HubdistError as error:  # whoever asked for the model on this node tries again, and hears of it
             _LOG.info("hubdist: %s did not get the model while it was read: %s", node.name, error)

@@ -16,6 +16,7 @@ from hubdist.disk import remove_tree
 from hubdist.errors import DigestMismatchError, HubdistError, IntegrityError, NotPinnedError
 from hubdist.handle import Handle
 from hubdist.manifest import Digest, Manifest
+from hubdist.nonces import Nonces
 from hubdist.pins import Pins
 from hubdist.report import PinReport
 from hubdist.resolver import Resolution, Resolver
@@ -87,6 +88,11 @@ class JobPins:
         """What handles stood for before they were refreshed; a model that travels may need it still."""
         self._held: dict[Digest, Snapshot] = {}
         _forget_old(store.root / "pins")
+
+    @property
+    def nonces(self) -> Nonces:
+        """Those of the driver's store."""
+        return Nonces(self._store)
 
     @property
     def reports(self) -> tuple[PinReport, ...]:

@@ -6,8 +6,32 @@ each time would cost a millisecond.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
+
+from hubdist.errors import StoreError
+from hubdist.ownership import find_root
+
+
+def find_mark(wanted: Path, scope: str) -> RefreshMark | None:
+    """The mark of a job in a node's store; None if there is no store, which is not made for this.
+
+    Args:
+        wanted: The directory that is configured as the store.
+        scope: Names the job.
+    """
+    with contextlib.suppress(StoreError):
+        root = find_root(wanted)
+        return RefreshMark(root, scope) if root.is_dir() else None
+    return None
+
+
+def grow_mark(wanted: Path, scope: str) -> None:
+    """Tell the processes of this node that a handle was refreshed; arguments as for `find_mark`."""
+    mark = find_mark(wanted, scope)
+    if mark is not None:
+        mark.grow()
 
 
 class RefreshMark:
@@ -23,12 +47,12 @@ class RefreshMark:
     def __init__(self, root: Path, scope: str) -> None:
         self._path = root / "pins" / scope / "refreshed"
 
-    def grow(self) -> bool:
-        """Tell the node's processes that a handle was refreshed; False if the store cannot be written.
+    def grow(self) -> None:
+        """Tell the node's processes that a handle was refreshed. Where it cannot be written, they ask each time.
 
-        May be done twice for one refresh: processes ask once more then.
+        May be done twice for one refresh: they ask once more then.
         """
-        return self._open(b".")
+        self._open(b".")
 
     def size(self) -> int | None:
         """How often it has grown; None if it cannot be read nor made, so that nobody would be told by it."""
