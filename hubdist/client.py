@@ -17,8 +17,10 @@ from pathlib import Path
 from typing import Any, Protocol, Self
 
 from hubdist.config import Config, ReadMode, RouteName
+from hubdist.disk import working_directory
 from hubdist.embedded import Embedded
 from hubdist.errors import DeliveryError, NotPinnedError
+from hubdist.handle import handle_text
 from hubdist.manifest import Chunk, Digest, Manifest
 from hubdist.models import (
     Changes,
@@ -76,14 +78,14 @@ class _Process:
 
     def __init__(self, config: Config, asked: Mapping[str, Any] | None, ray_session: str | None) -> None:
         self.ray_session = ray_session
-        self.pins: dict[str, Pin] = {}
+        self.pins: dict[tuple[str, Path | None], Pin] = {}
         self.epoch: int | None = None
         self.warned: set[Digest] = set()
         self.snapshots: dict[Digest, Snapshot] = {}
         self.way: _Way
         if ray_session is None:
             self.config = config
-            self.way = Embedded(config, Path.cwd())
+            self.way = Embedded(config, working_directory())
         else:
             from hubdist.runtime.cluster import Cluster
 
@@ -93,16 +95,19 @@ class _Process:
         self.models = LoadedModels(self.config.max_loaded, self.config.kept_bytes(in_task=self.way.runs_tasks))
         self.reader = Reader(self.config, self.way.read)
 
-    def resolve(self, text: str, how: _How) -> Pin:
+    def resolve(self, handle: str | os.PathLike[str], how: _How) -> Pin:
         """What a handle stands for; asked once per process and handle, and again after a refresh."""
+        text = handle_text(handle)
         epoch = self.way.epoch()
         if epoch is None or epoch != self.epoch:
             self.pins.clear()
             self.epoch = epoch
-        pin = self.pins.get(text)
+        # A relative path means another directory after a chdir.
+        asked = (text, None if "://" in text.rpartition("::")[2] else working_directory())
+        pin = self.pins.get(asked)
         if pin is None:
             pin = self.way.resolve(text, how.route, how.read_mode)
-            self.pins[text] = pin
+            self.pins[asked] = pin
         if pin.seen is not None and self.way.sees_drivers_disk and pin.seen.has_changed():
             self._warn(pin)
         return pin
@@ -111,10 +116,10 @@ class _Process:
         """Let processes that this one starts have its settings."""
         self.config.hand_down(self.way.node_id)
 
-    def refresh(self, text: str, how: _How) -> Refreshed:
+    def refresh(self, handle: str | os.PathLike[str], how: _How) -> Refreshed:
         """Ask the origin again, and forget what was known."""
         try:
-            refreshed = self.way.refresh(text, how.route)
+            refreshed = self.way.refresh(handle_text(handle), how.route)
         finally:
             self.pins.clear()
         if refreshed.changed and refreshed.before is not None:
@@ -203,7 +208,7 @@ def init(config: Config | Mapping[str, Any] | None = None, **overrides: Any) -> 
 
 
 def load(
-    handle: str,
+    handle: str | os.PathLike[str],
     tags: str | Sequence[str] | None = None,
     options: Any = None,
     *,
@@ -260,7 +265,7 @@ def load(
     return process.load(pin, key, how, fresh=process.config.fresh if fresh is None else fresh)
 
 
-def resolve(handle: str, *, route: str | None = None) -> str:
+def resolve(handle: str | os.PathLike[str], *, route: str | None = None) -> str:
     """The directory on this node with a model's files, complete and read-only; brought here if it is missing.
 
     Works for any files, also those that are no SavedModel. Every call checks names and sizes anew. The directory stays
@@ -281,7 +286,7 @@ def resolve(handle: str, *, route: str | None = None) -> str:
     return str(snapshot.path)
 
 
-def plan(handle: str, nodes: Iterable[str] | None = None, *, route: str | None = None) -> Plan:
+def plan(handle: str | os.PathLike[str], nodes: Iterable[str] | None = None, *, route: str | None = None) -> Plan:
     """What a load of a handle would do on each node, and why, without doing it.
 
     The nodes are asked what they have and what they can read, which starts an agent on each for some seconds; answers
@@ -296,22 +301,27 @@ def plan(handle: str, nodes: Iterable[str] | None = None, *, route: str | None =
         HubdistError: The handle cannot be understood, or no such node is alive.
     """
     how = _How.checked(route, None)
-    return _current().way.plan(handle, None if nodes is None else list(nodes), how.route)
+    return _current().way.plan(handle_text(handle), None if nodes is None else list(nodes), how.route)
 
 
 async def load_async(
-    handle: str, tags: str | Sequence[str] | None = None, options: Any = None, **arguments: Any
+    handle: str | os.PathLike[str],
+    tags: str | Sequence[str] | None = None,
+    options: Any = None,
+    **arguments: Any,
 ) -> Any:
     """`load` for async actors and other event loops: runs in a thread and does not block the loop."""
     return await asyncio.to_thread(load, handle, tags, options, **arguments)
 
 
-async def resolve_async(handle: str, *, route: str | None = None) -> str:
+async def resolve_async(handle: str | os.PathLike[str], *, route: str | None = None) -> str:
     """`resolve` for async actors and other event loops: runs in a thread and does not block the loop."""
     return await asyncio.to_thread(resolve, handle, route=route)
 
 
-def prefetch(handles: str | Iterable[str], nodes: Iterable[str] | None = None) -> Report:
+def prefetch(
+    handles: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], nodes: Iterable[str] | None = None
+) -> Report:
     """Bring models to nodes before they are needed, with a progress bar.
 
     Args:
@@ -325,7 +335,8 @@ def prefetch(handles: str | Iterable[str], nodes: Iterable[str] | None = None) -
         DeliveryError: Some nodes failed; the others have the models.
         HubdistError: A handle could not be resolved.
     """
-    texts = [handles] if isinstance(handles, (str, os.PathLike)) else list(handles)
+    several = [handles] if isinstance(handles, (str, os.PathLike)) else list(handles)
+    texts = [handle_text(handle) for handle in several]
     report = _current().way.prefetch(texts, None if nodes is None else list(nodes))
     failures = {node.name: node.error for node in report.nodes if node.error is not None}
     if failures:
@@ -333,7 +344,7 @@ def prefetch(handles: str | Iterable[str], nodes: Iterable[str] | None = None) -
     return report
 
 
-def refresh(handle: str, *, route: str | None = None) -> Refreshed:
+def refresh(handle: str | os.PathLike[str], *, route: str | None = None) -> Refreshed:
     """Ask the origin again what a handle stands for; from then on every load of this job gives the new bytes.
 
     Without it a handle stands for the same bytes for the whole job. Objects that were loaded before stay what they
@@ -353,7 +364,7 @@ def refresh(handle: str, *, route: str | None = None) -> Refreshed:
     return _current().refresh(handle, _How.checked(route, None))
 
 
-def unload(handle: str) -> bool:
+def unload(handle: str | os.PathLike[str]) -> bool:
     """Let go of what this process has loaded of a handle; whoever holds the object may go on to use it.
 
     Args:

@@ -38,11 +38,11 @@ class Embedded:
 
     Args:
         config: The settings.
-        base_dir: What relative paths of the settings are relative to. Those of handles are relative to the directory
-            that the process is in when it asks.
+        base_dir: What relative paths of the settings are relative to; None if that directory is gone. Those of handles
+            are relative to the directory that the process is in when it asks.
     """
 
-    def __init__(self, config: Config, base_dir: Path) -> None:
+    def __init__(self, config: Config, base_dir: Path | None) -> None:
         self._config = config
         self._node = socket.gethostname()
         self._store = Store(config.store_root(self._node), max_bytes=config.max_bytes)

@@ -122,8 +122,15 @@ class Handle:
 
 
 def handle_text(handle: str | os.PathLike[str]) -> str:
-    """A handle as text, which a path-like object is turned into."""
-    return os.fsdecode(handle) if isinstance(handle, os.PathLike) else handle
+    """A handle as text, which a path-like object is turned into.
+
+    Raises:
+        HandleError: It is neither.
+    """
+    text = os.fsdecode(handle) if isinstance(handle, os.PathLike) else handle
+    if not isinstance(text, str) or not text.strip():
+        raise HandleError(f"a handle is a non-empty string or a path, not {text!r}")
+    return text
 
 
 def parse_handle(
@@ -139,10 +146,7 @@ def parse_handle(
     Raises:
         HandleError: The text is no handle, or names a scheme that is not known or not allowed.
     """
-    text = handle_text(text)
-    if not isinstance(text, str) or not text.strip():
-        raise HandleError(f"a handle is a non-empty string or a path, not {text!r}")
-    text = text.strip()
+    text = handle_text(text).strip()
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:

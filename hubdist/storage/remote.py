@@ -258,7 +258,7 @@ class RemoteTree(Tree):
         if not stored.encoded:
             return stored.file
         size = self._decoding(path).measure(self._name(path), stored)
-        return StoredFile(size, stored.file.version)
+        return StoredFile(size, stored.file.version, packed=True)
 
     def _decoding(self, path: str) -> Contents:
         contents = self._plain_contents()
