@@ -35,7 +35,7 @@ _SCRIPT = """
 
     def open_at(url):
         check_in_place(url)
-        return open_model(InPlace(url, manifest), key, print)
+        return open_model(InPlace(url, manifest), key, print, print)
 
     model = open_at("gs://models/tf2")
     answers = {"words": model(tf.constant(["one", "two", "unknown"])).numpy().tolist()}
