@@ -24,7 +24,7 @@ from hubdist.inherited import VARIABLE, write_inherited
 from hubdist.layers import parse_yaml, read_layers
 from hubdist.manifest import Digest
 from hubdist.ownership import place_for_store
-from hubdist.paths import expand_home
+from hubdist.paths import expand_home, local_directory
 from hubdist.redact import redact_url
 from hubdist.routes import Route
 from hubdist.source import Source
@@ -181,9 +181,10 @@ class Config(BaseModel):
     @field_validator("tfhub_cache_dir")
     @classmethod
     def _check_tfhub_cache_dir(cls, value: str | None) -> str | None:
-        if value is not None and "://" in value:
-            raise ValueError(f"{redact_url(value)} is no directory of this machine; set shared_cache to it")
-        return value
+        folder = None if value is None else local_directory(value)
+        if value is not None and folder is None:
+            raise ValueError(f"{redact_url(value)} is not a directory of this machine; set shared_cache to it")
+        return folder
 
     @field_validator("shared_cache")
     @classmethod

@@ -100,8 +100,11 @@ class HandleError(HubdistError, ValueError):
     """
 
 
-class NotAModelError(HubdistError):
-    """The files are not a SavedModel or TF1 hub module, or are several versions of one: they cannot be loaded."""
+class NotAModelError(HubdistError, ValueError):
+    """The files are not a SavedModel or TF1 hub module, or are several versions of one: they cannot be loaded.
+
+    It is a `ValueError` too, as `tensorflow_hub.load` raises one.
+    """
 
 
 class MissingOperationError(HubdistError):

@@ -128,7 +128,9 @@ def handle_text(handle: str | os.PathLike[str]) -> str:
         HandleError: It is neither.
     """
     text = os.fsdecode(handle) if isinstance(handle, os.PathLike) else handle
-    if not isinstance(text, str) or not text.strip():
+    if not isinstance(text, str):  # in the words of tensorflow_hub
+        raise HandleError(f"Expected a string, got {text!r}", advice="A handle is a string or a path.")
+    if not text.strip():
         raise HandleError(f"a handle is a non-empty string or a path, not {text!r}")
     return text
 

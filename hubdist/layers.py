@@ -13,7 +13,7 @@ import yaml
 
 from hubdist.errors import ConfigError
 from hubdist.inherited import VARIABLE, read_inherited
-from hubdist.paths import expand_home
+from hubdist.paths import expand_home, local_directory
 
 Layer = tuple[str, dict[str, Any]]
 """Where settings stand, for errors; and keys and values."""
@@ -97,7 +97,7 @@ def _environment_layers(environment: Mapping[str, str]) -> list[tuple[str, dict[
 
 def _cache_dir(value: str, _place: str) -> dict[str, Any]:
     """A local directory of TensorFlow Hub is read; a remote one becomes the shared cache."""
-    return {"shared_cache" if "://" in value else "tfhub_cache_dir": value}
+    return {"tfhub_cache_dir" if local_directory(value) is not None else "shared_cache": value}
 
 
 def _load_format(value: str, place: str) -> dict[str, Any]:

@@ -121,7 +121,8 @@ def _explained(paths: list[str], handle: str) -> tuple[str, str]:
     found = _recognised(paths)
     if found is not None:
         return f"this is not a SavedModel but {found[0]} ({_shown(paths)})", found[1]
-    what = f"this is not a SavedModel: of {' and '.join(SAVED_MODEL_FILES)} none is among its {len(paths)} files"
+    names = " nor ".join(SAVED_MODEL_FILES)
+    what = f"this is not a SavedModel: it contains neither {names} among its {len(paths)} files"
     advice = "hubdist.resolve(handle) gives the directory for other frameworks."
     if len(paths) == 1:
         advice += f" An archive is unpacked if its name ends in one of {', '.join(ARCHIVE_SUFFIXES)}."

@@ -99,3 +99,11 @@ class PathSet:
             self._kinds[key] = (path, is_file)
         elif is_file or known != (path, False):
             raise UnsafeArchiveError(f"the file names {known[0][:100]!r} and {path[:100]!r} clash")
+
+
+def local_directory(text: str) -> str | None:
+    """The directory that a path or a `file://` URL names; None for any other URL."""
+    scheme, found, rest = text.partition("://")
+    if not found:
+        return text
+    return "/" + rest.removeprefix("localhost").lstrip("/") if scheme.lower() == "file" else None

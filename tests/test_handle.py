@@ -234,7 +234,7 @@ def test_what_is_no_handle_is_refused(text: str, says: str | None) -> None:
 
 @pytest.mark.parametrize("value", [None, 5, b"https://h/m"])
 def test_a_handle_is_a_string_or_a_path(value: object) -> None:
-    with pytest.raises(HandleError, match="non-empty string"):
+    with pytest.raises(HandleError, match="string or a path"):
         parse_handle(value)  # type: ignore[arg-type]
 
 

@@ -212,3 +212,16 @@ def test_models_of_keras_2_with_optimizer_state_load(tmp_path: Path) -> None:
 
         assert "optimizer" not in revived_types.registered_identifiers()
         assert "optimizer" not in revived_types._TYPE_IDENTIFIERS  # else every later save fails
+
+
+@pytest.mark.parametrize("wrong", [0, None, b"/models/m", ["/models/m"], "", "  "])
+@pytest.mark.parametrize("call", [hubdist.load, hubdist.resolve, hubdist.refresh, hubdist.unload, hubdist.plan])
+def test_what_is_no_string_is_a_value_error(call: Any, wrong: Any) -> None:
+    with pytest.raises(ValueError, match="string"):
+        call(wrong)
+
+
+def test_what_is_no_model_is_a_value_error_as_for_hub_load(tmp_path: Path) -> None:
+    (tmp_path / "notes").write_text("text")
+    with pytest.raises(ValueError, match=r"contains neither saved_model\.pb nor saved_model\.pbtxt"):
+        hubdist.load(str(tmp_path))

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+import hubdist
 from hubdist.config import Config
 from hubdist.origins.tfhub_cache import find_in_cache
 from hubdist.resolver import Resolution, Resolver
@@ -193,3 +194,16 @@ def test_other_kinds_of_handles_are_not_looked_up(tmp_path: Path, cache: Path, h
 def test_a_cache_that_does_not_exist_is_no_error(hub: LoopbackHub, tmp_path: Path) -> None:
     handle = hub.add_model("google/words/1", FROM_HUB)
     assert resolve(handle, tmp_path, tmp_path / "nothing")[0].source == "origin"
+
+
+def test_a_cache_by_file_url_is_read_and_never_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    monkeypatch.setenv("TFHUB_CACHE_DIR", f"file://{empty}")
+    with LoopbackHub() as hub:
+        handle = hub.add_model("acme/model/1", {"saved_model.pb": b"model"})
+        hubdist.resolve(handle)
+        assert hub.reads(handle) == 1
+    assert list(empty.iterdir()) == []
+    assert Config.load().tfhub_cache_dir == str(empty)
+    assert Config.load({"tfhub_cache_dir": f"file://localhost{empty}"}).tfhub_cache_dir == str(empty)

@@ -50,20 +50,21 @@ class Buffer:
         tensorflow.errors.OpError: The variable has no value.
     """
 
-    __slots__ = ("_address", "_dtype", "_handle", "value")
+    __slots__ = ("_address", "_dtype", "_handle", "_shape", "value")
 
     def __init__(self, handle: Any, dtype: Any) -> None:
         self._handle = handle
         self._dtype = dtype
         self.value = _reader()(handle, dtype)
         """The tensor."""
+        self._shape = self.value._shape_tuple()
         self._address = _addresser()(self.value) if dtype.name in _WITH_ADDRESS else None
 
     def unchanged(self) -> bool:
         """True if the variable has these values still, nothing having been written to it since."""
         now = _reader()(self._handle, self._dtype)
         if self._address is not None:
-            return _addresser()(now) == self._address and bool(now.shape == self.value.shape)
+            return _addresser()(now) == self._address and bool(now._shape_tuple() == self._shape)
         return same_values(self.value, now)
 
 

@@ -19,11 +19,7 @@ class State(Protocol):
     """What is known of a loaded model's state: `Published`, or `InGraph` for a model in a `tf.Graph`."""
 
     nodes: dict[NodePath, weakref.ref[Any]]
-
-    @property
-    def total_bytes(self) -> int:
-        """Bytes of the variables."""
-        ...
+    total_bytes: int
 
     def unchanged(self) -> bool:
         """True if the model is known to be as it was published."""
@@ -74,6 +70,9 @@ class Published:
                     found = attributes_of(node)
                     if found is not None:
                         self._attributes[path] = {name: _Token(value) for name, value in found.items()}
+        sizes = (v.dtype.size * (v.shape.num_elements() or 0) for v, _ in self._variables.values())
+        self.total_bytes = int(sum(sizes))
+        """Bytes of the variables."""
 
     def _note_resource(self, path: NodePath, node: Any) -> None:
         if is_constant(node):
@@ -83,12 +82,6 @@ class Published:
             self._hidden.append(f"{'.'.join(path)}, a {type(node).__name__}")
         else:
             self._tables[path] = table
-
-    @property
-    def total_bytes(self) -> int:
-        """Bytes of the variables."""
-        sizes = (v.dtype.size * (v.shape.num_elements() or 0) for v, _ in self._variables.values())
-        return int(sum(sizes))
 
     def unchanged(self) -> bool:
         """True if every variable, table and attribute is known to be as it was published."""
@@ -183,11 +176,8 @@ class InGraph:
         self.nodes: dict[NodePath, weakref.ref[Any]] = {path: weakref.ref(node) for path, node in parts.items()}
         self._variables = {path: node for path, node in parts.items() if isinstance(node, tensorflow.Variable)}
         self._graph = tensorflow.compat.v1.get_default_graph()
-
-    @property
-    def total_bytes(self) -> int:
-        """Not counted: it is never kept."""
-        return 0
+        self.total_bytes = 0
+        """Not counted, for it is never kept."""
 
     def unchanged(self) -> bool:
         """Nobody can tell."""
