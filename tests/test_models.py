@@ -222,6 +222,8 @@ def test_what_is_no_string_is_a_value_error(call: Any, wrong: Any) -> None:
 
 
 def test_what_is_no_model_is_a_value_error_as_for_hub_load(tmp_path: Path) -> None:
-    (tmp_path / "notes").write_text("text")
+    root = tmp_path / "files"
+    root.mkdir()
+    (root / "notes").write_text("text")
     with pytest.raises(ValueError, match=r"contains neither saved_model\.pb nor saved_model\.pbtxt"):
-        hubdist.load(str(tmp_path))
+        hubdist.load(str(root))
