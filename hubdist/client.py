@@ -23,13 +23,14 @@ from hubdist.errors import DeliveryError, NotPinnedError
 from hubdist.handle import handle_text
 from hubdist.manifest import Chunk, Digest, Manifest
 from hubdist.models import (
+    Bundle,
     Changes,
     LoadedModels,
     LoadKey,
     NodePath,
     PartKind,
-    Place,
     Seal,
+    Travel,
     apply_changes,
     free_remote_assets,
     import_modules,
@@ -78,8 +79,9 @@ class _Process:
 
     def __init__(self, config: Config, asked: Mapping[str, Any] | None, ray_session: str | None) -> None:
         self.ray_session = ray_session
-        self.pins: dict[tuple[str, Path | None], Pin] = {}
-        self.epoch: int | None = None
+        self.pins: dict[tuple[str, Path | None], tuple[int | None, Pin]] = {}
+        self.digests: dict[tuple[str, Path | None], set[Digest]] = {}
+        """All that a handle has stood for in this process."""
         self.warned: set[Digest] = set()
         self.snapshots: dict[Digest, Snapshot] = {}
         self.way: _Way
@@ -99,15 +101,13 @@ class _Process:
         """What a handle stands for; asked once per process and handle, and again after a refresh."""
         text = handle_text(handle)
         epoch = self.way.epoch()
-        if epoch is None or epoch != self.epoch:
-            self.pins.clear()
-            self.epoch = epoch
         # A relative path means another directory after a chdir.
         asked = (text, None if "://" in text.rpartition("::")[2] else working_directory())
-        pin = self.pins.get(asked)
-        if pin is None:
+        known_in, pin = self.pins.get(asked, (None, None))
+        if pin is None or epoch is None or epoch != known_in:
             pin = self.way.resolve(text, how.route, how.read_mode)
-            self.pins[asked] = pin
+            self.pins[asked] = epoch, pin  # as of before it was asked: a refresh meanwhile makes it old
+            self.digests.setdefault(asked, set()).add(pin.digest)
         if pin.seen is not None and self.way.sees_drivers_disk and pin.seen.has_changed():
             self._warn(pin)
         return pin
@@ -117,11 +117,8 @@ class _Process:
         self.config.hand_down(self.way.node_id)
 
     def refresh(self, handle: str | os.PathLike[str], how: _How) -> Refreshed:
-        """Ask the origin again, and forget what was known."""
-        try:
-            refreshed = self.way.refresh(handle_text(handle), how.route)
-        finally:
-            self.pins.clear()
+        """Ask the origin again; what was known is old from now on."""
+        refreshed = self.way.refresh(handle_text(handle), how.route)
         if refreshed.changed and refreshed.before is not None:
             self.models.forget(Digest.parse(refreshed.before))
         return refreshed
@@ -138,6 +135,7 @@ class _Process:
 
     def load(self, pin: Pin, key: LoadKey, how: _How, *, fresh: bool) -> Any:
         """The loaded model of this process for a key, as it was published."""
+        import_modules(self.config.imports)  # before a lock is held: what is imported may load models itself
         return self.models.get(key, lambda: self.open(pin, key, how), fresh=fresh)
 
     def open(self, pin: Pin, key: LoadKey, how: _How) -> Any:
@@ -147,13 +145,13 @@ class _Process:
         if mode == "memory":
             access = self.way.access(pin, how.route)
             own = self.way.find(pin.digest)
-            return _open_at(self.reader.to_memory(access, own), key)
+            return open_model(self.reader.to_memory(access, own), key, _TRAVEL)
         if mode == "in_place":
             access = self.way.access(pin, how.route)
-            model = self.reader.in_place(access, lambda place: _open_at(place, key))
+            model = self.reader.in_place(access, lambda place: open_model(place, key, _TRAVEL))
             if model is not None:
                 return model
-        return _open_at(self.way.locate(pin, how.route), key)
+        return open_model(self.way.locate(pin, how.route), key, _TRAVEL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -377,7 +375,10 @@ def unload(handle: str | os.PathLike[str]) -> bool:
         HubdistError: The handle cannot be understood.
     """
     process = _current()
-    return process.models.forget(process.resolve(handle, _How()).digest)
+    digest = process.resolve(handle, _How()).digest
+    digests = [digests for digests in process.digests.values() if digest in digests]
+    found = [process.models.forget(one) for one in set().union(*digests)]
+    return any(found)
 
 
 def status() -> Status:
@@ -396,23 +397,29 @@ def shutdown() -> None:
     free_remote_assets()
 
 
-def revive(key: LoadKey, path: NodePath, kind: PartKind, changes: Changes) -> Any:
-    """What a pickle of a loaded model, or of a part of one, gives: an object that loads itself at its first use.
+def revive_model(key: LoadKey, changes: Changes) -> Bundle:
+    """What a pickle of a loaded model, or of parts of one, holds once for all of them.
 
     Args:
         key: The model.
-        path: The part.
-        kind: What the part is.
         changes: What the sender had changed.
     """
-    return unopened(Seal(key, path, kind, changes, _open_travelled, revive))
+    return Bundle(key, lambda: changes, _open_travelled, revive_model)
 
 
-def _open_at(place: Place, key: LoadKey) -> Any:
-    return open_model(place, key, _open_travelled, revive)
+def revive_part(bundle: Bundle, path: NodePath, kind: PartKind, extra: tuple[tuple[str, Any], ...]) -> Any:
+    """What such a pickle gives: an object that loads the model at its first use, and becomes it or the part of it.
+
+    Args:
+        bundle: The model.
+        path: The part.
+        kind: What the part is.
+        extra: Plain attributes of this object alone.
+    """
+    return unopened(Seal(bundle, path, kind, extra, revive_part))
 
 
-def _open_travelled(key: LoadKey, path: NodePath, changes: Changes) -> Any:
+def _open_travelled(key: LoadKey, changes: Changes) -> Any:
     """Load what a pickle or a copy stands for, into an object that nobody else gets.
 
     Raises:
@@ -433,7 +440,11 @@ def _open_travelled(key: LoadKey, path: NodePath, changes: Changes) -> Any:
                 advice="Load the handle anew and pickle that.",
             ) from error
         model = process.open(pin, key, how)
-    return apply_changes(model, path, changes)
+    apply_changes(model, changes)
+    return model
+
+
+_TRAVEL = Travel(_open_travelled, revive_model, revive_part)
 
 
 def _current() -> _Process:

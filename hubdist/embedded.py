@@ -50,6 +50,7 @@ class Embedded:
         self._guard = threading.Lock()
         self._resolving: dict[str, threading.Lock] = {}
         self._pins: dict[str, _Pinned] = {}
+        self._epoch = 0
         self._former: dict[Digest, _Pinned] = {}
         """What handles stood for before they were refreshed; whoever has such a model may need it again."""
 
@@ -89,14 +90,15 @@ class Embedded:
             before = self._pins.get(handle.key)
             resolution = self._resolver.read_anew(handle)
             self._pins[handle.key] = _Pinned(handle, resolution)
+            self._epoch += 1
             if before is not None and before.resolution.digest != resolution.digest:
                 self._former[before.resolution.digest] = before
         old = None if before is None else str(before.resolution.digest)
         return Refreshed(handle.public, old, str(resolution.digest))
 
     def epoch(self) -> int:
-        """Nobody else refreshes what this process has resolved."""
-        return 0
+        """How often this process has refreshed a handle; nobody else does."""
+        return self._epoch
 
     def locate(self, pin: Pin, route: RouteName | None) -> Snapshot:  # noqa: ARG002 - there is one way
         """The snapshot in this machine's store.

@@ -14,7 +14,7 @@ import pytest
 import hubdist
 from hubdist.errors import ConfigError, DigestMismatchError, IntegrityError, NotAModelError, TransferTimeoutError
 from hubdist.manifest import BLOCK_BYTES, Digest, Entry, EntryDigester, Manifest, cut_chunks
-from hubdist.models import InPlace, LoadedModels, LoadKey, RamModel, load_key, open_model
+from hubdist.models import InPlace, LoadedModels, LoadKey, RamModel, Travel, load_key, open_model
 from hubdist.models.assets import RemoteAssets, within
 from hubdist.snapshot import Snapshot
 
@@ -48,7 +48,7 @@ def in_memory(root: Path, chunk_bytes: int = BLOCK_BYTES) -> RamModel:
     return model
 
 
-def never(*_args: Any) -> None:
+def never(*_args: Any) -> Any:
     raise NotImplementedError
 
 
@@ -57,7 +57,7 @@ def key_of(manifest: Manifest, device: str | None = None) -> LoadKey:
 
 
 def open_here(place: Any) -> Any:
-    return open_model(place, key_of(place.manifest), never, never)
+    return open_model(place, key_of(place.manifest), Travel(never, never, never))
 
 
 def held(path: str = "ram://hubdist-*") -> list[str]:
@@ -249,7 +249,7 @@ def test_loads_under_different_strategies_and_devices_are_different_models(model
     one, two = tf.distribute.OneDeviceStrategy("/cpu:0"), tf.distribute.MirroredStrategy(["/cpu:0"])
 
     def get() -> Any:
-        return loaded.get(key, lambda: open_model(snapshot, key, never, never))
+        return loaded.get(key, lambda: open_model(snapshot, key, Travel(never, never, never)))
 
     plain = get()
     with one.scope():

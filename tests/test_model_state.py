@@ -381,6 +381,217 @@ def test_a_load_inside_of_a_function_or_a_tape_leaves_them_alone(models: Path) -
     }
 
 
+def test_parts_that_travel_together_belong_to_one_model(stateful: str) -> None:
+    model = hubdist.load(stateful, own=True)
+    model.rows.assign_add(model.rows)
+    sent = cloudpickle.dumps({"bump": model.bump, "model": model, "inner": model.inner})
+    assert len(sent) < len(cloudpickle.dumps(model)) + 1000
+    arrived = pickle.loads(sent)
+    arrived["bump"]()
+    assert values(arrived["model"])["scalar"] == 2.0
+    assert arrived["inner"].count is arrived["model"].inner.count
+    half_used = pickle.loads(sent)
+    half_used["bump"]()
+    again = pickle.loads(cloudpickle.dumps(half_used))  # the model was not used yet, and has what its function wrote
+    assert values(again["model"])["scalar"] == 2.0
+    copied = copy.deepcopy(pickle.loads(sent))
+    copied["bump"]()
+    assert values(copied["model"])["scalar"] == 2.0
+
+
+def test_a_variable_that_was_copied_before_its_model_is_told(stateful: str) -> None:
+    model = hubdist.load(stateful)
+    with pytest.raises(TravelError, match="scalar was copied before"):
+        copy.deepcopy([model.scalar, model])
+
+
+TF1_VARIABLES = """
+import sys
+import tensorflow.compat.v1 as tf
+
+with tf.Graph().as_default(), tf.Session() as session:
+    kind, root = sys.argv[1:]
+    x = tf.placeholder(tf.float32, (), name="x")
+    collections = ["mine"] if kind == "own collection" else None
+    w = tf.get_variable("w", initializer=2.0, use_resource=kind != "ref", collections=collections)
+    session.run(w.initializer)
+    with tf.control_dependencies([tf.assign(w, x)]):
+        changed = tf.identity(x)
+    signatures = {
+        name: tf.saved_model.signature_def_utils.predict_signature_def({"x": x}, {"y": y})
+        for name, y in {"ask": w * x, "change": changed}.items()
+    }
+    builder = tf.saved_model.Builder(root)
+    builder.add_meta_graph_and_variables(session, ["serve"], signatures, saver=tf.train.Saver([w]))
+    builder.save()
+"""
+
+
+@pytest.mark.parametrize("kind", ["ref", "own collection", "resource"])
+def test_variables_of_old_graphs_are_state_too(kind: str, tmp_path: Path) -> None:
+    import tensorflow as tf
+
+    root = str(tmp_path / "model")
+    command = [sys.executable, "-c", TF1_VARIABLES, kind, root]
+    subprocess.run(command, check=True, timeout=120, capture_output=True)
+
+    def ask(model: Any) -> float:
+        return float(model.signatures["ask"](x=tf.constant(1.0))["y"])
+
+    model = hubdist.load(root)
+    assert hubdist.load(root) is model
+    assert len(pickle.dumps(model)) < 1500
+    model.signatures["change"](x=tf.constant(4.0))
+    assert ask(model) == 4.0
+    again = hubdist.load(root)
+    assert again is not model
+    assert ask(again) == 2.0
+    assert [ask(pickle.loads(pickle.dumps(model))), ask(copy.deepcopy(model)), ask(again), ask(model)] == [4, 4, 2, 4]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [lambda model: model.layers.append(5), lambda model: model.layers.__setitem__(0, 5)],
+    ids=["appended", "replaced"],
+)
+def test_plain_elements_of_lists_are_told(stateful: str, change: Callable[[Any], Any]) -> None:
+    model = hubdist.load(stateful)
+    change(model)
+    with pytest.raises(TravelError, match="layers"):
+        pickle.dumps(model)
+
+
+def test_entries_that_are_called_as_a_dicts_methods_travel(tmp_path: Path) -> None:
+    import tensorflow as tf
+
+    module = tf.Module()
+    module.named = {"values": tf.Module(), "get": tf.Variable(3.0)}
+    module.named["values"].f = tf.function(lambda x: x + module.named["get"], [tf.TensorSpec([])])
+    tf.saved_model.save(module, str(tmp_path / "model"))
+    model = hubdist.load(str(tmp_path / "model"))
+    model.named["get"].assign(5.0)
+    assert float(pickle.loads(pickle.dumps(model.named["values"])).f(1.0)) == 6.0
+    assert float(pickle.loads(pickle.dumps(model.named["values"].f))(1.0)) == 6.0
+    model.named["note"] = 5
+    with pytest.raises(TravelError, match="note"):
+        pickle.dumps(model)
+
+
+def test_a_scalar_string_travels_with_every_byte(tmp_path: Path) -> None:
+    import tensorflow as tf
+
+    module = tf.Module()
+    module.word = tf.Variable("a")
+    tf.saved_model.save(module, str(tmp_path / "model"))
+    model = hubdist.load(str(tmp_path / "model"))
+    model.word.assign(b"tuned\x00")
+    assert pickle.loads(pickle.dumps(model)).word.numpy() == b"tuned\x00"
+    assert copy.deepcopy(model).word.numpy() == b"tuned\x00"
+
+
+def test_what_arrives_answers_as_the_opened_one(stateful: str) -> None:
+    import collections.abc
+    import inspect
+
+    import tensorflow as tf
+
+    model = hubdist.load(stateful)
+    arrived, inner = pickle.loads(pickle.dumps([model, model.inner]))
+    assert not isinstance(arrived, collections.abc.Iterable | collections.abc.Sized)
+    assert callable(arrived)
+    assert not callable(inner)
+    held = np.array([arrived], dtype=object)
+    assert "not opened yet" in repr(held[0])
+    function = pickle.loads(pickle.dumps(model.inner.double))
+    assert tf.function(function)(tf.constant([1.0])).numpy().tolist() == [2.0]
+    function = pickle.loads(pickle.dumps(model.inner.double))
+    assert inspect.signature(function) == inspect.signature(model.inner.double)
+
+
+def test_a_thread_that_meets_an_object_while_it_opens_waits(stateful: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import tensorflow as tf
+
+    from hubdist.models import lazy
+
+    arrived = pickle.loads(pickle.dumps(hubdist.load(stateful)))
+    inside, go_on = threading.Event(), threading.Event()
+    set_class = lazy._SET_CLASS
+
+    def stop(part: Any, kind: type) -> None:
+        inside.set()
+        assert go_on.wait(60)
+        set_class(part, kind)
+
+    monkeypatch.setattr(lazy, "_SET_CLASS", stop)
+    opener = threading.Thread(target=lambda: arrived.scalar)
+    answers: list[Any] = []
+    asker = threading.Thread(target=lambda: answers.append(arrived(tf.constant([2.0])).numpy().tolist()))
+    opener.start()
+    assert inside.wait(60)
+    asker.start()
+    go_on.set()
+    for thread in (opener, asker):
+        thread.join(60)
+    assert answers == [[2.0]]
+
+
+def test_a_model_that_remembers_its_calls_is_not_shared(tmp_path: Path) -> None:
+    import tensorflow as tf
+
+    module = tf.Module()
+    module.draw = tf.function(lambda: tf.random.uniform([], seed=7), input_signature=[])
+    module.plain = tf.function(lambda: tf.random.uniform([]), input_signature=[])
+    tf.saved_model.save(module, str(tmp_path / "model"))
+    first = hubdist.load(str(tmp_path / "model"))
+    drawn = [float(first.draw()) for _ in range(2)]
+    second = hubdist.load(str(tmp_path / "model"))
+    assert float(second.draw()) == drawn[0] != drawn[1]
+
+
+def test_an_eager_model_is_copied_and_pickled_inside_of_a_graph(stateful: str) -> None:
+    import tensorflow as tf
+
+    model = hubdist.load(stateful)
+    model.scalar.assign(3.0)
+    with tf.Graph().as_default():
+        data, copied = pickle.dumps(model), copy.deepcopy(model)
+    assert values(copied)["scalar"] == values(pickle.loads(data))["scalar"] == 3.0
+
+
+def test_a_graphs_model_does_not_lose_structure(models: Path, stateful: str) -> None:
+    import tensorflow as tf
+
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        model = hubdist.load(str(models / "tf2"))
+        session.run([tf.compat.v1.global_variables_initializer(), tf.compat.v1.tables_initializer()])
+        model.note = "mine"
+        data = pickle.dumps(model)
+        model.head = tf.Module()
+        with pytest.raises(TravelError, match="head"):
+            pickle.dumps(model)
+    assert pickle.loads(data).note == "mine"
+    with tf.Graph().as_default(), tf.compat.v1.Session():
+        model = hubdist.load(stateful)
+        with pytest.raises(TravelError, match="table"):
+            pickle.dumps(model)
+
+
+def test_what_a_part_does_not_need_is_freed(tmp_path: Path) -> None:
+    import tensorflow as tf
+
+    module = tf.Module()
+    module.large, module.small = tf.Variable(tf.zeros([1000])), tf.Variable(1.0)
+    module.f = tf.function(lambda: module.small + 1.0, input_signature=[])
+    tf.saved_model.save(module, str(tmp_path / "model"), signatures={"f": module.f})
+    model = hubdist.load(str(tmp_path / "model"), own=True)
+    large, signature = weakref.ref(model.large), model.signatures["f"]
+    model.small.assign(2.0)
+    del model
+    assert large() is None
+    gc.collect()
+    assert float(pickle.loads(pickle.dumps(signature))()["output_0"]) == 3.0
+
+
 FORK = """
     import os, sys, hubdist
     path, begin = sys.argv[1:]

@@ -21,7 +21,7 @@ _SCRIPT = """
     import tensorflow as tf
     from hubdist.errors import HubdistError
     from hubdist.manifest import EntryDigester, Manifest
-    from hubdist.models import InPlace, check_in_place, load_key, open_model
+    from hubdist.models import InPlace, Travel, check_in_place, load_key, open_model
 
     entries = []
     root = Path(sys.argv[1])
@@ -35,7 +35,7 @@ _SCRIPT = """
 
     def open_at(url):
         check_in_place(url)
-        return open_model(InPlace(url, manifest), key, print, print)
+        return open_model(InPlace(url, manifest), key, Travel(print, print, print))
 
     model = open_at("gs://models/tf2")
     answers = {"words": model(tf.constant(["one", "two", "unknown"])).numpy().tolist()}

@@ -5,13 +5,14 @@ from hubdist.models.changes import Changes, NodePath
 from hubdist.models.importing import import_modules
 from hubdist.models.kept import LoadedModels
 from hubdist.models.keys import LoadKey, load_key
-from hubdist.models.lazy import PartKind, Seal, unopened
+from hubdist.models.lazy import Bundle, PartKind, Seal, unopened
 from hubdist.models.opening import open_model
 from hubdist.models.places import InPlace, Place, check_in_place
 from hubdist.models.ram import RamModel, copy_to_memory
-from hubdist.models.travel import apply_changes
+from hubdist.models.travel import Travel, apply_changes
 
 __all__ = [
+    "Bundle",
     "Changes",
     "InPlace",
     "LoadKey",
@@ -21,6 +22,7 @@ __all__ = [
     "Place",
     "RamModel",
     "Seal",
+    "Travel",
     "apply_changes",
     "check_in_place",
     "copy_to_memory",

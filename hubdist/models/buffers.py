@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import importlib
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -40,10 +41,10 @@ class Buffer:
     """The values that a resource variable has now, kept.
 
     While this object lives, TensorFlow writes the variable's next values elsewhere, so it costs no memory until
-    somebody writes.
+    somebody writes. The variable itself is not kept.
 
     Args:
-        handle: The variable's resource handle, in this process.
+        handle: The variable's resource handle, in this process; whoever can use the variable has it.
         dtype: The variable's `tf.DType`.
 
     Raises:
@@ -53,7 +54,7 @@ class Buffer:
     __slots__ = ("_address", "_dtype", "_handle", "_shape", "value")
 
     def __init__(self, handle: Any, dtype: Any) -> None:
-        self._handle = handle
+        self._handle = weakref.ref(handle)
         self._dtype = dtype
         self.value = _reader()(handle, dtype)
         """The tensor."""
@@ -61,11 +62,18 @@ class Buffer:
         self._address = _addresser()(self.value) if dtype.name in _WITH_ADDRESS else None
 
     def unchanged(self) -> bool:
-        """True if the variable has these values still, nothing having been written to it since."""
-        now = _reader()(self._handle, self._dtype)
+        """True if the variable has these values still, nothing having been written to it since, or is gone."""
+        now = self.now()
+        if now is None:
+            return True
         if self._address is not None:
             return _addresser()(now) == self._address and bool(now._shape_tuple() == self._shape)
         return same_values(self.value, now)
+
+    def now(self) -> Any | None:
+        """The tensor that the variable has now; None if nobody can use it any more."""
+        handle = self._handle()
+        return None if handle is None else _reader()(handle, self._dtype)
 
 
 def same_values(one: Any, other: Any) -> bool:

@@ -32,9 +32,10 @@ class Array:
     @classmethod
     def of(cls, tensor: Any) -> Array:
         """The values of an eager tensor, not copied where the tensor is in this process's memory."""
-        view = np.asarray(tensor._numpy())
+        strings = tensor.dtype.name == "string"
+        view = np.asarray(tensor._numpy(), dtype=object if strings else None)
         shape = tuple(int(size) for size in view.shape)
-        if view.dtype == object:
+        if strings:
             return cls(tensor.dtype.name, shape, [bytes(value) for value in view.reshape(-1)])
         return cls(tensor.dtype.name, shape, np.ascontiguousarray(view).reshape(-1).view(np.uint8))
 
@@ -54,20 +55,15 @@ class Changes:
     Attributes:
         variables: Values by the variable's path.
         tables: Keys and values, all of them, by the table's path.
+        loose: Values of variables that are ops of a TF1 graph, by the op's name; see `loose`.
         attributes: Plain values by the path of the object, and the attribute's name.
     """
 
     variables: tuple[tuple[NodePath, Array], ...] = ()
     tables: tuple[tuple[NodePath, Array, Array], ...] = ()
+    loose: tuple[tuple[str, Array], ...] = ()
     attributes: tuple[tuple[NodePath, str, Any], ...] = ()
 
     def __bool__(self) -> bool:
         """False if the model is as it was published."""
-        return bool(self.variables or self.tables or self.attributes)
-
-    @property
-    def total_bytes(self) -> int:
-        """The bytes of all values."""
-        arrays = [array for _, array in self.variables]
-        arrays += [array for _, keys, values in self.tables for array in (keys, values)]
-        return sum(sum(map(len, one.data)) if isinstance(one.data, list) else one.data.nbytes for one in arrays)
+        return bool(self.variables or self.tables or self.loose or self.attributes)

@@ -11,23 +11,80 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
+from hubdist.errors import TravelError
 from hubdist.models.changes import Changes, NodePath
 from hubdist.models.keys import LoadKey
+from hubdist.models.tree import find
 
-PartKind = Literal["object", "function", "signature", "signatures"]
+PartKind = Literal["object", "callable object", "function", "signature", "signatures"]
 """What a part of a model is, told without TensorFlow."""
 
 _BASES: dict[str, tuple[str, str]] = {
     "object": ("tensorflow.python.trackable.autotrackable", "AutoTrackable"),
+    "callable object": ("tensorflow.python.trackable.autotrackable", "AutoTrackable"),
     "function": ("tensorflow.python.eager.polymorphic_function.polymorphic_function", "Function"),
     "signature": ("tensorflow.python.eager.polymorphic_function.concrete_function", "ConcreteFunction"),
     "signatures": ("tensorflow.python.saved_model.signature_serialization", "_SignatureMap"),
 }
+_OF_FUNCTIONS = ("__name__", "__qualname__", "__wrapped__", "__signature__")
+"""What a function is asked by `inspect` and `tf.function`."""
+
 _SEAL = "_hubdist_seal"
 _SET_CLASS = object.__dict__["__class__"].__set__
+
+
+class Bundle:
+    """What the parts of one model have in common on their way; pickle writes it once for all of them.
+
+    Where it arrives, the model is loaded once, and the parts are those of that one object. Safe for several threads.
+
+    Args:
+        key: The model.
+        changes: What the model takes along, when it is asked for.
+        open: Loads an object that nobody else has, and changes it.
+        revive: Makes a bundle from `(key, changes)`; a module-level function.
+    """
+
+    def __init__(
+        self,
+        key: LoadKey,
+        changes: Callable[[], Changes],
+        open: Callable[[LoadKey, Changes], Any],  # noqa: A002 - it is what it does
+        revive: Callable[[LoadKey, Changes], Bundle],
+    ) -> None:
+        self.key = key
+        self.changes = changes
+        self.guard = threading.RLock()
+        """Held by the thread that opens it or one of its parts."""
+        self._open = open
+        self._revive = revive
+        self._root: Any = None
+
+    def root(self) -> Any:
+        """The model of the parts that have arrived; loaded by the first of them that is used.
+
+        Raises:
+            HubdistError: It cannot be loaded here; the next use tries again.
+        """
+        with self.guard:
+            if self._root is None:
+                self._root = self._open(self.key, self.changes())
+                self.changes = vars(self._root)["_hubdist_part"].state.changes
+        return self._root
+
+    def __reduce_ex__(self, _protocol: Any) -> tuple[Any, ...]:
+        return self._revive, (self.key, self.changes())
+
+    def __copy__(self) -> Bundle:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Bundle:
+        copied = self._revive(self.key, self.changes())
+        memo[id(self)] = copied
+        return copied
 
 
 @dataclass(slots=True, eq=False)
@@ -35,27 +92,18 @@ class Seal:
     """What an unopened object stands for.
 
     Attributes:
-        key: The model.
+        bundle: The model.
         path: The part of it.
         kind: What the part is.
-        changes: What the sender's model had changed.
-        open: Loads an object that nobody else has, changes it and returns the part.
-        revive: Makes an unopened object from `(key, path, kind, changes)`; a module-level function.
-        guard: Held by the thread that opens it.
+        extra: Plain attributes that this object alone has, being a shallow copy of the part.
+        revive: Makes an unopened object from `(bundle, path, kind, extra)`; a module-level function.
     """
 
-    key: LoadKey
+    bundle: Bundle
     path: NodePath
     kind: PartKind
-    changes: Changes
-    open: Callable[[LoadKey, NodePath, Changes], Any]
+    extra: tuple[tuple[str, Any], ...]
     revive: Callable[..., Any]
-    guard: threading.RLock = field(default_factory=threading.RLock)
-
-    @property
-    def recipe(self) -> tuple[Any, ...]:
-        """The arguments of `revive`."""
-        return self.key, self.path, self.kind, self.changes
 
 
 class Unopened:
@@ -77,8 +125,10 @@ class Unopened:
         return base if isinstance(base, type) else type(self)
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") and name.endswith("__") and name != "__call__":
-            raise AttributeError(name)  # Python's and others' own questions, such as __array__, are no use
+        seal = vars(self).get(_SEAL)
+        own = name == "__call__" or (name in _OF_FUNCTIONS and seal is not None and seal.kind == "function")
+        if name.startswith("__") and name.endswith("__") and not own:
+            raise AttributeError(name)  # Python's and others' questions, such as __array__
         return getattr(opened(self), name)
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -86,26 +136,6 @@ class Unopened:
 
     def __delattr__(self, name: str) -> None:
         delattr(opened(self), name)
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Open, and call."""
-        return opened(self)(*args, **kwargs)
-
-    def __getitem__(self, name: Any) -> Any:
-        """Open, and look up."""
-        return opened(self)[name]
-
-    def __len__(self) -> int:
-        return len(opened(self))
-
-    def __bool__(self) -> bool:
-        return True
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter(opened(self))
-
-    def __contains__(self, name: object) -> bool:
-        return name in opened(self)
 
     def __dir__(self) -> list[str]:
         return dir(opened(self))
@@ -115,40 +145,50 @@ class Unopened:
         if seal is None:
             return object.__repr__(self)
         part = "".join(f" .{name}" for name in seal.path)
-        return f"<model {seal.key.handle} at {seal.key.digest}{part}, not opened yet>"
+        return f"<model {seal.bundle.key.handle} at {seal.bundle.key.digest}{part}, not opened yet>"
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         seal = vars(self).get(_SEAL)
         if seal is None:  # another thread has just opened it
             return opened(self).__reduce_ex__(protocol)
-        return seal.revive, seal.recipe
+        return seal.revive, (seal.bundle, seal.path, seal.kind, seal.extra)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        seal = vars(self).get(_SEAL)
-        if seal is None:
-            return opened(self).__deepcopy__(memo)
-        copied = seal.revive(*seal.recipe)
-        memo[id(self)] = copied
-        return copied
+        return opened(self).__deepcopy__(memo)
 
     def __copy__(self) -> Any:
         return opened(self).__copy__()
 
 
-class UnopenedMap(Mapping[str, Any], Unopened):
-    """The same for a model's signatures: Python lets an object take another class of the same layout only."""
+class UnopenedCallable(Unopened):
+    """The same for what can be called."""
 
-    __getitem__ = Unopened.__getitem__
-    __len__ = Unopened.__len__
-    __iter__ = Unopened.__iter__
-    __contains__ = Unopened.__contains__
-    __eq__ = object.__eq__
-    __hash__ = object.__hash__
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Open, and call."""
+        return opened(self)(*args, **kwargs)
+
+
+class UnopenedMap(Mapping[str, Any], Unopened):
+    """The same for a model's signatures, which have another layout: Python lets an object take a class of its own only.
+
+    It has no hash, as the opened one.
+    """
+
+    def __getitem__(self, name: str) -> Any:
+        return opened(self)[name]
+
+    def __len__(self) -> int:
+        return len(opened(self))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(opened(self))
 
 
 def unopened(seal: Seal) -> Any:
     """An object that stands for a model or a part of one."""
-    return UnopenedMap(seal) if seal.kind == "signatures" else Unopened(seal)
+    if seal.kind == "signatures":
+        return UnopenedMap(seal)
+    return Unopened(seal) if seal.kind == "object" else UnopenedCallable(seal)
 
 
 def opened(part: Any) -> Any:
@@ -159,16 +199,37 @@ def opened(part: Any) -> Any:
     """
     seal = vars(part).get(_SEAL)
     if seal is not None:
-        with seal.guard:
+        with seal.bundle.guard:
             if _SEAL in vars(part):
-                _become(part, seal.open(seal.key, seal.path, seal.changes))
+                _become(part, _find(seal))
+                if seal.path:  # TensorFlow's functions do not keep the variables that they use
+                    vars(part)["_hubdist_model"] = seal.bundle.root()
+                for name, value in seal.extra:
+                    setattr(part, name, value)
     return part
 
 
+def _find(seal: Seal) -> Any:
+    try:
+        return find(seal.bundle.root(), seal.path)
+    except KeyError as error:
+        raise TravelError(
+            f"the model has no part {error} here, as it had where it was pickled",
+            handle=seal.bundle.key.handle,
+            advice="Use the same version of TensorFlow on both sides.",
+        ) from None
+
+
 def _become(part: Any, loaded: Any) -> None:
-    """Let an object take class and fields of another one, which its maker gives up."""
-    travelling = vars(loaded).get("_hubdist_part")
-    object.__setattr__(part, "__dict__", vars(loaded))
+    """Let an object take class and fields of another one, which its maker gives up.
+
+    The seal is the last to go: a thread that meets the object in between waits for the one that opens it.
+    """
+    fields = vars(loaded)
+    travelling = fields.get("_hubdist_part")
+    fields[_SEAL] = vars(part)[_SEAL]
+    object.__setattr__(part, "__dict__", fields)
     _SET_CLASS(part, type(loaded))
     if travelling is not None:
         travelling.rebind(part)
+    del fields[_SEAL]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
 from typing import Any
 
 from hubdist.listing import not_a_model_error
@@ -17,11 +16,11 @@ from hubdist.models.operations import missing_operations
 from hubdist.models.places import InPlace, Place, in_place_errors
 from hubdist.models.ram import RamModel
 from hubdist.models.remote import load_on_hosts
-from hubdist.models.travel import Open, let_travel
+from hubdist.models.travel import Travel, let_travel
 from hubdist.savedmodel import ModelKind, model_kind
 
 
-def open_model(located: Place, key: LoadKey, open_travelled: Open, revive: Callable[..., Any]) -> Any:
+def open_model(located: Place, key: LoadKey, travel: Travel) -> Any:
     """Load a SavedModel or TF1 hub module, as `hub.load` does.
 
     If the key's device, the current device or the current strategy lies in other TensorFlow tasks, this process reads
@@ -34,8 +33,7 @@ def open_model(located: Place, key: LoadKey, open_travelled: Open, revive: Calla
         located: Where the model lies; it stays in use as long as the loaded object, or a function of it, lives. Of a
             `RamModel` the assets stay, the rest is freed after the load; all of it if the load fails.
         key: Tags, options and device.
-        open_travelled: Loads, changes and finds what a pickle or a copy of the object stands for.
-        revive: The module-level function that a pickle calls where it is read; see `lazy.Seal`.
+        travel: How the object travels.
 
     Raises:
         NotAModelError: The directory holds other files.
@@ -65,7 +63,7 @@ def open_model(located: Place, key: LoadKey, open_travelled: Open, revive: Calla
                     located.keep_assets()  # in a graph the variables are read when a session runs their initializers
                 hold_files(tensorflow, model, located.release)
         model._is_hub_module_v1 = kind is ModelKind.HUB_MODULE
-        let_travel(tensorflow, model, key, open_travelled, revive)
+        let_travel(tensorflow, model, key, travel)
         undo.pop_all()
         return model
 

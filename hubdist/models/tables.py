@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,17 @@ _CONSTANT_TABLES = frozenset({"HashTable", "HashTableV2", "AnonymousHashTable"})
 _CONSTANT = _CONSTANT_TABLES | {"SimpleMLCreateModelResource"}
 """Ops whose resources never change after the load; the last one is of TensorFlow Decision Forests."""
 
-_READABLE = frozenset({"MutableHashTable", "MutableHashTableV2", "MutableDenseHashTableV2"})
+_READABLE = frozenset(
+    {
+        "MutableHashTable",
+        "MutableHashTableV2",
+        "MutableHashTableOfTensorsV2",
+        "MutableDenseHashTableV2",
+        "AnonymousMutableHashTable",
+        "AnonymousMutableHashTableOfTensors",
+        "AnonymousMutableDenseHashTable",
+    }
+)
 """Ops whose resources `LookupTableExportV2` reads and `LookupTableImportV2` fills."""
 
 _GRAPH_STATE = frozenset(
@@ -29,7 +40,28 @@ _GRAPH_STATE = frozenset(
     RandomShuffle Multinomial RandomGamma RandomPoisson RandomPoissonV2 ParameterizedTruncatedNormal
     """.split()  # noqa: SIM905 - a list of fifty quoted names is harder to read
 )
-"""Stateful ops of TF1 graphs whose state is in variables, in constant tables, or that have no memory of calls."""
+"""Stateful ops of TF1 graphs whose state is in variables or constant tables; for random ones see `remembers_calls`."""
+
+_WRITES_VARIABLES = ("ResourceApply", "ResourceSparseApply", "ResourceScatter", "Scatter", "Apply", "SparseApply")
+_OF_ONE_CALL = ("TensorArray", "Stack")
+"""How names of ops begin that write to variables only, and of ops whose state ends with the call."""
+
+
+_RANDOM = frozenset(
+    {
+        "RandomUniform",
+        "RandomUniformInt",
+        "RandomStandardNormal",
+        "ParameterizedTruncatedNormal",
+        "TruncatedNormal",
+        "RandomShuffle",
+        "Multinomial",
+        "RandomGamma",
+        "RandomPoisson",
+        "RandomPoissonV2",
+    }
+)
+"""Ops whose kernels hold a generator."""
 
 
 class PublishedTable:
@@ -99,8 +131,36 @@ def hidden_state(root: Any) -> list[str]:
         return []
     registry = importlib.import_module("tensorflow.python.framework.op_def_registry")
     types = {op.type for op in graph.get_operations()} - _GRAPH_STATE - _CONSTANT
+    harmless = (*_WRITES_VARIABLES, *_OF_ONE_CALL)
+    types = {name for name in types if not name.startswith(harmless)}
     found = [name for name in sorted(types) if getattr(registry.get(name), "is_stateful", True)]
     return [f"the op {name} of its graph" for name in found]
+
+
+def remembers_calls(parts: Iterable[Any]) -> bool:
+    """True if a model has a random op with a seed: its next value depends on how often it was called.
+
+    Args:
+        parts: The model and its functions.
+    """
+    seen: set[str] = set()
+    for part in parts:
+        graph = vars(part).get("graph") if "graph" in vars(part) else getattr(part, "graph", None)
+        if graph is None:
+            continue
+        if any(map(_is_seeded, graph.get_operations())):
+            return True
+        inner = getattr(graph, "_functions", {})
+        for name in inner.keys() - seen:
+            seen.add(name)
+            for node in inner[name].cached_definition.node_def:
+                if node.op in _RANDOM and (node.attr["seed"].i or node.attr["seed2"].i):
+                    return True
+    return False
+
+
+def _is_seeded(op: Any) -> bool:
+    return op.type in _RANDOM and bool(op.get_attr("seed") or op.get_attr("seed2"))
 
 
 def _made_by(resource: Any) -> dict[str, Any]:

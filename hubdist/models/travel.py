@@ -6,6 +6,7 @@ Every object, function and signature of a model gets a class of its own that pic
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 from collections.abc import Callable
@@ -15,16 +16,30 @@ from typing import Any
 from hubdist.errors import HubdistError, TravelError
 from hubdist.models.changes import Changes, NodePath
 from hubdist.models.forks import remember
+from hubdist.models.in_graph import InGraph
 from hubdist.models.keys import LoadKey
-from hubdist.models.lazy import PartKind
-from hubdist.models.published import InGraph, Published, State
-from hubdist.models.tree import find
+from hubdist.models.lazy import Bundle, PartKind
+from hubdist.models.published import Published
+from hubdist.models.structure import State
+from hubdist.models.tree import find, is_function
 
 _PART = "_hubdist_part"
 _SET_CLASS = object.__dict__["__class__"].__set__
 
-Open = Callable[[LoadKey, NodePath, Changes], Any]
-"""Loads an object that nobody else has, changes it and returns the part."""
+
+@dataclass(frozen=True, slots=True)
+class Travel:
+    """How models travel; functions of the composition root.
+
+    Attributes:
+        open: Loads an object that nobody else has, and changes it.
+        revive_model: What a pickle calls for a model, with key and changes; at module level.
+        revive_part: What a pickle calls for a part of it, with a bundle, path, kind and extra; at module level.
+    """
+
+    open: Callable[[LoadKey, Changes], Any]
+    revive_model: Callable[[LoadKey, Changes], Bundle]
+    revive_part: Callable[..., Any]
 
 
 @dataclass(slots=True, eq=False)
@@ -32,34 +47,18 @@ class Part:
     """What a part of a loaded model needs to travel.
 
     Attributes:
-        key: The model.
-        path: The part of it.
+        bundle: What all parts of the model have in common.
+        path: The part.
         kind: What it is.
         state: What is known of the model's state.
-        open: See `Open`.
-        revive: The module-level function that a pickle calls where it is unpickled.
+        travel: See `Travel`.
     """
 
-    key: LoadKey
+    bundle: Bundle
     path: NodePath
     kind: PartKind
     state: State
-    open: Open
-    revive: Callable[..., Any]
-
-    def changes(self, node: Any) -> Changes:
-        """What the model takes along.
-
-        Args:
-            node: The object that is sent; it may be a shallow copy of the part.
-
-        Raises:
-            TravelError: It cannot take all along.
-        """
-        try:
-            return self.state.changes(self.path, node)
-        except HubdistError as error:
-            raise error.placed(handle=self.key.handle) from None
+    travel: Travel
 
     def rebind(self, node: Any) -> None:
         """Another object has taken this part's place."""
@@ -67,46 +66,52 @@ class Part:
         remember(node)
 
 
-def let_travel(tensorflow: Any, model: Any, key: LoadKey, open_travelled: Open, revive: Callable[..., Any]) -> None:
+def let_travel(tensorflow: Any, model: Any, key: LoadKey, travel: Travel) -> None:
     """Note what a model is now, as it was published, and let it and its parts travel.
 
     Args:
         tensorflow: The module.
         model: What has just been loaded; nobody has it yet.
         key: What was loaded.
-        open_travelled: See `Open`.
-        revive: The module-level function that makes an unopened object where a pickle is read.
+        travel: How it travels.
     """
     eager = tensorflow.compat.v1.executing_eagerly_outside_functions()
     state: State = Published(tensorflow, model) if eager else InGraph(tensorflow, model)
+
+    def changes() -> Changes:
+        try:
+            return state.changes()
+        except HubdistError as error:
+            raise error.placed(handle=key.handle) from None
+
+    bundle = Bundle(key, changes, travel.open, travel.revive_model)
     for path, reference in state.nodes.items():
         node = reference()
         kind = _kind(node)
         if kind is not None:
-            vars(node)[_PART] = Part(key, path, kind, state, open_travelled, revive)
+            vars(node)[_PART] = Part(bundle, path, kind, state, travel)
             _SET_CLASS(node, _travelling(type(node)))
             remember(node)
 
 
-def apply_changes(model: Any, path: NodePath, changes: Changes) -> Any:
-    """Change a model that nobody has yet as the sender's was changed, and return the part that was sent.
+def apply_changes(model: Any, changes: Changes) -> None:
+    """Change a model that nobody has yet as the sender's was changed.
 
     Raises:
-        TravelError: The part or a changed one does not exist here, or the model was opened in a `tf.Graph`.
+        TravelError: It has not the parts that were changed, or it was opened in a `tf.Graph`.
     """
     part: Part = vars(model)[_PART]
     try:
         if changes:
             part.state.apply(changes)
-        return find(model, path)
     except KeyError as error:
         raise TravelError(
             f"the model has no part {error} here, as it had where it was pickled",
-            handle=part.key.handle,
+            handle=part.bundle.key.handle,
             advice="Use the same version of TensorFlow on both sides.",
         ) from None
     except TravelError as error:
-        raise error.placed(handle=part.key.handle) from None
+        raise error.placed(handle=part.bundle.key.handle) from None
 
 
 def state_of(model: Any) -> State:
@@ -118,15 +123,16 @@ def state_of(model: Any) -> State:
 def _kind(node: Any) -> PartKind | None:
     trackable = importlib.import_module("tensorflow.python.trackable.autotrackable").AutoTrackable
     functions = importlib.import_module("tensorflow.python.eager.polymorphic_function.polymorphic_function")
-    concrete = importlib.import_module("tensorflow.python.eager.polymorphic_function.concrete_function")
     signatures = importlib.import_module("tensorflow.python.saved_model.signature_serialization")
-    kinds: tuple[tuple[type, PartKind], ...] = (
-        (functions.Function, "function"),
-        (concrete.ConcreteFunction, "signature"),
-        (signatures._SignatureMap, "signatures"),
-        (trackable, "object"),
-    )
-    return next((kind for base, kind in kinds if isinstance(node, base)), None)
+    if isinstance(node, functions.Function):
+        return "function"
+    if is_function(node):
+        return "signature"
+    if isinstance(node, signatures._SignatureMap):
+        return "signatures"
+    if isinstance(node, trackable):
+        return "callable object" if callable(node) else "object"
+    return None
 
 
 def _travelling(kind: type) -> type:
@@ -144,23 +150,40 @@ _shared_class = functools.cache(_make_class)
 
 def _reduce(self: Any, _protocol: Any) -> tuple[Any, ...]:
     part: Part = vars(self)[_PART]
-    return part.revive, (part.key, part.path, part.kind, part.changes(self))
+    extra = () if part.state.nodes[part.path]() is self else part.state.own_attributes(part.path, self)
+    return part.travel.revive_part, (part.bundle, part.path, part.kind, extra)
 
 
 def _deepcopy(self: Any, memo: dict[int, Any]) -> Any:
     """An independent object; what else of the same model is copied with it becomes a part of the new one."""
     part: Part = vars(self)[_PART]
-    root = part.state.nodes[()]()
-    model = part.open(part.key, (), part.changes(self))
+    extra = () if part.state.nodes[part.path]() is self else part.state.own_attributes(part.path, self)
+    model = memo.get(id(part.bundle))
+    if model is None:
+        model = memo[id(part.bundle)] = _copy_model(part, memo)
+    result = find(model, part.path)
+    for name, value in extra:
+        setattr(result, name, value)
+    memo[id(self)] = result
+    return result
+
+
+def _copy_model(part: Part, memo: dict[int, Any]) -> Any:
+    with _eagerly() if isinstance(part.state, Published) else contextlib.nullcontext():
+        model = part.travel.open(part.bundle.key, part.bundle.changes())
     copied = vars(model)[_PART].state.nodes
     for path, reference in part.state.nodes.items():
         node, twin = reference(), copied[path]()
-        if node is not None and twin is not None:
-            memo[id(node)] = twin
-    memo[id(self)] = find(model, part.path)
-    if root is not None:
-        memo[id(root)] = model
-    return memo[id(self)]
+        if node is None or twin is None:
+            continue
+        if id(node) in memo:
+            raise TravelError(
+                f"{'.'.join(path) or 'the model'} was copied before the model that it belongs to, apart from it",
+                handle=part.bundle.key.handle,
+                advice="Copy the model first, or alone.",
+            )
+        memo[id(node)] = twin
+    return model
 
 
 def _copy(self: Any) -> Any:
@@ -169,3 +192,10 @@ def _copy(self: Any) -> Any:
     twin = kind.__new__(kind)
     vars(twin).update(vars(self))
     return twin
+
+
+def _eagerly() -> contextlib.AbstractContextManager[None]:
+    mode: contextlib.AbstractContextManager[None] = importlib.import_module(
+        "tensorflow.python.eager.context"
+    ).eager_mode()
+    return mode

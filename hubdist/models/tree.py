@@ -37,16 +37,20 @@ def find(root: Any, path: NodePath) -> Any:
     """
     node = root
     for name in path:
-        inner = dict(_more(node))
-        found = inner.get(name, getattr(node, name, None))
-        if found is None and isinstance(node, list):
-            found = node[int(name)] if name.isdigit() and int(name) < len(node) else None
-        if found is None and isinstance(node, dict):
-            found = node.get(name)
+        found = _child(node, name)
         if found is None:
             raise KeyError(".".join(path))
         node = found
     return node
+
+
+def _child(node: Any, name: str) -> Any:
+    if isinstance(node, dict):  # an entry may be called as one of dict's methods
+        return node.get(name)
+    if isinstance(node, list):
+        return node[int(name)] if name.isdigit() and int(name) < len(node) else None
+    inner = dict(_more(node))
+    return inner[name] if name in inner else getattr(node, name, None)
 
 
 def attributes_of(node: Any) -> dict[str, Any] | None:
@@ -57,21 +61,25 @@ def attributes_of(node: Any) -> dict[str, Any] | None:
         return {str(index): value for index, value in enumerate(node)}
     if isinstance(node, structures._DictWrapper):
         return {str(name): value for name, value in node.items()}
-    if isinstance(node, trackable) and not _is_function(node):
+    if isinstance(node, trackable) and not is_function(node):
         return {name: value for name, value in vars(node).items() if not name.startswith(("_self_", "_hubdist_"))}
     return None
 
 
-def _is_function(node: Any) -> bool:
+def is_function(node: Any) -> bool:
+    """True for a function of a model, polymorphic or concrete."""
     core = importlib.import_module("tensorflow.python.types.core")
     return isinstance(node, core.Callable)
 
 
 def _more(node: Any) -> Iterator[tuple[str, Any]]:
-    """Parts that TensorFlow does not count as an object's children: signatures, and an old optimizer's variables."""
+    """Parts that TensorFlow does not count as children: signatures, traces, and an old optimizer's variables."""
     signatures = importlib.import_module("tensorflow.python.saved_model.signature_serialization")._SignatureMap
     optimizers = importlib.import_module("tensorflow.python.keras.optimizer_v2.optimizer_v2")
+    restored = importlib.import_module("tensorflow.python.saved_model.function_deserialization").RestoredFunction
     if isinstance(node, signatures):
         yield from node.items()
+    elif isinstance(node, restored):
+        yield from ((f"trace:{index}", trace) for index, trace in enumerate(node.concrete_functions))
     elif isinstance(node, optimizers.OptimizerV2):
         yield from ((f"weights:{index}", variable) for index, variable in enumerate(node.weights))
