@@ -176,9 +176,9 @@ class _How:
 
 _guard = threading.Lock()
 _process: _Process | None = None
-_of_parent: Config | None = None
-"""The settings of the process that this one was forked from."""
-_session_of_parent: str | None = None
+_of_parent: _Process | None = None
+"""What the process that this one was forked from knew. Its settings hold here too. The rest is never touched nor
+dropped: the end of an actor's handle would be told to Ray over the parent's own connection, and break it."""
 
 
 def init(config: Config | Mapping[str, Any] | None = None, **overrides: Any) -> None:
@@ -455,7 +455,8 @@ def _current() -> _Process:
         return process
     with _guard:
         if _process is None:
-            _process = _Process(_of_parent or Config.load(inherit=session is None), None, session)
+            settings = Config.load(inherit=session is None) if _of_parent is None else _of_parent.config
+            _process = _Process(settings, None, session)
         elif _process.ray_session != session:
             _process = _Process(_process.config, None, session)
         if _process.way.runs_tasks:
@@ -469,16 +470,16 @@ def _ray_session() -> str | None:
     if ray is None or not ray.is_initialized():
         return None
     session = str(ray.get_runtime_context().get_worker_id())
-    return None if session == _session_of_parent else session
+    of_parent = _of_parent is not None and session == _of_parent.ray_session
+    return None if of_parent else session
 
 
 def _begin_child() -> None:
     """In a process that was just forked: Ray's connection belongs to the parent, and locks may be held for ever."""
-    global _guard, _process, _of_parent, _session_of_parent  # noqa: PLW0603 - a process has one of each
+    global _guard, _process, _of_parent  # noqa: PLW0603 - a process has one of each
     _guard = threading.Lock()
     if _process is not None:
-        _of_parent, _session_of_parent = _process.config, _process.ray_session
-    _process = None
+        _process, _of_parent = None, _process
 
 
 os.register_at_fork(after_in_child=_begin_child)
