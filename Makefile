@@ -1,8 +1,11 @@
-# make demo, make test, make check: each sets up .venv first. Needs Python 3.11 and a package index.
-PYTHON ?= $(shell command -v python3.11 || command -v python3)
+# make demo, make test, make check: each sets up .venv first. Needs Python 3.11, 3.12 or 3.13, and a package index.
+# The first that runs is taken: a version manager's stand-in may be there and not run.
+PYTHON ?= $(shell for python in python3.11 python3.12 python3.13; do \
+	$$python -c '' 2>/dev/null && echo $$python && exit; done; echo python3)
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+VERSION := -c 'import sys; print(*sys.version_info[:2])'
 WHEEL := build/demo/basic_pitch-0.4.0-py2.py3-none-any.whl
 
 .PHONY: demo test check format clean
@@ -25,9 +28,18 @@ format: $(READY)
 clean:
 	rm -rf $(VENV) build
 
+# `make PYTHON=python3.13 test` tests that version, also where .venv has another one.
+ifneq ($(origin PYTHON),file)
+ifneq ($(shell $(PYTHON) $(VERSION)),$(shell $(BIN)/python $(VERSION) 2>/dev/null))
+OTHER := --clear
+$(READY): FORCE
+FORCE:
+endif
+endif
+
 # constraints.txt holds the versions that the tests ran with; users of the package are free to take others.
 $(READY): pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv $(OTHER) $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@

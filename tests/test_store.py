@@ -17,6 +17,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from multiprocessing.context import SpawnProcess
+from multiprocessing.queues import SimpleQueue
+from multiprocessing.synchronize import Barrier, Event
 from pathlib import Path
 from typing import Any
 
@@ -38,16 +41,24 @@ from hubdist.snapshot import Snapshot
 from hubdist.store import Store
 
 FILES = {"saved_model.pb": b"graph" * 500, "assets/words.txt": b"one\ntwo\n", "empty": b""}
-_FORK = multiprocessing.get_context("fork")  # children take over locks that do nothing
+_SPAWN = multiprocessing.get_context("spawn")  # a fork of a process with TensorFlow's threads may hang or crash
+
+
+def _lock_nothing(*_: object) -> None:
+    """What `flock` is on a file system whose locks do nothing."""
+
+
+def _end_locks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fcntl, "flock", _lock_nothing)
+    monkeypatch.setattr(filelock.FileLock, "_acquire", lambda lock: setattr(lock._context, "lock_file_fd", 1 << 20))
+    monkeypatch.setattr(filelock.FileLock, "_release", lambda lock: setattr(lock._context, "lock_file_fd", None))
 
 
 @pytest.fixture(params=[True, False], ids=["locks", "no-locks"], autouse=True)
 def locks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
     """Whether the file system's locks do anything."""
     if not request.param:
-        monkeypatch.setattr(fcntl, "flock", lambda *_: None)
-        monkeypatch.setattr(filelock.FileLock, "_acquire", lambda lock: setattr(lock._context, "lock_file_fd", 1 << 20))
-        monkeypatch.setattr(filelock.FileLock, "_release", lambda lock: setattr(lock._context, "lock_file_fd", None))
+        _end_locks(monkeypatch)
     return bool(request.param)
 
 
@@ -96,21 +107,33 @@ def variables_index(shards: int) -> bytes:
     return block + index + footer + struct.pack("<Q", 0xDB4775248B80FB57)
 
 
-def in_child(work: Callable[[], Any]) -> Any:
-    """What a function returns, or the error that it raises, in a forked process."""
-    queue = _FORK.SimpleQueue()
-
-    def run() -> None:
-        try:
-            queue.put(work())
-        except Exception as error:  # noqa: BLE001 - it is looked at in the parent
-            queue.put(error)
-
-    child = _FORK.Process(target=run)
+def start_child(work: Callable[..., object], *args: object) -> SpawnProcess:
+    """A process of its own that calls a function of a module; its locks do as little as those of this process."""
+    child = _SPAWN.Process(target=_work_as_child, args=(fcntl.flock is _lock_nothing, work, *args))
     child.start()
+    return child
+
+
+def _work_as_child(no_locks: bool, work: Callable[..., object], *args: object) -> None:
+    if no_locks:
+        _end_locks(pytest.MonkeyPatch())
+    work(*args)
+
+
+def in_child(work: Callable[..., Any], *args: object) -> Any:
+    """What a function of a module returns, or the error that it raises, in a process of its own."""
+    queue = _SPAWN.SimpleQueue()
+    child = start_child(_put_outcome, queue, work, *args)
     child.join(60)
     assert child.exitcode == 0
     return queue.get()
+
+
+def _put_outcome(queue: SimpleQueue[Any], work: Callable[..., object], *args: object) -> None:
+    try:
+        queue.put(work(*args))
+    except Exception as error:  # noqa: BLE001 - it is looked at in the parent
+        queue.put(error)
 
 
 # Publish and find
@@ -126,7 +149,13 @@ def test_a_published_model_is_found_with_exactly_its_files(store: Store) -> None
 
 def test_any_store_of_the_same_root_finds_it(store: Store) -> None:
     digest = publish(store).manifest.digest
-    assert in_child(lambda: content(Store(store.root).find(digest).path)) == FILES  # type: ignore[union-attr]
+    assert in_child(_find_content, store.root, digest) == FILES
+
+
+def _find_content(root: Path, digest: Digest) -> dict[str, bytes]:
+    found = Store(root).find(digest)
+    assert found is not None
+    return content(found.path)
 
 
 def test_an_unknown_model_is_not_found(store: Store) -> None:
@@ -433,27 +462,25 @@ def test_threads_that_write_one_model_all_get_it(store: Store) -> None:
 
 
 def test_processes_that_write_one_model_all_get_it(store: Store) -> None:
-    gate = _FORK.Barrier(4)
-    queue = _FORK.SimpleQueue()
-
-    def write() -> None:
-        own = Store(store.root)
-        with own.stage() as stage:
-            for path, data in FILES.items():
-                with stage.open_file(path) as writer:
-                    writer.write(data)
-            gate.wait(timeout=30)
-            with own.publish(stage) as snapshot:
-                queue.put(content(snapshot.path))
-
-    children = [_FORK.Process(target=write) for _ in range(4)]
+    gate = _SPAWN.Barrier(4)
+    queue = _SPAWN.SimpleQueue()
+    children = [start_child(_write_with_others, store.root, gate, queue) for _ in range(4)]
     for child in children:
-        child.start()
-    for child in children:
-        child.join(60)
+        child.join(90)
         assert child.exitcode == 0
     assert [queue.get() for _ in children] == [FILES] * 4
     assert staged(store) == []
+
+
+def _write_with_others(root: Path, gate: Barrier, queue: SimpleQueue[dict[str, bytes]]) -> None:
+    store = Store(root)
+    with store.stage() as stage:
+        for path, data in FILES.items():
+            with stage.open_file(path) as writer:
+                writer.write(data)
+        gate.wait(timeout=60)
+        with store.publish(stage) as snapshot:
+            queue.put(content(snapshot.path))
 
 
 def test_the_second_writer_leaves_the_first_ones_snapshot(store: Store) -> None:
@@ -483,25 +510,28 @@ def test_a_snapshot_in_use_is_not_evicted(store: Store, locks: bool) -> None:
     snapshot = publish(store)
     digest = snapshot.manifest.digest
     assert not store.evict(digest)
-    assert not in_child(lambda: Store(store.root).evict(digest))
+    assert in_child(_evict, store.root, digest) is False
     snapshot.release()
     assert store.evict(digest)
+
+
+def _evict(root: Path, digest: Digest) -> bool:
+    return Store(root).evict(digest)
 
 
 def test_a_dead_process_uses_nothing(store: Store) -> None:
     with publish(store) as snapshot:
         digest = snapshot.manifest.digest
-
-    def die_using_it() -> None:
-        used = store.find(digest)
-        assert used is not None
-        os.kill(os.getpid(), 9)
-
-    child = _FORK.Process(target=die_using_it)
-    child.start()
-    child.join()
+    child = start_child(_die_using_it, store.root, digest)
+    child.join(60)
     assert child.exitcode == -9
     assert store.evict(digest)
+
+
+def _die_using_it(root: Path, digest: Digest) -> None:
+    used = Store(root).find(digest)
+    assert used is not None
+    os.kill(os.getpid(), 9)
 
 
 def test_of_many_that_evict_one_does_it(store: Store) -> None:
@@ -628,30 +658,35 @@ def test_a_stray_file_among_the_snapshots_harms_nobody(root: Path) -> None:
 
 
 def test_the_stage_of_a_dead_process_is_swept(store: Store) -> None:
-    child = _FORK.Process(target=lambda: (store.stage(), os._exit(0)))
-    child.start()
-    child.join()
+    child = start_child(_die_staging, store.root)
+    child.join(60)
+    assert child.exitcode == -9
     assert len(staged(store)) == 1
     store.stage().discard()
     assert staged(store) == []
 
 
+def _die_staging(root: Path) -> None:
+    _stage = Store(root).stage()
+    os.kill(os.getpid(), 9)
+
+
 def test_the_stage_of_a_living_process_stays(store: Store) -> None:
-    gate, made = _FORK.Event(), _FORK.Event()
-
-    def make() -> None:
-        with store.stage():
-            made.set()
-            gate.wait(30)
-
-    child = _FORK.Process(target=make)
-    child.start()
-    assert made.wait(30)
+    gate, made = _SPAWN.Event(), _SPAWN.Event()
+    child = start_child(_stage_until, store.root, made, gate)
+    assert made.wait(60)
     Store(store.root).sweep()
     assert len(staged(store)) == 1
     gate.set()
-    child.join()
+    child.join(60)
+    assert child.exitcode == 0
     assert staged(store) == []
+
+
+def _stage_until(root: Path, made: Event, gate: Event) -> None:
+    with Store(root).stage():
+        made.set()
+        assert gate.wait(30)
 
 
 def test_the_stage_of_another_machine_is_swept_only_when_it_is_old(store: Store) -> None:
@@ -664,47 +699,46 @@ def test_the_stage_of_another_machine_is_swept_only_when_it_is_old(store: Store)
     assert not foreign.exists()
 
 
-def _without_descriptors(work: Callable[[], Any]) -> Any:
-    """Run in a forked process that may open no further file."""
-
-    def run() -> Any:
-        limit = len(list(Path("/proc/self/fd").iterdir()))
-        resource.setrlimit(resource.RLIMIT_NOFILE, (limit - 1, limit - 1))
-        while True:
-            try:
-                os.dup(0)
-            except OSError:
-                break
-        return work()
-
-    return in_child(run)
+def _without_descriptors(root: Path, work: Callable[..., object], *args: object) -> object:
+    """Call a function with a store that this process opens, when it may open no further file."""
+    store = Store(root)
+    limit = len(list(Path("/proc/self/fd").iterdir()))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit - 1, limit - 1))
+    while True:
+        try:
+            os.dup(0)
+        except OSError:
+            break
+    return work(store, *args)
 
 
 def test_a_process_without_descriptors_does_not_take_living_ones_for_dead(store: Store) -> None:
     with store.stage() as stage:
         name = stage.path.name
-        assert _without_descriptors(lambda: maker_is_dead(name)) is False
-        _without_descriptors(store.sweep)
+        assert in_child(_without_descriptors, store.root, _is_dead, name) is False
+        in_child(_without_descriptors, store.root, Store.sweep)
         assert stage.path.exists()
 
 
-@pytest.mark.parametrize(
-    "work",
-    [
-        lambda store, _: publish(store, model(1)),
-        lambda store, digest: store.find(digest),
-        lambda store, digest: store.evict(digest),
-        lambda store, digest: store.verify(digest),
-        lambda store, _: store.digests(),
-    ],
-    ids=["publish", "find", "evict", "verify", "digests"],
-)
+def _is_dead(_: Store, name: str) -> bool:
+    return maker_is_dead(name)
+
+
+def _publish_another(store: Store, _: Digest) -> object:
+    return publish(store, model(1))
+
+
+def _list_digests(store: Store, _: Digest) -> object:
+    return store.digests()
+
+
+@pytest.mark.parametrize("work", [_publish_another, Store.find, Store.evict, Store.verify, _list_digests])
 def test_a_process_without_descriptors_gets_a_typed_error(
     store: Store, work: Callable[[Store, Digest], object]
 ) -> None:
     with publish(store) as snapshot:
         digest = snapshot.manifest.digest
-    error = _without_descriptors(lambda: work(store, digest))
+    error = in_child(_without_descriptors, store.root, work, digest)
     assert isinstance(error, StoreError)
     assert "ulimit -n" in str(error)
     assert store.find(digest) is not None

@@ -20,13 +20,14 @@ import contextlib
 import functools
 from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
 from typing import Any
 
 from hubdist.errors import ConfigError, IntegrityError, PeerError, TransferTimeoutError
 from hubdist.models.hosts import reach_hosts
 from hubdist.models.importing import import_tensorflow
 from hubdist.models.ram import ASSETS, RamModel
-from hubdist.threads import run_within
+from hubdist.threads import run_within, start_thread
 
 _ANSWER_S = 30.0
 _BYTES_PER_S = 1 << 20
@@ -64,7 +65,6 @@ class RemoteAssets:
         """
         tensorflow = import_tensorflow()
         free_remote_assets()
-        _free_at_exit()
         _pushed.add(self)
         for entry in self._entries:
             if entry.size >= _MAX_BYTES:
@@ -74,6 +74,7 @@ class RemoteAssets:
                 )
         total_bytes = sum(entry.size for entry in self._entries)
         for host in self._hosts:
+            _free_at_exit(host)
             within(
                 _ANSWER_S + total_bytes / _BYTES_PER_S,
                 f"{host} to take {total_bytes} bytes of assets",
@@ -101,6 +102,8 @@ class RemoteAssets:
 
 _pushed: set[RemoteAssets] = set()
 _released: deque[RemoteAssets] = deque()
+_left: dict[str, list[str]] = {}
+"""What is to be freed on each worker while the process ends."""
 
 
 def free_remote_assets(timeout_s: float = _FREE_S) -> None:
@@ -109,6 +112,13 @@ def free_remote_assets(timeout_s: float = _FREE_S) -> None:
     Args:
         timeout_s: Longest time in seconds for one worker to answer.
     """
+    for host, paths in _take_released().items():
+        with contextlib.suppress(PeerError, TransferTimeoutError):
+            reach_hosts(host)
+            within(timeout_s, f"{host} to free files", functools.partial(_shrink, host, paths))
+
+
+def _take_released() -> dict[str, list[str]]:
     paths: dict[str, list[str]] = {}
     with contextlib.suppress(IndexError):  # until there are no more; several threads may do this
         while True:
@@ -116,10 +126,7 @@ def free_remote_assets(timeout_s: float = _FREE_S) -> None:
             _pushed.discard(assets)
             for host, path in assets.files:
                 paths.setdefault(host, []).append(path)
-    for host, there in paths.items():
-        with contextlib.suppress(PeerError, TransferTimeoutError):
-            reach_hosts(host)
-            within(timeout_s, f"{host} to free files", functools.partial(_shrink, host, there))
+    return paths
 
 
 def _shrink(host: str, paths: list[str]) -> None:
@@ -131,14 +138,30 @@ def _shrink(host: str, paths: list[str]) -> None:
 
 
 @functools.cache
-def _free_at_exit() -> None:
-    """Free what is left when the process ends, before TensorFlow, which was imported earlier, ends."""
+def _free_at_exit(host: str) -> None:
+    """Free what a worker still has when the process ends, before TensorFlow, which was imported earlier, ends.
+
+    Python 3.12 begins no thread in a process that ends, so the one that will do it is begun now.
+    """
+    paths: Future[list[str]] = Future()
+
+    def wait_and_free() -> None:
+        there = paths.result()
+        with contextlib.suppress(PeerError):
+            reach_hosts(host)
+            _shrink(host, there)
+
+    thread, freed = start_thread(wait_and_free, "hubdist-tf-exit")
 
     @atexit.register
-    def free_all() -> None:
+    def free() -> None:
         for assets in tuple(_pushed):
             assets.release()
-        free_remote_assets()
+        for other, there in _take_released().items():
+            _left.setdefault(other, []).extend(there)
+        paths.set_result(_left.pop(host, []))
+        if thread.is_alive():  # it does not come along by fork
+            wait([freed], _FREE_S)
 
 
 @contextlib.contextmanager
