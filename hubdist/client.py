@@ -168,6 +168,8 @@ class _How:
         Raises:
             ConfigError: It is neither a route nor a read mode.
         """
+        if route is None and read_mode is None:
+            return cls()
         asked: dict[str, Any] = {"route": route, "read_mode": read_mode}
         asked = {name: value for name, value in asked.items() if value is not None}
         Config(dict.fromkeys(asked, "this call"), **asked)

@@ -60,7 +60,7 @@ class Published(Structure):
         self.total_bytes = 0
         """Bytes of the variables."""
         resource = importlib.import_module("tensorflow.python.trackable.resource").CapturableResource
-        local = importlib.import_module("tensorflow.python.eager.context").context().host_address_space()
+        local = _context().context().host_address_space()
         with _eagerly():
             for path, node in walk(tensorflow, root):
                 self.note(path, node)
@@ -154,8 +154,13 @@ def _first_handle(variable: Any) -> Any:
 @contextlib.contextmanager
 def _eagerly() -> Iterator[None]:
     """Run ops now, also where a graph is being built: the model's values are not in it."""
-    with importlib.import_module("tensorflow.python.eager.context").eager_mode(), garbage_collection_paused():
+    with _context().eager_mode(), garbage_collection_paused():
         yield
+
+
+@functools.cache
+def _context() -> Any:
+    return importlib.import_module("tensorflow.python.eager.context")
 
 
 def _buffers(tensorflow: Any, variable: Any, local: str) -> tuple[Buffer, ...] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 from collections import deque
 from collections.abc import Iterator
@@ -55,15 +56,22 @@ def _child(node: Any, name: str) -> Any:
 
 def attributes_of(node: Any) -> dict[str, Any] | None:
     """The attributes, elements or entries that a user could replace; None for a part that has none."""
-    trackable = importlib.import_module("tensorflow.python.trackable.autotrackable").AutoTrackable
-    structures = importlib.import_module("tensorflow.python.trackable.data_structures")
-    if isinstance(node, structures.ListWrapper):
+    lists, dicts, objects = _holders()
+    if isinstance(node, lists):
         return {str(index): value for index, value in enumerate(node)}
-    if isinstance(node, structures._DictWrapper):
+    if isinstance(node, dicts):
         return {str(name): value for name, value in node.items()}
-    if isinstance(node, trackable) and not is_function(node):
+    if isinstance(node, objects) and not is_function(node):
         return {name: value for name, value in vars(node).items() if not name.startswith(("_self_", "_hubdist_"))}
     return None
+
+
+@functools.cache
+def _holders() -> tuple[Any, Any, Any]:
+    """TensorFlow's classes of lists, dicts and objects; looked up once, for they are asked for in each load."""
+    structures = importlib.import_module("tensorflow.python.trackable.data_structures")
+    objects = importlib.import_module("tensorflow.python.trackable.autotrackable").AutoTrackable
+    return structures.ListWrapper, structures._DictWrapper, objects
 
 
 def is_function(node: Any) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
 
 from hubdist.handle import Handle, Kind
 from hubdist.origins.local import file_version
@@ -37,11 +36,11 @@ def look_at(handle: Handle) -> Look | None:
 
 
 def _versions(path: str) -> tuple[tuple[int, ...], ...]:
-    return tuple(_version(Path(path, name)) for name in _TELLING)
+    return tuple(_version(f"{path}/{name}" if name else path) for name in _TELLING)
 
 
-def _version(path: Path) -> tuple[int, ...]:
+def _version(path: str) -> tuple[int, ...]:
     try:
-        return file_version(os.stat(path))  # noqa: PTH116 - a tenth of a load's time is at stake
+        return file_version(os.stat(path))  # noqa: PTH116 - paths as objects would take a fifth of a second load's time
     except OSError:
         return ()
