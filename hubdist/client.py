@@ -101,8 +101,7 @@ class _Process:
         """What a handle stands for; asked once per process and handle, and again after a refresh."""
         text = handle_text(handle)
         epoch = self.way.epoch()
-        # A relative path means another directory after a chdir.
-        asked = (text, None if "://" in text.rpartition("::")[2] else working_directory())
+        asked = _asked(text)
         known_in, pin = self.pins.get(asked, (None, None))
         if pin is None or epoch is None or epoch != known_in:
             pin = self.way.resolve(text, how.route, how.read_mode)
@@ -111,6 +110,16 @@ class _Process:
         if pin.seen is not None and self.way.sees_drivers_disk and pin.seen.has_changed():
             self._warn(pin)
         return pin
+
+    def unload(self, handle: str | os.PathLike[str]) -> bool:
+        """Forget the loaded models of a handle, those too that it stood for before a refresh."""
+        asked = _asked(handle_text(handle))
+        if asked not in self.digests:  # perhaps spelled in another way when it was loaded
+            if not self.models:
+                return False
+            self.resolve(handle, _How())
+        same = [digests for digests in self.digests.values() if digests & self.digests[asked]]
+        return self.models.forget(*set().union(*same))
 
     def hand_down(self) -> None:
         """Let processes that this one starts have its settings."""
@@ -174,6 +183,11 @@ class _How:
         asked = {name: value for name, value in asked.items() if value is not None}
         Config(dict.fromkeys(asked, "this call"), **asked)
         return cls(**asked)
+
+
+def _asked(text: str) -> tuple[str, Path | None]:
+    """What a process remembers a handle by: a relative path means another directory after a chdir."""
+    return text, None if "://" in text.rpartition("::")[2] else working_directory()
 
 
 _guard = threading.Lock()
@@ -376,11 +390,7 @@ def unload(handle: str | os.PathLike[str]) -> bool:
     Raises:
         HubdistError: The handle cannot be understood.
     """
-    process = _current()
-    digest = process.resolve(handle, _How()).digest
-    digests = [digests for digests in process.digests.values() if digest in digests]
-    found = [process.models.forget(one) for one in set().union(*digests)]
-    return any(found)
+    return _current().unload(handle)
 
 
 def status() -> Status:

@@ -143,3 +143,23 @@ def test_every_process_of_a_job_gets_the_new_bytes(cluster: RayCluster, tmp_path
     write(tmp_path / "model", "newest")
     assert hubdist.refresh(handle).before == refreshed.digest
     assert ray.get([one.read.remote() for one in replicas], timeout=120) == ["newest"] * 6
+
+
+@pytest.mark.tf
+def test_unload_lets_go_of_what_a_handle_stood_for_before(models: Path, tmp_path: Path) -> None:
+    import gc
+    import shutil
+    import weakref
+
+    hubdist.init(max_loaded_bytes="1GiB")
+    handle = str(tmp_path / "model")
+    assert hubdist.unload(handle) is False  # nothing is read for it
+    shutil.copytree(models / "tf2", handle)
+    old = weakref.ref(hubdist.load(handle))
+    shutil.rmtree(handle)
+    shutil.copytree(models / "tf1", handle)
+    hubdist.refresh(handle)
+    new = weakref.ref(hubdist.load(handle))
+    assert hubdist.unload(f"{handle}/") is True
+    gc.collect()
+    assert (old(), new()) == (None, None)

@@ -81,14 +81,18 @@ class LoadedModels:
             self._keep(identity, model)
         return model
 
-    def forget(self, digest: Digest | None = None) -> bool:
-        """Forget all loaded models, or those of one digest; what somebody else holds lives on.
+    def __bool__(self) -> bool:
+        """True if something is kept or shared."""
+        return bool(self._entries)
+
+    def forget(self, *digests: Digest) -> bool:
+        """Forget the loaded models of these digests, all if there are none; what somebody else holds lives on.
 
         Returns:
             True if there was one.
         """
         with self._guard:
-            gone = [identity for identity in self._entries if digest in (None, identity[0])]
+            gone = [identity for identity in self._entries if not digests or identity[0] in digests]
             entries = [self._entries.pop(identity) for identity in gone]
         total_bytes = sum(entry.total_bytes for entry in entries)
         found = bool(entries)
