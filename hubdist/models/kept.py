@@ -78,6 +78,8 @@ class LoadedModels:
             if model is None:
                 self._make_room(identity)
                 model = load()
+                if not state_of(model).unchanged():  # it cannot be told, so it will not be handed out again
+                    return model
             self._keep(identity, model)
         return model
 
