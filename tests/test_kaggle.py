@@ -7,9 +7,13 @@ endpoints is patched; all else is the real package.
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import socket
+import subprocess
 import sys
 import tarfile
+import tempfile
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -259,3 +263,29 @@ def test_credentials_are_in_no_error_and_no_file(
     resolved(tmp_path / "store")
     for path in (tmp_path / "store").rglob("*"):
         assert path.is_dir() or b"canary-token" not in path.read_bytes()
+
+
+@pytest.mark.root
+def test_a_user_without_a_home_is_told_what_to_set(tmp_path: Path) -> None:
+    if os.geteuid() != 0 or shutil.which("setpriv") is None:
+        pytest.skip("needs root, to become a user whom no file knows")
+    script = "import hubdist; hubdist.resolve('kaggle://google/nnlm/tensorFlow2/en/1')"
+    store = Path(tempfile.mkdtemp(prefix="hubdist-kaggle-"))
+    store.chmod(0o777)
+    environment = {name: value for name, value in os.environ.items() if name != "HOME"}
+    command = ["setpriv", "--reuid=1000770000", "--regid=0", "--groups=0", "--", sys.executable, "-c", script]
+    try:
+        done = subprocess.run(
+            command,
+            env={**environment, "HUBDIST_STORE": str(store)},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    finally:
+        shutil.rmtree(store)
+    if "Permission denied" in done.stderr or "ModuleNotFoundError" in done.stderr:
+        pytest.skip("that user may not read this Python")
+    assert "ConfigError: kagglehub cannot be imported" in done.stderr
+    assert "Set HOME" in done.stderr

@@ -20,6 +20,7 @@ from pathlib import Path
 from hubdist.config import Config
 from hubdist.errors import (
     AccessDeniedError,
+    ConfigError,
     HandleError,
     HubdistError,
     IntegrityError,
@@ -47,6 +48,7 @@ class KaggleOrigin:
 
     Raises:
         HandleError: kagglehub is not installed.
+        ConfigError: It cannot work here, for this user has no home.
     """
 
     def __init__(self, handle: Handle, config: Config, scratch: Path) -> None:
@@ -59,6 +61,12 @@ class KaggleOrigin:
             raise HandleError(
                 "Kaggle models need the package kagglehub, which is not installed where the driver runs",
                 advice="Run: pip install 'hubdist[kaggle]'",
+                handle=handle.public,
+            ) from None
+        except RuntimeError as error:  # of pathlib: kagglehub looks for its settings in the home when it is imported
+            raise ConfigError(
+                f"kagglehub cannot be imported where the driver runs: {error}",
+                advice="Set HOME to a directory that this user may write to.",
                 handle=handle.public,
             ) from None
         self._kagglehub = kagglehub
