@@ -248,7 +248,8 @@ def test_many_who_fill_at_once_leave_one_whole_snapshot(place: Place, tmp_path: 
     found = SharedCache(place.url, CONFIG).find(digest)
     assert found is not None
     assert found.copy.unproven  # of the cache's own manifest; those who filled it have theirs
-    assert filled[0] == replace(found, copy=replace(found.copy, unproven=False))
+    # Not all of them: where the storage has no exclusive create, a file may be written once more after one was done.
+    assert replace(found, copy=replace(found.copy, unproven=False)) in filled
 
 
 @pytest.mark.parametrize("exclusive", [True, False])
