@@ -11,7 +11,7 @@ import hashlib
 import os
 import re
 import string
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -33,6 +33,18 @@ _MAX_S = 30 * 24 * 3600.0
 """Longest time that can be set, 30 days; there is no waiting for ever."""
 
 _TASK_KEEPS_BYTES = 1 << 30
+
+_OF_JOB = {
+    "shared_cache",
+    "shared_cache_read_only",
+    "fanout",
+    "lock_file",
+    "tfhub_cache_dir",
+    "chunk_timeout_s",
+    "probe_timeout_s",
+    "agent_idle_s",
+}
+"""Keys that the job's coordinator and agents alone use; a single task or actor cannot change them."""
 
 RouteName = Literal["auto", "direct", "shared", "driver"]
 ReadMode = Literal["stage", "memory", "in_place"]
@@ -298,10 +310,39 @@ class Config(BaseModel):
         """What all processes of the job get: not the user's functions, nor handles, which may hold secrets."""
         return self.model_copy(update={"origins": {}, "models": ()})
 
-    def model_settings(self) -> dict[str, ModelSettings]:
-        """`Handle.key` -> what is set for this model; keys give no secret of a handle away."""
+    def changed_in_process(self, overrides: Mapping[str, Any], schemes: Collection[str]) -> Self:
+        """The settings of a job, changed by `init` in one of its tasks or actors.
+
+        Args:
+            overrides: Keys and values.
+            schemes: Those of the job's own origins.
+
+        Raises:
+            ConfigError: A key has no effect there, or as for `load`.
+        """
+        changed = self.changed({key: value for key, value in overrides.items() if key != "origins"})
+        idle = {key for key in overrides if key in _OF_JOB and getattr(changed, key) != getattr(self, key)}
+        if set(overrides.get("origins", ())) - set(schemes):
+            idle.add("origins")
+        if changed.max_bytes != self.max_bytes and changed.store == self.store:
+            idle.add("max_bytes")  # of a store that is not this process's own
+        if idle:
+            raise ConfigError(
+                f"{', '.join(sorted(idle))}: no effect in a task or actor, where the job's coordinator and agents read"
+                " and deliver",
+                advice="Set it where the job begins: by hubdist.init in the driver, or by HUBDIST_CONFIG for the job.",
+            )
+        return changed
+
+    def model_settings(self, schemes: Collection[str] = ()) -> dict[str, ModelSettings]:
+        """`Handle.key` -> what is set for this model; keys give no secret of a handle away.
+
+        Args:
+            schemes: Of own origins that are not in these settings.
+        """
+        custom = {*self.origins, *schemes}
         return {
-            parse_handle(model.handle, custom_schemes=self.origins.keys()).key: ModelSettings(
+            parse_handle(model.handle, custom_schemes=custom).key: ModelSettings(
                 None if model.digest is None else Digest.parse(model.digest), model.route, model.read_mode
             )
             for model in self.models

@@ -129,6 +129,14 @@ class Resolver:
         """What the configuration says of this model alone."""
         return self._models.get(handle.key, ModelSettings())
 
+    def is_chosen(self, handle: Handle) -> bool:
+        """True if the settings or the lock file pin the handle.
+
+        Raises:
+            HubdistError: They are frozen and do not, or the lock file is damaged.
+        """
+        return self._pinned(handle) is not None
+
     def look(self, handle: Handle) -> Resolution | None:
         """As `find`, but nothing is noted or written anywhere.
 

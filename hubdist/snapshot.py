@@ -36,6 +36,11 @@ class Snapshot:
     manifest: Manifest
     _in_use: int | None = None
 
+    @property
+    def root(self) -> Path:
+        """The store that it is in."""
+        return self.path.parents[2]
+
     def read_chunk(self, chunk: Chunk, view: memoryview) -> None:
         """Read a chunk into a buffer of its size, and check it.
 

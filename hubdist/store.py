@@ -6,7 +6,7 @@
     <root>/staging/<unique>/                  being written
     <root>/quarantine/<unique>/               damaged, kept for a look; the next sweep deletes all but the newest
     <root>/locks/, <root>/pins/               see `Store.lock` and `hubdist.pins`
-    <root>/nonces/                            see `hubdist.nonces`
+    <root>/nonces/, <root>/holds/             see `hubdist.nonces` and `hubdist.holds`
 
 Rule for all processes and threads: a snapshot appears whole, by one rename of a directory, or not at all. Two writers
 of one snapshot are harmless: one rename wins, the other discards. Locks only save double work.
@@ -34,6 +34,7 @@ from hubdist.errors import (
     UnsafeStoreError,
 )
 from hubdist.growing import FilledStage, GrowingStage
+from hubdist.holds import is_held, sweep_holds
 from hubdist.makers import maker_is_dead, unique_name
 from hubdist.manifest import BLOCK_BYTES, Digest, EntryDigester, Manifest, ProvenChunk
 from hubdist.ownership import check_folder, make_root, place_for_store
@@ -264,7 +265,9 @@ class Store:
             except FileNotFoundError:
                 return False
             try:
-                return _take_lock(in_use, fcntl.LOCK_EX) and _same_file(in_use, home / _IN_USE) and self._discard(home)
+                if not _take_lock(in_use, fcntl.LOCK_EX) or not _same_file(in_use, home / _IN_USE):
+                    return False
+                return not is_held(self.root, digest) and self._discard(home)
             finally:
                 os.close(in_use)
 
@@ -288,6 +291,7 @@ class Store:
         for stage in self._list(self._staging):
             if maker_is_dead(stage.name) or _age_s(stage, self._staging) > _OLD_STAGE_S:
                 remove_tree(stage)
+        sweep_holds(self.root)
         for old in sorted(self._list(self._quarantine), key=lambda path: -_age_s(path, self._quarantine))[:-1]:
             remove_tree(old)
 

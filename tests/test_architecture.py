@@ -24,7 +24,7 @@ LAYERS = [
     {"snapshot", "delivery", "cutting", "digesting", "ownership"},
     {"archive", "staging"},
     {"growing"},
-    {"config", "pins"},
+    {"config", "pins", "holds"},
     {"store", "storage"},
     {"nonces"},
     {"origins", "parallel", "filling", "lease"},
