@@ -64,8 +64,8 @@ HOMES = {
 
 PURE = {"delivery", "routes", "endings"}
 PURE_IMPORTS = {"__future__", "collections", "dataclasses", "enum", "typing", "hubdist"}
-BROAD = {"runtime.deliveries", "runtime.transfer"}
-"""The actors' loops, where any failure becomes an event."""
+BROAD = {"runtime.deliveries", "runtime.transfer", "runtime.life"}
+"""The actors' loops, where any failure becomes an event, and the boundary of the methods that others call."""
 
 USERS_MODULE = "user_module"
 """What an import calls a module that the user's configuration names."""

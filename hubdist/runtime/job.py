@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -61,7 +62,7 @@ class Job:
         """
         try:
             origins = cloudpickle.loads(self.origins)
-        except Exception as error:  # noqa: BLE001 - unpickling runs the user's code, which may raise anything
+        except (ImportError, AttributeError, TypeError, ValueError, EOFError, pickle.PickleError) as error:
             raise ConfigError(
                 f"the origins {', '.join(sorted(self.schemes))} cannot be unpickled: {type(error).__name__}",
                 advice="Let runtime_env bring the modules that they use to all nodes.",
