@@ -105,9 +105,9 @@ class Config(BaseModel):
     """The settings of a job. Unknown keys are refused; sizes may be written as `20GiB`.
 
     Attributes:
-        store: Root of each node's store; if others own it or may write to it, a private directory in it is. `~` is
-            expanded on each node; `{node_id}` stands for Ray's id of the node, so that nodes that see the same
-            directory have a store each.
+        store: Root of each node's store; if others own it or may write to it, a private directory in it is. Without
+            it, `$XDG_CACHE_HOME/hubdist` where that is set. `~` and the variable are expanded on each node;
+            `{node_id}` stands for Ray's id of the node, so that nodes that see the same directory have a store each.
         max_bytes: Most bytes of snapshots in a node's store; the least recently used ones make room. None: no limit.
         models: Models that the coordinator resolves and delivers to all nodes as soon as it starts.
         route: Which way a node tries first. `shared`: from the shared cache; `direct`: from where the handle points;
@@ -372,9 +372,14 @@ class Config(BaseModel):
     def store_root(self, node_id: str) -> Path:
         """The directory that is configured for the store on the node with this id.
 
+        Where none is, it is in the `XDG_CACHE_HOME` of this process: each node has its own.
+
         Raises:
             StoreError: It begins with `~`, and this process's user has no home.
         """
+        cache = os.environ.get("XDG_CACHE_HOME", "")
+        if "store" not in self.model_fields_set and cache.startswith("/"):
+            return Path(cache) / "hubdist"
         try:
             return expand_home(self.store.format(node_id=node_id), "store (HUBDIST_STORE)")
         except ConfigError as error:

@@ -115,18 +115,33 @@ def test_models_may_be_handles_or_handles_with_digests() -> None:
 # The store
 
 
-def test_the_store_follows_xdg() -> None:
-    assert load({"XDG_CACHE_HOME": "/xdg"}).store_root("n") == Path("/xdg/hubdist")
+def test_the_store_follows_xdg(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", "/xdg")
+    assert load().store_root("n") == Path("/xdg/hubdist")
+    assert load(store="/mine").store_root("n") == Path("/mine")
+
+
+def test_each_node_has_its_own_xdg(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", "/home/alice/.cache")
+    driver = pickle.dumps(load().for_nodes())
+    monkeypatch.setenv("XDG_CACHE_HOME", "/scratch/ray")
+    assert pickle.loads(driver).store_root("n") == Path("/scratch/ray/hubdist")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", "/home/ray")
+    assert pickle.loads(driver).store_root("n") == Path("/home/ray/.cache/hubdist")
 
 
 @pytest.mark.parametrize("value", ["", "relative/dir"])
-def test_an_xdg_directory_that_is_not_absolute_is_ignored(value: str) -> None:
+def test_an_xdg_directory_that_is_not_absolute_is_ignored(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Source: XDG Base Directory Specification: relative paths are invalid and ignored."""
-    assert load({"XDG_CACHE_HOME": value}).store == Config().store
+    monkeypatch.setenv("HOME", "/home/ray")
+    monkeypatch.setenv("XDG_CACHE_HOME", value)
+    assert load().store_root("n") == Path("/home/ray/.cache/hubdist")
 
 
-def test_braces_in_xdg_are_no_placeholders() -> None:
-    assert load({"XDG_CACHE_HOME": "/x{y}"}).store_root("n") == Path("/x{y}/hubdist")
+def test_braces_in_xdg_are_no_placeholders(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", "/x{y}")
+    assert load().store_root("n") == Path("/x{y}/hubdist")
 
 
 def test_each_node_may_have_a_store() -> None:
