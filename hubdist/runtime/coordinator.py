@@ -438,7 +438,6 @@ class Coordinator:
 
     def _idle_limit_s(self, idle_s: float) -> float:
         """How long this may live without work: shorter once the driver has ended or shut the job down."""
-        if idle_s < min(_OVER_IDLE_S, _DETACHED_IDLE_S):
-            return _OVER_IDLE_S
-        over = self._job.closed or job_is_over(self._job_id)
-        return min(_OVER_IDLE_S, _DETACHED_IDLE_S) if over else _DETACHED_IDLE_S
+        soon = min(_OVER_IDLE_S, _DETACHED_IDLE_S)
+        over = idle_s < soon or self._job.closed or job_is_over(self._job_id)
+        return soon if over else _DETACHED_IDLE_S
