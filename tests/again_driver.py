@@ -103,7 +103,7 @@ def hook_for(way: str, doomed: str) -> Callable[[], None]:
     return begin
 
 
-def main(address: str, folder: Path, way: str, rules: str, url: str, doomed: str, head: str) -> None:  # noqa: PLR0917 - as on the command line
+def main(address: str, folder: Path, way: str, rules: str, url: str, doomed: str, head: str) -> None:
     """See above."""
     ray.init(
         address=address,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 import subprocess
@@ -40,6 +39,10 @@ def root(tmp_path: Path) -> Path:
 @pytest.fixture
 def digest(root: Path) -> Digest:
     return publish(root, FILES)
+
+
+def open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 def start(root: Path, digest: Digest) -> subprocess.Popen[str]:
@@ -92,10 +95,10 @@ def test_thousands_of_claims_cost_one_open_file(root: Path) -> None:
     root.mkdir()
     hold = Hold(root)
     assert hold.keep(Digest(f"{0:064x}"))
-    before = len(os.listdir("/proc/self/fd"))
+    before = open_files()
     for number in range(2000):
         assert hold.keep(Digest(f"{number:064x}"))
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert open_files() == before
     assert is_held(root, Digest(f"{1999:064x}"))
 
 

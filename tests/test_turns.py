@@ -21,12 +21,14 @@ class Visitor:
 
     def __init__(self, turns: Turns) -> None:
         self.inside = False
+        self.inside_at_last = asyncio.Event()
         self._leave = asyncio.Event()
         self.task = asyncio.create_task(self._visit(turns))
 
     async def _visit(self, turns: Turns) -> None:
         async with turns.take():
             self.inside = True
+            self.inside_at_last.set()
             await self._leave.wait()
         self.inside = False
 
@@ -63,13 +65,10 @@ def test_those_who_stand_still_do_not_stop_the_others() -> None:
     async def run() -> None:
         turns = Turns(2, 0.01)
         visitors = [Visitor(turns) for _ in range(5)]
-        await asyncio.wait_for(asyncio.gather(*(wait_inside(visitor) for visitor in visitors)), 10)
+        for visitor in visitors:
+            await asyncio.wait_for(visitor.inside_at_last.wait(), 10)
         for visitor in visitors:
             await visitor.leave()
-
-    async def wait_inside(visitor: Visitor) -> None:
-        while not visitor.inside:
-            await asyncio.sleep(0.005)
 
     asyncio.run(run())
 
@@ -78,8 +77,8 @@ def test_after_a_crowd_only_so_many_are_let_in_again() -> None:
     async def run() -> None:
         turns = Turns(1, 0.01)
         visitors = [Visitor(turns) for _ in range(3)]
-        while len(inside(visitors)) < 3:
-            await asyncio.sleep(0.005)
+        for visitor in visitors:
+            await asyncio.wait_for(visitor.inside_at_last.wait(), 10)
         turns._patience_s = LONG_S
         late = Visitor(turns)
         await visitors[0].leave()
