@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self
 
+from hubdist.claims import Claims
 from hubdist.config import Config, ReadMode, RouteName
 from hubdist.disk import working_directory
 from hubdist.embedded import Embedded
 from hubdist.errors import DeliveryError, NotPinnedError
 from hubdist.handle import handle_text
-from hubdist.holds import Hold
 from hubdist.manifest import Chunk, Digest, Manifest
 from hubdist.models import (
     Bundle,
@@ -196,22 +196,22 @@ class _Given:
 
     def __init__(self) -> None:
         self._guard = threading.Lock()
-        self._holds: dict[Path, Hold] = {}
+        self._claims: dict[Path, Claims] = {}
         self._open: dict[Path, Snapshot] = {}
 
     def add(self, snapshot: Snapshot) -> None:
         """Keep a snapshot; it costs an open file only where its store cannot be written."""
         with self._guard:
-            hold = self._holds.setdefault(snapshot.root, Hold(snapshot.root))
-        if hold.keep(snapshot.manifest.digest):
+            claims = self._claims.setdefault(snapshot.root, Claims(snapshot.root))
+        if claims.keep(snapshot.manifest.digest):
             snapshot.release()
         else:
             self._open[snapshot.path] = snapshot
 
     def clear(self) -> None:
         """Let all of them go."""
-        for hold in self._holds.values():
-            hold.close()
+        for claims in self._claims.values():
+            claims.close()
         self._open.clear()
 
 

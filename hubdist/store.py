@@ -6,7 +6,7 @@
     <root>/staging/<unique>/                  being written
     <root>/quarantine/<unique>/               damaged, kept for a look; the next sweep deletes all but the newest
     <root>/locks/, <root>/pins/               see `Store.lock` and `hubdist.pins`
-    <root>/nonces/, <root>/holds/             see `hubdist.nonces` and `hubdist.holds`
+    <root>/nonces/, <root>/claims/             see `hubdist.nonces` and `hubdist.claims`
 
 Rule for all processes and threads: a snapshot appears whole, by one rename of a directory, or not at all. Two writers
 of one snapshot are harmless: one rename wins, the other discards. Locks only save double work.
@@ -24,6 +24,7 @@ from pathlib import Path
 
 import filelock
 
+from hubdist.claims import is_claimed, sweep_claims
 from hubdist.disk import disk_errors, free_bytes, mode_below, remove_tree, sync_directory, write_durably
 from hubdist.errors import (
     DigestMismatchError,
@@ -34,7 +35,6 @@ from hubdist.errors import (
     UnsafeStoreError,
 )
 from hubdist.growing import FilledStage, GrowingStage
-from hubdist.holds import is_held, sweep_holds
 from hubdist.makers import maker_is_dead, unique_name
 from hubdist.manifest import BLOCK_BYTES, Digest, EntryDigester, Manifest, ProvenChunk
 from hubdist.ownership import check_folder, make_root, place_for_store
@@ -267,7 +267,7 @@ class Store:
             try:
                 if not _take_lock(in_use, fcntl.LOCK_EX) or not _same_file(in_use, home / _IN_USE):
                     return False
-                return not is_held(self.root, digest) and self._discard(home)
+                return not is_claimed(self.root, digest) and self._discard(home)
             finally:
                 os.close(in_use)
 
@@ -291,13 +291,13 @@ class Store:
         for stage in self._list(self._staging):
             if maker_is_dead(stage.name) or _age_s(stage, self._staging) > _OLD_STAGE_S:
                 remove_tree(stage)
-        sweep_holds(self.root)
+        sweep_claims(self.root)
         for old in sorted(self._list(self._quarantine), key=lambda path: -_age_s(path, self._quarantine))[:-1]:
             remove_tree(old)
 
     @contextlib.contextmanager
     def lock(self, name: str, timeout_s: float) -> Iterator[None]:
-        """Hold a lock among the processes of this node, to save double work; never needed for right results.
+        """Claims a lock among the processes of this node, to save double work; never needed for right results.
 
         After `timeout_s` seconds without it, or where the file system has no locks, the block runs all the same.
         """

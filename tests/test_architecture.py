@@ -24,7 +24,7 @@ LAYERS = [
     {"snapshot", "delivery", "cutting", "digesting", "ownership"},
     {"archive", "staging"},
     {"growing"},
-    {"config", "pins", "holds"},
+    {"config", "pins", "claims"},
     {"store", "storage"},
     {"nonces"},
     {"origins", "parallel", "filling", "lease"},

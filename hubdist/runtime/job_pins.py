@@ -15,12 +15,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from hubdist.claims import Claims
 from hubdist.config import ModelSettings
 from hubdist.copies import RemoteCopy
 from hubdist.disk import remove_tree
 from hubdist.errors import DigestMismatchError, HubdistError, IntegrityError, NotPinnedError, OriginError, StoreError
 from hubdist.handle import Handle
-from hubdist.holds import Hold
 from hubdist.manifest import Digest, Manifest
 from hubdist.nonces import Nonces
 from hubdist.pins import Pins
@@ -29,7 +29,7 @@ from hubdist.resolver import Resolution, Resolver
 from hubdist.routes import Route
 from hubdist.runtime.early import EarlyDelivery
 from hubdist.runtime.sharing import SharedWork
-from hubdist.runtime.turns import Turns
+from hubdist.runtime.slots import Slots
 from hubdist.snapshot import Snapshot
 from hubdist.store import Store
 
@@ -41,7 +41,7 @@ _READS_AT_ONCE = 32
 """Of origins, as long as they answer."""
 _PATIENCE_S = 1.0
 _OPEN_SNAPSHOTS = 64
-"""Most snapshots with an open file each; all that the job has pinned are claimed by a `Hold`."""
+"""Most snapshots with an open file each; all that the job has pinned are claimed by a `Claims`."""
 _OLD_S = 30 * 24 * 3600.0
 
 
@@ -112,12 +112,12 @@ class JobPins:
         self._book = book
         self._looking = ThreadPoolExecutor(_LOOKING_THREADS, thread_name_prefix="hubdist-look")
         self._reading = ThreadPoolExecutor(_READING_THREADS, thread_name_prefix="hubdist-read")
-        self._turns = Turns(_READS_AT_ONCE, _PATIENCE_S)
+        self._slots = Slots(_READS_AT_ONCE, _PATIENCE_S)
         self._work = SharedWork()
         self._pinned: dict[str, Pinned] = {}
         self._former: dict[Digest, Pinned] = {}
         """What handles stood for before they were refreshed; a model that travels may need it still."""
-        self._hold = Hold(store.root)
+        self._claims = Claims(store.root)
         self._open: OrderedDict[Digest, Snapshot] = OrderedDict()
         """The snapshots that were used last; all of them where the store cannot be written."""
         _forget_old(store.root / "pins")
@@ -206,7 +206,7 @@ class JobPins:
         if after.resolution.digest != before.resolution.digest:
             self._former[before.resolution.digest] = before
             if all(one.resolution.digest != before.resolution.digest for one in self._pinned.values()):
-                self._hold.drop(before.resolution.digest)
+                self._claims.drop(before.resolution.digest)
                 self._open.pop(before.resolution.digest, None)
         return after.resolution.digest
 
@@ -270,7 +270,7 @@ class JobPins:
         snapshot = await self._run(lambda: self._store.find(digest))
         if snapshot is None:
             return None
-        claimed = await self._run(lambda: self._hold.keep(digest))
+        claimed = await self._run(lambda: self._claims.keep(digest))
         self._open[digest] = snapshot  # instead of one that was damaged and has been moved aside since
         self._open.move_to_end(digest)
         while claimed and len(self._open) > _OPEN_SNAPSHOTS:
@@ -386,7 +386,7 @@ class JobPins:
 
     async def _read(self, blocking: Callable[[], _T]) -> _T:
         """Do what reads whole models: slow origins must not stop other work, and stop others like them only a while."""
-        async with self._turns.take():
+        async with self._slots.take():
             return await asyncio.get_running_loop().run_in_executor(self._reading, blocking)
 
 

@@ -1,4 +1,4 @@
-"""Turns for slow work: so many pieces at a time, and more when those that run stand still."""
+"""Slots for slow work: so many pieces at a time, and more when those that run stand still."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import AsyncIterator
 
 
-class Turns:
+class Slots:
     """Lets so many in at a time. Owned by one event loop.
 
     Whoever waits is let in all the same, one each `patience_s`, while nobody comes out: those inside may wait for an
@@ -28,7 +28,7 @@ class Turns:
 
     @contextlib.asynccontextmanager
     async def take(self) -> AsyncIterator[None]:
-        """Wait for a turn; it lasts as long as the block."""
+        """Wait for a slot; it is taken for as long as the block."""
         if self._inside < self._at_once and not self._waiting:
             self._inside += 1
         else:

@@ -1,7 +1,7 @@
-"""Holds: a process's claims on snapshots of a store, with one open file however many they are.
+"""A process's claims on snapshots of a store, with one open file however many they are.
 
-    <root>/holds/<unique>/alive       locked by the process for as long as it lives
-    <root>/holds/<unique>/<digest>    empty: the process needs this snapshot
+    <root>/claims/<unique>/alive       locked by the process for as long as it lives
+    <root>/claims/<unique>/<digest>    empty: the process needs this snapshot
 
 An open `Snapshot` is a claim too, but costs an open file each; a job has thousands of models.
 """
@@ -25,7 +25,7 @@ _OLD_S = 24 * 3600.0
 """Age of what nobody can be asked about: where there are no locks, or what a process was killed over."""
 
 
-class Hold:
+class Claims:
     """The claims of one process on one store. Safe for several threads; a forked child has a share in them.
 
     Args:
@@ -98,7 +98,7 @@ class Hold:
         self._folder, self._alive = folder, alive
 
 
-def is_held(root: Path, digest: Digest) -> bool:
+def is_claimed(root: Path, digest: Digest) -> bool:
     """True if a living process claims a snapshot.
 
     Args:
@@ -108,7 +108,7 @@ def is_held(root: Path, digest: Digest) -> bool:
     return any((folder / digest.value).exists() and _lives(folder) for folder in _folders(root))
 
 
-def sweep_holds(root: Path) -> None:
+def sweep_claims(root: Path) -> None:
     """Remove the claims of processes that have ended."""
     for folder in _folders(root):
         if not _lives(folder):
@@ -117,7 +117,7 @@ def sweep_holds(root: Path) -> None:
 
 
 def _folder(root: Path) -> Path:
-    return root / "holds"
+    return root / "claims"
 
 
 def _folders(root: Path) -> list[Path]:

@@ -1,4 +1,4 @@
-"""Holds: claims on snapshots that last as long as their process, with one open file for all of them."""
+"""Claims on snapshots that last as long as their process, with one open file for all of them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import hubdist
-from hubdist.holds import Hold, is_held, sweep_holds
+from hubdist.claims import Claims, is_claimed, sweep_claims
 from hubdist.manifest import Digest
 from hubdist.store import Store
 from tests.filling import publish
@@ -22,10 +22,10 @@ OTHER = Digest("1" * 64)
 HOLDER = """
 import sys, time
 from pathlib import Path
-from hubdist.holds import Hold
+from hubdist.claims import Claims
 from hubdist.manifest import Digest
-hold = Hold(Path(sys.argv[1]))
-assert hold.keep(Digest(sys.argv[2]))
+claims = Claims(Path(sys.argv[1]))
+assert claims.keep(Digest(sys.argv[2]))
 print("held", flush=True)
 sys.stdin.read()
 """
@@ -56,55 +56,55 @@ def start(root: Path, digest: Digest) -> subprocess.Popen[str]:
 @pytest.mark.parametrize("end", ["killed", "left"])
 def test_a_claim_ends_with_its_process(root: Path, digest: Digest, end: str) -> None:
     process = start(root, digest)
-    assert is_held(root, digest)
-    assert not is_held(root, OTHER)
+    assert is_claimed(root, digest)
+    assert not is_claimed(root, OTHER)
     assert not Store(root).evict(digest)
-    sweep_holds(root)
-    assert is_held(root, digest)
+    sweep_claims(root)
+    assert is_claimed(root, digest)
     if end == "killed":
         process.send_signal(signal.SIGKILL)
     process.communicate(timeout=20)
-    assert not is_held(root, digest)
-    sweep_holds(root)
-    assert list((root / "holds").iterdir()) == []
+    assert not is_claimed(root, digest)
+    sweep_claims(root)
+    assert list((root / "claims").iterdir()) == []
     assert Store(root).evict(digest)
 
 
 def test_a_claim_can_be_given_up(root: Path, digest: Digest) -> None:
-    hold = Hold(root)
-    assert hold.keep(digest)
-    assert hold.keep(OTHER)
-    hold.drop(digest)
-    assert not is_held(root, digest)
-    assert is_held(root, OTHER)
+    claims = Claims(root)
+    assert claims.keep(digest)
+    assert claims.keep(OTHER)
+    claims.drop(digest)
+    assert not is_claimed(root, digest)
+    assert is_claimed(root, OTHER)
     assert Store(root).evict(digest)
-    hold.close()
-    assert not is_held(root, OTHER)
+    claims.close()
+    assert not is_claimed(root, OTHER)
 
 
 def test_claims_outlive_a_cleaner(root: Path, digest: Digest) -> None:
-    hold = Hold(root)
-    assert hold.keep(digest)
-    shutil.rmtree(root / "holds")
-    assert hold.keep(OTHER)
-    assert is_held(root, digest)
-    assert is_held(root, OTHER)
+    claims = Claims(root)
+    assert claims.keep(digest)
+    shutil.rmtree(root / "claims")
+    assert claims.keep(OTHER)
+    assert is_claimed(root, digest)
+    assert is_claimed(root, OTHER)
 
 
 def test_thousands_of_claims_cost_one_open_file(root: Path) -> None:
     root.mkdir()
-    hold = Hold(root)
-    assert hold.keep(Digest(f"{0:064x}"))
+    claims = Claims(root)
+    assert claims.keep(Digest(f"{0:064x}"))
     before = open_files()
     for number in range(2000):
-        assert hold.keep(Digest(f"{number:064x}"))
+        assert claims.keep(Digest(f"{number:064x}"))
     assert open_files() == before
-    assert is_held(root, Digest(f"{1999:064x}"))
+    assert is_claimed(root, Digest(f"{1999:064x}"))
 
 
 def test_a_store_that_cannot_be_written_takes_no_claim(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
-    assert not Hold(tmp_path / "file").keep(OTHER)
+    assert not Claims(tmp_path / "file").keep(OTHER)
 
 
 def test_what_resolve_gave_stays_whatever_is_set_up_meanwhile(tmp_path: Path) -> None:
