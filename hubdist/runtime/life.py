@@ -50,7 +50,7 @@ class Life:
 
         Args:
             limit_s: Of the seconds without work so far: after how many seconds without work the actor shall end.
-            end: Ends the actor; may be called several times.
+            end: Ends the actor.
         """
 
         def watch() -> None:
@@ -60,6 +60,7 @@ class Life:
                 left = limit_s(idle) - idle
                 if left <= 0:
                     end()
+                    return
                 look.wait(min(max(left, 0.5), _MAX_LOOK_S))
 
         threading.Thread(target=watch, name="hubdist-life", daemon=True).start()
