@@ -1,7 +1,8 @@
 """Remote copies: model files on object storage or a mount that a node can read by itself.
 
 A copy is listed once, by whoever found it; nodes then read those very versions, in parallel ranges, and believe only
-what the manifest confirms, which comes from the coordinator and not from the storage.
+what the manifest confirms, which comes from the coordinator and not from the storage. A copy that somebody else reads,
+who checks nothing, must be a digested one; see `RemoteCopy`.
 """
 
 from __future__ import annotations
@@ -47,6 +48,8 @@ class RemoteCopy:
     Attributes:
         url: The directory, on object storage or a path; may hold secrets.
         files: Path below it -> what is stored there.
+        digested: The files were listed like this before and after the manifest's digests were taken from them. Without
+            that they may be any: what is read must be checked, byte by byte.
         unproven: Its manifest was read from the same storage. Such a manifest's digest proves the digests of whole
             files, not those of their blocks, so whole files must be digested.
     """
@@ -54,6 +57,7 @@ class RemoteCopy:
     url: str
     files: Mapping[str, StoredFile]
     unproven: bool = False
+    digested: bool = False
 
     @property
     def public(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 import shlex
 import shutil
@@ -13,6 +14,7 @@ from pathlib import Path
 
 from hubdist.errors import IntegrityError, LengthMismatchError, StoreError, StoreFullError, UnsafeStoreError
 
+_LOG = logging.getLogger(__name__)
 _FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up"}
 _FAILED = {
     errno.EMFILE: ("too many files are open", "Raise the limit of open files (ulimit -n)."),
@@ -49,6 +51,19 @@ def disk_errors(path: Path, *, need_bytes: int = 0, setting: str = "store (HUBDI
         what, advice = _FAILED.get(number, (error.strerror or type(error).__name__, None))
         advice = None if advice is None else advice.format(setting=setting)
         raise StoreError(f"{what}: {error.filename or path}", path=str(path), advice=advice) from error
+
+
+@contextlib.contextmanager
+def optional_note(path: Path) -> Iterator[None]:
+    """Let a block write what only saves work another time: that the disk refuses it is logged, and no error.
+
+    Args:
+        path: What the block writes.
+    """
+    try:
+        yield
+    except (OSError, StoreError) as error:
+        _LOG.info("hubdist: %s is not written, and the work goes on: %s", path, error)
 
 
 def free_bytes(path: Path) -> int:

@@ -96,7 +96,7 @@ class SharedCache:
         return None
 
     def find_tfhub(self, handle: Handle) -> RemoteCopy | None:
-        """The complete copy of a handle that TensorFlow Hub wrote into this directory, or None.
+        """The complete copy of a handle that TensorFlow Hub wrote into this directory, or None; nobody has digested it.
 
         TensorFlow Hub publishes file by file, holding `<sha1>.lock`: a copy is complete if no lock is there, nothing
         changes, and the model names no file that is missing.
@@ -176,7 +176,8 @@ class SharedCache:
         if difference is not None:
             path, what = difference
             raise IntegrityError(f"{tree.url(f'{_folder(digest)}/{path}')} {what} after the snapshot was filled")
-        return SharedSnapshot(manifest, RemoteCopy(f"{self._url}/{_folder(digest)}", files, unproven=True))
+        copy = RemoteCopy(f"{self._url}/{_folder(digest)}", files, unproven=True, digested=True)
+        return SharedSnapshot(manifest, copy)
 
     def _fill(self, tree: Tree, snapshot: Snapshot, handle: Handle | None) -> None:
         """Files, pointer, record: whoever finds the record finds everything."""

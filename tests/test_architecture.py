@@ -29,6 +29,7 @@ LAYERS = [
     {"nonces"},
     {"origins", "parallel", "filling", "lease"},
     {"copies"},
+    {"proven"},
     {"shared"},
     {"optional_cache"},
     {"fetching"},

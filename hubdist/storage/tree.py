@@ -18,7 +18,7 @@ class StoredFile:
 
     Attributes:
         size: Bytes, of the content where a file is stored compressed.
-        version: Differs after the file was replaced: generation, etag, or time of change in nanoseconds. "" if the
+        version: Differs after the file was replaced: generation, etag, or times of change in nanoseconds. "" if the
             storage tells none.
         md5: The storage's own md5 of the content as 32 hex digits, "" if it tells none. No part of equality.
         packed: It is stored compressed, and who reads it by other means than hubdist's may see it cut.
