@@ -132,7 +132,9 @@ def mode_below(root: Path) -> int:
     return stat.S_IRWXU | (root.stat().st_mode & 0o055)
 
 
-def write_durably(path: Path, data: bytes, unique: str, *, mode: int = 0o600) -> None:
+def write_durably(
+    path: Path, data: bytes, unique: str, *, mode: int = 0o600, like: os.stat_result | None = None
+) -> None:
     """Replace a small file so that readers see the old or the new one, never a part.
 
     Args:
@@ -140,11 +142,16 @@ def write_durably(path: Path, data: bytes, unique: str, *, mode: int = 0o600) ->
         data: Its new content.
         unique: A suffix that no other writer uses, for the temporary name.
         mode: Of the new file.
+        like: A file whose mode, and owner where that is allowed, the new one gets instead.
     """
     temporary = path.with_name(f".{path.name}.{unique}")
     try:
         handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
         with os.fdopen(handle, "wb") as file:
+            if like is not None:
+                with contextlib.suppress(OSError):
+                    os.fchown(handle, like.st_uid, like.st_gid)
+                os.fchmod(handle, stat.S_IMODE(like.st_mode))
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

@@ -113,7 +113,10 @@ class Fetcher:
         if self._tfhub_cache is not None and not anew:
             cached = find_in_cache(handle, self._tfhub_cache)
         if cached is not None:
-            return self._fetch(handle, cached, watcher), "TensorFlow Hub cache"
+            try:  # unwatched: who has been told of one read cannot be told of another
+                return self._fetch(handle, cached, None), "TensorFlow Hub cache"
+            except UNREADABLE as error:
+                _LOG.warning("hubdist: the TensorFlow Hub cache %s is not used: %s", self._tfhub_cache, error)
         if self._config.offline and not handle.is_drivers:
             raise NotPinnedError(
                 "offline, and this model is not in the store of the driver's node",

@@ -24,7 +24,7 @@ from typing import TypeVar
 
 from hubdist.config import Config
 from hubdist.copies import RemoteCopy, find_difference
-from hubdist.errors import AccessDeniedError, HandleError, IntegrityError, OriginError
+from hubdist.errors import AccessDeniedError, HandleError, HubdistError, IntegrityError, OriginError
 from hubdist.filling import fill_folder
 from hubdist.handle import Handle, Kind
 from hubdist.lease import hold_lease
@@ -144,7 +144,10 @@ class SharedCache:
                 with contextlib.suppress(IntegrityError):  # damaged: it is mended below
                     found = self._find(tree, snapshot.manifest.digest)
                     if found is not None and found.manifest == snapshot.manifest:
-                        _write_pointer(tree, handle, found.manifest.digest)
+                        try:
+                            _write_pointer(tree, handle, found.manifest.digest)
+                        except HubdistError as error:  # what is there is of use without it
+                            _LOG.warning("hubdist: the shared cache cannot note a handle: %s", error)
                         return SharedSnapshot(snapshot.manifest, replace(found.copy, unproven=False))
                 self._fill(tree, snapshot, handle)
             raise OriginError(
