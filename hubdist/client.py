@@ -181,7 +181,7 @@ class _How:
             return cls()
         asked: dict[str, Any] = {"route": route, "read_mode": read_mode}
         asked = {name: value for name, value in asked.items() if value is not None}
-        Config(dict.fromkeys(asked, "this call"), **asked)
+        Config.check_call(asked)
         return cls(**asked)
 
 

@@ -18,8 +18,10 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, ValidationError, field_validator
 
+from hubdist.agreement import find_contradiction, listed_handle
 from hubdist.errors import ConfigError, HubdistError, StoreError
-from hubdist.handle import BUILT_IN_SCHEMES, Kind, parse_handle
+from hubdist.fixed import FixedMapping
+from hubdist.handle import Kind, parse_handle
 from hubdist.inherited import VARIABLE, write_inherited
 from hubdist.layers import parse_yaml, read_layers
 from hubdist.manifest import Digest
@@ -157,13 +159,18 @@ class Config(BaseModel):
     retries: int = Field(default=5, ge=0)
     in_flight_bytes: Annotated[ByteSize, Field(ge=4 << 20, le=256 << 20)] = ByteSize(64 << 20)
     agent_idle_s: float = Field(default=10.0, gt=0, le=_MAX_S)
-    origins: Mapping[str, Callable[[str], Source]] = Field(default_factory=dict, repr=False)
+    origins: Mapping[str, Callable[[str], Source]] = Field(default=FixedMapping({}), repr=False)
 
     def __init__(self, _places: Mapping[str, str] | None = None, **values: Any) -> None:
         try:
             super().__init__(**values)
         except ValidationError as error:
             raise _explained(error, _places or {}) from None
+        found = find_contradiction(self)
+        if found is not None:
+            key, why = found
+            place = (_places or {}).get(key, "the arguments of Config")
+            raise ConfigError(f"{key!r} in {place} contradicts the other settings: {why}")
 
     @field_validator("store")
     @classmethod
@@ -211,9 +218,8 @@ class Config(BaseModel):
     @classmethod
     def _check_models(cls, value: tuple[Model, ...]) -> tuple[Model, ...]:
         for model in value:
-            scheme = model.handle.partition("://")[0].lower()  # perhaps of an origin that is registered elsewhere
             try:
-                parse_handle(model.handle, custom_schemes={scheme} - BUILT_IN_SCHEMES)
+                listed_handle(model.handle)
             except HubdistError as error:
                 raise ValueError(str(error)) from None
         return value
@@ -224,7 +230,7 @@ class Config(BaseModel):
         for scheme in value:
             if not re.fullmatch(r"[a-z][a-z0-9+.-]*", scheme):
                 raise ValueError(f"the scheme {scheme!r} is not of lower-case letters, digits, '+', '.' and '-'")
-        return value
+        return FixedMapping(value)
 
     @classmethod
     def load(
@@ -275,6 +281,18 @@ class Config(BaseModel):
         places = dict.fromkeys(overrides, "an argument of init")
         return type(self)(_places=places, **(self.keys_set() | dict(overrides)))
 
+    @staticmethod
+    def check_call(asked: Mapping[str, Any]) -> None:
+        """Check the route and the read mode of one call.
+
+        Raises:
+            ConfigError: It is none; what is allowed is named.
+        """
+        try:
+            Model(handle="/", **asked)
+        except ValidationError as error:
+            raise _explained(error, dict.fromkeys(asked, "this call")) from None
+
     def keys_set(self) -> dict[str, Any]:
         """The keys and values that were given when this was made; the others have their defaults."""
         return {name: getattr(self, name) for name in self.model_fields_set}
@@ -296,7 +314,7 @@ class Config(BaseModel):
 
     def for_nodes(self) -> Self:
         """What all processes of the job get: not the user's functions, nor handles, which may hold secrets."""
-        return self.model_copy(update={"origins": {}, "models": ()})
+        return self.model_copy(update={"origins": FixedMapping({}), "models": ()})
 
     def model_settings(self) -> dict[str, ModelSettings]:
         """`Handle.key` -> what is set for this model; keys give no secret of a handle away."""
