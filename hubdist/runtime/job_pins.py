@@ -63,7 +63,7 @@ class DirectRead:
 
 
 Reader = Callable[[str], Coroutine[Any, Any, DirectRead | None]]
-"""Lets a node read the directory at a URL; None if none can."""
+"""Lets a node read the directory at a URL, never a path; None if none can."""
 
 
 class JobPins:
