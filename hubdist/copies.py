@@ -87,20 +87,30 @@ def list_copy(url: str, config: Config) -> RemoteCopy:
 def check_copy(copy: RemoteCopy, config: Config) -> None:
     """Check that the same versions of the same files still lie there; for readers that read by themselves.
 
+    Times that cannot be set back are compared too, for nobody looks at the bytes.
+
     Raises:
         IntegrityError: A file was added, removed or replaced; it is named.
         HubdistError: The directory cannot be read.
     """
     with open_tree(copy.url, config) as tree:
         found = tree.listing()
-    difference = find_difference(copy.files, found)
+    difference = find_difference(copy.files, found, strictly=True)
     if difference is not None:
         path, what = difference
         raise IntegrityError(f"{copy.public}/{path} {what} after it was listed")
 
 
-def find_difference(expected: Mapping[str, StoredFile], found: Mapping[str, StoredFile]) -> tuple[str, str] | None:
-    """The first path at which two listings differ and what happened to it, in words; None if they are equal."""
+def find_difference(
+    expected: Mapping[str, StoredFile], found: Mapping[str, StoredFile], *, strictly: bool = False
+) -> tuple[str, str] | None:
+    """The first path at which two listings differ and what happened to it, in words; None if they are equal.
+
+    Args:
+        expected: What was listed before.
+        found: What is listed now.
+        strictly: Compare `StoredFile.changed` as well.
+    """
     for path in sorted(expected.keys() | found.keys()):
         before, after = expected.get(path), found.get(path)
         if before is None:
@@ -109,6 +119,8 @@ def find_difference(expected: Mapping[str, StoredFile], found: Mapping[str, Stor
             return path, "was deleted"
         if before != after:
             return path, f"was replaced ({_shown(before)}, now {_shown(after)})"
+        if strictly and before.changed != after.changed:
+            return path, "was written to, or its rights were changed,"
     return None
 
 

@@ -14,7 +14,7 @@ import threading
 from dataclasses import replace
 from pathlib import Path
 
-from hubdist.copies import RemoteCopy
+from hubdist.copies import RemoteCopy, find_difference
 from hubdist.disk import mode_below, optional_note, write_durably
 from hubdist.errors import HandleError
 from hubdist.makers import unique_name
@@ -48,7 +48,7 @@ class ProvenCopies:
         note = self._note(copy.url)
         with optional_note(note):
             self._folder.mkdir(mode=mode_below(self._folder.parent), exist_ok=True)
-            files = {path: [file.size, file.version, file.packed] for path, file in sorted(copy.files.items())}
+            files = {path: [file.size, file.version, file.packed, file.changed] for path, file in copy.files.items()}
             document = {"hubdist_place": 1, "digest": str(manifest.digest), "files": files}
             write_durably(note, json.dumps(document).encode(), unique_name(), mode=mode_below(self._folder) & 0o644)
 
@@ -62,15 +62,16 @@ class ProvenCopies:
     def judged(self, copy: RemoteCopy, digest: Digest) -> RemoteCopy:
         """A listing of now, marked as proven if its files are the ones that were this model."""
         proven = self.find(digest, copy.url)
-        return replace(copy, digested=proven is not None and dict(proven.files) == dict(copy.files))
+        same = proven is not None and find_difference(proven.files, copy.files, strictly=True) is None
+        return replace(copy, digested=same)
 
     def _load(self, url: str) -> tuple[Digest, RemoteCopy] | None:
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, HandleError):
             document = json.loads(self._note(url).read_bytes())
             if document["hubdist_place"] == 1:
                 files = {
-                    str(path): StoredFile(int(size), str(version), packed=bool(packed))
-                    for path, (size, version, packed) in document["files"].items()
+                    str(path): StoredFile(int(size), str(version), packed=bool(packed), changed=str(changed))
+                    for path, (size, version, packed, changed) in document["files"].items()
                 }
                 return Digest.parse(document["digest"]), RemoteCopy(url, files, digested=True)
         return None

@@ -37,8 +37,7 @@ _COPY_BYTES = 1 << 20
 class MountedTree(Tree):
     """A directory of a file system. Symbolic links in it are followed by readers, and out of it never by writers.
 
-    A version is when content and status changed last, in nanoseconds: whoever replaces a file may set the first time,
-    and not the second one. Inode numbers are no part of it: they differ from machine to machine on FUSE.
+    A version is the time of the last change in nanoseconds: inode numbers differ from machine to machine on FUSE.
 
     Args:
         root: An absolute path; made when it is first written to.
@@ -71,7 +70,7 @@ class MountedTree(Tree):
                 filled += count
             found = _stored(os.fstat(file.fileno())).version
         if version and found != version:
-            raise IntegrityError(f"{target} was replaced or written to: it changed at {found} ns, not at {version}")
+            raise IntegrityError(f"{target} was replaced or written to: it changed at {found}, not at {version} ns")
 
     def load(self, path: str) -> bytes | None:
         """As `Tree.load`."""
@@ -164,7 +163,7 @@ def _walk(folder: Path, prefix: str, depth: int) -> Iterator[tuple[str, StoredFi
 
 
 def _stored(status: os.stat_result) -> StoredFile:
-    return StoredFile(status.st_size, f"{status.st_mtime_ns}/{status.st_ctime_ns}")
+    return StoredFile(status.st_size, str(status.st_mtime_ns), changed=str(status.st_ctime_ns))
 
 
 def _link(temporary: Path, target: Path, fill: Callable[[int], None]) -> bool:
