@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -266,6 +267,26 @@ def test_a_file_that_somebody_holds_for_long_is_an_error_and_nothing_is_pinned(p
         lock.keep(MODEL, ONE)  # what is pinned waits for nobody
     lock.keep(OTHER, TWO)
     assert LockFile(path, frozen=True).find(OTHER) == TWO
+
+
+def test_a_lock_on_a_file_that_was_replaced_meanwhile_is_none(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    LockFile(path, frozen=False).keep(MODEL, ONE)
+    real = fcntl.flock
+    others: list[IO[str]] = []
+
+    def replace_first(handle: int, how: int) -> None:
+        if not others:  # another process replaces the opened file, and a third one is at work at the new one
+            path.with_name("new").write_text("{}")
+            path.with_name("new").rename(path)
+            others.append(path.open("r+"))
+            real(others[0], fcntl.LOCK_EX)
+        real(handle, how)
+
+    monkeypatch.setattr(fcntl, "flock", replace_first)
+    with pytest.raises(StoreError, match="another process has held"):
+        LockFile(path, frozen=False, wait_s=0.1).keep(OTHER, TWO)
+    assert path.read_text() == "{}"
+    others[0].close()
 
 
 def test_a_file_system_without_locks_is_told(

@@ -247,6 +247,7 @@ def test_a_directory_that_changes_right_after_it_was_read_is_not_the_model(
     digest, copy = jobs.copy(str(model))
     assert digest == manifest_of(OLD).digest
     assert not copy.digested
+    assert not (jobs.store.root / "pins" / "places").exists()
 
 
 def test_a_directory_that_only_nodes_may_list_is_what_it_was(
