@@ -19,6 +19,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, ValidationError, field_validator
 
 from hubdist.agreement import find_contradiction, listed_handle
+from hubdist.disk import working_directory
 from hubdist.errors import ConfigError, HubdistError, StoreError
 from hubdist.fixed import FixedMapping
 from hubdist.handle import Kind, parse_handle
@@ -99,11 +100,12 @@ class Config(BaseModel):
             expanded on each node; `{node_id}` stands for Ray's id of the node, so that nodes that see the same
             directory have a store each.
         max_bytes: Most bytes of snapshots in a node's store; the least recently used ones make room. None: no limit.
-        models: Models that the coordinator resolves and delivers to all nodes as soon as it starts.
+        models: Models that the coordinator resolves and delivers to all nodes as soon as it starts, each listed once.
         route: Which way a node tries first. `shared`: from the shared cache; `direct`: from where the handle points;
             `driver`: from the driver's node, which always works and is the last of each order. `auto`: by evidence.
         read_mode: What TensorFlow opens. `stage`: the directory in the node's store; `memory`: a copy in TensorFlow's
-            `ram://`, nothing on disk; `in_place`: the `gs://` or mounted directory itself.
+            `ram://`, nothing on disk; `in_place`: the `gs://` or mounted directory itself, as long as it holds
+            the very files that were read and digested; else as `stage`.
         shared_cache: Directory on object storage, or on a mount that all nodes have, for snapshots that every node
             can read. The coordinator fills it.
         shared_cache_read_only: Use what is in `shared_cache` and never write to it.
@@ -112,7 +114,7 @@ class Config(BaseModel):
         probe_timeout_s: Longest time in seconds to find out whether a node can read a place.
         offline: Never ask a network; use what the store, TF Hub's cache and the driver's disk have.
         lock_file: A file, `hubdist.lock`, that remembers the digest of every handle on first use; later jobs refuse
-            other bytes. Read and written on the driver's node.
+            other bytes. Read and written on the driver's node; it may be a link, and several jobs may share it.
         frozen: Refuse handles that neither `lock_file` nor `models` pins.
         fresh: Load again although the process holds the loaded model.
         max_loaded: Most loaded models that a process keeps for `load` to return again.
@@ -189,9 +191,18 @@ class Config(BaseModel):
     @classmethod
     def _check_tfhub_cache_dir(cls, value: str | None) -> str | None:
         folder = None if value is None else local_directory(value)
+        if folder is not None and not folder.strip():
+            raise ValueError("must be the path of a directory on the driver's disk")
         if value is not None and folder is None:
             raise ValueError(f"{redact_url(value)} is not a directory of this machine; set shared_cache to it")
         return folder
+
+    @field_validator("lock_file")
+    @classmethod
+    def _check_lock_file(cls, value: str | None) -> str | None:
+        if value is not None and (not value.strip() or "://" in value or value.endswith("/")):
+            raise ValueError("must be the path of a file on the driver's disk")
+        return value
 
     @field_validator("shared_cache")
     @classmethod
@@ -293,6 +304,18 @@ class Config(BaseModel):
         except ValidationError as error:
             raise _explained(error, dict.fromkeys(asked, "this call")) from None
 
+    def rooted(self, folder: Path | None) -> Self:
+        """The same settings, with relative paths of the driver's disk made absolute.
+
+        Args:
+            folder: What they are relative to; None leaves them.
+        """
+        paths = {"lock_file": self.lock_file, "tfhub_cache_dir": self.tfhub_cache_dir}
+        relative = {key: path for key, path in paths.items() if path is not None and not path.startswith(("/", "~"))}
+        if folder is None or not relative:
+            return self
+        return self.changed({key: str(folder / path) for key, path in relative.items()})
+
     def keys_set(self) -> dict[str, Any]:
         """The keys and values that were given when this was made; the others have their defaults."""
         return {name: getattr(self, name) for name in self.model_fields_set}
@@ -303,7 +326,8 @@ class Config(BaseModel):
         Args:
             node_id: What `{node_id}` stands for in this process, and so in them.
         """
-        values = self.model_dump(mode="json", include=self.model_fields_set - {"origins"}, exclude_none=True)
+        whole = self.rooted(working_directory())  # they may be started in another directory
+        values = whole.model_dump(mode="json", include=self.model_fields_set - {"origins"}, exclude_none=True)
         store = str(self.store_root(node_id)).replace("{", "{{").replace("}", "}}")
         write_inherited(os.environ, values | {"store": store})
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Protocol
 
 from hubdist.config import Config
@@ -22,7 +23,7 @@ from hubdist.manifest import Manifest, ProvenChunk
 from hubdist.optional_cache import OptionalCache
 from hubdist.origins import Origin, open_origin
 from hubdist.origins.tfhub_cache import find_in_cache
-from hubdist.paths import expand_home
+from hubdist.paths import drivers_path
 from hubdist.proven import ProvenCopies
 from hubdist.snapshot import Snapshot
 from hubdist.store import Store
@@ -57,18 +58,23 @@ class Fetcher:
         store: The driver's store.
         cache: The shared cache, if there is one.
         proven: Gets the directories that were read.
+        base_dir: What a relative `tfhub_cache_dir` is relative to; None refuses one.
 
     Raises:
-        ConfigError: `tfhub_cache_dir` begins with `~`, and no home is known here.
+        ConfigError: What `tfhub_cache_dir` means is not known here.
     """
 
-    def __init__(self, config: Config, store: Store, cache: OptionalCache, proven: ProvenCopies) -> None:
+    def __init__(
+        self, config: Config, store: Store, cache: OptionalCache, proven: ProvenCopies, base_dir: Path | None
+    ) -> None:
         self._config = config
         self._store = store
         self._cache = cache
         self._proven = proven
         cache_dir = config.tfhub_cache_dir
-        self._tfhub_cache = None if cache_dir is None else expand_home(cache_dir, "tfhub_cache_dir (TFHUB_CACHE_DIR)")
+        self._tfhub_cache = None
+        if cache_dir is not None:
+            self._tfhub_cache = drivers_path(cache_dir, "tfhub_cache_dir (TFHUB_CACHE_DIR)", base_dir)
 
     def from_copy(self, manifest: Manifest, copy: RemoteCopy) -> Snapshot | None:
         """Copy a model out of the shared cache; None, with the reason logged, if that fails.

@@ -21,7 +21,7 @@ from hubdist.manifest import Digest, Manifest
 from hubdist.optional_cache import OptionalCache
 from hubdist.origins.direct import direct_url
 from hubdist.origins.looks import Look, look_at
-from hubdist.paths import expand_home
+from hubdist.paths import drivers_path
 from hubdist.pins import LockFile, Pins, check_pin
 from hubdist.proven import ProvenCopies
 from hubdist.report import PinReport
@@ -99,7 +99,8 @@ class Resolver:
         models: `Handle.key` -> what the configuration says of the model; None takes it from `config`.
 
     Raises:
-        ConfigError: A path in the settings begins with `~`, and no home is known here.
+        ConfigError: A path in the settings begins with `~`, and no home is known here; or it is relative, and there is
+            no `base_dir`.
     """
 
     def __init__(
@@ -109,13 +110,13 @@ class Resolver:
         self._store = store
         self._proven = ProvenCopies(store.root / "pins" / "places")
         self._cache = OptionalCache(config, self._proven)
-        self._fetcher = Fetcher(config, store, self._cache, self._proven)
+        self._fetcher = Fetcher(config, store, self._cache, self._proven, base_dir)
         self._base_dir = base_dir
         self._last_pins = Pins(store.root / "pins" / "last")
         self._lock_file = None
         if config.lock_file is not None:
-            path = expand_home(config.lock_file, "lock_file")
-            self._lock_file = LockFile((base_dir or Path.cwd()) / path, frozen=config.frozen)
+            path = drivers_path(config.lock_file, "lock_file (HUBDIST_LOCK_FILE)", base_dir)
+            self._lock_file = LockFile(path, frozen=config.frozen)
         self._models = config.model_settings() if models is None else models
         self._directories: dict[str, str] = {}
         """`Handle.key` -> the directory that was found to be the same model."""

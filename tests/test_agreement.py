@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import dataclasses
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,10 @@ from hubdist.config import Config, Model, ModelSettings
 from hubdist.errors import ConfigError
 from hubdist.fixed import FixedMapping
 from hubdist.handle import parse_handle
+from hubdist.inherited import VARIABLE
 from hubdist.report import NodePlan, NodeReport, PinReport, Plan, Refreshed, Report, Status
+from hubdist.resolver import Resolver
+from hubdist.store import Store
 from hubdist.testing.memory import MemorySource
 
 DIGEST = f"sha256:{'0' * 64}"
@@ -122,6 +127,52 @@ def test_a_call_that_asks_for_what_does_not_exist_is_refused(asked: dict[str, st
     (key,) = asked
     with pytest.raises(ConfigError, match=f"'{key}' in this call"):
         Config.check_call(asked)
+
+
+# Relative paths
+
+
+@pytest.mark.parametrize("value", ["", " ", "gs://bucket/hubdist.lock", "file:///hubdist.lock", "folder/"])
+def test_what_is_no_path_of_a_file_is_no_lock_file(value: str) -> None:
+    with pytest.raises(ConfigError, match=r"'lock_file'.*the path of a file on the driver's disk"):
+        Config(lock_file=value)
+
+
+def test_an_empty_path_is_no_cache_of_tensorflow_hub() -> None:
+    with pytest.raises(ConfigError, match=r"'tfhub_cache_dir'.*the path of a directory"):
+        Config(tfhub_cache_dir="")
+
+
+def test_relative_paths_are_those_of_one_directory(tmp_path: Path) -> None:
+    made = Config(lock_file="a/hubdist.lock", tfhub_cache_dir="cache", retries=1)
+    rooted = made.rooted(tmp_path)
+    assert rooted.lock_file == f"{tmp_path}/a/hubdist.lock"
+    assert rooted.tfhub_cache_dir == f"{tmp_path}/cache"
+    assert rooted.retries == 1
+    assert rooted.rooted(Path("/elsewhere")) == rooted
+    assert made.rooted(None) == made
+    homely = Config(lock_file="~/hubdist.lock", tfhub_cache_dir="/cache")
+    assert homely.rooted(tmp_path) == homely
+
+
+@pytest.mark.parametrize("key", ["lock_file", "tfhub_cache_dir"])
+def test_a_relative_path_without_a_directory_is_refused(tmp_path: Path, key: str) -> None:
+    """Who makes a coordinator in a task runs in a directory that nobody chose; a lock file there would be forgotten."""
+    with pytest.raises(ConfigError, match=rf"{key} .*relative path 'x'.*absolute path"):
+        Resolver(Config.load({key: "x"}, {}), Store(tmp_path / "store"), None)
+    Resolver(Config.load({key: "x"}, {}), Store(tmp_path / "store"), tmp_path)
+
+
+def test_processes_that_are_started_elsewhere_use_the_same_lock_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(VARIABLE, "")
+    Config(store=str(tmp_path / "store"), lock_file="hubdist.lock").hand_down("node")
+    (tmp_path / "elsewhere").mkdir()
+    command = [sys.executable, "-c", "from hubdist.config import Config; print(Config.load().lock_file)"]
+    found = subprocess.run(command, cwd=tmp_path / "elsewhere", capture_output=True, text=True, timeout=60, check=True)
+    assert found.stdout.strip() == f"{tmp_path}/hubdist.lock"
 
 
 # Values that are handed out

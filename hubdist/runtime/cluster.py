@@ -48,6 +48,8 @@ class Cluster:
         self._config = config
         self._job_id = str(context.get_job_id())
         self._here = standpoint()
+        if self._here is Standpoint.DRIVER:
+            self._config = config.rooted(working_directory())  # for coordinators run in other directories
         self._node_id = "outside" if self._here is Standpoint.OUTSIDE else str(context.get_node_id())
         self._guard = threading.Lock()
         self._coordinator: Any = None
