@@ -96,7 +96,7 @@ class _Process:
             self.config = cluster.join(asked)
             self.way = cluster
         self.models = LoadedModels(self.config.max_loaded, self.config.kept_bytes(in_task=self.way.runs_tasks))
-        self.reader = Reader(self.config, self.way.read)
+        self.reader = Reader(self.config, self.way.read, lambda: self.way.sees_drivers_disk)
 
     def resolve(self, handle: str | os.PathLike[str], how: _How) -> Pin:
         """What a handle stands for; asked once per process and handle, and again after a refresh."""
@@ -182,7 +182,7 @@ class _How:
             return cls()
         asked: dict[str, Any] = {"route": route, "read_mode": read_mode}
         asked = {name: value for name, value in asked.items() if value is not None}
-        Config(dict.fromkeys(asked, "this call"), **asked)
+        Config.check_call(asked)
         return cls(**asked)
 
 

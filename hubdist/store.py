@@ -45,6 +45,9 @@ from hubdist.staging import Stage, sync_directories
 _LOG = logging.getLogger(__name__)
 _IN_USE = "in-use"
 _LOCK_POLL_S = 0.01
+_UNWRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT, errno.EIO)
+"""Why a store may be unable to make its folders; it serves what it has all the same."""
+
 _OLD_STAGE_S = 24 * 3600.0
 """Age after which a stage is removed although its maker, on another machine, cannot be asked."""
 
@@ -72,6 +75,7 @@ class Store:
         self.configured = configured
         self.root = root = make_root(configured)
         self._max_bytes = max_bytes
+        self._unwritable: OSError | None = None
         self._snapshots = root / "snapshots"
         self._staging = root / "staging"
         self._quarantine = root / "quarantine"
@@ -83,9 +87,10 @@ class Store:
                     folder.mkdir(mode=mode_below(root), exist_ok=True)
                 self.read_only = not os.access(root, os.W_OK)
             except OSError as error:
-                if error.errno not in (errno.EROFS, errno.EACCES):
+                if error.errno not in _UNWRITABLE:
                     raise
                 self.read_only = True
+                self._unwritable = error
             self._check_folders(*(folder for folder in self._folders if folder.exists()))
 
     def find(self, digest: Digest) -> Snapshot | None:
@@ -321,6 +326,9 @@ class Store:
             check_folder(folder, self.root)
 
     def _check_writable(self) -> None:
+        if self._unwritable is not None and self._unwritable.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+            with disk_errors(self.root):
+                raise self._unwritable
         if self.read_only:
             raise StoreError(
                 f"the store {self.root} is read-only and lacks this model",

@@ -17,10 +17,10 @@ import hubdist
 ROOT = Path(hubdist.__file__).parent
 
 LAYERS = [
-    {"errors", "redact", "threads", "drawing", "endings"},
+    {"errors", "redact", "threads", "drawing", "endings", "fixed"},
     {"hints"},
     {"paths", "makers", "handle", "routes", "inherited"},
-    {"manifest", "source", "disk", "savedmodel", "listing", "report", "layers"},
+    {"manifest", "source", "disk", "savedmodel", "listing", "report", "layers", "agreement"},
     {"snapshot", "delivery", "cutting", "digesting", "ownership"},
     {"archive", "staging"},
     {"growing"},
@@ -29,6 +29,7 @@ LAYERS = [
     {"nonces"},
     {"origins", "parallel", "filling", "lease"},
     {"copies"},
+    {"proven"},
     {"shared"},
     {"optional_cache"},
     {"fetching"},

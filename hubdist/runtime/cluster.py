@@ -51,6 +51,8 @@ class Cluster:
         self._config = config
         self._job_id = str(context.get_job_id())
         self._here = standpoint()
+        if self._here is Standpoint.DRIVER:
+            self._config = config.rooted(working_directory())  # for coordinators run in other directories
         self._node_id = "outside" if self._here is Standpoint.OUTSIDE else str(context.get_node_id())
         self._guard = threading.Lock()
         self._coordinator: Any = None
@@ -105,7 +107,7 @@ class Cluster:
             )
         settings = job.config
         if self._here is Standpoint.TASK and asked:
-            settings = settings.changed_in_process(asked, job.schemes)
+            settings = settings.changed_in_process(asked, job.schemes, job.base_dir)
             self._terms = Terms(settings.frozen, settings.offline, proposed.model_settings(job.schemes))
             self._own_store = settings.store != job.config.store
         elif job.fingerprint == proposed.fingerprint:

@@ -77,7 +77,7 @@ class DirectRead:
 
 
 Reader = Callable[[str], Coroutine[Any, Any, DirectRead | None]]
-"""Lets a node read the directory at a URL; None if none can."""
+"""Lets a node read the directory at a URL, never a path; None if none can."""
 
 
 class Book(Protocol):
@@ -213,12 +213,18 @@ class JobPins:
     async def _read_by_node(
         self, handle: Handle, url: str, reader: Reader
     ) -> tuple[Resolution | None, RemoteCopy | None]:
-        """Let a node read a directory; None if none can."""
+        """Let a node read a directory; None if none can.
+
+        A path is one of the driver: at the same path a node may have another directory, with equal names, sizes and
+        times. So the driver's side alone tells which model it is, and what a node reads there is checked against that.
+        """
+        if handle.is_drivers:
+            return None, None
         read = await reader(url)
         if read is None:
             return None, None
         source = f"origin, by {read.node}"
-        resolution = await self._run(lambda: self._resolver.accept(handle, read.manifest, source))
+        resolution = await self._run(lambda: self._resolver.accept(handle, read.manifest, source, read.copy))
         await self._run(lambda: self._write("manifest", lambda: self._pins.keep_manifest(read.manifest)))
         return resolution, read.copy
 
