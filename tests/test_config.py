@@ -129,16 +129,20 @@ OF_THE_JOB = [
 ]
 
 
+def job_with(key: str) -> Config:
+    """Settings in which a key has a meaning."""
+    return Config(shared_cache="/mnt/cache") if key == "shared_cache_read_only" else Config()
+
+
 @pytest.mark.parametrize(("key", "value"), OF_THE_JOB)
 def test_a_task_cannot_change_what_the_coordinator_and_the_agents_do(key: str, value: object) -> None:
     with pytest.raises(ConfigError, match=rf"{key}: no effect in a task or actor.*hubdist.init in the driver"):
-        Config().changed_in_process({key: value}, ())
+        job_with(key).changed_in_process({key: value}, ())
 
 
 @pytest.mark.parametrize(("key", "value"), OF_THE_JOB)
 def test_a_task_may_say_what_the_job_says(key: str, value: Any) -> None:
-    job = Config(shared_cache="/mnt/cache") if key == "shared_cache_read_only" else Config()
-    whole = job.changed({key: value})
+    whole = job_with(key).changed({key: value})
     schemes = set(value) if key == "origins" else ()
     changed = whole.for_nodes().changed_in_process({key: value, "read_mode": "memory"}, schemes)
     assert changed == whole.for_nodes().changed({"read_mode": "memory"})
