@@ -18,10 +18,11 @@ ROOT = Path(hubdist.__file__).parent
 
 LAYERS = [
     {"errors", "redact", "threads", "drawing", "endings"},
-    {"hints"},
+    {"hints", "deadline", "foreign"},
     {"paths", "makers", "handle", "routes", "inherited"},
     {"manifest", "source", "disk", "savedmodel", "listing", "report", "layers"},
     {"snapshot", "delivery", "cutting", "digesting", "ownership"},
+    {"room"},
     {"archive", "staging"},
     {"growing"},
     {"config", "pins"},
@@ -64,8 +65,8 @@ HOMES = {
 
 PURE = {"delivery", "routes", "endings"}
 PURE_IMPORTS = {"__future__", "collections", "dataclasses", "enum", "typing", "hubdist"}
-BROAD = {"runtime.deliveries", "runtime.transfer"}
-"""The actors' loops, where any failure becomes an event."""
+BROAD = {"runtime.deliveries", "runtime.transfer", "foreign"}
+"""The actors' loops, where any failure becomes an event; and the boundary to libraries and users' functions."""
 
 USERS_MODULE = "user_module"
 """What an import calls a module that the user's configuration names."""
