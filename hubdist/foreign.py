@@ -11,6 +11,7 @@ import enum
 import errno
 import http.client
 import logging
+import os
 import re
 import tarfile
 import traceback
@@ -120,6 +121,11 @@ def _in_words(error: Exception, fault: Fault, public: str, verb: str) -> Hubdist
         Fault.INTERRUPTED: (OriginError, f"{public} cannot be {verb}: {name}", None),
     }.get(fault, (OriginError, f"{public} cannot be {verb}: {name}", _place_of(error)))
     return kind(what, advice=advice)
+
+
+def words_of(error: OSError) -> str:
+    """What the system calls an OSError; not what somebody wrote into it."""
+    return os.strerror(error.errno) if error.errno else type(error).__name__
 
 
 def call_foreign(work: Callable[[], _T], public: str, verb: str = "read") -> _T:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import pickle
-import traceback
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +14,7 @@ from hubdist.config import Config, Model, ModelSettings
 from hubdist.errors import HubdistError
 from hubdist.handle import Kind, parse_handle
 from hubdist.redact import redact_url
+from tests.leaks import texts_of
 
 CANARY = "c4n4ry"
 ODD = "/?#@:[]%&=;+~!$*(),\\^`{}|<>.\"' \n\tä0"
@@ -52,20 +51,6 @@ def written(draw: st.DrawFn) -> str:
             ]
         )
     )
-
-
-def texts_of(error: BaseException) -> Iterator[str]:
-    """Whatever somebody may print of an error and of what it came from."""
-    seen: set[int] = set()
-    queue: list[BaseException | None] = [error]
-    while queue:
-        current = queue.pop()
-        if current is None or id(current) in seen:
-            continue
-        seen.add(id(current))
-        yield from (str(current), repr(current), repr(current.args), repr(vars(current)))
-        queue += [current.__cause__, current.__context__]
-    yield "".join(traceback.format_exception(error))
 
 
 @given(written())

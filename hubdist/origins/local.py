@@ -12,6 +12,7 @@ from typing import BinaryIO
 
 from hubdist.deadline import Deadline
 from hubdist.errors import AccessDeniedError, HandleError, ModelNotFoundError, OriginError
+from hubdist.foreign import words_of
 from hubdist.listing import check_versions
 from hubdist.origins.base import Origin
 from hubdist.paths import check_entry_path
@@ -37,7 +38,7 @@ def local_errors(path: Path) -> Iterator[None]:
         if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
             why = "is too long for a path" if error.errno == errno.ENAMETOOLONG else "is a circle of links"
             raise HandleError(f"{path} {why}") from None
-        raise OriginError(f"{path} cannot be read: {error.strerror}") from None
+        raise OriginError(f"{path} cannot be read: {words_of(error)}") from None
 
 
 def file_version(status: os.stat_result) -> tuple[int, ...]:

@@ -66,7 +66,8 @@ class RemoteTree(Tree):
         self._deadline = deadline
         self._closing = threading.Event()
         self._workers = Workers(f"hubdist-{handle.scheme}")
-        self._start_of_file = None if handle.scheme == "hdfs" else 0
+        # Where a range begins at 0, fsspec opens a stream of pyarrow's that cannot seek, and then seeks.
+        self._range_options: dict[str, Any] = {"seekable": True} if handle.scheme == "hdfs" else {}
         try:
             self._files, root = self._open(handle)
         except BaseException:
@@ -135,7 +136,7 @@ class RemoteTree(Tree):
 
     def fetch(self, path: str, start: int, end: int) -> bytes:
         """Bytes `start` (included) to `end` (excluded) of a file, "" for the root itself; short where it ends."""
-        return bytes(self._call(path, "cat_file", self._name(path), start=start or self._start_of_file, end=end))
+        return bytes(self._call(path, "cat_file", self._name(path), start=start, end=end, **self._range_options))
 
     def read_into(self, path: str, start: int, view: memoryview, version: str = "") -> None:
         """As `Tree.read_into`."""
@@ -145,10 +146,11 @@ class RemoteTree(Tree):
         if contents is not None:
             contents.read_into(name, start, view, version)
             return
-        options: dict[str, Any] = {"generation": version} if version and "gs" in self._files.protocol else {}
+        options: dict[str, Any] = dict(self._range_options)
+        if version and "gs" in self._files.protocol:
+            options["generation"] = version
         try:
-            begin = start or self._start_of_file
-            data = self._call(path, "cat_file", name, start=begin, end=start + len(view), **options)
+            data = self._call(path, "cat_file", name, start=start, end=start + len(view), **options)
         except ModelNotFoundError:
             if not version:
                 raise
