@@ -55,6 +55,9 @@ class RemoteCopy:
     files: Mapping[str, StoredFile]
     unproven: bool = False
 
+    def __repr__(self) -> str:
+        return f"RemoteCopy({self.public!r}, {len(self.files)} files)"
+
     @property
     def public(self) -> str:
         """The URL without secrets."""

@@ -96,6 +96,9 @@ class Handle:
     inner: str = ""
     format: str = ""
 
+    def __repr__(self) -> str:
+        return f"Handle({self.public!r}, {self.kind})"
+
     @property
     def public(self) -> str:
         """The handle without secrets, for texts and errors."""

@@ -11,6 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from hubdist.config import Config, Model, ModelSettings
+from hubdist.copies import RemoteCopy
 from hubdist.errors import HubdistError
 from hubdist.handle import Kind, parse_handle
 from hubdist.redact import redact_url
@@ -80,7 +81,7 @@ def test_no_part_of_a_secret_is_in_what_a_handle_shows(text: str) -> None:
     except HubdistError as error:
         shown += list(texts_of(error))
     else:
-        shown += [handle.public, handle.label, handle.key]
+        shown += [handle.public, handle.label, handle.key, repr(handle), repr(RemoteCopy(handle.text, {}))]
     with contextlib.suppress(HubdistError):
         parse_handle(text, custom_schemes={"ftp"})
     assert not [each for each in shown if CANARY in each]
