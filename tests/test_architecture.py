@@ -18,10 +18,11 @@ ROOT = Path(hubdist.__file__).parent
 
 LAYERS = [
     {"errors", "redact", "threads", "drawing", "endings", "fixed"},
-    {"hints"},
+    {"hints", "deadline", "foreign"},
     {"paths", "makers", "handle", "routes", "inherited"},
     {"manifest", "source", "disk", "savedmodel", "listing", "report", "layers", "agreement"},
     {"snapshot", "delivery", "cutting", "digesting", "ownership"},
+    {"room"},
     {"archive", "staging"},
     {"growing"},
     {"config", "pins", "claims"},
@@ -65,8 +66,8 @@ HOMES = {
 
 PURE = {"delivery", "routes", "endings"}
 PURE_IMPORTS = {"__future__", "collections", "dataclasses", "enum", "typing", "hubdist"}
-BROAD = {"runtime.deliveries", "runtime.transfer", "runtime.life"}
-"""The actors' loops, where any failure becomes an event, and the boundary of the methods that others call."""
+BROAD = {"runtime.deliveries", "runtime.transfer", "runtime.life", "foreign"}
+"""The actors' loops, where any failure becomes an event; the boundaries to libraries, users' functions and callers."""
 
 USERS_MODULE = "user_module"
 """What an import calls a module that the user's configuration names."""
