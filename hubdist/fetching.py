@@ -94,13 +94,20 @@ class Fetcher:
             return None
 
     def from_origin(
-        self, handle: Handle, directory: str | None, watcher: Watcher | None = None, *, anew: bool = False
+        self,
+        handle: Handle,
+        directory: str | None,
+        deadline: Deadline,
+        watcher: Watcher | None = None,
+        *,
+        anew: bool = False,
     ) -> tuple[Snapshot, str]:
         """Read the origin, or what TensorFlow Hub has cached of it.
 
         Args:
             handle: What to read.
             directory: The directory that was found to be the same model; None if there is none.
+            deadline: When it has to be done.
             watcher: Is told what is read while it is read.
             anew: Pass by what TensorFlow Hub has cached, which may be old.
 
@@ -110,7 +117,6 @@ class Fetcher:
         Raises:
             HubdistError: Every kind of it.
         """
-        deadline = Deadline(self._config.timeout_s)
         by_tfhub = None if anew else self._cache.tfhub_copy(handle)
         if by_tfhub is not None:
             try:
