@@ -12,9 +12,12 @@ from hubdist.manifest import Digest, Manifest, cut_chunks, prove
 from hubdist.routes import Route
 from hubdist.runtime.agents import Agents
 from hubdist.runtime.contents import Contents, FirstSource, Staged
+from hubdist.runtime.fetches import Means
 from hubdist.runtime.nodes import Node, alive_nodes
+from hubdist.runtime.pulse import Pulse
 from hubdist.runtime.receiver import Brought
 from hubdist.runtime.transfer import Transfer
+from hubdist.runtime.windows import Windows
 
 _STORAGE_CHUNK_BYTES = 8 << 20
 """A request to object storage for less takes longer to be answered than to be transferred."""
@@ -35,8 +38,8 @@ class Transfers:
 
     def __init__(self, node: Node, agents: Agents, config: Config) -> None:
         self._node = node
-        self._agents = agents
         self._config = config
+        self._means = Means(agents, Windows(config.in_flight_bytes), Pulse(agents), config)
         self._running: dict[tuple[Digest, Route], Transfer] = {}
         self._holders: dict[Digest, dict[str, Node]] = {}
         self._early: dict[tuple[Digest, str], Brought] = {}
@@ -153,6 +156,5 @@ class Transfers:
             chunk_bytes=chunk_bytes,
             nodes=len(nodes),
             holders=holders,
-            agents=self._agents,
-            config=self._config,
+            means=self._means,
         )
