@@ -53,6 +53,9 @@ _HOLDERS_S = 5.0
 
 _MOST_HOLDERS = 8
 
+_END_S = 2.0
+"""How long the last node waits until all have been told that it is over; one that gives no answer keeps nobody."""
+
 
 class Transfer:
     """One running delivery of one model. Owned by the coordinator's event loop.
@@ -281,10 +284,14 @@ class Transfer:
         if look is not None:
             look.cancel()
         kept, self._kept = self._kept, {}
+        uses, self._uses = self._uses, contextlib.AsyncExitStack()
+        await asyncio.wait([self._start(self._let_go(kept.values(), uses))], timeout=_END_S)
+
+    async def _let_go(self, nodes: Iterable[Node], uses: contextlib.AsyncExitStack) -> None:
         try:
-            await asyncio.gather(*(self._tell_to_forget(node) for node in kept.values()))
+            await asyncio.gather(*(self._tell_to_forget(node) for node in nodes))
         finally:
-            await self._uses.aclose()
+            await uses.aclose()
 
     # Events and commands
 
