@@ -58,7 +58,12 @@ class EarlyDelivery:
 
     def began(self, stage: str) -> None:
         """See `Watcher`."""
-        self._loop.call_soon_threadsafe(self._begin, stage, alive_nodes())
+        try:
+            alive = alive_nodes()
+        except HubdistError as error:  # the origin is read all the same, and sent on afterwards
+            _LOG.warning("hubdist: nothing is sent on while the origin is read: %s", error)
+            return
+        self._loop.call_soon_threadsafe(self._begin, stage, alive)
 
     def grew(self, chunk: ProvenChunk, paths: Sequence[str]) -> None:
         """See `Watcher`."""

@@ -28,6 +28,8 @@ SILENT_S = 6.0
 between two looks, that is well below the 15 s for which a lost node may delay others; and far above what the answer
 takes on a node that is busy."""
 
+_PAUSE_S = 5.0
+
 ANSWER_S = 20.0
 """After so many seconds without an answer a node is asked again."""
 
@@ -80,7 +82,7 @@ class Pulse:
         """
         now = self._clock()
         known = self._nodes.setdefault(node.id, _Heard(now, now))
-        if now - known.looked > QUIET_S:
+        if now - known.looked > _PAUSE_S:
             known.asked = None
         known.looked = now
         if now - known.last >= QUIET_S and (known.call is None or known.call.done()):

@@ -241,16 +241,24 @@ class Transfer:
             await self._uses.enter_async_context(self._agents.use(node))
 
     async def _look_after_nodes(self) -> None:
+        asking: asyncio.Task[list[Node]] | None = None
         while True:
             await asyncio.sleep(_LOOK_S)
-            try:
-                alive = {node.id for node in await asyncio.to_thread(alive_nodes)}
-            except Exception as error:  # noqa: BLE001 - Ray's own trouble must not end the looking; a second later it looks again
-                _LOG.warning("hubdist: the cluster could not be asked for its nodes: %s", error)
-            else:
-                for node in [node for node in self._nodes.values() if node.id not in alive]:
-                    self._give_up(node, "the node is gone")
+            asking = asking or asyncio.create_task(asyncio.to_thread(alive_nodes))
+            await asyncio.wait([asking], timeout=_LOOK_S)  # the cluster may be slow to say; what follows is not
+            if asking.done():
+                self._look_for_lost_nodes(asking)
+                asking = None
             self._look_for_silent_nodes()
+
+    def _look_for_lost_nodes(self, asked: asyncio.Task[list[Node]]) -> None:
+        try:
+            alive = {node.id for node in asked.result()}
+        except HubdistError as error:
+            _LOG.warning("hubdist: %s", error)
+            return
+        for node in [node for node in self._nodes.values() if node.id not in alive]:
+            self._give_up(node, "the node is gone")
 
     def _look_for_silent_nodes(self) -> None:
         """Let nobody count on nodes that give no answer, until they do; and give them up at last."""
