@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
+import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -83,6 +85,7 @@ class FakeActor:
                 self._nodes.wait(self.node.id)
                 self._nodes.before[name](self.node.id, arguments)
                 result = getattr(self._agent, name)(*arguments)
+                self._nodes.after[name](self.node.id, arguments)
                 self._nodes.wait(self.node.id)
             except Exception as error:  # noqa: BLE001 - Ray hands on whatever a method raises
                 results, failed = [], error
@@ -105,6 +108,7 @@ class FakeNodes:
     Attributes:
         config: Of all agents.
         before: Method -> called in the agent's thread before the method runs, with the node's id and the arguments.
+        after: The same, when it has run and the caller has no answer yet.
         calls: Node and method -> how often it was called.
     """
 
@@ -113,6 +117,7 @@ class FakeNodes:
         self.nodes = {name: Node(name, f"node {name}", name, name == DRIVER) for name in (DRIVER, *names)}
         self.stores = {name: Store(self.config.store_root(name)) for name in self.nodes}
         self.before: dict[str, Callable[[str, tuple[Any, ...]], None]] = defaultdict(lambda: lambda *_: None)
+        self.after = self.before.copy()
         self.calls: Counter[tuple[str, str]] = Counter()
         self.agents = Agents(self.config, lambda config, node: FakeActor(self, config, node))
         self.threads: list[threading.Thread] = []
@@ -148,6 +153,18 @@ class FakeNodes:
                     file.write(data)
             with self.stores[name].publish(stage) as snapshot:
                 return snapshot.manifest
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Let the event loop run until something is so."""
+
+    def wait() -> None:
+        deadline = time.monotonic() + 30
+        while not condition():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+    await asyncio.to_thread(wait)
 
 
 @contextmanager
