@@ -29,6 +29,7 @@ BRIEF_BYTES = 384 << 10
 PINS_BYTES = 256 << 10
 """Of pickled pins that a status shows. With the two above, a status stays below 1 MiB."""
 
+_UNPICKLABLE = (pickle.PicklingError, TypeError, AttributeError, ValueError)
 _SENDERS = 4
 _TEXT = 1000
 _MOST_BRIEF_BYTES = 16 << 10
@@ -90,8 +91,12 @@ class Reports:
 def pickled(report: NodeReport) -> bytes:
     """A report as bytes; where its error cannot travel, with the text of it."""
     try:
+        return pickle.dumps(report)
+    except _UNPICKLABLE:
+        pass
+    try:  # an error of a class of the user's `__main__`
         data: bytes = cloudpickle.dumps(report)
-    except (pickle.PicklingError, TypeError, AttributeError, ValueError):
+    except _UNPICKLABLE:
         return pickle.dumps(replace(report, error=HubdistError(str(report.error))))
     return data
 
