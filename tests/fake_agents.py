@@ -6,7 +6,7 @@ import asyncio
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
@@ -153,6 +153,21 @@ class FakeNodes:
                     file.write(data)
             with self.stores[name].publish(stage) as snapshot:
                 return snapshot.manifest
+
+
+def run(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Run a test in an event loop, and end what it leaves behind."""
+
+    async def within() -> None:
+        try:
+            await asyncio.wait_for(work(), 60)
+        finally:
+            while left := asyncio.all_tasks() - {asyncio.current_task()}:
+                for task in left:
+                    task.cancel()
+                await asyncio.wait(left, timeout=1)
+
+    asyncio.run(within())
 
 
 async def until(condition: Callable[[], bool]) -> None:

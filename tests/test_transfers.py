@@ -7,7 +7,7 @@ import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +18,11 @@ from hubdist.routes import Route
 from hubdist.runtime import exchange
 from hubdist.runtime.receiver import Brought
 from hubdist.runtime.transfers import Transfers
-from tests.fake_agents import DRIVER, FakeNodes, fake_nodes
+from tests.fake_agents import DRIVER, FakeNodes, fake_nodes, run
 
 MIB = 1 << 20
 SOON_S = 15.0
 """Far below `chunk_timeout_s`, and far above what is needed."""
-
-
-def run(work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
-    async def within() -> Any:
-        return await asyncio.wait_for(work(), 60)
-
-    return asyncio.run(within())
 
 
 class Job:
