@@ -212,6 +212,35 @@ def test_a_node_that_hands_on_and_asks_again_keeps_what_it_holds(
         run(work)
 
 
+def test_a_node_that_nobody_waits_for_any_more_keeps_nobody_waiting(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with fake_nodes(monkeypatch, tmp_path, "left", "other") as nodes:
+        job = Job(nodes, mib=4)
+        asked, go_on = threading.Event(), threading.Event()
+
+        def wait(name: str, _: tuple[Any, ...]) -> None:
+            if name == "left":
+                asked.set()
+                assert go_on.wait(30)
+
+        nodes.before["fetch"] = wait
+
+        async def work() -> None:
+            transfer = job.transfers._begin(job.manifest, list(nodes.nodes.values()), None)
+            async with transfer.use():
+                left = asyncio.create_task(transfer._bring(nodes.nodes["left"]))
+                assert await asyncio.to_thread(asked.wait, 30)
+                left.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await left
+                assert await transfer.bring(nodes.nodes["other"])
+            go_on.set()
+
+        run(work)
+        assert nodes.has("other", job.manifest)
+
+
 def test_a_delivery_whose_agent_cannot_be_made_fails_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with fake_nodes(monkeypatch, tmp_path, "good", "bad") as nodes:
         job = Job(nodes)

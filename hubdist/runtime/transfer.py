@@ -199,6 +199,7 @@ class Transfer:
             receiver = Receiver(node, asyncio.get_running_loop().create_future())
             self._receivers[node.id] = receiver
             self._nodes[node.id] = node
+            self._fetches.silent.pop(node.id, None)  # it has just answered
             try:
                 self._feed(NodeJoined(node.id))
                 await receiver.done
@@ -208,11 +209,11 @@ class Transfer:
                 else:
                     await self._tell_to_forget(node)
                 raise
+            except asyncio.CancelledError:  # which the plan does not know
+                self._give_up(node, "nobody waits for it any more")
+                raise
             finally:
                 del self._receivers[node.id]
-                if not receiver.done.done():  # it was cancelled, and the plan does not know
-                    self._lose(node.id)
-                    self._feed(NodeFailed(node.id, NodeLostError("nobody waits for it any more", node=node.name)))
         return receiver.brought
 
     async def _make_ready(self) -> None:
