@@ -238,8 +238,12 @@ class Transfer:
     async def _keep(self, node: Node) -> None:
         """Keep a node's agent for as long as this transfer runs."""
         if node.id not in self._kept:
-            self._kept[node.id] = node
-            await self._uses.enter_async_context(self._agents.use(node))
+            self._kept[node.id] = node  # before the first wait, so that it is kept once
+            try:
+                await self._uses.enter_async_context(self._agents.use(node))
+            except BaseException:
+                del self._kept[node.id]
+                raise
 
     async def _look_after_nodes(self) -> None:
         asking: asyncio.Task[list[Node]] | None = None
