@@ -145,7 +145,8 @@ class Config(BaseModel):
         stall_timeout_s: Longest time in seconds without a byte from an origin.
         chunk_timeout_s: Longest time in seconds for one chunk from a node; then it is tried again.
         retries: How often a failed read of an origin is tried again without progress.
-        in_flight_bytes: Most bytes of chunks in flight to one node, and from one.
+        in_flight_bytes: Most bytes of chunks in flight to one node, and from one, of all models together; what a node
+            itself copies from storage may take as much again.
         agent_idle_s: Seconds after which a node agent without work ends, so that its node can scale down.
         origins: Scheme -> function that makes a `Source` from a handle (a string); for handles of your own kind.
             Not from YAML.

@@ -203,6 +203,11 @@ def copy_remote(
     return manifest.total_bytes
 
 
+def bytes_in_flight(config: Config) -> int:
+    """Most bytes that one `copy_remote` keeps in memory, in any order."""
+    return _unordered_requests(config.in_flight_bytes) * PART_BYTES
+
+
 class CopyReader:
     """Reads single chunks of a remote copy, for several threads; close it.
 
@@ -250,11 +255,11 @@ def _plan_requests(manifest: Manifest, in_flight_bytes: int, *, ordered: bool) -
 
     Unordered readers keep a part of a request in memory, ordered ones all of it.
     """
-    requests = min(_MAX_REQUESTS, max(1, in_flight_bytes // _MIN_REQUEST_BYTES))
+    requests = _requests(in_flight_bytes)
     if ordered:
         size = min(in_flight_bytes, max(_MIN_REQUEST_BYTES, in_flight_bytes // _MAX_REQUESTS))
     else:
-        requests = max(requests, min(_MIN_REQUESTS, in_flight_bytes // PART_BYTES))
+        requests = _unordered_requests(in_flight_bytes)
         size = min(_MAX_REQUEST_BYTES, max(_MIN_REQUEST_BYTES, manifest.total_bytes // (2 * requests)))
     size = size // BLOCK_BYTES * BLOCK_BYTES
     pieces = [
@@ -263,6 +268,14 @@ def _plan_requests(manifest: Manifest, in_flight_bytes: int, *, ordered: bool) -
         for start in range(0, entry.size, size)
     ]
     return pieces, requests
+
+
+def _requests(in_flight_bytes: int) -> int:
+    return min(_MAX_REQUESTS, max(1, in_flight_bytes // _MIN_REQUEST_BYTES))
+
+
+def _unordered_requests(in_flight_bytes: int) -> int:
+    return max(_requests(in_flight_bytes), min(_MIN_REQUESTS, in_flight_bytes // PART_BYTES))
 
 
 def _list_files(tree: Tree) -> dict[str, StoredFile]:

@@ -260,16 +260,41 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
+class RouteTotal:
+    """All deliveries of a job that took one route.
+
+    Attributes:
+        route: The route; None for those that failed.
+        deliveries: How many.
+        bytes_received: Bytes that came.
+    """
+
+    route: Route | None
+    deliveries: int
+    bytes_received: int
+
+    def __str__(self) -> str:
+        """A few words."""
+        return f"{self.deliveries} {self.route or 'failed'} ({_size(self.bytes_received)})"
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
-    """What this job knows at the moment.
+    """What this job knows at the moment: below 1 MiB when it travels, however many models and nodes there are.
+
+    A large job's status shows the newest pins and deliveries, and says how many it leaves out. The newest deliveries
+    are whole; older ones come without `timeline` and with few of their `sources`. `totals` counts all of them.
 
     Attributes:
         mode: `ray` with a coordinator, `embedded` if everything happens in this process.
         coordinator: Name of the coordinator's node; None if there is none yet.
         store: Root of the store that this process uses.
-        pins: The handles that were resolved.
-        deliveries: What nodes got, in the order in which they asked.
+        pins: The handles that were resolved, the newest last.
+        deliveries: What nodes got, in the order in which they were done.
         agents: Names of the nodes where an agent runs now.
+        pins_left_out: How many older pins are not in `pins`.
+        deliveries_left_out: How many older deliveries are not in `deliveries`.
+        totals: All deliveries since the coordinator started, by route.
     """
 
     mode: str
@@ -278,11 +303,19 @@ class Status:
     pins: tuple[PinReport, ...] = ()
     deliveries: tuple[NodeReport, ...] = ()
     agents: tuple[str, ...] = ()
+    pins_left_out: int = 0
+    deliveries_left_out: int = 0
+    totals: tuple[RouteTotal, ...] = ()
 
     def __str__(self) -> str:
         """A few lines."""
         lines = [f"hubdist ({self.mode}), coordinator on {self.coordinator or 'no node yet'}, store {self.store}"]
+        if self.pins_left_out:
+            lines.append(f"{self.pins_left_out} older handles")
         lines += [str(pin) for pin in self.pins]
+        if self.deliveries_left_out:
+            totals = ", ".join(str(total) for total in self.totals)
+            lines.append(f"{self.deliveries_left_out} older deliveries; all together: {totals}")
         lines += [f"  {delivery}" for delivery in self.deliveries]
         if self.agents:
             lines.append(f"agents on {', '.join(self.agents)}")

@@ -18,8 +18,10 @@ from hubdist.delivery import (
     Finish,
     HolderJoined,
     NodeFailed,
+    NodeHeard,
     NodeJoined,
     NodePublished,
+    NodeSilent,
     Publish,
 )
 from hubdist.errors import DigestMismatchError, HubdistError, OriginError, PeerError, StoreFullError
@@ -41,6 +43,7 @@ class WorldNode:
     finished: bool = False
     error: HubdistError | None = None
     alive: bool = True
+    silent: bool = False
 
 
 class World:
@@ -126,7 +129,8 @@ class World:
         """The answer if all goes well."""
         match command:
             case Fetch(name, chunk, source) if source in self.liars:
-                self.blamed.add((name, source))
+                if self._is_current(name, chunk, source):
+                    self.blamed.add((name, source))
                 self.tell(ChunkFailed(name, chunk, source, WRONG))
             case Fetch(name, chunk, source):
                 self.tell(ChunkArrived(name, chunk, source))
@@ -146,6 +150,19 @@ class World:
         self.waiting = deque(command for command in self.waiting if command.node != name)
         self.tell(NodeFailed(name, FULL))
 
+    def silence(self, name: str) -> None:
+        """A node gives no answer; what it was asked for, or should send, may still come."""
+        self.nodes[name].silent = True
+        self.nodes[name].reads.clear()
+        for node in self.nodes.values():
+            node.reads = {chunk: fetch for chunk, fetch in node.reads.items() if fetch.source != name}
+        self.tell(NodeSilent(name))
+
+    def hear(self, name: str) -> None:
+        """It answers again."""
+        self.nodes[name].silent = False
+        self.tell(NodeHeard(name))
+
     def _gone(self, name: str) -> None:
         self.nodes[name].alive = False
         self.nodes[name].reads.clear()
@@ -164,12 +181,18 @@ class World:
         fetch = self.nodes[name].reads.get(chunk)
         return fetch is not None and fetch.source == source and not self.nodes[name].finished
 
+    def _lacks(self, name: str, chunk: int) -> bool:
+        node = self.nodes[name]
+        return not node.finished and chunk not in node.reads and chunk not in node.holds
+
     def _take_in(self, event: Event) -> None:
         match event:
             case ChunkArrived(name, chunk, source) if self._is_current(name, chunk, source):
                 del self.nodes[name].reads[chunk]
                 self.nodes[name].holds.add(chunk)
                 self.sent[source] += self.sizes[chunk]
+            case ChunkArrived(name, chunk) if self._lacks(name, chunk):  # late, and not asked for again until now
+                self.nodes[name].holds.add(chunk)
             case ChunkFailed(name, chunk, source, _) if self._is_current(name, chunk, source):
                 del self.nodes[name].reads[chunk]
 
@@ -180,6 +203,8 @@ class World:
                 assert not node.finished
                 assert source != name
                 assert source == SOURCE or self.nodes[source].alive
+                assert source == SOURCE or not self.nodes[source].silent, "asked one that gives no answer"
+                assert not node.silent, "told one that gives no answer"
                 assert source == SOURCE or chunk in self.nodes[source].holds, "it lacks what it shall send"
                 assert chunk not in node.holds, "sent again what had arrived"
                 assert (name, source) not in self.blamed, "asked again who sent wrong bytes"

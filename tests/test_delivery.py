@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import deque
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -234,6 +236,75 @@ def test_a_node_may_come_again_after_it_failed_or_lost_its_snapshot() -> None:
     assert world.nodes["a"].error is None
 
 
+# Nodes that give no answer
+
+
+def test_what_a_silent_node_should_send_is_fetched_elsewhere_at_once() -> None:
+    world = World([1] * 12)
+    world.hold("holder")
+    world.join("a")
+    asked = [command.chunk for command in world.waiting if isinstance(command, Fetch) and command.source == "holder"]
+    assert asked
+    world.silence("holder")
+    again = [command.chunk for command in world.waiting if isinstance(command, Fetch) and command.source == SOURCE]
+    assert again
+    world.waiting = deque(command for command in world.waiting if command.source == SOURCE)  # the others never come
+    world.run()
+    assert world.nodes["a"].error is None
+    assert world.nodes["a"].finished
+
+
+def test_what_a_silent_node_was_to_hand_on_is_fetched_by_another() -> None:
+    world = World([1] * 2)
+    world.join("a")
+    world.join("b")
+    world.silence("a")
+    world.waiting = deque(command for command in world.waiting if command.node != "a")
+    world.run()
+    assert world.nodes["b"].finished
+    assert world.sent[SOURCE] == 2
+    assert not world.nodes["a"].finished
+    world.hear("a")
+    world.run()
+    assert world.nodes["a"].error is None
+    assert world.nodes["a"].finished
+
+
+def test_the_first_answer_wins_and_the_second_is_dropped() -> None:
+    world = World([1])
+    world.hold("holder")
+    [first] = world.join("a")
+    world.silence("holder")
+    [second] = [command for command in world.waiting if command is not first]
+    assert second == Fetch("a", 0, SOURCE)
+    assert world.tell(ChunkArrived("a", 0, "holder")) == []  # the other one is under way
+    assert world.tell(ChunkArrived("a", 0, SOURCE)) == [Publish("a")]
+    assert world.tell(ChunkArrived("a", 0, SOURCE)) == []
+
+
+def test_a_late_answer_to_a_silent_node_is_not_asked_for_again() -> None:
+    world = World([1] * 2)
+    first, second = world.join("a")
+    world.silence("a")
+    assert world.tell(ChunkArrived("a", 0, SOURCE)) == []
+    world.hear("a")
+    world.waiting.remove(first)
+    world.waiting.remove(second)
+    world.run()
+    assert world.sent[SOURCE] == 1
+    assert world.nodes["a"].finished
+
+
+def test_a_node_that_answers_again_sends_what_it_has() -> None:
+    world = World([1] * 8)
+    world.hold("holder")
+    world.silence("holder")
+    world.hear("holder")
+    world.join("a")
+    world.run()
+    assert world.sent["holder"] == 8
+
+
 # A source that grows, and one that nodes read themselves
 
 
@@ -348,11 +419,22 @@ def _go_on(world: World, data: st.DataObject) -> None:
             name = data.draw(st.sampled_from(sorted(world.nodes)))
             if world.nodes[name].alive:
                 world.kill(name)
+        case 7 | 8 if world.nodes:
+            world.waiting.appendleft(command)
+            _silence_or_hear(world, data)
         case 6 if data.draw(st.integers(0, 4)) == 0:
             world.waiting.appendleft(command)
             world.tell(SourceFailed(GONE))
         case _:
             world.answer(command)
+
+
+def _silence_or_hear(world: World, data: st.DataObject) -> None:
+    name = data.draw(st.sampled_from(sorted(world.nodes)))
+    if world.nodes[name].silent:
+        world.hear(name)
+    elif world.nodes[name].alive:
+        world.silence(name)
 
 
 @given(data=st.data())
@@ -368,6 +450,9 @@ def test_with_any_failures_every_node_is_finished_once_and_the_plan_comes_to_an_
             world.grow()
         elif world.waiting:
             _go_on(world, data)
+        for name in [name for name, node in world.nodes.items() if node.silent]:
+            if not (world.waiting or to_join or world.later):
+                world.hear(name)
         assert world.waiting or to_join or world.later or not world.unfinished, "nobody acts any more"
     for node in world.nodes.values():
         assert node.finished

@@ -70,6 +70,4 @@ def test_cell(results: dict[str, dict[str, Any]], kind: str, route: str, mode: s
         assert "/stores/" in result["opened"]
         assert result["node has it"]
         # The first node to read a directory keeps it, without a delivery, unless it was told not to.
-        # What came while the driver's side read the origin may be there before the process asks for a delivery.
-        none, early = (by_node, mode) == (True, "stage"), (way, mode) == ("driver", "stage")
-        assert result["routes"] in (([], [way]) if early else ([],) if none else ([way],))
+        assert result["routes"] == ([] if (by_node, mode) == (True, "stage") else [way])

@@ -174,10 +174,7 @@ class Board:
         del self.members[member.name]
         for chunk in list(member.reads):
             self.end_read(member, chunk)
-        for reader in self.members_of(self.receiving):
-            for chunk in [chunk for chunk, sender in reader.reads.items() if sender is member]:
-                self.end_read(reader, chunk)
-                self.lack(reader, chunk)
+        self._drop_reads_from(member)
         for chunk in ascending(member.holds):
             self.have_not(member, chunk)
         for chunk in range(len(self.lacking)):
@@ -190,10 +187,60 @@ class Board:
         self.roomy = without(self.roomy, member.bit)
         self.open = without(self.open, member.bit)
 
+    def silence(self, member: Member) -> None:
+        """Do not count on a node for now: it gives no answer.
+
+        What it has counts as not there; what is under way to it or from it is lacked again, and asked of others. An
+        answer that comes after all is welcome, see `late`.
+        """
+        member.silent = True
+        member.resting = member.holds
+        for chunk in ascending(member.holds):
+            self.have_not(member, chunk)
+        self.open = without(self.open, member.bit)
+        for chunk in list(member.reads):
+            self.end_read(member, chunk)
+            self.lack(member, chunk)
+        self.hungry = without(self.hungry, member.bit)
+        self.roomy = without(self.roomy, member.bit)
+        self._drop_reads_from(member)
+
+    def hear(self, member: Member) -> None:
+        """Count on a node again."""
+        member.silent = False
+        chunks, member.resting = member.resting, 0
+        if not member.barred:
+            for chunk in ascending(chunks):
+                self.have(member, chunk)
+        if member.up.has_room and not member.barred:
+            self.open |= member.bit
+            self.served.append(member)
+        if member.role is Role.RECEIVING:
+            self._look_at_room(member)
+            self.fed.append(member)
+
+    def late(self, member: Member, chunk: int) -> bool:
+        """A chunk came that a node was given up for, or that was given up for it; True if it still lacked it."""
+        flag = 1 << chunk
+        if not (member.lacks | member.only_source) & flag:
+            return False
+        member.lacks &= ~flag
+        if member.only_source & flag:
+            self._end_rescue(member, chunk)
+        self._lacks_no_more(member, chunk)
+        return True
+
+    def _drop_reads_from(self, sender: Member) -> None:
+        for reader in self.members_of(self.receiving):
+            for chunk in [chunk for chunk, other in reader.reads.items() if other is sender]:
+                self.end_read(reader, chunk)
+                self.lack(reader, chunk)
+
     def bar(self, member: Member) -> None:
         """Do not ask a node again: it sent wrong bytes."""
         if member.barred:
             return
+        member.resting = 0
         for chunk in ascending(member.holds):
             self.have_not(member, chunk)
         for chunk in member.reads:
@@ -288,7 +335,7 @@ class Board:
         sender.up.used -= 1
         self._look_at_room(member)
         self.fed.append(member)
-        if not sender.up.has_room or sender.barred or self.members.get(sender.name) is not sender:
+        if not sender.up.has_room or sender.barred or sender.silent or self.members.get(sender.name) is not sender:
             self.open = without(self.open, sender.bit)
         elif not self.open & sender.bit:
             self.open |= sender.bit
@@ -296,6 +343,6 @@ class Board:
 
     def _look_at_room(self, member: Member) -> None:
         """Note whether a node that receives may fetch more."""
-        down, bit = member.down, member.bit
-        self.hungry = self.hungry | bit if down.used < down.size else without(self.hungry, bit)
-        self.roomy = self.roomy | bit if down.has_spare_room else without(self.roomy, bit)
+        down, bit, heard = member.down, member.bit, not member.silent
+        self.hungry = self.hungry | bit if heard and down.used < down.size else without(self.hungry, bit)
+        self.roomy = self.roomy | bit if heard and down.has_spare_room else without(self.roomy, bit)

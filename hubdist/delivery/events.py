@@ -62,6 +62,20 @@ class NodeFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class NodeSilent:
+    """A node gives no answer. It may be gone, or come back: nobody counts on it meanwhile."""
+
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class NodeHeard:
+    """A node that was silent answers again."""
+
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
 class NodePublished:
     """A node has published the snapshot."""
 
@@ -83,6 +97,8 @@ Event = (
     | ChunkArrived
     | ChunkFailed
     | NodeFailed
+    | NodeSilent
+    | NodeHeard
     | NodePublished
     | SourceFailed
 )

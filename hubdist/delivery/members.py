@@ -79,6 +79,8 @@ class Member:
         tries: Chunk -> failed fetches.
         accused: Peers whose bytes it found wrong.
         barred: It sent wrong bytes and is not asked again.
+        silent: It gives no answer; nobody counts on it until it does.
+        resting: Chunks that others may fetch from it when it is not silent any more.
     """
 
     name: str
@@ -94,6 +96,8 @@ class Member:
     tries: Counter[int] = field(default_factory=Counter)
     accused: set[str] = field(default_factory=set)
     barred: bool = False
+    silent: bool = False
+    resting: int = 0
 
 
 def ascending(mask: int) -> Iterator[int]:

@@ -19,8 +19,10 @@ from hubdist.delivery.events import (
     Finish,
     HolderJoined,
     NodeFailed,
+    NodeHeard,
     NodeJoined,
     NodePublished,
+    NodeSilent,
     Publish,
     SourceFailed,
 )
@@ -97,7 +99,7 @@ class Delivery:
         """True while a node that joined is neither published nor failed."""
         return bool(self._board.receiving | self._board.publishing)
 
-    def handle(self, event: Event) -> list[Command]:  # noqa: C901 - one case for each event
+    def handle(self, event: Event) -> list[Command]:  # noqa: C901, PLR0912 - one case for each event
         """Take in what happened; return what to do now. Events of nodes that are done are ignored."""
         board = self._board
         match event:
@@ -118,6 +120,10 @@ class Delivery:
             case NodeFailed(node, error):
                 if node in board.members:
                     self._leave(board.members[node], error)
+            case NodeSilent(node):
+                self._silence(node)
+            case NodeHeard(node):
+                self._hear(node)
             case NodePublished(node):
                 self._published(node)
             case SourceFailed(error):
@@ -157,6 +163,16 @@ class Delivery:
             self._board.published(member)
             self._board.commands.append(Finish(node, None))
 
+    def _silence(self, node: str) -> None:
+        member = self._board.members.get(node)
+        if member is not None and not member.silent:
+            self._board.silence(member)
+
+    def _hear(self, node: str) -> None:
+        member = self._board.members.get(node)
+        if member is not None and member.silent:
+            self._board.hear(member)
+
     def _leave(self, member: Member, error: HubdistError) -> None:
         if member.role is not Role.HOLDING:
             self._board.commands.append(Finish(member.name, error))
@@ -171,13 +187,18 @@ class Delivery:
     def _arrived(self, node: str, chunk: int, source: str, seconds: float) -> None:
         board = self._board
         member = board.members.get(node)
-        if member is None or chunk not in member.reads or member.reads[chunk].name != source:
+        if member is None:
             return
-        sender = member.reads[chunk]
-        member.down.learn(seconds)
-        sender.up.learn(seconds)
-        board.end_read(member, chunk)
-        if not member.barred:
+        sender = member.reads.get(chunk)
+        if sender is not None and sender.name == source:
+            member.down.learn(seconds)
+            sender.up.learn(seconds)
+            board.end_read(member, chunk)
+        elif not board.late(member, chunk):
+            return
+        if member.silent:  # it is looked at again when it is heard of
+            member.resting |= 1 << chunk
+        elif not member.barred:
             board.have(member, chunk)
             board.fresh.append((member, chunk))
         self._publish_if_complete(member)

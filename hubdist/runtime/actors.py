@@ -13,6 +13,7 @@ from hubdist.runtime.coordinator import Coordinator
 from hubdist.runtime.giving import GIVING
 from hubdist.runtime.job import Job
 from hubdist.runtime.nodes import Node, Standpoint, alive_nodes, driver_node
+from hubdist.runtime.pulse import ANSWERING
 
 NAMESPACE = "hubdist"
 _PROTOCOL = 1
@@ -71,7 +72,7 @@ def find_coordinator(job_id: str) -> Any | None:
 def make_agent(config: Config, node: Node) -> Any:
     """A new agent on a node. It belongs to the process that made it and ends with it at the latest."""
     return (
-        ray.remote(concurrency_groups={GIVING: _GIVING_THREADS})(NodeAgent)  # type: ignore[call-overload]  # ray's types lack it
+        ray.remote(concurrency_groups={GIVING: _GIVING_THREADS, ANSWERING: 2})(NodeAgent)  # type: ignore[call-overload]  # ray's types lack it
         .options(
             num_cpus=0,
             max_restarts=0,

@@ -69,6 +69,13 @@ class NodeAgent:
         """See `Exchange.fetch`."""
         return self._exchange.fetch(delivery, chunk, sender)
 
+    def give_up(self, delivery: str, agent: bytes) -> None:
+        """See `Exchange.give_up`."""
+        self._exchange.give_up(delivery, agent)
+
+    def answer(self) -> None:
+        """Show that this node is alive; called in a thread of its own, however busy the others are."""
+
     def publish(self, delivery: str, manifest: Manifest, ordinals: Sequence[int], unproven: bool) -> None:
         """See `Exchange.publish`."""
         self._exchange.publish(delivery, manifest, ordinals, unproven)

@@ -239,7 +239,8 @@ class Cluster:
         with contextlib.suppress(StoreError):  # this process may have none, and use memory
             store = str(find_root(self._config.store_root(self._node_id)))
         found: CoordinatorStatus = self._call(lambda coordinator: coordinator.status.remote())
-        return Status("ray", found.node, store, found.pins, found.deliveries, found.agents)
+        shown = (found.pins, found.deliveries, found.agents)
+        return Status("ray", found.node, store, *shown, *found.left_out, found.totals)
 
     def shutdown(self) -> None:
         """From the driver: end the coordinator, and with it the agents."""

@@ -20,7 +20,7 @@ from hubdist.errors import ConfigError, HubdistError, NotPinnedError
 from hubdist.handle import Handle, Kind
 from hubdist.manifest import Chunk, Digest, Manifest
 from hubdist.reading import Access
-from hubdist.report import NodePlan, NodeReport, PinReport, Plan, Refreshed, Report
+from hubdist.report import NodePlan, NodeReport, PinReport, Plan, Refreshed, Report, RouteTotal
 from hubdist.resolver import Pin, Resolver
 from hubdist.routes import Evidence, Order, Route, order_routes
 from hubdist.runtime.agent import read_chunk
@@ -34,6 +34,7 @@ from hubdist.runtime.ledger import Ledger
 from hubdist.runtime.life import Life, answering
 from hubdist.runtime.marks import grow_mark
 from hubdist.runtime.nodes import Node, alive_nodes, job_is_over
+from hubdist.runtime.reports import PINS_BYTES, newest
 from hubdist.runtime.ways import Ways
 from hubdist.store import Store
 
@@ -45,12 +46,14 @@ _OVER_IDLE_S = 15.0
 
 @dataclass(frozen=True, slots=True)
 class CoordinatorStatus:
-    """What the coordinator knows: its node's name, pins, what nodes got, where agents run."""
+    """What the coordinator knows: its node's name, pins, what nodes got, where agents run; how much is left out."""
 
     node: str
     pins: tuple[PinReport, ...]
     deliveries: tuple[NodeReport, ...]
     agents: tuple[str, ...]
+    left_out: tuple[int, int]
+    totals: tuple[RouteTotal, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,7 +293,10 @@ class Coordinator:
     @answering
     async def status(self) -> CoordinatorStatus:
         """What this job knows."""
-        return CoordinatorStatus(self._node.name, self._pins.reports, self._deliveries.reports, self._agents.names)
+        pins, done = self._pins.reports, self._deliveries.reports
+        shown = newest(pins, PINS_BYTES)
+        left_out = (len(pins) - len(shown), done.left_out)
+        return CoordinatorStatus(self._node.name, shown, done.newest, self._agents.names, left_out, done.totals)
 
     @answering
     async def manifest(self, digest: Digest) -> Manifest:
@@ -378,7 +384,7 @@ class Coordinator:
             return None
         early = self._reading.get(handle.key)
         if early is None:
-            early = self._reading[handle.key] = self._deliveries.early()
+            early = self._reading[handle.key] = self._deliveries.early(handle.public)
         task = asyncio.create_task(self._add_nodes(early, handle, nodes))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import time
-from collections import deque
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from dataclasses import replace
+from typing import Any
 
 from hubdist.config import Config
 from hubdist.copies import UNREADABLE, RemoteCopy
@@ -17,18 +18,30 @@ from hubdist.manifest import Digest, Manifest
 from hubdist.report import NodeReport
 from hubdist.routes import Choice, Evidence, Finding, Order, Route, order_routes
 from hubdist.runtime.agents import START_TIMEOUT_S, Agents
+from hubdist.runtime.arrivals import Arrivals
 from hubdist.runtime.calls import NodeLostError
 from hubdist.runtime.early import EarlyDelivery
 from hubdist.runtime.job_pins import JobPins
 from hubdist.runtime.nodes import Node
+from hubdist.runtime.pulse import SILENT_S
 from hubdist.runtime.receiver import Brought
+from hubdist.runtime.reports import Reports, thinned
 from hubdist.runtime.sharing import SharedWork
 from hubdist.runtime.stores import Stores
 from hubdist.runtime.transfers import Transfers
 from hubdist.runtime.ways import Ways
 
 _LOG = logging.getLogger(__name__)
-_MAX_REPORTS = 10_000
+_EARLY = "it came while the origin was being read"
+_LOOK_S = 1.0
+_MAX_REPORTS = 1_000
+"""Of those that are remembered; `reports` bounds their bytes."""
+
+_POINTS = 1 << 15
+"""A job's deliveries have timelines of so many points divided by how many deliveries it has had, and no fewer than
+`_LEAST_POINTS`: a prefetch of thousands of models to hundreds of nodes holds all their reports at once."""
+
+_LEAST_POINTS = 4
 
 
 class Deliveries:
@@ -51,7 +64,8 @@ class Deliveries:
         self._work = SharedWork()
         self._transfers = Transfers(node, agents, config)
         self._stores = Stores(node, agents, pins.nonces)
-        self._done: deque[NodeReport] = deque(maxlen=_MAX_REPORTS)
+        self._reports = Reports(_MAX_REPORTS)
+        self._arrivals = Arrivals(self._report_early)
 
     @property
     def active(self) -> bool:
@@ -59,9 +73,9 @@ class Deliveries:
         return self._transfers.active
 
     @property
-    def reports(self) -> tuple[NodeReport, ...]:
-        """What nodes got, in the order in which they were done."""
-        return tuple(self._done)
+    def reports(self) -> Reports:
+        """What nodes got."""
+        return self._reports
 
     @property
     def progress(self) -> dict[str, tuple[int, int]]:
@@ -69,16 +83,24 @@ class Deliveries:
         return self._transfers.progress
 
     async def bring(self, digest: Digest, handle: str, node: Node, wanted: Route | None) -> NodeReport:
-        """Bring a pinned model to one node; a failure is in the report.
+        """Bring a pinned model to one node; a failure, of whatever kind, is in the report and nowhere else.
 
         To a node that shares the store of another one nothing is sent: that one gets the model, and this one looks.
         """
         shared = await self._work.once(("share", digest, node.id), lambda: self._share(digest, handle, node, wanted))
         return shared or await self._once(digest, handle, node, wanted)
 
-    def early(self) -> EarlyDelivery:
-        """A delivery that can begin while an origin is being read."""
-        return EarlyDelivery(self._transfers, self._node, self._stores)
+    def early(self, handle: str) -> EarlyDelivery:
+        """A delivery that can begin while an origin is being read.
+
+        Each node that it brings the model to has a report, whether anybody asks for the model there or not.
+
+        Args:
+            handle: The handle without secrets.
+        """
+        return EarlyDelivery(
+            self._transfers, self._node, self._stores, functools.partial(self._arrivals.expect, handle)
+        )
 
     def copies(self, digest: Digest) -> dict[Route, RemoteCopy]:
         """The places where nodes could read a model themselves."""
@@ -124,31 +146,64 @@ class Deliveries:
             first = await self._stores.first(node)
             if first.id == node.id:
                 return None
-            if not await self._agents.call(node, "holds", digest, timeout_s=START_TIMEOUT_S):
+            if not await self._holds(node, digest):
                 if first.id != self._node.id or await self._pins.held(digest) is None:
-                    filled = await self._once(digest, handle, first, wanted)
-                    if filled.error is not None:
+                    filled = await self._while_heard(first, self._once(digest, handle, first, wanted))
+                    if filled is None or filled.error is not None:
                         return None
                 if not await self._agents.call(node, "look_again", digest, timeout_s=START_TIMEOUT_S):
                     return None
         except HubdistError as error:  # the node's own delivery meets it again, and reports it
             _LOG.info("hubdist: %s was not asked whose store it shares: %s", node.name, error)
             return None
+        except Exception as error:  # noqa: BLE001 - the actor's loop: a node's trouble is that node's alone
+            _LOG.error("hubdist: unexpected error", exc_info=error)
+            return None
         report = NodeReport(node.id, node.name, handle, str(digest), Route.STORE, self._stores.reason(first))
-        report = replace(report, seconds=time.monotonic() - begin)
-        self._note(digest, node, report)
-        return report
+        return self._note(digest, node, replace(report, seconds=time.monotonic() - begin))
 
-    def _note(self, digest: Digest, node: Node, report: NodeReport) -> None:
+    async def _while_heard(self, first: Node, work: Coroutine[Any, Any, NodeReport]) -> NodeReport | None:
+        """What another node got; None if that one gives no answer, which must not keep the others waiting."""
+        task = asyncio.create_task(work)
+        while not (await asyncio.wait([task], timeout=_LOOK_S))[0]:
+            if self._transfers.pulse.silent_s(first) >= SILENT_S:
+                _LOG.warning("hubdist: %s gives no answer; nodes that share its store do not wait for it", first.name)
+                return None
+        return task.result()
+
+    def _note(self, digest: Digest, node: Node, report: NodeReport) -> NodeReport:
+        """Remember what a node got; returns it as it is handed out."""
+        points = max(_LEAST_POINTS, _POINTS // (self._reports.count + 1))
+        report = replace(report, timeline=thinned(report.timeline, points))
         if report.error is None:
             self._transfers.note_holder(digest, node)
-        self._done.append(report)
+        self._reports.note(report)
         _LOG.info("hubdist: %s to %s", report.handle, report)
+        return report
+
+    def _report_early(self, handle: str, digest: Digest, node: Node, brought: Brought) -> NodeReport:
+        report = NodeReport(node.id, node.name, handle, str(digest), None, "")
+        report = _brought(report, Choice(Route.DRIVER, _EARLY), self._node.name, brought)
+        return self._note(digest, node, replace(report, seconds=report.timeline[-1][0] if report.timeline else 0.0))
+
+    async def _came_early(self, digest: Digest, node: Node) -> NodeReport | None:
+        """The report, noted already, of a model that came while its origin was being read, if the node has it still."""
+        came = await self._arrivals.take(digest, node)
+        with contextlib.suppress(HubdistError):  # the delivery meets it again, and reports it
+            if came is not None and await self._holds(node, digest):
+                return came
+        return None
+
+    async def _holds(self, node: Node, digest: Digest) -> bool:
+        return bool(await self._agents.call(node, "holds", digest, timeout_s=START_TIMEOUT_S))
 
     async def _deliver(self, digest: Digest, handle: str, node: Node, wanted: Route | None) -> NodeReport:
         begin = time.monotonic()
         report = NodeReport(node.id, node.name, handle, str(digest), None, "")
         try:
+            early = await self._came_early(digest, node)
+            if early is not None:
+                return replace(early, handle=handle)
             report = await self._bring(digest, report, node, wanted)
         except HubdistError as error:
             report = replace(report, error=error.placed(handle=handle, node=node.name), reason="it failed")
@@ -156,10 +211,8 @@ class Deliveries:
             _LOG.error("hubdist: unexpected error", exc_info=error)
             failed = PeerError(f"unexpected {type(error).__name__}: {error}", handle=handle, node=node.name)
             report = replace(report, error=failed, reason="it failed")
-        before = report.timeline[-1][0] if report.timeline else 0.0  # it may have come while the origin was being read
-        report = replace(report, seconds=max(before, time.monotonic() - begin))
-        self._note(digest, node, report)
-        return report
+        before = report.timeline[-1][0] if report.timeline else 0.0  # it may have begun before this call
+        return self._note(digest, node, replace(report, seconds=max(before, time.monotonic() - begin)))
 
     async def _bring(self, digest: Digest, report: NodeReport, node: Node, wanted: Route | None) -> NodeReport:
         manifest = await self._pins.manifest(digest)

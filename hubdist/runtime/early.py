@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any, TypeVar
 
 from hubdist.errors import HubdistError
-from hubdist.manifest import Manifest, ProvenChunk
+from hubdist.manifest import Digest, Manifest, ProvenChunk
 from hubdist.runtime.nodes import Node, alive_nodes
+from hubdist.runtime.receiver import Brought
 from hubdist.runtime.stores import Stores
 from hubdist.runtime.transfer import Transfer
 from hubdist.runtime.transfers import EARLY_CHUNK_BYTES, Transfers
 
 _LOG = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
+
+Expect = Callable[[Digest, Node, asyncio.Task[Brought | None]], None]
 
 
 class EarlyDelivery:
@@ -29,11 +34,15 @@ class EarlyDelivery:
         transfers: The job's.
         node: The driver's node.
         stores: Tells which nodes share a store.
+        expect: Told at `settle` of each node that the model is on its way to, or that has it: the model, the node, and
+            the task that ends with what it took; None if the node did not get it.
     """
 
-    def __init__(self, transfers: Transfers, node: Node, stores: Stores) -> None:
+    def __init__(self, transfers: Transfers, node: Node, stores: Stores, expect: Expect) -> None:
         self._transfers = transfers
         self._stores = stores
+        self._expect = expect
+        self._bringing: list[tuple[Node, asyncio.Task[Brought | None]]] = []
         self._joined = {node.id}
         """Nodes in whose stores the model is being written."""
         self._loop = asyncio.get_running_loop()
@@ -42,14 +51,19 @@ class EarlyDelivery:
         self._paths: list[tuple[str, ...]] = []
         self._files: tuple[Manifest, tuple[int, ...]] | None = None
         self._over = asyncio.Event()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
         self.chunk_bytes = EARLY_CHUNK_BYTES
 
     # In the thread that reads the origin
 
     def began(self, stage: str) -> None:
         """See `Watcher`."""
-        self._loop.call_soon_threadsafe(self._begin, stage, alive_nodes())
+        try:
+            alive = alive_nodes()
+        except HubdistError as error:  # the origin is read all the same, and sent on afterwards
+            _LOG.warning("hubdist: nothing is sent on while the origin is read: %s", error)
+            return
+        self._loop.call_soon_threadsafe(self._begin, stage, alive)
 
     def grew(self, chunk: ProvenChunk, paths: Sequence[str]) -> None:
         """See `Watcher`."""
@@ -76,6 +90,8 @@ class EarlyDelivery:
             else:
                 self._transfer.close(*self._files)
                 self._transfers.adopt(self._transfer)
+                for node, task in self._bringing:
+                    self._expect(self._files[0].digest, node, task)
         self._over.set()
 
     def fail(self, error: HubdistError) -> None:
@@ -114,18 +130,24 @@ class EarlyDelivery:
     async def _bring(self, transfer: Transfer, node: Node) -> None:
         try:
             node = await self._stores.first(node)
-            if node.id in self._joined or self._over.is_set():
-                return
+        except HubdistError as error:
+            _LOG.info("hubdist: %s was not asked whose store it shares: %s", node.name, error)
+            return
+        if node.id not in self._joined and transfer is self._transfer and not self._over.is_set():
             self._joined.add(node.id)
-            brought = await transfer.bring(node)
-        except HubdistError as error:  # whoever asked for the model on this node tries again, and hears of it
+            self._bringing.append((node, self._start(self._receive, transfer, node)))
+
+    async def _receive(self, transfer: Transfer, node: Node) -> Brought | None:
+        try:
+            return await transfer.bring(node)
+        except HubdistError as error:  # whoever asks for the model on this node tries again, and hears of it
             _LOG.info("hubdist: %s did not get the model while it was read: %s", node.name, error)
-        else:
-            self._transfers.note_early(transfer, node, brought)
+            return None
         finally:
             self._transfers.drop_ended()
 
-    def _start(self, work: Callable[..., Any], *arguments: Any) -> None:
+    def _start(self, work: Callable[..., Coroutine[Any, Any, _T]], *arguments: Any) -> asyncio.Task[_T]:
         task = asyncio.create_task(work(*arguments))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
 
 from hubdist.config import Config
 from hubdist.copies import CopyReader, RemoteCopy
@@ -34,6 +36,15 @@ class _Held:
     paths: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Awaited:
+    """A chunk that another agent was asked for."""
+
+    delivery: str
+    sender: Sender
+    given_up: Future[None]
+
+
 class Exchange:
     """Receives chunks into stages, and gives chunks of stages and snapshots. Safe for use by several threads.
 
@@ -48,9 +59,13 @@ class Exchange:
         self._guard = threading.Lock()
         self._incoming: dict[str, _Incoming] = {}
         self._held: dict[str, _Held] = {}
+        self._awaited: set[_Awaited] = set()
 
     def begin(self, delivery: str, manifest: Manifest | None, place: RemoteCopy | None) -> bool:
         """Make ready to receive a model; True if the store has it already.
+
+        May be called again: what was received until then is discarded, and a snapshot that this node gives from is
+        given from as before.
 
         Args:
             delivery: Names the delivery.
@@ -59,16 +74,25 @@ class Exchange:
 
         Raises:
             StoreError: The node's disk refuses, or lacks room.
+            HubdistError: The place cannot be read.
         """
-        self.forget(delivery)  # a stage of a delivery that was broken off
+        self._discard(delivery)  # a stage of a delivery that was broken off
         snapshot = None if manifest is None else self._store().find(manifest.digest)
         if snapshot is not None:
             snapshot.release()
             return True
-        stage = self._store().stage_growing(None if manifest is None else manifest.total_bytes)
-        reader = None if manifest is None or place is None else CopyReader(place, manifest, self._config)
-        with self._guard:
-            self._incoming[delivery] = _Incoming(stage, reader)
+        self._let_go(delivery)  # of a snapshot that the store has lost
+        with contextlib.ExitStack() as undo:
+            stage = self._store().stage_growing(None if manifest is None else manifest.total_bytes)
+            undo.callback(stage.discard)
+            reader = None if manifest is None or place is None else CopyReader(place, manifest, self._config)
+            if reader is not None:
+                undo.callback(reader.close)
+            with self._guard:
+                if delivery in self._incoming:  # two calls at once, after an answer was lost
+                    return False
+                self._incoming[delivery] = _Incoming(stage, reader)
+            undo.pop_all()
         return False
 
     def hold(self, delivery: str, digest: Digest, ordinals: Sequence[int]) -> None:
@@ -85,9 +109,12 @@ class Exchange:
         snapshot = self._store().find(digest)
         if snapshot is None:
             raise IntegrityError(f"the snapshot {digest} is not in the store of the node that should send it")
-        paths = [""] * len(ordinals)
-        for entry, ordinal in zip(snapshot.manifest.entries, ordinals, strict=True):
-            paths[ordinal] = entry.path
+        with contextlib.ExitStack() as undo:
+            undo.callback(snapshot.release)
+            paths = [""] * len(ordinals)
+            for entry, ordinal in zip(snapshot.manifest.entries, ordinals, strict=True):
+                paths[ordinal] = entry.path
+            undo.pop_all()
         with self._guard:
             before = self._held.get(delivery)
             self._held[delivery] = _Held(snapshot, tuple(paths))
@@ -161,12 +188,22 @@ class Exchange:
         if sender is None:
             return _read_place(incoming, chunk)
         seconds = 0.0
-        for part in chunk.cut(PART_BYTES):
-            begin = time.monotonic()
-            data = fetch(sender, delivery, part, self._config.chunk_timeout_s - seconds)
-            seconds += time.monotonic() - begin
-            incoming.stage.write_chunk(part, memoryview(data))
+        with self._await(delivery, sender) as asked:
+            for part in chunk.cut(PART_BYTES):
+                begin = time.monotonic()
+                data = fetch(asked, delivery, part, self._config.chunk_timeout_s - seconds)
+                seconds += time.monotonic() - begin
+                incoming.stage.write_chunk(part, memoryview(data))
         return seconds
+
+    def give_up(self, delivery: str, agent: bytes) -> None:
+        """Wait no longer for chunks that an agent was asked for: their `fetch` ends with a PeerError.
+
+        Args:
+            delivery: Names the delivery.
+            agent: As in `Sender`.
+        """
+        self._give_up(lambda awaited: (awaited.delivery, awaited.sender.agent) == (delivery, agent))
 
     def publish(self, delivery: str, manifest: Manifest, ordinals: Sequence[int], unproven: bool) -> None:
         """Publish a stage that has all its chunks, and go on to give them from the snapshot.
@@ -189,20 +226,48 @@ class Exchange:
         self._discard(delivery)
 
     def forget(self, delivery: str) -> None:
-        """Take no further part in a delivery: discard its stage, let go of its snapshot."""
-        self._discard(delivery)
+        """Take no further part in a delivery: discard its stage, let go of its snapshot, wait for no chunk."""
+        self._give_up(lambda awaited: awaited.delivery == delivery)
+        try:
+            self._discard(delivery)
+        finally:
+            self._let_go(delivery)
+
+    @contextlib.contextmanager
+    def _await(self, delivery: str, sender: Sender) -> Iterator[Sender]:
+        """The sender, so that what it was asked for can be given up while the block runs."""
+        given_up: Future[None] = Future()
+        awaited = _Awaited(delivery, replace(sender, given_up=given_up), given_up)
         with self._guard:
-            held = self._held.pop(delivery, None)
-        if held is not None:
-            held.snapshot.release()
+            self._awaited.add(awaited)
+        try:
+            yield awaited.sender
+        finally:
+            with self._guard:
+                self._awaited.discard(awaited)
+
+    def _give_up(self, meant: Callable[[_Awaited], bool]) -> None:
+        with self._guard:
+            found = [awaited for awaited in self._awaited if meant(awaited)]
+            self._awaited.difference_update(found)
+        for awaited in found:
+            awaited.given_up.set_result(None)
 
     def _discard(self, delivery: str) -> None:
         with self._guard:
             incoming = self._incoming.pop(delivery, None)
-        if incoming is not None:
-            incoming.stage.discard()
+        if incoming is None:
+            return
+        with contextlib.ExitStack() as ending:
             if incoming.place is not None:
-                incoming.place.close()
+                ending.callback(incoming.place.close)
+            incoming.stage.discard()
+
+    def _let_go(self, delivery: str) -> None:
+        with self._guard:
+            held = self._held.pop(delivery, None)
+        if held is not None:
+            held.snapshot.release()
 
 
 def _read_place(incoming: _Incoming, chunk: ProvenChunk) -> float:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,11 +46,13 @@ class Sender:
         stage: Where it lies while an origin is being read: the stage's name in that node's store; None if the agent
             takes part in the delivery.
         paths: Number of a file -> where it is, below the files of that stage.
+        given_up: Ends when nobody wants the bytes from there any more. Made by the agent that asks; does not travel.
     """
 
     agent: bytes
     stage: str | None = None
     paths: Mapping[int, str] | None = None
+    given_up: Future[None] | None = None
 
 
 def pickle_agent(agent: Any) -> bytes:
@@ -84,7 +87,7 @@ def fetch(sender: Sender, delivery: str, part: ProvenChunk, timeout_s: float) ->
     Raises:
         IntegrityError: The other node does not have them.
         SenderLostError: The other agent is gone.
-        TransferError: They did not come.
+        TransferError: They did not come, or were given up.
     """
     agent, size = _agent(sender.agent), part.chunk.size
     options = {"num_returns": _count(size), "concurrency_group": GIVING, "enable_task_events": False}
@@ -94,8 +97,12 @@ def fetch(sender: Sender, delivery: str, part: ProvenChunk, timeout_s: float) ->
         paths = [(sender.paths or {})[piece.entry_index] for piece in part.chunk.pieces]
         results = agent.give_staged.options(**options).remote(sender.stage, paths, part)
     deadline = time.monotonic() + timeout_s
+    last, given_up = results[-1].future(), sender.given_up  # `ray.get` waits under a lock of the whole process
+    wait({last} if given_up is None else {last, given_up}, timeout=timeout_s, return_when=FIRST_COMPLETED)
+    if given_up is not None and given_up.done() and not last.done():  # Ray drops what comes later
+        raise PeerError("the node that should send the chunk gives no answer, and others are asked for it")
     try:
-        results[-1].future().result(timeout=timeout_s)  # `ray.get` waits under a lock of the whole process
+        last.result(timeout=0)
         found = ray.get(results, timeout=max(1.0, deadline - time.monotonic()))  # all came with one answer
     except TimeoutError:
         raise TransferTimeoutError(f"the chunk did not come within {timeout_s:g} s") from None

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
+import ray.exceptions
 from ray.util import client as ray_client
+
+from hubdist.errors import PeerError
 
 
 class Standpoint(enum.Enum):
@@ -44,7 +47,15 @@ def standpoint() -> Standpoint:
 
 
 def alive_nodes() -> list[Node]:
-    """The nodes that are alive now, the head first."""
+    """The nodes that are alive now, the head first.
+
+    Raises:
+        PeerError: The cluster does not say.
+    """
+    try:
+        infos = ray.nodes()
+    except ray.exceptions.RayError as error:
+        raise PeerError(f"the cluster could not be asked for its nodes: {type(error).__name__}") from error
     nodes = [
         Node(
             id=info["NodeID"],
@@ -52,7 +63,7 @@ def alive_nodes() -> list[Node]:
             address=info["NodeManagerAddress"],
             is_head="node:__internal_head__" in info["Resources"],
         )
-        for info in ray.nodes()
+        for info in infos
         if info["Alive"]
     ]
     return sorted(nodes, key=lambda node: (not node.is_head, node.id))

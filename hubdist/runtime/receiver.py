@@ -8,6 +8,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from hubdist.runtime.nodes import Node
+from hubdist.runtime.reports import thinned
 
 _MOST_MARKS = 256
 
@@ -62,6 +63,5 @@ class Receiver:
     @property
     def brought(self) -> Brought:
         """For the report."""
-        step = -(-len(self._marks) // _MOST_MARKS)
-        marks = tuple(self._marks[::-step][::-1]) if self._marks else ()  # fewer points, and the last one
+        marks = thinned(self._marks, _MOST_MARKS)
         return Brought(tuple(self._sources.most_common()), marks, self._retries, self._refused)

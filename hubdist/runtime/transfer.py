@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from typing import Any
 
-from hubdist.config import Config
 from hubdist.delivery import (
     ChunkArrived,
     ChunkFailed,
@@ -26,18 +25,21 @@ from hubdist.delivery import (
     Finish,
     HolderJoined,
     NodeFailed,
+    NodeHeard,
     NodeJoined,
     NodePublished,
+    NodeSilent,
     Publish,
     SourceFailed,
 )
 from hubdist.errors import HubdistError, IntegrityError, PeerError, StoreError
 from hubdist.manifest import Manifest, ProvenChunk
-from hubdist.runtime.agents import AGENT_TRIES, START_TIMEOUT_S, Agents
+from hubdist.runtime.agents import AGENT_TRIES, START_TIMEOUT_S
 from hubdist.runtime.calls import NodeLostError, settle
 from hubdist.runtime.contents import Contents, FirstSource
-from hubdist.runtime.giving import Sender, SenderLostError, as_seen_from_afar
+from hubdist.runtime.fetches import Fetches, Means
 from hubdist.runtime.nodes import Node, alive_nodes
+from hubdist.runtime.pulse import SILENT_S
 from hubdist.runtime.receiver import Brought, Receiver
 from hubdist.runtime.sharing import SharedWork
 
@@ -51,6 +53,9 @@ _HOLDERS_S = 5.0
 
 _MOST_HOLDERS = 8
 
+_END_S = 2.0
+"""How long the last node waits until all have been told that it is over; one that gives no answer keeps nobody."""
+
 
 class Transfer:
     """One running delivery of one model. Owned by the coordinator's event loop.
@@ -62,8 +67,7 @@ class Transfer:
         chunk_bytes: Size of the largest chunk.
         nodes: How many nodes are expected.
         holders: Other nodes that may have the snapshot.
-        agents: Agents by node.
-        config: Deadlines.
+        means: What all transfers of the job share.
     """
 
     def __init__(
@@ -75,15 +79,15 @@ class Transfer:
         chunk_bytes: int,
         nodes: int,
         holders: Sequence[Node],
-        agents: Agents,
-        config: Config,
+        means: Means,
     ) -> None:
         self.name = secrets.token_hex(8)
         self.contents = contents
         self.ended = False
         self._source = source
-        self._agents = agents
-        self._config = config
+        self._agents = means.agents
+        self._pulse = means.pulse
+        self._config = means.config
         self._delivery = Delivery(
             [chunk.chunk.size for chunk in contents.chunks],
             source=source.name,
@@ -96,10 +100,9 @@ class Transfer:
         )
         self._nodes: dict[str, Node] = {} if source.node is None else {source.node.id: source.node}
         self._receivers: dict[str, Receiver] = {}
-        self._closed = asyncio.Event()
-        """The model is known, or will not be."""
-        self._holding: dict[str, Any] = {}
-        """Node -> its agent, which was told to give from the snapshot."""
+        self._fetches = Fetches(
+            self.name, contents, source, self._nodes, receives=lambda node_id: node_id in self._receivers, means=means
+        )
         self._kept: dict[str, Node] = {}
         """Nodes whose agents may be asked for chunks until the end."""
         self._uses = contextlib.AsyncExitStack()
@@ -146,12 +149,12 @@ class Transfer:
         """The origin has been read: these are the model's files."""
         self.contents.manifest = manifest
         self.contents.ordinals = tuple(ordinals)
-        self._closed.set()
+        self._fetches.closed.set()
         self._feed(Closed())
 
     def fail(self, error: HubdistError) -> None:
         """The origin cannot be read."""
-        self._closed.set()
+        self._fetches.closed.set()
         self._feed(SourceFailed(error))
 
     # Nodes
@@ -196,12 +199,18 @@ class Transfer:
             receiver = Receiver(node, asyncio.get_running_loop().create_future())
             self._receivers[node.id] = receiver
             self._nodes[node.id] = node
+            self._fetches.silent.pop(node.id, None)  # it has just answered
             try:
                 self._feed(NodeJoined(node.id))
                 await receiver.done
             except HubdistError as error:
-                if not isinstance(error, NodeLostError):
+                if isinstance(error, NodeLostError):
+                    self._agents.forget(node, agent)
+                else:
                     await self._tell_to_forget(node)
+                raise
+            except asyncio.CancelledError:  # which the plan does not know
+                self._give_up(node, "nobody waits for it any more")
                 raise
             finally:
                 del self._receivers[node.id]
@@ -219,7 +228,7 @@ class Transfer:
         try:
             await self._keep(node)
             async with self._agents.use(node) as agent:
-                await self._hold(node, agent)
+                await self._fetches.hold(node, agent)
         except HubdistError as error:
             _LOG.info("hubdist: %s does not send what it has: %s", node.name, error)
             return
@@ -229,33 +238,73 @@ class Transfer:
     async def _keep(self, node: Node) -> None:
         """Keep a node's agent for as long as this transfer runs."""
         if node.id not in self._kept:
-            self._kept[node.id] = node
-            await self._uses.enter_async_context(self._agents.use(node))
-
-    async def _hold(self, node: Node, agent: Any) -> None:
-        """See to it that the agent gives from the node's snapshot."""
-        if self._holding.get(node.id) is not agent:
-            call = agent.hold.remote(self.name, self.contents.digest, self.contents.ordinals)
-            await settle(call, timeout_s=START_TIMEOUT_S, node=node.name)
-            self._holding[node.id] = agent
+            self._kept[node.id] = node  # before the first wait, so that it is kept once
+            try:
+                await self._uses.enter_async_context(self._agents.use(node))
+            except BaseException:
+                del self._kept[node.id]
+                raise
 
     async def _look_after_nodes(self) -> None:
+        asking: asyncio.Task[list[Node]] | None = None
         while True:
             await asyncio.sleep(_LOOK_S)
-            alive = {node.id for node in await asyncio.to_thread(alive_nodes)}
-            for node in [node for node in self._nodes.values() if node.id not in alive]:
-                self._lose(node.id)
-                self._feed(NodeFailed(node.id, NodeLostError("the node is gone", node=node.name)))
+            asking = asking or asyncio.create_task(asyncio.to_thread(alive_nodes))
+            await asyncio.wait([asking], timeout=_LOOK_S)  # the cluster may be slow to say; what follows is not
+            if asking.done():
+                self._look_for_lost_nodes(asking)
+                asking = None
+            self._look_for_silent_nodes()
+
+    def _look_for_lost_nodes(self, asked: asyncio.Task[list[Node]]) -> None:
+        try:
+            alive = {node.id for node in asked.result()}
+        except HubdistError as error:
+            _LOG.warning("hubdist: %s", error)
+            return
+        for node in [node for node in self._nodes.values() if node.id not in alive]:
+            self._give_up(node, "the node is gone")
+
+    def _look_for_silent_nodes(self) -> None:
+        """Let nobody count on nodes that give no answer, until they do; and give them up at last."""
+        silent = self._fetches.silent
+        for node in [*(self._fetches.owing | silent).values()]:
+            seconds = self._pulse.silent_s(node)
+            if seconds >= max(self._config.chunk_timeout_s, 2 * SILENT_S):
+                self._give_up(node, f"the node gave no answer for {seconds:.0f} s")
+            elif seconds >= SILENT_S and node.id not in silent:
+                _LOG.warning("hubdist: %s gives no answer; what it should send is asked of others", node.name)
+                silent[node.id] = node
+                self._start(self._fetches.give_up(node))
+                self._feed(NodeSilent(node.id))
+            elif seconds == 0 and node.id in silent:
+                _LOG.warning("hubdist: %s answers again", node.name)
+                del silent[node.id]
+                self._feed(NodeHeard(node.id))
+
+    def _give_up(self, node: Node, why: str) -> None:
+        self._start(self._fetches.give_up(node))
+        self._lose(node.id)
+        self._pulse.forget(node.id)
+        self._feed(NodeFailed(node.id, NodeLostError(why, node=node.name)))
 
     def _lose(self, node_id: str) -> None:
         self._nodes.pop(node_id, None)
-        self._holding.pop(node_id, None)
+        self._fetches.lose(node_id)
 
     async def _end(self) -> None:
-        if self._look is not None:
-            self._look.cancel()
-        await asyncio.gather(*(self._tell_to_forget(node) for node in self._kept.values()))
-        await self._uses.aclose()
+        look, self._look = self._look, None
+        if look is not None:
+            look.cancel()
+        kept, self._kept = self._kept, {}
+        uses, self._uses = self._uses, contextlib.AsyncExitStack()
+        await asyncio.wait([self._start(self._let_go(kept.values(), uses))], timeout=_END_S)
+
+    async def _let_go(self, nodes: Iterable[Node], uses: contextlib.AsyncExitStack) -> None:
+        try:
+            await asyncio.gather(*(self._tell_to_forget(node) for node in nodes))
+        finally:
+            await uses.aclose()
 
     # Events and commands
 
@@ -312,7 +361,7 @@ class Transfer:
         proven = self.contents.chunks[command.chunk]
 
         async def fetch(agent: Any) -> Event:
-            seconds = await self._fetch_from(command.source, agent, node, proven)
+            seconds = await self._fetches.fetch(proven, command.source, node, agent)
             return ChunkArrived(node.id, command.chunk, command.source, seconds)
 
         def failed(error: HubdistError) -> Event:
@@ -322,47 +371,12 @@ class Transfer:
 
         return await self._ask(node, fetch, failed)
 
-    async def _fetch_from(self, source: str, agent: Any, node: Node, chunk: ProvenChunk) -> float:
-        """Let an agent fetch a chunk from the place, or from the agent of another node; seconds that it took."""
-        if self._source.place is not None and source == self._source.name:
-            return await self._call_fetch(agent, node, chunk, None)
-        sending = self._nodes.get(source)
-        if sending is None:
-            raise PeerError("the node that had the chunk is gone")
-        async with self._agents.use(sending) as sending_agent:
-            pickled = self._agents.pickled(sending_agent)
-            try:
-                if self._source.staged is not None and sending is self._source.node and self.contents.manifest is None:
-                    with contextlib.suppress(IntegrityError):  # the stage has just become a snapshot
-                        staged = Sender(pickled, *self._source.staged(chunk))
-                        return await self._call_fetch(agent, node, chunk, staged)
-                    await asyncio.wait_for(self._closed.wait(), self._config.timeout_s)
-                if source not in self._receivers:
-                    await self._let_hold(sending, sending_agent)
-                return await self._call_fetch(agent, node, chunk, Sender(pickled))
-            except SenderLostError:
-                self._agents.forget(sending, sending_agent)
-                raise
-
-    async def _call_fetch(self, agent: Any, node: Node, chunk: ProvenChunk, sender: Sender | None) -> float:
-        call = agent.fetch.options(enable_task_events=False).remote(self.name, chunk, sender)
-        timeout_s = self._config.chunk_timeout_s + _MARGIN_S
-        seconds: float = await settle(call, timeout_s=timeout_s, node=node.name)
-        return seconds
-
-    async def _let_hold(self, node: Node, agent: Any) -> None:
-        """As `_hold`, for a node that shall send: what fails there is no fault of the one that receives."""
-        try:
-            await self._work.once(("hold", node.id), lambda: self._hold(node, agent))
-        except HubdistError as error:
-            raise as_seen_from_afar(error) from error
-
     async def _publish(self, node: Node) -> Event:
         async def publish(agent: Any) -> Event:
             contents = self.contents
             call = agent.publish.remote(self.name, contents.manifest, contents.ordinals, contents.unproven)
             await settle(call, timeout_s=self._config.timeout_s, node=node.name)
-            self._holding[node.id] = agent
+            self._fetches.note_holder(node, agent)
             return NodePublished(node.id)
 
         return await self._ask(node, publish, lambda error: NodeFailed(node.id, error))
@@ -371,16 +385,18 @@ class Transfer:
         self, node: Node, work: Callable[[Any], Awaitable[Event]], failed: Callable[[HubdistError], Event]
     ) -> Event:
         """Let a node's agent work; a failure becomes an event."""
-        async with self._agents.use(node) as agent:
-            try:
-                return await work(agent)
-            except HubdistError as error:
-                if isinstance(error, NodeLostError):
+        try:
+            async with self._agents.use(node) as agent:
+                try:
+                    return await work(agent)
+                except NodeLostError:
                     self._agents.forget(node, agent)
-                return failed(error)
-            except Exception as error:  # noqa: BLE001 - the actor's loop: a failure becomes an event
-                _LOG.error("hubdist: unexpected error", exc_info=error)
-                return failed(PeerError(f"unexpected {type(error).__name__}: {error}"))
+                    raise
+        except HubdistError as error:
+            return failed(error)
+        except Exception as error:  # noqa: BLE001 - the actor's loop: a failure becomes an event
+            _LOG.error("hubdist: unexpected error", exc_info=error)
+            return failed(PeerError(f"unexpected {type(error).__name__}: {error}"))
 
     def _finish(self, node_id: str, error: HubdistError | None) -> None:
         receiver = self._receivers[node_id]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import sys
 
 from hubdist.config import Config
 from hubdist.copies import RemoteCopy
@@ -12,13 +14,18 @@ from hubdist.manifest import Digest, Manifest, cut_chunks, prove
 from hubdist.routes import Route
 from hubdist.runtime.agents import Agents
 from hubdist.runtime.contents import Contents, FirstSource, Staged
+from hubdist.runtime.fetches import Means
 from hubdist.runtime.nodes import Node, alive_nodes
+from hubdist.runtime.pulse import Pulse
 from hubdist.runtime.receiver import Brought
 from hubdist.runtime.transfer import Transfer
+from hubdist.runtime.windows import Windows
 
 _STORAGE_CHUNK_BYTES = 8 << 20
 """A request to object storage for less takes longer to be answered than to be transferred."""
 
+_MOST_BARS = 200
+"""Of progress bars, nobody looks at more."""
 
 EARLY_CHUNK_BYTES = 4 << 20
 """Most bytes of a chunk while the model's size is unknown; the first ones are smaller."""
@@ -35,12 +42,11 @@ class Transfers:
 
     def __init__(self, node: Node, agents: Agents, config: Config) -> None:
         self._node = node
-        self._agents = agents
         self._config = config
+        self._means = Means(agents, Windows(config.in_flight_bytes), Pulse(agents), config)
         self._running: dict[tuple[Digest, Route], Transfer] = {}
-        self._holders: dict[Digest, dict[str, Node]] = {}
-        self._early: dict[tuple[Digest, str], Brought] = {}
-        """Model and node -> what came while the origin was being read, until somebody asks."""
+        self._holders: dict[Digest, set[str]] = {}
+        """Model -> ids of nodes."""
 
     @property
     def active(self) -> bool:
@@ -49,17 +55,23 @@ class Transfers:
 
     @property
     def progress(self) -> dict[str, tuple[int, int]]:
-        """Node and model -> bytes that arrived, bytes in all."""
-        return {
-            f"{name} {digest.value[:8]}": (arrived, transfer.contents.total_bytes)
+        """Node and model -> bytes that arrived, bytes in all; of what began first, if there is much."""
+        found = (
+            (f"{name} {digest.value[:8]}", (arrived, transfer.contents.total_bytes))
             for (digest, _), transfer in self._running.items()
             for name, arrived in transfer.arrived_bytes.items()
-        }
+        )
+        return dict(itertools.islice(found, _MOST_BARS))
+
+    @property
+    def pulse(self) -> Pulse:
+        """Tells which nodes give no answer."""
+        return self._means.pulse
 
     def note_holder(self, digest: Digest, node: Node) -> None:
         """A node has a model in its store; it may send it to others."""
         if node.id != self._node.id:
-            self._holders.setdefault(digest, {})[node.id] = node
+            self._holders.setdefault(digest, set()).add(sys.intern(node.id))
 
     async def bring(self, manifest: Manifest, node: Node, route: Route, place: RemoteCopy | None) -> Brought | None:
         """Bring a model to a node; None if its store had it.
@@ -73,9 +85,6 @@ class Transfers:
         Raises:
             HubdistError: Why the node could not get it.
         """
-        early = self._early.pop((manifest.digest, node.id), None)
-        if early is not None:
-            return early
         key = (manifest.digest, route)
         transfer = self._running.get(key)
         if transfer is None or transfer.ended:
@@ -86,13 +95,11 @@ class Transfers:
                 self._running[key] = transfer
         try:
             try:
-                brought = await transfer.bring(node)
+                return await transfer.bring(node)
             except StoreFullError:
                 if not transfer.began_early:
                     raise
-                brought = await transfer.bring(node)  # now that its size is known, room is made for the model
-            self._early.pop((manifest.digest, node.id), None)
-            return brought
+                return await transfer.bring(node)  # now that its size is known, room is made for the model
         finally:
             self.drop_ended()
 
@@ -120,12 +127,6 @@ class Transfers:
         if running is None or running.ended:
             self._running[digest, Route.DRIVER] = transfer
 
-    def note_early(self, transfer: Transfer, node: Node, brought: Brought | None) -> None:
-        """A node has a model that came while its origin was being read; kept for whoever asks for it first."""
-        digest = transfer.contents.digest
-        if digest is not None and brought is not None:
-            self._early[digest, node.id] = brought
-
     def _begin(self, manifest: Manifest, nodes: list[Node], place: RemoteCopy | None) -> Transfer:
         room = self._config.in_flight_bytes
         chunk_bytes = choose_chunk_bytes(manifest.total_bytes, room_bytes=room, nodes=len(nodes))
@@ -139,7 +140,7 @@ class Transfers:
             tuple(range(len(manifest.entries))),
             unproven=place is not None and place.unproven,
         )
-        holders = self._holders.get(manifest.digest, {})
+        holders = self._holders.get(manifest.digest, ())
         source = FirstSource.at(self._node) if place is None else FirstSource.read_at(place)
         return self._make(contents, source, nodes, [node for node in nodes if node.id in holders], chunk_bytes)
 
@@ -153,6 +154,5 @@ class Transfers:
             chunk_bytes=chunk_bytes,
             nodes=len(nodes),
             holders=holders,
-            agents=self._agents,
-            config=self._config,
+            means=self._means,
         )

@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 
 from hubdist.config import Config
-from hubdist.copies import UNREADABLE, RemoteCopy
+from hubdist.copies import UNREADABLE, RemoteCopy, bytes_in_flight
 from hubdist.errors import HubdistError, ModelNotFoundError, ResolveError, TransferError
 from hubdist.manifest import Manifest
 from hubdist.redact import redact_url
@@ -15,6 +15,7 @@ from hubdist.routes import Finding
 from hubdist.runtime.agents import START_TIMEOUT_S, Agents
 from hubdist.runtime.job_pins import DirectRead
 from hubdist.runtime.nodes import Node
+from hubdist.runtime.windows import Windows
 
 _LOG = logging.getLogger(__name__)
 
@@ -41,6 +42,7 @@ class Ways:
         self._config = config
         self._found: dict[tuple[str, str], _Found] = {}
         self._said: set[tuple[str, str]] = set()
+        self._windows = Windows(config.in_flight_bytes)
 
     async def probe(self, node: Node, url: str) -> Finding:
         """Whether a process on the node can read a directory; asked once per node and bucket, or mounted directory."""
@@ -62,14 +64,19 @@ class Ways:
     async def copy(self, node: Node, manifest: Manifest, copy: RemoteCopy) -> int | None:
         """Let a node copy a model into its store; see `NodeAgent.copy`.
 
+        What a node's copies keep in memory together is bounded by `in_flight_bytes`, apart from the chunks that other
+        nodes send it: a place that stalls keeps no chunk waiting.
+
         Raises:
             HubdistError: What the node raised.
         """
-        try:
-            read: int | None = await self._agents.call(node, "copy", manifest, copy, timeout_s=self._config.timeout_s)
-        except (ResolveError, TransferError) as error:
-            self._keep(node, copy.url, Finding(usable=False, why=error.what))
-            raise
+        async with self._windows.room(node.id, None, bytes_in_flight(self._config)):
+            try:
+                arguments = (manifest, copy)
+                read: int | None = await self._agents.call(node, "copy", *arguments, timeout_s=self._config.timeout_s)
+            except (ResolveError, TransferError) as error:
+                self._keep(node, copy.url, Finding(usable=False, why=error.what))
+                raise
         return read
 
     async def read(self, node: Node, url: str, *, keep: bool, wanted: bool) -> DirectRead | None:
