@@ -350,10 +350,10 @@ class Store:
 
     def _folders(self) -> Iterator[Path]:
         """The directories of the store that are there; snapshots and stages are looked at when they are used."""
-        for name in ("snapshots", "staging", "quarantine", "locks", "pins", "nonces"):
+        for name in ("snapshots", "staging", "quarantine", "locks", "pins"):
             if os.path.lexists(self.root / name):
                 yield self.root / name
-        yield from (path for path in children(self.root / "pins") if path.is_dir())
+        yield from (path for path in (self.root / "nonces", *children(self.root / "pins")) if path.is_dir())
 
     def _check_folders(self, *folders: Path) -> None:
         for folder in folders:

@@ -52,7 +52,7 @@ def test_what_dead_writers_left_on_a_mount_is_removed_and_what_living_ones_write
         assert list(staging.iterdir()) == [written]
     finally:
         writer.kill()
-        writer.wait(10)
+        writer.communicate(timeout=10)
     with open_tree(str(tmp_path), CONFIG) as tree:
         tree.write("other", b"")
     assert list(staging.iterdir()) == []
