@@ -48,7 +48,10 @@ def disk_errors(path: Path, *, need_bytes: int = 0, setting: str = "store (HUBDI
             ) from error
         what, advice = _FAILED.get(number, (error.strerror or type(error).__name__, None))
         advice = None if advice is None else advice.format(setting=setting)
-        raise StoreError(f"{what}: {error.filename or path}", path=str(path), advice=advice) from error
+        named = (
+            error.filename if Path(str(error.filename)).is_absolute() else path
+        )  # else it is a descriptor, or below one
+        raise StoreError(f"{what}: {named}", path=str(path), advice=advice) from error
 
 
 def free_bytes(path: Path) -> int:
@@ -164,14 +167,14 @@ def read_range(path: Path, start: int, view: memoryview) -> None:
 
 def remove_tree(path: Path) -> None:
     """Delete a directory or file of ours, read-only ones included; what somebody else deletes meanwhile is fine."""
-    if path.is_symlink() or not path.is_dir():
-        with contextlib.suppress(OSError):
-            path.unlink()
+    with contextlib.suppress(OSError):  # it is a directory
+        path.unlink()
         return
     for folder, _, _ in os.walk(path):
         with contextlib.suppress(OSError):
             Path(folder).chmod(stat.S_IRWXU)
-    shutil.rmtree(path, ignore_errors=True)
+    with contextlib.suppress(OSError):  # there are errors that rmtree does not ignore
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def children(folder: Path) -> list[Path]:

@@ -41,10 +41,14 @@ class StageDirectory(HeldDirectory):
         self.files = self.path / FILES
 
     def _create(self, target: Path) -> int:
-        """Make a file and the directories above it; but not the stage itself, if a cleaner has removed that."""
+        """Make a file and the directories above it."""
+        self._make_parents(target)
+        return os.open(target, _NEW_FILE, 0o600)
+
+    def _make_parents(self, target: Path) -> None:
+        """Make the directories above a file; but not the stage itself, if it was discarded or a cleaner removed it."""
         for folder in reversed(target.relative_to(self.path).parents[:-1]):
             (self.path / folder).mkdir(mode=0o700, exist_ok=True)
-        return os.open(target, _NEW_FILE, 0o600)
 
 
 class Room:

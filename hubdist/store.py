@@ -94,7 +94,10 @@ class Store:
                 if error.errno not in (errno.EROFS, errno.EACCES):
                     raise
                 self.read_only = True
-            self._check_folders(root, *self._folders())
+            self._check_folders(root)
+            for folder in self._folders():
+                with contextlib.suppress(FileNotFoundError):  # another process has just removed old pins
+                    self._check_folders(folder)
 
     def find(self, digest: Digest) -> Snapshot | None:
         """The published snapshot, checked for completeness, or None. A damaged one is quarantined.

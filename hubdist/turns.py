@@ -2,6 +2,7 @@
 
 Whoever has the turn holds a lock on a file and shows signs of life on it. A lock alone does not tell that its holder
 works: the holder may be stopped, or its machine be gone while the server of a network file system still waits for it.
+So the file is never written to but by its holder, as the package filelock does at each try to get a lock.
 """
 
 from __future__ import annotations
