@@ -21,7 +21,7 @@ from hubdist.disk import children, disk_errors, remove_tree
 from hubdist.errors import StoreError
 from hubdist.locks import Answer, let_go, take_proven_lock
 from hubdist.makers import unique_name
-from hubdist.pulse import begin_signs, end_signs
+from hubdist.signs import begin_signs, end_signs
 
 _LOG = logging.getLogger(__name__)
 

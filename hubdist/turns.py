@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from hubdist.locks import Answer, let_go, take_lock
-from hubdist.pulse import BEAT_S, signs_of_life
+from hubdist.signs import BEAT_S, signs_of_life
 
 _LOG = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ ROOT = Path(hubdist.__file__).parent
 LAYERS = [
     {"errors", "redact", "threads", "drawing", "endings"},
     {"hints"},
-    {"paths", "makers", "mounts", "pulse", "handle", "routes", "inherited"},
+    {"paths", "makers", "mounts", "signs", "handle", "routes", "inherited"},
     {"manifest", "source", "disk", "locks", "savedmodel", "listing", "report", "layers"},
     {"holds", "turns", "delivery", "cutting", "digesting", "ownership"},
     {"snapshot"},
@@ -58,7 +58,6 @@ HOMES = {
     "tenacity": {"origins", "storage"},
     "pydantic": {"config"},
     "yaml": {"layers"},
-    "filelock": {"store"},
     "cloudpickle": {"runtime"},
 }
 """Third-party package -> the only parts that import it."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from hubdist.locks import Answer, let_go, take_proven_lock
 from hubdist.makers import unique_name
 from hubdist.mounts import Reach, reach_of_locks
-from hubdist.pulse import signs_of_life
+from hubdist.signs import signs_of_life
 
 SILENT_S = 3600.0
 """Seconds without a sign of life after which a file's writer counts as dead where locks do not tell."""

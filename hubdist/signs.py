@@ -18,7 +18,7 @@ BEAT_S = 1.0
 _END_S = 1.0
 
 
-class _Pulse:
+class _Signs:
     def __init__(self) -> None:
         self._guard = threading.Lock()
         self._files: dict[object, Path] = {}
@@ -34,7 +34,7 @@ class _Pulse:
             self._files[key] = file
             if self._thread is None:
                 ended = threading.Event()
-                thread = threading.Thread(target=self._run, args=(ended,), name="hubdist-pulse", daemon=True)
+                thread = threading.Thread(target=self._run, args=(ended,), name="hubdist-signs", daemon=True)
                 with contextlib.suppress(RuntimeError):  # no threads any more: others may take this process for silent
                     thread.start()
                     self._thread, self._ended = thread, ended
@@ -59,17 +59,17 @@ class _Pulse:
                     os.utime(file)
 
 
-_pulse = _Pulse()
+_signs = _Signs()
 
 
 def begin_signs(file: Path) -> object:
     """Show signs of life on a file, now and every `BEAT_S` seconds, until `end_signs` gets what this returns."""
-    return _pulse.begin(file)
+    return _signs.begin(file)
 
 
 def end_signs(key: object) -> None:
     """Show no more signs of life on that file."""
-    _pulse.end(key)
+    _signs.end(key)
 
 
 @contextlib.contextmanager
@@ -84,8 +84,8 @@ def signs_of_life(file: Path) -> Iterator[None]:
 
 def _begin_child() -> None:
     """In a process that was just forked: what is held, the parent holds, and its thread did not come along."""
-    global _pulse  # noqa: PLW0603 - a process has one
-    _pulse = _Pulse()
+    global _signs  # noqa: PLW0603 - a process has one
+    _signs = _Signs()
 
 
 os.register_at_fork(after_in_child=_begin_child)
