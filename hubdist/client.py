@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self
 
+from hubdist.claims import Claims
 from hubdist.config import Config, ReadMode, RouteName
 from hubdist.disk import working_directory
 from hubdist.embedded import Embedded
@@ -83,7 +84,7 @@ class _Process:
         self.digests: dict[tuple[str, Path | None], set[Digest]] = {}
         """All that a handle has stood for in this process."""
         self.warned: set[Digest] = set()
-        self.snapshots: dict[Digest, Snapshot] = {}
+        self.snapshots = _given
         self.way: _Way
         if ray_session is None:
             self.config = config
@@ -95,7 +96,7 @@ class _Process:
             self.config = cluster.join(asked)
             self.way = cluster
         self.models = LoadedModels(self.config.max_loaded, self.config.kept_bytes(in_task=self.way.runs_tasks))
-        self.reader = Reader(self.config, self.way.read)
+        self.reader = Reader(self.config, self.way.read, lambda: self.way.sees_drivers_disk)
 
     def resolve(self, handle: str | os.PathLike[str], how: _How) -> Pin:
         """What a handle stands for; asked once per process and handle, and again after a refresh."""
@@ -181,7 +182,7 @@ class _How:
             return cls()
         asked: dict[str, Any] = {"route": route, "read_mode": read_mode}
         asked = {name: value for name, value in asked.items() if value is not None}
-        Config(dict.fromkeys(asked, "this call"), **asked)
+        Config.check_call(asked)
         return cls(**asked)
 
 
@@ -190,6 +191,31 @@ def _asked(text: str) -> tuple[str, Path | None]:
     return text, None if "://" in text.rpartition("::")[2] else working_directory()
 
 
+class _Given:
+    """Snapshots whose directories callers got. They stay until the process ends, whatever is set up anew meanwhile."""
+
+    def __init__(self) -> None:
+        self._guard = threading.Lock()
+        self._claims: dict[Path, Claims] = {}
+        self._open: dict[Path, Snapshot] = {}
+
+    def add(self, snapshot: Snapshot) -> None:
+        """Keep a snapshot; it costs an open file only where its store cannot be written."""
+        with self._guard:
+            claims = self._claims.setdefault(snapshot.root, Claims(snapshot.root))
+        if claims.keep(snapshot.manifest.digest):
+            snapshot.release()
+        else:
+            self._open[snapshot.path] = snapshot
+
+    def clear(self) -> None:
+        """Let all of them go."""
+        for claims in self._claims.values():
+            claims.close()
+        self._open.clear()
+
+
+_given = _Given()
 _guard = threading.Lock()
 _process: _Process | None = None
 _of_parent: _Process | None = None
@@ -283,7 +309,7 @@ def resolve(handle: str | os.PathLike[str], *, route: str | None = None) -> str:
     """The directory on this node with a model's files, complete and read-only; brought here if it is missing.
 
     Works for any files, also those that are no SavedModel. Every call checks names and sizes anew. The directory stays
-    for as long as this process lives. In async code use `resolve_async`.
+    for as long as this process lives, also after `shutdown`. In async code use `resolve_async`.
 
     Args:
         handle: As for `load`.
@@ -296,7 +322,7 @@ def resolve(handle: str | os.PathLike[str], *, route: str | None = None) -> str:
     how = _How.checked(route, "stage")
     pin = process.resolve(handle, how)
     snapshot = process.way.locate(pin, how.route)
-    process.snapshots[pin.digest] = snapshot  # in use from now on, so that nobody evicts what the caller got
+    process.snapshots.add(snapshot)  # in use from now on, so that nobody evicts what the caller got
     return str(snapshot.path)
 
 
@@ -346,15 +372,19 @@ def prefetch(
         What was resolved, and how each node got it.
 
     Raises:
-        DeliveryError: Some nodes failed; the others have the models.
-        HubdistError: A handle could not be resolved.
+        DeliveryError: Some nodes or handles failed; the other nodes have the other models.
+        HubdistError: One handle alone could not be resolved; all nodes have the others.
     """
     several = [handles] if isinstance(handles, (str, os.PathLike)) else list(handles)
     texts = [handle_text(handle) for handle in several]
     report = _current().way.prefetch(texts, None if nodes is None else list(nodes))
     failures = {node.name: node.error for node in report.nodes if node.error is not None}
-    if failures:
-        raise DeliveryError(f"{len(failures)} of {len(report.nodes)} deliveries failed:", failures=failures)
+    if len(report.unresolved) == 1 and not failures:
+        raise report.unresolved[0]
+    if failures or report.unresolved:
+        failures |= {error.handle or "a handle": error for error in report.unresolved}
+        tried = len(report.nodes) + len(report.unresolved)
+        raise DeliveryError(f"{len(failures)} of {tried} deliveries failed:", failures=failures)
     return report
 
 
@@ -488,8 +518,9 @@ def _ray_session() -> str | None:
 
 def _begin_child() -> None:
     """In a process that was just forked: Ray's connection belongs to the parent, and locks may be held for ever."""
-    global _guard, _process, _of_parent  # noqa: PLW0603 - a process has one of each
+    global _guard, _given, _process, _of_parent  # noqa: PLW0603 - a process has one of each
     _guard = threading.Lock()
+    _given = _Given()
     if _process is not None:
         _process, _of_parent = None, _process
 

@@ -11,15 +11,18 @@ import hashlib
 import os
 import re
 import string
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, ValidationError, field_validator
 
+from hubdist.agreement import find_contradiction, listed_handle
+from hubdist.disk import working_directory
 from hubdist.errors import ConfigError, HubdistError, StoreError
-from hubdist.handle import BUILT_IN_SCHEMES, Kind, parse_handle
+from hubdist.fixed import FixedMapping
+from hubdist.handle import Kind, parse_handle
 from hubdist.inherited import VARIABLE, write_inherited
 from hubdist.layers import parse_yaml, read_layers
 from hubdist.manifest import Digest
@@ -33,6 +36,18 @@ _MAX_S = 30 * 24 * 3600.0
 """Longest time that can be set, 30 days; there is no waiting for ever."""
 
 _TASK_KEEPS_BYTES = 1 << 30
+
+_OF_JOB = {
+    "shared_cache",
+    "shared_cache_read_only",
+    "fanout",
+    "lock_file",
+    "tfhub_cache_dir",
+    "chunk_timeout_s",
+    "probe_timeout_s",
+    "agent_idle_s",
+}
+"""Keys that the job's coordinator and agents alone use; a single task or actor cannot change them."""
 
 RouteName = Literal["auto", "direct", "shared", "driver"]
 ReadMode = Literal["stage", "memory", "in_place"]
@@ -93,15 +108,16 @@ class Config(BaseModel):
     """The settings of a job. Unknown keys are refused; sizes may be written as `20GiB`.
 
     Attributes:
-        store: Root of each node's store; if others own it or may write to it, a private directory in it is. `~` is
-            expanded on each node; `{node_id}` stands for Ray's id of the node, so that nodes that see the same
-            directory have a store each.
+        store: Root of each node's store; if others own it or may write to it, a private directory in it is. Without
+            it, `$XDG_CACHE_HOME/hubdist` where that is set. `~` and the variable are expanded on each node;
+            `{node_id}` stands for Ray's id of the node, so that nodes that see the same directory have a store each.
         max_bytes: Most bytes of snapshots in a node's store; the least recently used ones make room. None: no limit.
-        models: Models that the coordinator resolves and delivers to all nodes as soon as it starts.
+        models: Models that the coordinator resolves and delivers to all nodes as soon as it starts, each listed once.
         route: Which way a node tries first. `shared`: from the shared cache; `direct`: from where the handle points;
             `driver`: from the driver's node, which always works and is the last of each order. `auto`: by evidence.
         read_mode: What TensorFlow opens. `stage`: the directory in the node's store; `memory`: a copy in TensorFlow's
-            `ram://`, nothing on disk; `in_place`: the `gs://` or mounted directory itself.
+            `ram://`, nothing on disk; `in_place`: the `gs://` or mounted directory itself, as long as it holds
+            the very files that were read and digested; else as `stage`.
         shared_cache: Directory on object storage, or on a mount that all nodes have, for snapshots that every node
             can read. The coordinator fills it.
         shared_cache_read_only: Use what is in `shared_cache` and never write to it.
@@ -110,7 +126,7 @@ class Config(BaseModel):
         probe_timeout_s: Longest time in seconds to find out whether a node can read a place.
         offline: Never ask a network; use what the store, TF Hub's cache and the driver's disk have.
         lock_file: A file, `hubdist.lock`, that remembers the digest of every handle on first use; later jobs refuse
-            other bytes. Read and written on the driver's node.
+            other bytes. Read and written on the driver's node; it may be a link, and several jobs may share it.
         frozen: Refuse handles that neither `lock_file` nor `models` pins.
         fresh: Load again although the process holds the loaded model.
         max_loaded: Most loaded models that a process keeps for `load` to return again.
@@ -157,13 +173,18 @@ class Config(BaseModel):
     retries: int = Field(default=5, ge=0)
     in_flight_bytes: Annotated[ByteSize, Field(ge=4 << 20, le=256 << 20)] = ByteSize(64 << 20)
     agent_idle_s: float = Field(default=10.0, gt=0, le=_MAX_S)
-    origins: Mapping[str, Callable[[str], Source]] = Field(default_factory=dict, repr=False)
+    origins: Mapping[str, Callable[[str], Source]] = Field(default=FixedMapping({}), repr=False)
 
     def __init__(self, _places: Mapping[str, str] | None = None, **values: Any) -> None:
         try:
             super().__init__(**values)
         except ValidationError as error:
             raise _explained(error, _places or {}) from None
+        found = find_contradiction(self)
+        if found is not None:
+            key, why = found
+            place = (_places or {}).get(key, "the arguments of Config")
+            raise ConfigError(f"{key!r} in {place} contradicts the other settings: {why}")
 
     @field_validator("store")
     @classmethod
@@ -182,9 +203,18 @@ class Config(BaseModel):
     @classmethod
     def _check_tfhub_cache_dir(cls, value: str | None) -> str | None:
         folder = None if value is None else local_directory(value)
+        if folder is not None and not folder.strip():
+            raise ValueError("must be the path of a directory on the driver's disk")
         if value is not None and folder is None:
             raise ValueError(f"{redact_url(value)} is not a directory of this machine; set shared_cache to it")
         return folder
+
+    @field_validator("lock_file")
+    @classmethod
+    def _check_lock_file(cls, value: str | None) -> str | None:
+        if value is not None and (not value.strip() or "://" in value or value.endswith("/")):
+            raise ValueError("must be the path of a file on the driver's disk")
+        return value
 
     @field_validator("shared_cache")
     @classmethod
@@ -211,9 +241,8 @@ class Config(BaseModel):
     @classmethod
     def _check_models(cls, value: tuple[Model, ...]) -> tuple[Model, ...]:
         for model in value:
-            scheme = model.handle.partition("://")[0].lower()  # perhaps of an origin that is registered elsewhere
             try:
-                parse_handle(model.handle, custom_schemes={scheme} - BUILT_IN_SCHEMES)
+                listed_handle(model.handle)
             except HubdistError as error:
                 raise ValueError(str(error)) from None
         return value
@@ -224,7 +253,7 @@ class Config(BaseModel):
         for scheme in value:
             if not re.fullmatch(r"[a-z][a-z0-9+.-]*", scheme):
                 raise ValueError(f"the scheme {scheme!r} is not of lower-case letters, digits, '+', '.' and '-'")
-        return value
+        return FixedMapping(value)
 
     @classmethod
     def load(
@@ -275,6 +304,30 @@ class Config(BaseModel):
         places = dict.fromkeys(overrides, "an argument of init")
         return type(self)(_places=places, **(self.keys_set() | dict(overrides)))
 
+    @staticmethod
+    def check_call(asked: Mapping[str, Any]) -> None:
+        """Check the route and the read mode of one call.
+
+        Raises:
+            ConfigError: It is none; what is allowed is named.
+        """
+        try:
+            Model(handle="/", **asked)
+        except ValidationError as error:
+            raise _explained(error, dict.fromkeys(asked, "this call")) from None
+
+    def rooted(self, folder: Path | None) -> Self:
+        """The same settings, with relative paths of the driver's disk made absolute.
+
+        Args:
+            folder: What they are relative to; None leaves them.
+        """
+        paths = {"lock_file": self.lock_file, "tfhub_cache_dir": self.tfhub_cache_dir}
+        relative = {key: path for key, path in paths.items() if path is not None and not path.startswith(("/", "~"))}
+        if folder is None or not relative:
+            return self
+        return self.changed({key: str(folder / path) for key, path in relative.items()})
+
     def keys_set(self) -> dict[str, Any]:
         """The keys and values that were given when this was made; the others have their defaults."""
         return {name: getattr(self, name) for name in self.model_fields_set}
@@ -285,7 +338,8 @@ class Config(BaseModel):
         Args:
             node_id: What `{node_id}` stands for in this process, and so in them.
         """
-        values = self.model_dump(mode="json", include=self.model_fields_set - {"origins"}, exclude_none=True)
+        whole = self.rooted(working_directory())  # they may be started in another directory
+        values = whole.model_dump(mode="json", include=self.model_fields_set - {"origins"}, exclude_none=True)
         store = str(self.store_root(node_id)).replace("{", "{{").replace("}", "}}")
         write_inherited(os.environ, values | {"store": store})
 
@@ -296,12 +350,44 @@ class Config(BaseModel):
 
     def for_nodes(self) -> Self:
         """What all processes of the job get: not the user's functions, nor handles, which may hold secrets."""
-        return self.model_copy(update={"origins": {}, "models": ()})
+        return self.model_copy(update={"origins": FixedMapping({}), "models": ()})
 
-    def model_settings(self) -> dict[str, ModelSettings]:
-        """`Handle.key` -> what is set for this model; keys give no secret of a handle away."""
+    def changed_in_process(
+        self, overrides: Mapping[str, Any], schemes: Collection[str], base_dir: Path | None = None
+    ) -> Self:
+        """The settings of a job, changed by `init` in one of its tasks or actors.
+
+        Args:
+            overrides: Keys and values.
+            schemes: Those of the job's own origins.
+            base_dir: The driver's directory, which relative paths of the job's settings are relative to.
+
+        Raises:
+            ConfigError: A key has no effect there, or as for `load`.
+        """
+        changed = self.changed({key: value for key, value in overrides.items() if key != "origins"}).rooted(base_dir)
+        idle = {key for key in overrides if key in _OF_JOB and getattr(changed, key) != getattr(self, key)}
+        if set(overrides.get("origins", ())) - set(schemes):
+            idle.add("origins")
+        if changed.max_bytes != self.max_bytes and changed.store == self.store:
+            idle.add("max_bytes")  # of a store that is not this process's own
+        if idle:
+            raise ConfigError(
+                f"{', '.join(sorted(idle))}: no effect in a task or actor, where the job's coordinator and agents read"
+                " and deliver",
+                advice="Set it where the job begins: by hubdist.init in the driver, or by HUBDIST_CONFIG for the job.",
+            )
+        return changed
+
+    def model_settings(self, schemes: Collection[str] = ()) -> dict[str, ModelSettings]:
+        """`Handle.key` -> what is set for this model; keys give no secret of a handle away.
+
+        Args:
+            schemes: Of own origins that are not in these settings.
+        """
+        custom = {*self.origins, *schemes}
         return {
-            parse_handle(model.handle, custom_schemes=self.origins.keys()).key: ModelSettings(
+            parse_handle(model.handle, custom_schemes=custom).key: ModelSettings(
                 None if model.digest is None else Digest.parse(model.digest), model.route, model.read_mode
             )
             for model in self.models
@@ -331,9 +417,14 @@ class Config(BaseModel):
     def store_root(self, node_id: str) -> Path:
         """The directory that is configured for the store on the node with this id.
 
+        Where none is, it is in the `XDG_CACHE_HOME` of this process: each node has its own.
+
         Raises:
             StoreError: It begins with `~`, and this process's user has no home.
         """
+        cache = os.environ.get("XDG_CACHE_HOME", "")
+        if "store" not in self.model_fields_set and cache.startswith("/"):
+            return Path(cache) / "hubdist"
         try:
             return expand_home(self.store.format(node_id=node_id), "store (HUBDIST_STORE)")
         except ConfigError as error:

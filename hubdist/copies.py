@@ -1,7 +1,8 @@
 """Remote copies: model files on object storage or a mount that a node can read by itself.
 
 A copy is listed once, by whoever found it; nodes then read those very versions, in parallel ranges, and believe only
-what the manifest confirms, which comes from the coordinator and not from the storage.
+what the manifest confirms, which comes from the coordinator and not from the storage. A copy that somebody else reads,
+who checks nothing, must be a digested one; see `RemoteCopy`.
 """
 
 from __future__ import annotations
@@ -47,6 +48,8 @@ class RemoteCopy:
     Attributes:
         url: The directory, on object storage or a path; may hold secrets.
         files: Path below it -> what is stored there.
+        digested: The files were listed like this before and after the manifest's digests were taken from them. Without
+            that they may be any: what is read must be checked, byte by byte.
         unproven: Its manifest was read from the same storage. Such a manifest's digest proves the digests of whole
             files, not those of their blocks, so whole files must be digested.
     """
@@ -54,6 +57,7 @@ class RemoteCopy:
     url: str
     files: Mapping[str, StoredFile]
     unproven: bool = False
+    digested: bool = False
 
     @property
     def public(self) -> str:
@@ -83,20 +87,30 @@ def list_copy(url: str, config: Config) -> RemoteCopy:
 def check_copy(copy: RemoteCopy, config: Config) -> None:
     """Check that the same versions of the same files still lie there; for readers that read by themselves.
 
+    Times that cannot be set back are compared too, for nobody looks at the bytes.
+
     Raises:
         IntegrityError: A file was added, removed or replaced; it is named.
         HubdistError: The directory cannot be read.
     """
     with open_tree(copy.url, config) as tree:
         found = tree.listing()
-    difference = find_difference(copy.files, found)
+    difference = find_difference(copy.files, found, strictly=True)
     if difference is not None:
         path, what = difference
         raise IntegrityError(f"{copy.public}/{path} {what} after it was listed")
 
 
-def find_difference(expected: Mapping[str, StoredFile], found: Mapping[str, StoredFile]) -> tuple[str, str] | None:
-    """The first path at which two listings differ and what happened to it, in words; None if they are equal."""
+def find_difference(
+    expected: Mapping[str, StoredFile], found: Mapping[str, StoredFile], *, strictly: bool = False
+) -> tuple[str, str] | None:
+    """The first path at which two listings differ and what happened to it, in words; None if they are equal.
+
+    Args:
+        expected: What was listed before.
+        found: What is listed now.
+        strictly: Compare `StoredFile.changed` as well.
+    """
     for path in sorted(expected.keys() | found.keys()):
         before, after = expected.get(path), found.get(path)
         if before is None:
@@ -105,6 +119,8 @@ def find_difference(expected: Mapping[str, StoredFile], found: Mapping[str, Stor
             return path, "was deleted"
         if before != after:
             return path, f"was replaced ({_shown(before)}, now {_shown(after)})"
+        if strictly and before.changed != after.changed:
+            return path, "was written to, or its rights were changed,"
     return None
 
 

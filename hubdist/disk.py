@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 import shlex
 import shutil
@@ -13,6 +14,7 @@ from pathlib import Path
 
 from hubdist.errors import IntegrityError, LengthMismatchError, StoreError, StoreFullError, UnsafeStoreError
 
+_LOG = logging.getLogger(__name__)
 _FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up"}
 _FAILED = {
     errno.EMFILE: ("too many files are open", "Raise the limit of open files (ulimit -n)."),
@@ -52,6 +54,19 @@ def disk_errors(path: Path, *, need_bytes: int = 0, setting: str = "store (HUBDI
             error.filename if Path(str(error.filename)).is_absolute() else path
         )  # else it is a descriptor, or below one
         raise StoreError(f"{what}: {named}", path=str(path), advice=advice) from error
+
+
+@contextlib.contextmanager
+def optional_note(path: Path) -> Iterator[None]:
+    """Let a block write what only saves work another time: that the disk refuses it is logged, and no error.
+
+    Args:
+        path: What the block writes.
+    """
+    try:
+        yield
+    except (OSError, StoreError) as error:
+        _LOG.info("hubdist: %s is not written, and the work goes on: %s", path, error)
 
 
 def free_bytes(path: Path) -> int:
@@ -120,7 +135,9 @@ def mode_below(root: Path) -> int:
     return stat.S_IRWXU | (root.stat().st_mode & 0o055)
 
 
-def write_durably(path: Path, data: bytes, unique: str, *, mode: int = 0o600) -> None:
+def write_durably(
+    path: Path, data: bytes, unique: str, *, mode: int = 0o600, like: os.stat_result | None = None
+) -> None:
     """Replace a small file so that readers see the old or the new one, never a part.
 
     Args:
@@ -128,11 +145,16 @@ def write_durably(path: Path, data: bytes, unique: str, *, mode: int = 0o600) ->
         data: Its new content.
         unique: A suffix that no other writer uses, for the temporary name.
         mode: Of the new file.
+        like: A file whose mode, and owner where that is allowed, the new one gets instead.
     """
     temporary = path.with_name(f".{path.name}.{unique}")
     try:
         handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
         with os.fdopen(handle, "wb") as file:
+            if like is not None:
+                with contextlib.suppress(OSError):
+                    os.fchown(handle, like.st_uid, like.st_gid)
+                os.fchmod(handle, stat.S_IMODE(like.st_mode))
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 from collections.abc import Sequence
@@ -10,7 +11,7 @@ from pathlib import Path
 
 from hubdist.config import Config, ReadMode, RouteName
 from hubdist.disk import working_directory
-from hubdist.errors import ConfigError, NotPinnedError
+from hubdist.errors import ConfigError, HubdistError, NotPinnedError
 from hubdist.handle import Handle, parse_handle
 from hubdist.hints import suggesting
 from hubdist.manifest import Chunk, Digest, Manifest
@@ -110,11 +111,17 @@ class Embedded:
         snapshot = self._store.find(pin.digest)
         if snapshot is not None:
             return snapshot
-        pinned = self._pinned(pin.digest)
-        if pinned is None:
+        several = self._all_pinned(pin.digest)
+        if not several:
             raise NotPinnedError(f"{pin.digest} is not in the store {self._store.root}", handle=pin.handle)
+        for pinned in several[:-1]:  # equal bytes: it is enough that one of the handles is there
+            with contextlib.suppress(HubdistError):
+                return self._bring(pinned, pin.digest)
+        return self._bring(several[-1], pin.digest)
+
+    def _bring(self, pinned: _Pinned, digest: Digest) -> Snapshot:
         snapshot, _ = self._resolver.bring(pinned.handle, pinned.resolution)
-        check_pin(pinned.handle, pin.digest, snapshot.manifest.digest, "this process")
+        check_pin(pinned.handle, digest, snapshot.manifest.digest, "this process")
         return snapshot
 
     def access(self, pin: Pin, route: RouteName | None) -> Access:
@@ -166,14 +173,19 @@ class Embedded:
     def prefetch(self, texts: Sequence[str], nodes: Sequence[str] | None) -> Report:
         """Resolve the handles; there is one node."""
         self._check_nodes(nodes)
-        reports = []
+        reports: list[PinReport] = []
+        unresolved: list[HubdistError] = []
         for text in texts:
-            pin = self.resolve(text, None, None)
-            self.locate(pin, None).release()
+            try:
+                pin = self.resolve(text, None, None)
+                self.locate(pin, None).release()
+            except HubdistError as error:
+                unresolved.append(error)
+                continue
             pinned = self._pinned(pin.digest)
             assert pinned is not None
             reports.append(pinned.report)
-        return Report(tuple(reports), tuple(self._node_report(pin) for pin in reports))
+        return Report(tuple(reports), tuple(self._node_report(pin) for pin in reports), unresolved=tuple(unresolved))
 
     def status(self) -> Status:
         """What this process has resolved."""
@@ -211,8 +223,12 @@ class Embedded:
             return self._resolving.setdefault(handle.key, threading.Lock())
 
     def _pinned(self, digest: Digest) -> _Pinned | None:
-        found = next((pinned for pinned in (*self._pins.values(),) if pinned.resolution.digest == digest), None)
-        return found or self._former.get(digest)
+        return next(iter(self._all_pinned(digest)), None)
+
+    def _all_pinned(self, digest: Digest) -> list[_Pinned]:
+        """Every handle that stands for a model, what was refreshed since the last."""
+        found = [pinned for pinned in (*self._pins.values(),) if pinned.resolution.digest == digest]
+        return [*found, self._former[digest]] if digest in self._former else found
 
     def _node_report(self, pin: PinReport) -> NodeReport:
         return NodeReport(

@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Protocol
 
 from hubdist.config import Config
-from hubdist.copies import UNREADABLE, RemoteCopy, copy_remote
-from hubdist.errors import HubdistError, NotPinnedError, StoreError
+from hubdist.copies import UNREADABLE, RemoteCopy, check_copy, copy_remote, list_copy
+from hubdist.errors import (
+    AccessDeniedError,
+    HandleError,
+    HubdistError,
+    IntegrityError,
+    ModelNotFoundError,
+    NotPinnedError,
+    StoreError,
+)
 from hubdist.handle import Handle, Kind, parse_handle
 from hubdist.manifest import Manifest, ProvenChunk
 from hubdist.optional_cache import OptionalCache
 from hubdist.origins import Origin, open_origin
 from hubdist.origins.tfhub_cache import find_in_cache
-from hubdist.paths import expand_home
+from hubdist.paths import drivers_path
+from hubdist.proven import ProvenCopies
 from hubdist.snapshot import Snapshot
 from hubdist.store import Store
 
@@ -47,17 +57,24 @@ class Fetcher:
         config: The job's settings.
         store: The driver's store.
         cache: The shared cache, if there is one.
+        proven: Gets the directories that were read.
+        base_dir: What a relative `tfhub_cache_dir` is relative to; None refuses one.
 
     Raises:
-        ConfigError: `tfhub_cache_dir` begins with `~`, and no home is known here.
+        ConfigError: What `tfhub_cache_dir` means is not known here.
     """
 
-    def __init__(self, config: Config, store: Store, cache: OptionalCache) -> None:
+    def __init__(
+        self, config: Config, store: Store, cache: OptionalCache, proven: ProvenCopies, base_dir: Path | None
+    ) -> None:
         self._config = config
         self._store = store
         self._cache = cache
+        self._proven = proven
         cache_dir = config.tfhub_cache_dir
-        self._tfhub_cache = None if cache_dir is None else expand_home(cache_dir, "tfhub_cache_dir (TFHUB_CACHE_DIR)")
+        self._tfhub_cache = None
+        if cache_dir is not None:
+            self._tfhub_cache = drivers_path(cache_dir, "tfhub_cache_dir (TFHUB_CACHE_DIR)", base_dir)
 
     def from_copy(self, manifest: Manifest, copy: RemoteCopy) -> Snapshot | None:
         """Copy a model out of the shared cache; None, with the reason logged, if that fails.
@@ -102,9 +119,11 @@ class Fetcher:
         if self._tfhub_cache is not None and not anew:
             cached = find_in_cache(handle, self._tfhub_cache)
         if cached is not None:
-            return self._fetch(handle, cached, watcher), "TensorFlow Hub cache"
-        local = (handle.base or handle).kind is Kind.LOCAL
-        if self._config.offline and not local:
+            try:  # unwatched: who has been told of one read cannot be told of another
+                return self._fetch(handle, cached, None), "TensorFlow Hub cache"
+            except UNREADABLE as error:
+                _LOG.warning("hubdist: the TensorFlow Hub cache %s is not used: %s", self._tfhub_cache, error)
+        if self._config.offline and not handle.is_drivers:
             raise NotPinnedError(
                 "offline, and this model is not in the store of the driver's node",
                 advice="Run once without offline, or put the model on the driver's disk.",
@@ -112,6 +131,31 @@ class Fetcher:
         return self._fetch(handle if directory is None else parse_handle(directory), None, watcher), "origin"
 
     def _fetch(self, handle: Handle, origin: Origin | None, watcher: Watcher | None) -> Snapshot:
+        before = self._list(handle) if origin is None else None
+        snapshot = self._read(handle, origin, watcher)
+        if before is not None:
+            try:
+                check_copy(before, self._config)
+            except HubdistError as error:
+                _LOG.info("hubdist: what %s holds now is not known: %s", before.public, error)
+            else:
+                self._proven.keep(snapshot.manifest, before)
+        return snapshot
+
+    def _list(self, handle: Handle) -> RemoteCopy | None:
+        """The files of the directory that a handle names; None if it names none, or if they may not be listed."""
+        if handle.kind not in (Kind.TREE, Kind.LOCAL):
+            return None
+        try:
+            return list_copy(handle.text, self._config)
+        except (AccessDeniedError, HandleError, IntegrityError, ModelNotFoundError):  # the read says what is the matter
+            return None
+        except HubdistError:
+            if handle.kind is Kind.LOCAL:
+                return None
+            raise  # after all retries, which the read would make again
+
+    def _read(self, handle: Handle, origin: Origin | None, watcher: Watcher | None) -> Snapshot:
         if watcher is None:
             with self._store.stage() as stage:
                 (origin or open_origin(handle, self._config, stage.path)).fetch(stage)

@@ -101,6 +101,11 @@ class Handle:
         return redact_url(self.text)
 
     @property
+    def is_drivers(self) -> bool:
+        """True for what lies on the driver's own disk: a path, and what is in an archive at one."""
+        return (self.base or self).kind is Kind.LOCAL
+
+    @property
     def label(self) -> str:
         """The handle without secrets, and what tells it from others that differ only in those."""
         return self.text if self.public == self.text else f"{self.public}#{self.key[:12]}"

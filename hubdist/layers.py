@@ -27,14 +27,8 @@ def read_layers(environment: Mapping[str, str]) -> list[Layer]:
     Raises:
         ConfigError: One cannot be read; what it holds is not checked.
     """
-    own = [_default_layer(environment), _yaml_layer(environment), *_environment_layers(environment)]
+    own = [_yaml_layer(environment), *_environment_layers(environment)]
     return [*own, ("the settings of the process that started this one", read_inherited(environment))]
-
-
-def _default_layer(environment: Mapping[str, str]) -> tuple[str, dict[str, Any]]:
-    cache = environment.get("XDG_CACHE_HOME", "")
-    root = {"store": f"{cache}/hubdist".replace("{", "{{").replace("}", "}}")} if cache.startswith("/") else {}
-    return "XDG_CACHE_HOME", root
 
 
 def _yaml_layer(environment: Mapping[str, str]) -> tuple[str, dict[str, Any]]:

@@ -13,6 +13,7 @@ from hubdist.copies import RemoteCopy
 from hubdist.errors import HubdistError
 from hubdist.handle import Handle
 from hubdist.manifest import Digest
+from hubdist.proven import ProvenCopies
 from hubdist.shared import SharedCache, SharedSnapshot
 from hubdist.snapshot import Snapshot
 
@@ -27,9 +28,11 @@ class OptionalCache:
 
     Args:
         config: The job's settings.
+        proven: The directories that are known to hold a model.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, proven: ProvenCopies) -> None:
+        self._proven = proven
         self._read_only = config.shared_cache_read_only
         self._cache: SharedCache | None = None
         self._said: set[str] = set()
@@ -48,7 +51,7 @@ class OptionalCache:
         return None if self._cache is None else self._try(functools.partial(self._cache.find_handle, handle))
 
     def tfhub_copy(self, handle: Handle) -> RemoteCopy | None:
-        """The complete directory that TensorFlow Hub itself wrote for this handle."""
+        """The complete directory that TensorFlow Hub itself wrote for this handle; any model may be in it."""
         return None if self._cache is None else self._try(functools.partial(self._cache.find_tfhub, handle))
 
     def share(self, snapshot: Snapshot, handle: Handle) -> RemoteCopy | None:
@@ -56,8 +59,10 @@ class OptionalCache:
         if self._cache is None:
             return None
         by_tfhub = self.tfhub_copy(handle)
-        if by_tfhub is not None and by_tfhub.fits(snapshot.manifest):
-            return by_tfhub
+        if by_tfhub is not None:
+            by_tfhub = self._proven.judged(by_tfhub, snapshot.manifest.digest)
+            if by_tfhub.digested:  # else it may be another model, of files with the same names and sizes
+                return by_tfhub
         if self._read_only:
             found = self.find(snapshot.manifest.digest)
         else:

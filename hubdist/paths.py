@@ -34,6 +34,28 @@ def expand_home(text: str, setting: str) -> Path:
     return path
 
 
+def drivers_path(text: str, setting: str, base_dir: Path | None) -> Path:
+    """The path on the driver's disk that a user wrote.
+
+    Args:
+        text: The path; `~` is expanded.
+        setting: What it was written for, for errors.
+        base_dir: What it is relative to; None if the driver's directory is not known here.
+
+    Raises:
+        ConfigError: It is relative, and nobody knows to what; or as for `expand_home`.
+    """
+    path = expand_home(text, setting)
+    if path.is_absolute():
+        return path
+    if base_dir is None:
+        raise ConfigError(
+            f"{setting} is the relative path {text!r}, and the driver's directory is not known here",
+            advice=f"Set {setting} to an absolute path, or call hubdist.init in the driver.",
+        )
+    return base_dir / path
+
+
 def check_entry_path(path: str) -> str:
     """Return `path` if it is a safe, portable path below a model's directory.
 

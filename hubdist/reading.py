@@ -11,7 +11,7 @@ from typing import Any, Self, TypeVar
 
 from hubdist.config import Config
 from hubdist.copies import UNREADABLE, RemoteCopy, check_copy, copy_remote, probe
-from hubdist.errors import ConfigError, HubdistError, OriginError
+from hubdist.errors import ConfigError, HubdistError, IntegrityError, OriginError
 from hubdist.manifest import Chunk, Digest, Manifest, cut_chunks
 from hubdist.models import InPlace, RamModel, check_in_place, copy_to_memory
 from hubdist.redact import redact_url
@@ -49,12 +49,18 @@ class Reader:
     Args:
         config: Deadlines.
         fetch: The bytes of one chunk of a model, from the driver's node.
+        sees_drivers_disk: Tells whether a path of the driver is the same path here.
     """
 
-    def __init__(self, config: Config, fetch: Callable[[Manifest, Chunk], Any]) -> None:
+    def __init__(
+        self, config: Config, fetch: Callable[[Manifest, Chunk], Any], sees_drivers_disk: Callable[[], bool]
+    ) -> None:
         self._config = config
         self._fetch = fetch
+        self._sees_drivers_disk = sees_drivers_disk
         self._said: set[str] = set()
+        self._digested: dict[str, tuple[Digest, RemoteCopy]] = {}
+        """Paths of the driver -> what this process has read there itself."""
 
     def to_memory(self, access: Access, own: Snapshot | None) -> RamModel:
         """Read a model into TensorFlow's memory.
@@ -85,7 +91,8 @@ class Reader:
             open_place: Opens one.
 
         Returns:
-            What `open_place` returned, for files that were the same before and after; None if no place could be read.
+            What `open_place` returned, for files that were the same before and after, and when they were digested; None
+            if no place could be read or is known to hold the model.
 
         Raises:
             ConfigError: There is no place, or none that TensorFlow opens.
@@ -104,9 +111,7 @@ class Reader:
                 unopenable.append(error)
                 continue
             try:
-                probe(copy.url, self._config, timeout_s=self._config.probe_timeout_s)
-                check_copy(copy, self._config)
-                _check_unpacked(copy)
+                self._check_place(route, copy, access.manifest)
                 opened = open_place(InPlace(copy.url, access.manifest))
                 check_copy(copy, self._config)
             except UNREADABLE as error:
@@ -116,6 +121,30 @@ class Reader:
         if len(unopenable) == len(copies):
             raise unopenable[0]
         return None
+
+    def _check_place(self, route: Route, copy: RemoteCopy, manifest: Manifest) -> None:
+        """Check that the files at a place are the model, for TensorFlow does not.
+
+        A path of the driver may be another directory on this node, with equal names, sizes and times. So what lies
+        there is read and digested by this process, once.
+
+        Raises:
+            IntegrityError: They are not, or nobody knows.
+            HubdistError: The place cannot be read.
+        """
+        if not copy.digested:
+            raise IntegrityError(
+                "it is not known to hold this model: it has changed since it was read, or was not read for it",
+                advice="hubdist.refresh(handle) takes what is there now, unless other bytes are pinned.",
+            )
+        probe(copy.url, self._config, timeout_s=self._config.probe_timeout_s)
+        check_copy(copy, self._config)
+        _check_unpacked(copy)
+        if route is not Route.DIRECT or "://" in copy.url or self._sees_drivers_disk():
+            return
+        if self._digested.get(copy.url) != (manifest.digest, copy):
+            copy_remote(copy, manifest, _WholeFiles(manifest, _drop), self._config, ordered=True)
+            self._digested[copy.url] = manifest.digest, copy
 
     def _fill(self, manifest: Manifest, read: Callable[[RamModel], None]) -> RamModel:
         model = RamModel(manifest)
@@ -141,6 +170,10 @@ class Reader:
         if text not in self._said:
             self._said.add(text)
             _LOG.warning("hubdist: not %s: %s", text, error)
+
+
+def _drop(chunk: Chunk, data: memoryview) -> None:
+    """What was digested is of no more use."""
 
 
 def _check_unpacked(copy: RemoteCopy) -> None:

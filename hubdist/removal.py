@@ -10,12 +10,14 @@ import logging
 import os
 from pathlib import Path
 
+from hubdist.claims import is_claimed, sweep_claims
 from hubdist.disk import children, make_private, remove_tree
 from hubdist.errors import StoreError
 from hubdist.holds import IN_USE, HeldDirectory, remove_unheld, sweep
 from hubdist.homes import Home
 from hubdist.locks import Answer, let_go, take_proven_lock
 from hubdist.makers import unique_name
+from hubdist.manifest import Digest
 from hubdist.snapshot import Snapshot
 
 _LOG = logging.getLogger(__name__)
@@ -73,6 +75,8 @@ class Removal:
 
     def _evict(self, home: Home) -> Eviction:
         """Delete a snapshot on which there is an exclusive lock."""
+        if is_claimed(self._root, Digest(home.path.name)):
+            return Eviction.NO
         try:
             first = home.give_up()
         except OSError as error:
@@ -90,14 +94,15 @@ class Removal:
         """
         with contextlib.suppress(FileNotFoundError, NotADirectoryError), Home(path) as home:
             hold = home.hold()
-            if hold is None:
-                self._clear(home)
-            else:
+            if hold is not None:
                 hold.release()
+            elif not is_claimed(self._root, Digest(path.name)):  # else its evictor is about to find that out, too
+                self._clear(home)
 
     def sweep(self) -> None:
         """Remove what dead processes left, and all but the newest quarantined snapshot."""
         sweep(self._staging)
+        sweep_claims(self._root)
         for path in children(self._snapshots):
             with contextlib.suppress(OSError), Home(path) as home:
                 if home.is_given_up():

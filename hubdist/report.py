@@ -136,14 +136,16 @@ class Report:
     """What a prefetch did.
 
     Attributes:
-        pins: One for each handle, in the order of the call.
-        nodes: One for each handle and node.
+        pins: One for each handle that could be resolved, in the order of the call.
+        nodes: One for each of these handles and each node.
         seconds: From the call to the last node's end.
+        unresolved: Why the other handles could not be resolved; the errors name them.
     """
 
     pins: tuple[PinReport, ...]
     nodes: tuple[NodeReport, ...]
     seconds: float = 0.0
+    unresolved: tuple[HubdistError, ...] = ()
 
     @property
     def bytes_by_source(self) -> dict[str, int]:

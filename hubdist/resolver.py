@@ -13,6 +13,7 @@ from pathlib import Path
 
 from hubdist.config import Config, ModelSettings
 from hubdist.copies import RemoteCopy, list_copy
+from hubdist.disk import optional_note
 from hubdist.errors import HubdistError, NotPinnedError
 from hubdist.fetching import Fetcher, Watcher
 from hubdist.handle import Handle, Kind, parse_handle
@@ -20,8 +21,9 @@ from hubdist.manifest import Digest, Manifest
 from hubdist.optional_cache import OptionalCache
 from hubdist.origins.direct import direct_url
 from hubdist.origins.looks import Look, look_at
-from hubdist.paths import expand_home
+from hubdist.paths import drivers_path
 from hubdist.pins import LockFile, Pins, check_pin
+from hubdist.proven import ProvenCopies
 from hubdist.report import PinReport
 from hubdist.snapshot import Snapshot
 from hubdist.store import Store
@@ -97,7 +99,8 @@ class Resolver:
         models: `Handle.key` -> what the configuration says of the model; None takes it from `config`.
 
     Raises:
-        ConfigError: A path in the settings begins with `~`, and no home is known here.
+        ConfigError: A path in the settings begins with `~`, and no home is known here; or it is relative, and there is
+            no `base_dir`.
     """
 
     def __init__(
@@ -105,14 +108,15 @@ class Resolver:
     ) -> None:
         self._config = config
         self._store = store
-        self._cache = OptionalCache(config)
-        self._fetcher = Fetcher(config, store, self._cache)
+        self._proven = ProvenCopies(store.root / "pins" / "places")
+        self._cache = OptionalCache(config, self._proven)
+        self._fetcher = Fetcher(config, store, self._cache, self._proven, base_dir)
         self._base_dir = base_dir
         self._last_pins = Pins(store.root / "pins" / "last")
         self._lock_file = None
         if config.lock_file is not None:
-            path = expand_home(config.lock_file, "lock_file")
-            self._lock_file = LockFile((base_dir or Path.cwd()) / path, frozen=config.frozen)
+            path = drivers_path(config.lock_file, "lock_file (HUBDIST_LOCK_FILE)", base_dir)
+            self._lock_file = LockFile(path, frozen=config.frozen)
         self._models = config.model_settings() if models is None else models
         self._directories: dict[str, str] = {}
         """`Handle.key` -> the directory that was found to be the same model."""
@@ -128,6 +132,14 @@ class Resolver:
     def settings_of(self, handle: Handle) -> ModelSettings:
         """What the configuration says of this model alone."""
         return self._models.get(handle.key, ModelSettings())
+
+    def is_chosen(self, handle: Handle) -> bool:
+        """True if the settings or the lock file pin the handle.
+
+        Raises:
+            HubdistError: They are frozen and do not, or the lock file is damaged.
+        """
+        return self._pinned(handle) is not None
 
     def look(self, handle: Handle) -> Resolution | None:
         """As `find`, but nothing is noted or written anywhere.
@@ -178,14 +190,22 @@ class Resolver:
         assert resolution is not None
         return resolution
 
-    def accept(self, handle: Handle, manifest: Manifest, source: str) -> Resolution:
+    def accept(self, handle: Handle, manifest: Manifest, source: str, copy: RemoteCopy) -> Resolution:
         """Take what a node has read directly, if the pins allow it.
+
+        Args:
+            handle: The handle.
+            manifest: What the node has read.
+            source: Where the bytes came from, in words.
+            copy: Where it read them, as listed before and after that.
 
         Raises:
             DigestMismatchError: Another digest is pinned.
         """
         resolution = Resolution(handle.public, manifest, source)
-        return self._timed(handle, lambda: self._checked(handle, self._pinned(handle), resolution)) or resolution
+        accepted = self._timed(handle, lambda: self._checked(handle, self._pinned(handle), resolution)) or resolution
+        self._proven.keep(manifest, copy)
+        return accepted
 
     def recall(self, handle: Handle, digest: Digest, manifest: Manifest | None) -> Resolution | None:
         """As `find`, for what this job resolved before; None if nothing is left of it.
@@ -246,16 +266,19 @@ class Resolver:
         return url
 
     def direct_copy(self, handle: Handle, manifest: Manifest) -> RemoteCopy | None:
-        """The directory that `direct_url` found, if its files have a manifest's names and sizes; else None."""
+        """The directory that `direct_url` found, as it is now, or as it was if only nodes can list it; else None.
+
+        It is a digested copy only if its files are those that were read for this manifest: what lies there now may be
+        another model, for the manifest may come from the store.
+        """
         url = self._directories.get(handle.key)
         if url is None:
             return None
         try:
-            copy = list_copy(url, self._config)
+            return self._proven.judged(list_copy(url, self._config), manifest.digest)
         except HubdistError as error:
-            _LOG.info("hubdist: %s is not read directly: %s", handle.public, error)
-            return None
-        return copy if copy.fits(manifest) else None
+            _LOG.info("hubdist: %s cannot be listed by the driver's node: %s", handle.public, error)
+            return self._proven.find(manifest.digest, url)
 
     def _timed(self, handle: Handle, work: Callable[[], Resolution | None]) -> Resolution | None:
         begin = time.monotonic()
@@ -317,7 +340,7 @@ class Resolver:
         """A hit without asking the origin: pinned, offline, or a handle whose bytes never change by its nature."""
         digest = pinned
         immutable = _is_immutable(handle)
-        if digest is None and (immutable or (self._config.offline and handle.kind is not Kind.LOCAL)):
+        if digest is None and (immutable or (self._config.offline and not handle.is_drivers)):
             digest = self._last_pins.find(handle)
         if digest is None and immutable:
             digest = self._cache.digest_of(handle)
@@ -341,7 +364,8 @@ class Resolver:
         if self._lock_file is not None:
             self._lock_file.keep(handle, resolution.digest)
         if not self._store.read_only:
-            self._last_pins.keep(handle, resolution.digest)
+            with optional_note(self._store.root / "pins"):
+                self._last_pins.keep(handle, resolution.digest)
         return resolution
 
     def _pinned(self, handle: Handle) -> Digest | None:

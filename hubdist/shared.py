@@ -24,7 +24,7 @@ from typing import TypeVar
 
 from hubdist.config import Config
 from hubdist.copies import RemoteCopy, find_difference
-from hubdist.errors import AccessDeniedError, HandleError, IntegrityError, OriginError
+from hubdist.errors import AccessDeniedError, HandleError, HubdistError, IntegrityError, OriginError
 from hubdist.filling import fill_folder
 from hubdist.handle import Handle, Kind
 from hubdist.lease import hold_lease
@@ -96,7 +96,7 @@ class SharedCache:
         return None
 
     def find_tfhub(self, handle: Handle) -> RemoteCopy | None:
-        """The complete copy of a handle that TensorFlow Hub wrote into this directory, or None.
+        """The complete copy of a handle that TensorFlow Hub wrote into this directory, or None; nobody has digested it.
 
         TensorFlow Hub publishes file by file, holding `<sha1>.lock`: a copy is complete if no lock is there, nothing
         changes, and the model names no file that is missing.
@@ -144,7 +144,10 @@ class SharedCache:
                 with contextlib.suppress(IntegrityError):  # damaged: it is mended below
                     found = self._find(tree, snapshot.manifest.digest)
                     if found is not None and found.manifest == snapshot.manifest:
-                        _write_pointer(tree, handle, found.manifest.digest)
+                        try:
+                            _write_pointer(tree, handle, found.manifest.digest)
+                        except HubdistError as error:  # what is there is of use without it
+                            _LOG.warning("hubdist: the shared cache cannot note a handle: %s", error)
                         return SharedSnapshot(snapshot.manifest, replace(found.copy, unproven=False))
                 self._fill(tree, snapshot, handle)
             raise OriginError(
@@ -176,7 +179,8 @@ class SharedCache:
         if difference is not None:
             path, what = difference
             raise IntegrityError(f"{tree.url(f'{_folder(digest)}/{path}')} {what} after the snapshot was filled")
-        return SharedSnapshot(manifest, RemoteCopy(f"{self._url}/{_folder(digest)}", files, unproven=True))
+        copy = RemoteCopy(f"{self._url}/{_folder(digest)}", files, unproven=True, digested=True)
+        return SharedSnapshot(manifest, copy)
 
     def _fill(self, tree: Tree, snapshot: Snapshot, handle: Handle | None) -> None:
         """Files, pointer, record: whoever finds the record finds everything."""

@@ -37,6 +37,11 @@ class Snapshot:
     manifest: Manifest
     _hold: Hold | None = None
 
+    @property
+    def root(self) -> Path:
+        """The store that it is in."""
+        return self.path.parents[2]
+
     def read_chunk(self, chunk: Chunk, view: memoryview) -> None:
         """Read a chunk into a buffer of its size, and check it.
 

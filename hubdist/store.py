@@ -6,7 +6,7 @@
     <root>/staging/<unique>/                  being written; its maker holds a shared flock on `in-use` in it
     <root>/quarantine/<unique>/               damaged, kept for a look; the next sweep deletes all but the newest
     <root>/locks/, <root>/pins/               see `Store.lock` and `hubdist.pins`
-    <root>/nonces/                            see `hubdist.nonces`
+    <root>/nonces/, <root>/claims/            see `hubdist.nonces` and `hubdist.claims`
 
 Rules for all processes and threads. A snapshot appears whole, by one rename of a directory, or not at all; it is taken
 away as `homes` says. Two writers of one snapshot are harmless: one rename wins, the other discards. Nothing is removed
@@ -20,6 +20,7 @@ import contextlib
 import errno
 import logging
 import os
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -55,7 +56,12 @@ _LOG = logging.getLogger(__name__)
 _ROUNDS = 100
 """How often one looks again when what one looked at was replaced meanwhile; each time, somebody else got on."""
 
+_PAUSE_S = 0.001
+"""Seconds by which each pause between two tries to publish is longer than the one before."""
+
 _NO_MARKER = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+_UNWRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT, errno.EIO)
+"""Why a store may be unable to make its folders; it serves what it has all the same."""
 
 
 class Store:
@@ -81,6 +87,7 @@ class Store:
         self.configured = configured
         self.root = root = make_root(configured)
         self._max_bytes = max_bytes
+        self._unwritable: OSError | None = None
         self._snapshots = root / "snapshots"
         self._staging = root / "staging"
         self._quarantine = root / "quarantine"
@@ -91,9 +98,10 @@ class Store:
                 self._make_folders()
                 self.read_only = not os.access(root, os.W_OK)
             except OSError as error:
-                if error.errno not in (errno.EROFS, errno.EACCES):
+                if error.errno not in _UNWRITABLE:
                     raise
                 self.read_only = True
+                self._unwritable = error
             self._check_folders(root)
             for folder in self._folders():
                 with contextlib.suppress(FileNotFoundError):  # another process has just removed old pins
@@ -220,7 +228,7 @@ class Store:
         with disk_errors(home, need_bytes=manifest.total_bytes):
             check_checkpoint(stage.files, [entry.path for entry in manifest.entries])
             self._complete(stage, manifest)
-        for _ in range(_ROUNDS):
+        for waited in range(_ROUNDS):
             with disk_errors(home):
                 if self._appear(stage, home):
                     snapshot: Snapshot | None = Snapshot(home / FILES, manifest, stage.hand_over())
@@ -232,6 +240,7 @@ class Store:
                 return snapshot
             with disk_errors(home):
                 self._removal.finish_eviction(home)
+            time.sleep(waited * _PAUSE_S)
         raise StoreError(
             f"something lies where the snapshot {manifest.digest} belongs, and cannot be taken away",
             path=str(home),
@@ -363,6 +372,9 @@ class Store:
             check_folder(folder, self.root)
 
     def _check_writable(self) -> None:
+        if self._unwritable is not None and self._unwritable.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+            with disk_errors(self.root):
+                raise self._unwritable
         if self.read_only:
             raise StoreError(
                 f"the store {self.root} is read-only and lacks this model",

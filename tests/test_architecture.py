@@ -17,11 +17,11 @@ import hubdist
 ROOT = Path(hubdist.__file__).parent
 
 LAYERS = [
-    {"errors", "redact", "threads", "drawing", "endings"},
+    {"errors", "redact", "threads", "drawing", "endings", "fixed"},
     {"hints"},
     {"paths", "makers", "mounts", "signs", "handle", "routes", "inherited"},
-    {"manifest", "source", "disk", "locks", "savedmodel", "listing", "report", "layers"},
-    {"holds", "turns", "delivery", "cutting", "digesting", "ownership"},
+    {"manifest", "source", "disk", "locks", "savedmodel", "listing", "report", "layers", "agreement"},
+    {"holds", "turns", "claims", "delivery", "cutting", "digesting", "ownership"},
     {"snapshot"},
     {"archive", "homes", "staging"},
     {"growing", "removal"},
@@ -30,6 +30,7 @@ LAYERS = [
     {"nonces"},
     {"origins", "parallel", "filling", "lease"},
     {"copies"},
+    {"proven"},
     {"shared"},
     {"optional_cache"},
     {"fetching"},
@@ -64,8 +65,8 @@ HOMES = {
 
 PURE = {"delivery", "routes", "endings"}
 PURE_IMPORTS = {"__future__", "collections", "dataclasses", "enum", "typing", "hubdist"}
-BROAD = {"runtime.deliveries", "runtime.transfer"}
-"""The actors' loops, where any failure becomes an event."""
+BROAD = {"runtime.deliveries", "runtime.transfer", "runtime.life"}
+"""The actors' loops, where any failure becomes an event, and the boundary of the methods that others call."""
 
 USERS_MODULE = "user_module"
 """What an import calls a module that the user's configuration names."""

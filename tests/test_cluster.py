@@ -8,12 +8,22 @@ import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
 
 import hubdist
-from hubdist.errors import DeliveryError, DigestMismatchError, ModelNotFoundError, StoreError, UnsafeStoreError
+from hubdist.errors import (
+    ConfigError,
+    DeliveryError,
+    DigestMismatchError,
+    HubdistError,
+    ModelNotFoundError,
+    NotPinnedError,
+    StoreError,
+    UnsafeStoreError,
+)
 from hubdist.runtime.actors import NAMESPACE, coordinator_name
 from hubdist.testing.cluster import RayCluster
 from hubdist.testing.hub import LoopbackHub
@@ -308,3 +318,62 @@ def test_a_configured_digest_is_enforced(cluster: RayCluster, hub: LoopbackHub) 
     hubdist.init(store=cluster.store, models=[{"handle": handle, "digest": "sha256:" + "0" * 64}])
     with pytest.raises(DigestMismatchError, match="the configuration"):
         ray.get(read_model.remote(handle), timeout=60)
+
+
+@ray.remote(num_cpus=0, max_calls=1)
+def read_with(settings: dict[str, Any], handle: str) -> str:
+    hubdist.init(**settings)
+    root = Path(hubdist.resolve(handle))
+    return f"{root}: {(root / 'saved_model.pb').read_text()}"
+
+
+@pytest.mark.parametrize(
+    ("settings", "error"),
+    [
+        ({"models": [{"handle": "{handle}", "digest": "sha256:" + "0" * 64}]}, DigestMismatchError),
+        ({"frozen": True}, NotPinnedError),
+        ({"offline": True}, NotPinnedError),
+        ({"lock_file": "hubdist.lock"}, ConfigError),
+        ({"shared_cache": "/mnt/cache"}, ConfigError),
+    ],
+    ids=["digest", "frozen", "offline", "lock_file", "shared_cache"],
+)
+def test_what_a_task_sets_for_itself_holds_or_is_refused(
+    cluster: RayCluster, hub: LoopbackHub, settings: dict[str, Any], error: type[HubdistError]
+) -> None:
+    handle = hub.add_model("acme/own-settings/1", {"saved_model.pb": b"x"})
+    for model in settings.get("models", ()):
+        model["handle"] = handle
+    with pytest.raises(error) as caught:
+        ray.get(read_with.remote(settings, handle), timeout=90)
+    assert next(iter(settings)) in str(caught.value) or error is DigestMismatchError
+    if error is NotPinnedError:
+        assert hub.reads(handle) == 0
+    digest = hubdist.prefetch(handle).pins[0].digest
+    if "offline" in settings:
+        assert ray.get(read_with.remote(settings, handle), timeout=90).endswith(": x")
+    if "frozen" in settings:
+        models = [{"handle": handle, "digest": digest}]
+        assert ray.get(read_with.remote({**settings, "models": models}, handle), timeout=90).endswith(": x")
+
+
+def test_a_task_may_have_a_store_of_its_own(cluster: RayCluster, hub: LoopbackHub, tmp_path: Path) -> None:
+    handle = hub.add_model("acme/own-store/1", {"saved_model.pb": b"mine"})
+    answer = ray.get(read_with.remote({"store": str(tmp_path / "mine")}, handle), timeout=90)
+    assert answer.startswith(str(tmp_path / "mine"))
+    assert answer.endswith(": mine")
+    assert hub.reads(handle) == 1
+
+
+@pytest.mark.parametrize("bad", [1, 2])
+def test_a_handle_that_cannot_be_resolved_does_not_keep_the_others_from_the_nodes(
+    cluster: RayCluster, hub: LoopbackHub, bad: int
+) -> None:
+    good = [hub.add_model(f"acme/good/{number}", {"saved_model.pb": b"%d" % number}) for number in (1, 2)]
+    missing = [f"{hub.url}/acme/missing/{number}" for number in range(bad)]
+    error = ModelNotFoundError if bad == 1 else DeliveryError
+    with pytest.raises(error) as caught:
+        hubdist.prefetch([good[0], *missing, good[1]])
+    assert all(handle in str(caught.value) for handle in missing)
+    for node in cluster.node_ids:
+        assert len(list((cluster.store_of(node) / "snapshots").iterdir())) == 2

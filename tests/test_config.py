@@ -6,6 +6,7 @@ import pickle
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -112,21 +113,98 @@ def test_models_may_be_handles_or_handles_with_digests() -> None:
     assert [(model.handle, model.digest) for model in config.models] == [("/m", None), ("https://h/a", digest)]
 
 
+# In a task or actor
+
+OF_THE_JOB = [
+    ("shared_cache", "/mnt/cache"),
+    ("shared_cache_read_only", True),
+    ("fanout", "swarm"),
+    ("lock_file", "hubdist.lock"),
+    ("tfhub_cache_dir", "/tmp/tfhub"),
+    ("chunk_timeout_s", 3),
+    ("probe_timeout_s", 3),
+    ("agent_idle_s", 3),
+    ("max_bytes", "1GiB"),
+    ("origins", {"mine": MemorySource}),
+]
+
+
+def job_with(key: str) -> Config:
+    """Settings in which a key has a meaning."""
+    return Config(shared_cache="/mnt/cache") if key == "shared_cache_read_only" else Config()
+
+
+@pytest.mark.parametrize(("key", "value"), OF_THE_JOB)
+def test_a_task_cannot_change_what_the_coordinator_and_the_agents_do(key: str, value: object) -> None:
+    with pytest.raises(ConfigError, match=rf"{key}: no effect in a task or actor.*hubdist.init in the driver"):
+        job_with(key).changed_in_process({key: value}, ())
+
+
+@pytest.mark.parametrize(("key", "value"), OF_THE_JOB)
+def test_a_task_may_say_what_the_job_says(key: str, value: Any) -> None:
+    whole = job_with(key).changed({key: value})
+    schemes = set(value) if key == "origins" else ()
+    changed = whole.for_nodes().changed_in_process({key: value, "read_mode": "memory"}, schemes)
+    assert changed == whole.for_nodes().changed({"read_mode": "memory"})
+
+
+def test_a_task_may_have_a_store_of_its_own_and_limit_it() -> None:
+    changed = Config(store="/job").changed_in_process({"store": "/mine", "max_bytes": 1000}, ())
+    assert (changed.store, changed.max_bytes) == ("/mine", 1000)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"frozen": True},
+        {"offline": True},
+        {"route": "driver"},
+        {"timeout_s": 5},
+        {"models": ["/m"]},
+        {"imports": ("re",)},
+    ],
+)
+def test_what_has_an_effect_in_a_task_is_taken(settings: dict[str, Any]) -> None:
+    assert Config().changed_in_process(settings, ()).keys_set() == Config(**settings).keys_set()
+
+
+def test_keys_of_models_are_those_of_the_job() -> None:
+    """A scheme that the job's own origins take is another place than the built-in one."""
+    (key,) = Config(models=["gcs://team/model"]).model_settings({"gcs"})
+    assert key == parse_handle("gcs://team/model", custom_schemes={"gcs"}).key
+    assert key != parse_handle("gcs://team/model").key
+
+
 # The store
 
 
-def test_the_store_follows_xdg() -> None:
-    assert load({"XDG_CACHE_HOME": "/xdg"}).store_root("n") == Path("/xdg/hubdist")
+def test_the_store_follows_xdg(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", "/xdg")
+    assert load().store_root("n") == Path("/xdg/hubdist")
+    assert load(store="/mine").store_root("n") == Path("/mine")
+
+
+def test_each_node_has_its_own_xdg(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", "/home/alice/.cache")
+    driver = pickle.dumps(load().for_nodes())
+    monkeypatch.setenv("XDG_CACHE_HOME", "/scratch/ray")
+    assert pickle.loads(driver).store_root("n") == Path("/scratch/ray/hubdist")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", "/home/ray")
+    assert pickle.loads(driver).store_root("n") == Path("/home/ray/.cache/hubdist")
 
 
 @pytest.mark.parametrize("value", ["", "relative/dir"])
-def test_an_xdg_directory_that_is_not_absolute_is_ignored(value: str) -> None:
+def test_an_xdg_directory_that_is_not_absolute_is_ignored(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Source: XDG Base Directory Specification: relative paths are invalid and ignored."""
-    assert load({"XDG_CACHE_HOME": value}).store == Config().store
+    monkeypatch.setenv("HOME", "/home/ray")
+    monkeypatch.setenv("XDG_CACHE_HOME", value)
+    assert load().store_root("n") == Path("/home/ray/.cache/hubdist")
 
 
-def test_braces_in_xdg_are_no_placeholders() -> None:
-    assert load({"XDG_CACHE_HOME": "/x{y}"}).store_root("n") == Path("/x{y}/hubdist")
+def test_braces_in_xdg_are_no_placeholders(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", "/x{y}")
+    assert load().store_root("n") == Path("/x{y}/hubdist")
 
 
 def test_each_node_may_have_a_store() -> None:

@@ -93,7 +93,7 @@ def test_a_process_that_loads_into_memory_refuses_it(
 
     access = Access(found.manifest, ((Route.SHARED, found.copy), (Route.DRIVER, None)))
     with pytest.raises(DigestMismatchError, match="the driver was asked"):
-        Reader(config, fetch).to_memory(access, None)
+        Reader(config, fetch, lambda: False).to_memory(access, None)
 
 
 def test_whoever_fills_next_mends_it(forged: tuple[Config, str, SharedSnapshot], tmp_path: Path) -> None:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 import stat
+import subprocess
+import sys
 import threading
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -204,6 +209,130 @@ def test_threads_that_pin_at_once_lose_no_pin(path: Path) -> None:
     for thread in threads:
         thread.join()
     assert set(json.loads(path.read_text())) == {handle.public for handle in handles}
+
+
+_ADD = """
+import sys
+from pathlib import Path
+from hubdist.handle import parse_handle
+from hubdist.manifest import Digest
+from hubdist.pins import LockFile
+
+sys.stdin.readline()
+for number in range(int(sys.argv[3])):
+    LockFile(Path(sys.argv[1]), frozen=False).keep(parse_handle(f"/{sys.argv[2]}/{number}"), Digest("1" * 64))
+"""
+
+
+def test_processes_that_pin_at_once_lose_no_pin(path: Path) -> None:
+    each = 500
+    command = [sys.executable, "-c", _ADD, str(path)]
+    adding = [subprocess.Popen([*command, who, str(each)], stdin=subprocess.PIPE) for who in ("one", "two")]
+    for process in adding:
+        assert process.stdin is not None
+        process.stdin.write(b"\n")
+        process.stdin.flush()
+    assert [process.wait(120) for process in adding] == [0, 0]
+    for process in adding:
+        assert process.stdin is not None
+        process.stdin.close()
+    assert set(json.loads(path.read_text())) == {f"/{who}/{number}" for who in ("one", "two") for number in range(each)}
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+def test_who_waits_adds_to_what_the_other_one_wrote(path: Path) -> None:
+    LockFile(path, frozen=False).keep(MODEL, ONE)
+    third = parse_handle("gs://bucket/third")
+    waiting = threading.Thread(target=lambda: LockFile(path, frozen=False).keep(third, TWO))
+    with path.open("r+") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        waiting.start()
+        waiting.join(0.3)
+        assert waiting.is_alive()
+        # as another process replaces the file: what waits has locked one that is no more
+        new = path.with_name("new")
+        new.write_text(json.dumps({MODEL.label: str(ONE), OTHER.label: str(TWO)}))
+        new.rename(path)
+    waiting.join(30)
+    assert json.loads(path.read_text()) == {MODEL.label: str(ONE), OTHER.label: str(TWO), third.label: str(TWO)}
+
+
+def test_a_file_that_somebody_holds_for_long_is_an_error_and_nothing_is_pinned(path: Path) -> None:
+    LockFile(path, frozen=False).keep(MODEL, ONE)
+    with path.open("r+") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        lock = LockFile(path, frozen=False, wait_s=0.1)
+        with pytest.raises(StoreError, match=r"another process has held .*hubdist\.lock for 0\.1 s"):
+            lock.keep(OTHER, TWO)
+        lock.keep(MODEL, ONE)  # what is pinned waits for nobody
+    lock.keep(OTHER, TWO)
+    assert LockFile(path, frozen=True).find(OTHER) == TWO
+
+
+def test_a_lock_on_a_file_that_was_replaced_meanwhile_is_none(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    LockFile(path, frozen=False).keep(MODEL, ONE)
+    real = fcntl.flock
+    others: list[IO[str]] = []
+
+    def replace_first(handle: int, how: int) -> None:
+        if not others:  # another process replaces the opened file, and a third one is at work at the new one
+            path.with_name("new").write_text("{}")
+            path.with_name("new").rename(path)
+            others.append(path.open("r+"))
+            real(others[0], fcntl.LOCK_EX)
+        real(handle, how)
+
+    monkeypatch.setattr(fcntl, "flock", replace_first)
+    with pytest.raises(StoreError, match="another process has held"):
+        LockFile(path, frozen=False, wait_s=0.1).keep(OTHER, TWO)
+    assert path.read_text() == "{}"
+    others[0].close()
+
+
+def test_a_file_system_without_locks_is_told(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(handle: int, how: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK), handle, how)
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    LockFile(path, frozen=False).keep(MODEL, ONE)
+    assert LockFile(path, frozen=True).find(MODEL) == ONE
+    assert "one process at a time" in caplog.text
+
+
+def test_a_link_stays_a_link_and_what_it_leads_to_keeps_its_mode(path: Path, tmp_path: Path) -> None:
+    shared = tmp_path / "elsewhere" / "shared.lock"
+    shared.parent.mkdir()
+    shared.write_text("{}\n")
+    shared.chmod(0o664)
+    path.symlink_to(shared)
+    LockFile(path, frozen=False).keep(MODEL, ONE)
+    assert path.is_symlink()
+    assert LockFile(shared, frozen=True).find(MODEL) == ONE
+    assert stat.S_IMODE(shared.stat().st_mode) == 0o664
+    assert [file.name for file in shared.parent.iterdir()] == ["shared.lock"]
+
+
+def test_a_link_to_nothing_is_followed(path: Path, tmp_path: Path) -> None:
+    path.symlink_to(tmp_path / "elsewhere" / "shared.lock")
+    LockFile(path, frozen=False).keep(MODEL, ONE)
+    assert path.is_symlink()
+    assert LockFile(tmp_path / "elsewhere" / "shared.lock", frozen=True).find(MODEL) == ONE
+
+
+def test_a_new_file_has_the_mode_that_the_user_gives_to_files(path: Path) -> None:
+    LockFile(path, frozen=False).keep(MODEL, ONE)
+    (path.parent / "other").write_text("")
+    assert path.stat().st_mode == (path.parent / "other").stat().st_mode
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away")
+def test_a_file_keeps_its_owner(path: Path) -> None:
+    path.write_text("{}")
+    os.chown(path, 65534, 65534)
+    LockFile(path, frozen=False).keep(MODEL, ONE)
+    assert (path.stat().st_uid, path.stat().st_gid) == (65534, 65534)
 
 
 def test_a_file_in_a_folder_that_does_not_exist_is_made(tmp_path: Path) -> None:

@@ -165,6 +165,31 @@ def test_offline_reads_the_drivers_disk(jobs: Jobs, tmp_path: Path) -> None:
     assert jobs.files(second) == NEW
 
 
+@pytest.mark.parametrize("offline", [True, False])
+@pytest.mark.parametrize(
+    "handle", ["{root}/x", "file://{root}/x", "{root}/x.zip", "zip://::{root}/x.zip", "{root}/x.onnx"]
+)
+@pytest.mark.parametrize("times", ["as they come", "set back"])
+def test_what_lies_on_the_drivers_disk_is_looked_at_in_every_job(
+    jobs: Jobs, tmp_path: Path, offline: bool, handle: str, times: str
+) -> None:
+    def put(files: dict[str, bytes]) -> None:
+        write_model(tmp_path / "x", files)
+        (tmp_path / "x.zip").write_bytes(zipped(files))
+        (tmp_path / "x.onnx").write_bytes(files["saved_model.pb"])
+        if times == "set back":
+            for path in (tmp_path / "x" / "saved_model.pb", tmp_path / "x.zip", tmp_path / "x.onnx"):
+                os.utime(path, (0, 0))
+
+    digests = []
+    for files in (OLD, NEW, OLD):
+        put(files)
+        found = jobs.resolve(handle.format(root=tmp_path), offline=offline)
+        assert list(jobs.files(found).values()) == [files["saved_model.pb"]]
+        digests.append(found.digest)
+    assert digests[0] == digests[2] != digests[1]
+
+
 # hubdist.lock and models.
 
 

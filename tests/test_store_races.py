@@ -23,6 +23,7 @@ import pytest
 
 from hubdist import holds, removal, turns
 from hubdist import store as store_module
+from hubdist.claims import Claims
 from hubdist.disk import remove_tree
 from hubdist.errors import IntegrityError, StoreError
 from hubdist.handle import parse_handle
@@ -603,3 +604,37 @@ def test_the_name_of_a_given_up_snapshot_is_none_of_the_models(store: Store) -> 
     with publish(store, {"evicted": b"x", "in-use": b"y"}) as snapshot:
         assert content(snapshot.path) == {"evicted": b"x", "in-use": b"y"}
         assert store.find(snapshot.manifest.digest) is not None
+
+
+def test_a_claimed_snapshot_is_not_taken_for_one_that_is_being_evicted(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claims = Claims(store.root)
+    with publish(store) as snapshot:
+        digest, inode = snapshot.manifest.digest, snapshot.path.stat().st_ino
+        assert claims.keep(digest)
+    others: list[threading.Thread] = []
+    once(monkeypatch, removal, "is_claimed", lambda *_: others.append(publish_beside(store)))
+    assert not store.evict(digest)
+    others[0].join(20)
+    with store.find(digest) as found:  # type: ignore[union-attr]
+        assert found.path.stat().st_ino == inode
+    claims.close()
+    assert store.evict(digest)
+
+
+def publish_beside(store: Store) -> threading.Thread:
+    """Let another publish the same model; it has met the evictor's lock when this returns, and goes on trying."""
+    tried = threading.Event()
+    plain = removal.Removal.finish_eviction
+
+    def try_to_finish(self: removal.Removal, path: Path) -> None:
+        plain(self, path)
+        tried.set()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(removal.Removal, "finish_eviction", try_to_finish)
+        thread = threading.Thread(target=lambda: publish(store).release())
+        thread.start()
+        assert tried.wait(20)
+    return thread

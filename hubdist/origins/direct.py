@@ -31,7 +31,7 @@ def direct_url(handle: Handle, config: Config, *, ask_hub: bool) -> str | None:
         ask_hub: Ask a hub for its uncompressed copy; without it a handle of a hub names no directory.
 
     Returns:
-        The directory, or None if the handle names none and nothing was asked.
+        The directory, or None if the handle names none and nothing was asked, or nothing is at the driver's path.
 
     Raises:
         HubdistError: The handle names an archive or a file, or the hub has no uncompressed copy; only with `ask_hub`.
@@ -45,8 +45,8 @@ def direct_url(handle: Handle, config: Config, *, ask_hub: bool) -> str | None:
     if handle.kind is Kind.LOCAL:
         try:
             is_file = not is_directory(Path(handle.text))
-        except ModelNotFoundError:
-            is_file = False
+        except ModelNotFoundError:  # a path that only nodes have is none of the driver's
+            return None
         if not is_file:
             return handle.text
     if not ask_hub:

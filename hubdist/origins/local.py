@@ -39,8 +39,8 @@ def local_errors(path: Path) -> Iterator[None]:
 
 
 def file_version(status: os.stat_result) -> tuple[int, ...]:
-    """What differs after a file was written to or replaced."""
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+    """What differs after a file was written to or replaced, even by one who sets its time of change back."""
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def changed_error(path: Path) -> OriginError:

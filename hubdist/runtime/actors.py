@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-import cloudpickle
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -13,6 +11,7 @@ from hubdist.config import Config
 from hubdist.runtime.agent import NodeAgent
 from hubdist.runtime.coordinator import Coordinator
 from hubdist.runtime.giving import GIVING
+from hubdist.runtime.job import Job
 from hubdist.runtime.nodes import Node, Standpoint, alive_nodes, driver_node
 
 NAMESPACE = "hubdist"
@@ -31,15 +30,14 @@ def coordinator_name(job_id: str) -> str:
     return f"coordinator-{_PROTOCOL}-{job_id}"
 
 
-def make_coordinator(config: Config, base_dir: Path | None, job_id: str, here: Standpoint) -> Any:
+def make_coordinator(job: Job, job_id: str, here: Standpoint) -> Any:
     """The job's coordinator, made if there is none.
 
     One that the driver makes ends with the driver. One that a task makes must outlive that task's process, so it is
-    detached, and ends itself when it is not asked for long.
+    detached, and ends itself when it has had no work for long.
     """
     node = driver_node(alive_nodes(), here)
     detached = here is Standpoint.TASK
-    scope = f"{ray.get_runtime_context().get_session_name()}-{job_id}"
     return (
         ray.remote(Coordinator)
         .options(
@@ -53,18 +51,13 @@ def make_coordinator(config: Config, base_dir: Path | None, job_id: str, here: S
             max_concurrency=_COORDINATOR_CALLS,
             scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False),
         )
-        .remote(
-            config.for_nodes(),
-            fingerprint=config.fingerprint,
-            models=config.model_settings(),
-            origins=cloudpickle.dumps(dict(config.origins)),
-            base_dir=base_dir,
-            scope=scope,
-            node=node,
-            make_agent=make_agent,
-            detached=detached,
-        )
+        .remote(job, job_id=job_id, node=node, make_agent=make_agent, detached=detached)
     )
+
+
+def scope_of(job_id: str) -> str:
+    """Names a job among all jobs of all clusters that ever used a store."""
+    return f"{ray.get_runtime_context().get_session_name()}-{job_id}"
 
 
 def find_coordinator(job_id: str) -> Any | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -141,7 +142,7 @@ class NodeAgent:
         """Read a directory that a handle names, to learn which model it is.
 
         Args:
-            url: On object storage or a mount.
+            url: On object storage.
             keep: Put the files into the node's store as well.
 
         Raises:
@@ -159,7 +160,7 @@ class NodeAgent:
             open_origin(handle, self._config, Path()).fetch(sink)
             manifest = sink.finish()
         check_copy(before, self._config)
-        return manifest, before
+        return manifest, replace(before, digested=True)
 
 
 def read_chunk(snapshot: Snapshot, chunk: Chunk) -> Any:

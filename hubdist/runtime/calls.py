@@ -10,7 +10,12 @@ import ray.exceptions
 
 from hubdist.errors import HubdistError, PeerError, StoreFullError, TransferTimeoutError
 
-LOST = (ray.exceptions.RayActorError, ray.exceptions.NodeDiedError, ray.exceptions.WorkerCrashedError)
+LOST = (
+    ray.exceptions.RayActorError,
+    ray.exceptions.ActorUnschedulableError,
+    ray.exceptions.NodeDiedError,
+    ray.exceptions.WorkerCrashedError,
+)
 """What Ray raises when the other side is gone."""
 
 
@@ -43,7 +48,7 @@ def translated(error: ray.exceptions.RayError, node: str | None) -> HubdistError
     """The error of hubdist that an error of Ray stands for."""
     if isinstance(error, ray.exceptions.RayTaskError):
         return _from_task(error, node)
-    if isinstance(error, (*LOST, ray.exceptions.ActorUnschedulableError)):
+    if isinstance(error, LOST):
         return NodeLostError("the node or the agent on it is gone", node=node)
     if isinstance(error, ray.exceptions.GetTimeoutError):
         return TransferTimeoutError("no answer before the deadline", node=node)
@@ -58,7 +63,7 @@ def _from_task(error: ray.exceptions.RayTaskError, node: str | None) -> HubdistE
         return cause.placed(node=node)
     if isinstance(cause, ray.exceptions.RayError):
         return translated(cause, node)
-    return PeerError(f"the call failed with {type(cause).__name__}: {cause}", node=node)
+    return PeerError(f"the call failed with {type(cause).__name__}", node=node)  # its text may hold a secret
 
 
 def stop_actor(actor: Any) -> None:

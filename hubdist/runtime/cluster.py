@@ -22,9 +22,11 @@ from hubdist.ownership import find_root
 from hubdist.reading import Access
 from hubdist.report import Plan, Refreshed, Report, Status
 from hubdist.resolver import Pin
-from hubdist.runtime.actors import find_coordinator, make_coordinator
+from hubdist.runtime.actors import find_coordinator, make_coordinator, scope_of
 from hubdist.runtime.calls import LOST, stop_actor, translated
-from hubdist.runtime.coordinator import CoordinatorStatus, JobSettings
+from hubdist.runtime.coordinator import CoordinatorStatus, Membership
+from hubdist.runtime.job import Job, Terms
+from hubdist.runtime.ledger import Ledger
 from hubdist.runtime.marks import RefreshMark, find_mark
 from hubdist.runtime.nodes import Standpoint, standpoint
 from hubdist.snapshot import Snapshot
@@ -33,6 +35,7 @@ from hubdist.store import Store
 _AGAIN_S = 0.2
 _MAX_AGAIN_S = 5.0
 _PROGRESS_S = 0.5
+_CLOSE_S = 5.0
 _PULL_BYTES = 4 << 20
 
 
@@ -48,12 +51,17 @@ class Cluster:
         self._config = config
         self._job_id = str(context.get_job_id())
         self._here = standpoint()
+        if self._here is Standpoint.DRIVER:
+            self._config = config.rooted(working_directory())  # for coordinators run in other directories
         self._node_id = "outside" if self._here is Standpoint.OUTSIDE else str(context.get_node_id())
         self._guard = threading.Lock()
         self._coordinator: Any = None
         self._store: Store | None = None
         self._mark: RefreshMark | None = None
-        self._scope = ""
+        self._job: Job | None = None
+        self._terms = Terms()
+        self._own_store = False
+        """Agents do not deliver to this process's store; it fetches models itself."""
         self._drivers_node_id = ""
 
     @property
@@ -87,37 +95,48 @@ class Cluster:
         """
         proposed = self._config
         try:
-            handles = [model.handle for model in proposed.models]
-            job: JobSettings = self._call(lambda coordinator: coordinator.settings.remote(handles))
+            member = self._join(proposed)
         except (ConfigError, StoreError):
             self.shutdown()  # a coordinator that cannot begin is of no use; the next call may bring better settings
             raise
-        settings = job.config
+        job = member.job
         if asked is not None and self._here is not Standpoint.TASK and job.fingerprint != proposed.fingerprint:
             raise ConfigError(
                 "this job already runs with other settings",
                 advice="Call hubdist.init once, before the first load, or hubdist.shutdown() in between.",
             )
-        if self._here is Standpoint.TASK:
-            settings = settings.changed(asked or {})
+        settings = job.config
+        if self._here is Standpoint.TASK and asked:
+            settings = settings.changed_in_process(asked, job.schemes, job.base_dir)
+            self._terms = Terms(settings.frozen, settings.offline, proposed.model_settings(job.schemes))
+            self._own_store = settings.store != job.config.store
         elif job.fingerprint == proposed.fingerprint:
-            settings = proposed  # with models and origins, should a coordinator have to be made again
+            settings = proposed  # with models and origins, should Ray be started anew
         if self._here is Standpoint.OUTSIDE:
             settings = settings.changed({"store": proposed.store})  # another machine than the job's nodes
+            self._own_store = True
         self._config = settings
-        self._drivers_node_id = job.node_id
-        self._scope = job.scope
+        self._job = job
+        self._drivers_node_id = member.node_id
         return settings
+
+    def _join(self, proposed: Config) -> Membership:
+        handles = [model.handle for model in proposed.models]
+        member: Membership = self._call(lambda coordinator: coordinator.join.remote(handles))
+        if member.job.closed and self._here is not Standpoint.TASK:
+            self.shutdown()  # a task made it after the driver had shut the job down; now it begins anew
+            member = self._call(lambda coordinator: coordinator.join.remote(handles))
+        return member
 
     def epoch(self) -> int | None:
         """Grows whenever the job has refreshed a handle; None if this process is not told and has to ask.
 
         It is told by its node's store; so it has to ask where there is none, as with `read_mode: memory`.
         """
-        if self._here is Standpoint.OUTSIDE:
+        if self._own_store or self._job is None:
             return None
         if self._mark is None:
-            self._mark = find_mark(self._config.store_root(self._node_id), self._scope)
+            self._mark = find_mark(self._config.store_root(self._node_id), self._job.scope)
         return None if self._mark is None else self._mark.size()
 
     def resolve(self, text: str, route: RouteName | None, read_mode: ReadMode | None) -> Pin:
@@ -133,7 +152,9 @@ class Cluster:
         """
         whole = self._whole(text)
         with suggesting([text]):
-            pin: Pin = self._call(lambda coordinator: coordinator.pin.remote(whole, self._node_id, route, read_mode))
+            pin: Pin = self._call(
+                lambda coordinator: coordinator.pin.remote(whole, self._node_id, route, read_mode, self._terms)
+            )
         return pin
 
     def refresh(self, text: str, route: RouteName | None) -> Refreshed:
@@ -157,7 +178,7 @@ class Cluster:
             snapshot = store.find(pin.digest)
             if snapshot is not None:
                 return snapshot
-            if self._here is Standpoint.OUTSIDE:
+            if self._own_store:
                 self._pull(store, pin.digest)
             else:
                 self._call(lambda coordinator: coordinator.deliver.remote(pin, self._node_id, route))
@@ -224,19 +245,24 @@ class Cluster:
         """From the driver: end the coordinator, and with it the agents."""
         coordinator = None if self._here is Standpoint.TASK else find_coordinator(self._job_id)
         if coordinator is not None:
+            with contextlib.suppress(ray.exceptions.RayError):
+                ray.get(coordinator.close.remote(), timeout=_CLOSE_S)
             stop_actor(coordinator)
         self._coordinator = None
 
     def _whole(self, text: str) -> str:
-        """The handle as text; in the driver with relative paths made absolute, for others have another directory."""
+        """The handle as text; in the driver with relative paths made absolute, for others have another directory.
+
+        URLs stay as they are: only the coordinator knows which schemes are the user's own.
+        """
         text = handle_text(text)
-        if self._here is not Standpoint.DRIVER:
+        if self._here is not Standpoint.DRIVER or "://" in text.rpartition("::")[2]:
             return text
-        scheme = text.partition("://")[0].lower() if isinstance(text, str) else ""
+        scheme = text.partition("://")[0].lower()
         return parse_handle(text, base_dir=working_directory(), custom_schemes={scheme} - BUILT_IN_SCHEMES).text
 
     def _pull(self, store: Store, digest: Digest) -> None:
-        """Bring a model to a machine outside the cluster, where no agent can run: chunk by chunk in calls."""
+        """Bring a model, chunk by chunk in calls, to a store that no agent fills: outside the cluster, or a task's."""
         manifest: Manifest = self._call(lambda coordinator: coordinator.manifest.remote(digest))
         with store.stage_manifest(manifest) as stage:
             for chunk in cut_chunks(manifest, _PULL_BYTES):
@@ -254,11 +280,17 @@ class Cluster:
         with self._guard:
             if self._coordinator is None:
                 coordinator = find_coordinator(self._job_id)
-                if coordinator is None:
-                    base_dir = working_directory() if self._here is Standpoint.DRIVER else None
-                    coordinator = make_coordinator(self._config, base_dir, self._job_id, self._here)
-                self._coordinator = coordinator
+                self._coordinator = coordinator or make_coordinator(self._truth(), self._job_id, self._here)
             return self._coordinator
+
+    def _truth(self) -> Job:
+        """What the job's coordinator is made from: what the job began with, if a task or actor has to make it again."""
+        known = Ledger(self._job_id).job() if self._here is Standpoint.TASK else None
+        known = known or self._job
+        if known is not None:
+            return known
+        base_dir = working_directory() if self._here is Standpoint.DRIVER else None
+        return Job.of(self._config, base_dir, scope_of(self._job_id))
 
     def _call(self, method: Callable[[Any], Any], while_waiting: Callable[[Any], None] | None = None) -> Any:
         """Call the coordinator; if it dies meanwhile, wait for its restart or make a new one, and call again."""
@@ -281,6 +313,8 @@ class Cluster:
                     ) from error
                 if time.monotonic() + pause_s > deadline:
                     raise PeerError("the coordinator is gone and did not come back") from error
+                if isinstance(error, ray.exceptions.ActorUnschedulableError):
+                    stop_actor(coordinator)  # its node is gone; a new one is made elsewhere under its name
                 with self._guard:
                     self._coordinator = None
                 threading.Event().wait(pause_s)  # until Ray has restarted it; nothing tells when

@@ -13,14 +13,11 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import cloudpickle
-
-from hubdist.config import Config, ModelSettings, ReadMode, RouteName
-from hubdist.errors import ConfigError, HubdistError
-from hubdist.handle import Handle
+from hubdist.config import Config, ReadMode, RouteName
+from hubdist.errors import ConfigError, HubdistError, NotPinnedError
+from hubdist.handle import Handle, Kind
 from hubdist.manifest import Chunk, Digest, Manifest
 from hubdist.reading import Access
 from hubdist.report import NodePlan, NodeReport, PinReport, Plan, Refreshed, Report
@@ -31,14 +28,19 @@ from hubdist.runtime.agents import START_TIMEOUT_S, Agents
 from hubdist.runtime.calls import stop_this_actor
 from hubdist.runtime.deliveries import Deliveries
 from hubdist.runtime.early import EarlyDelivery
+from hubdist.runtime.job import Job, Terms
 from hubdist.runtime.job_pins import DirectRead, JobPins, Pinned, Reader
+from hubdist.runtime.ledger import Ledger
+from hubdist.runtime.life import Life, answering
 from hubdist.runtime.marks import grow_mark
-from hubdist.runtime.nodes import Node, alive_nodes
+from hubdist.runtime.nodes import Node, alive_nodes, job_is_over
 from hubdist.runtime.ways import Ways
 from hubdist.store import Store
 
 _LOG = logging.getLogger(__name__)
 _DETACHED_IDLE_S = 600.0
+_OVER_IDLE_S = 15.0
+"""For the coordinator of a job whose driver is gone; one that is asked again is made again, with all that it knew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,19 +54,10 @@ class CoordinatorStatus:
 
 
 @dataclass(frozen=True, slots=True)
-class JobSettings:
-    """What a process needs to know of its job.
+class Membership:
+    """What a process needs to know to take part in its job: the job, and Ray's id of the driver's node."""
 
-    Attributes:
-        config: The settings, without origins and models.
-        fingerprint: Of the whole settings.
-        scope: Names the job among all that ever used a store.
-        node_id: Ray's id of the driver's node.
-    """
-
-    config: Config
-    fingerprint: str
-    scope: str
+    job: Job
     node_id: str
 
 
@@ -72,60 +65,54 @@ class Coordinator:
     """Resolves each handle once for a job and brings snapshots to nodes.
 
     Args:
-        config: The job's settings, without origins and models: Ray keeps what it makes actors with, and a model's
-            handle may hold secrets.
-        fingerprint: Of the whole settings.
-        models: `Handle.key` -> what the configuration says of single models.
-        origins: The user's own origins, by cloudpickle: they may be defined in the driver's `__main__`.
-        base_dir: The driver's directory, for relative paths; None refuses them.
-        scope: Names the job among all jobs of all clusters that ever used this store; its pins are kept under it.
+        job: The job.
+        job_id: Ray's id of it.
         node: The node that this runs on.
         make_agent: Starts an agent on a node.
-        detached: End the process after a long time without calls.
+        detached: End the process after a long time without work; a driver's coordinator ends with the driver.
     """
 
     def __init__(
-        self,
-        config: Config,
-        *,
-        fingerprint: str,
-        models: Mapping[str, ModelSettings],
-        origins: bytes,
-        base_dir: Path | None,
-        scope: str,
-        node: Node,
-        make_agent: Callable[[Config, Node], Any],
-        detached: bool,
+        self, job: Job, *, job_id: str, node: Node, make_agent: Callable[[Config, Node], Any], detached: bool
     ) -> None:
-        config = config.changed({"origins": cloudpickle.loads(origins)})
-        self._config = config
-        self._fingerprint = fingerprint
-        self._models = models
+        self._job = job
+        self._job_id = job_id
         self._node = node
-        self._detached = detached
-        self._base_dir = base_dir
-        self._scope = scope
-        self._agents = Agents(config.for_nodes(), make_agent)
-        self._ways = Ways(self._agents, config)
-        self._last_call = time.monotonic()
+        self._ledger = Ledger(job_id)
+        self._agents = Agents(job.config, make_agent)
+        self._life = Life()
         self._reading: dict[str, EarlyDelivery] = {}
         """`Handle.key` -> the delivery of a model whose origin is being read."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._first_delivery: asyncio.Task[None] | None = None
+        self._ledger.keep_job(job)
+        if detached:
+            self._life.end_when_idle(self._idle_limit_s, stop_this_actor)
+
+    # What follows is made at the first call and not before: an error of the constructor would reach nobody with its
+    # type.
+
+    @functools.cached_property
+    def _config(self) -> Config:
+        return self._job.whole_config()
+
+    @functools.cached_property
+    def _ways(self) -> Ways:
+        return Ways(self._agents, self._config)
 
     @functools.cached_property
     def _pins(self) -> JobPins:
-        """Made at the first call and not before: an error of the constructor would reach nobody with its type."""
         store = Store(self._config.store_root(self._node.id), max_bytes=self._config.max_bytes)
-        resolver = Resolver(self._config, store, self._base_dir, self._models)
-        return JobPins(store, resolver, self._scope)
+        resolver = Resolver(self._config, store, self._job.base_dir, self._job.models)
+        return JobPins(store, resolver, self._job.scope, self._ledger)
 
     @functools.cached_property
     def _deliveries(self) -> Deliveries:
         return Deliveries(self._pins, self._agents, self._ways, self._node, self._config)
 
-    async def settings(self, handles: list[str]) -> JobSettings:
-        """The job's settings for its processes.
+    @answering
+    async def join(self, handles: list[str]) -> Membership:
+        """Let a process take part in the job.
 
         Args:
             handles: The configured models; the first call begins to deliver them to all nodes.
@@ -134,15 +121,20 @@ class Coordinator:
             ConfigError: A path in the settings cannot be told on this node.
             StoreError: The store of the driver's node cannot be used.
         """
-        self._last_call = time.monotonic()
         self._check_store()
         if self._first_delivery is None:
             self._first_delivery = asyncio.create_task(self._deliver_configured(handles))
-            if self._detached:
-                self._end_when_idle()
-        return JobSettings(self._config.for_nodes(), self._fingerprint, self._scope, self._node.id)
+        return Membership(self._job, self._node.id)
 
-    async def pin(self, text: str, node_id: str, route: RouteName | None, read_mode: ReadMode | None) -> Pin:
+    @answering
+    async def close(self) -> None:
+        """The driver shuts the job down: whatever its tasks go on to ask must not keep a coordinator for long."""
+        await asyncio.to_thread(self._ledger.close_job)
+
+    @answering
+    async def pin(
+        self, text: str, node_id: str, route: RouteName | None, read_mode: ReadMode | None, terms: Terms
+    ) -> Pin:
         """Resolve a handle, once per job; the answer stays the same even if the origin changes.
 
         Args:
@@ -150,14 +142,16 @@ class Coordinator:
             node_id: The node of the process that asks; it may be let read a directory that the handle names.
             route: Of this call; None for the configured one.
             read_mode: Of this call; None for the configured one. Only for `stage` does that node keep the files.
+            terms: What the process asks beyond the job's settings.
 
         Raises:
             HubdistError: With handle and node filled in.
         """
-        pinned = await self._pin(text, route, node_id, read_mode)
-        settings = self._pins.settings_of(pinned.handle)
+        pinned = await self._pin(text, route, node_id, read_mode, terms=terms)
+        settings = terms.settings(pinned.handle, self._pins.settings_of(pinned.handle))
         return Pin(pinned.handle.public, pinned.resolution.digest, settings, pinned.resolution.seen)
 
+    @answering
     async def refresh(self, text: str, node_id: str, route: RouteName | None) -> Refreshed:
         """Ask the origin again what a handle stands for, and tell every node.
 
@@ -172,7 +166,6 @@ class Coordinator:
             DigestMismatchError: Other bytes are pinned by the configuration or its lock file.
             HubdistError: Every other kind of it; the handle goes on to stand for what it did.
         """
-        self._last_call = time.monotonic()
         try:
             handle = self._pins.parse(text)
             wanted = self._config.wanted_route(self._pins.settings_of(handle), route)
@@ -187,25 +180,25 @@ class Coordinator:
 
         async def tell(node: Node) -> str | None:
             try:
-                await self._agents.call(node, "note_refresh", self._scope, timeout_s=START_TIMEOUT_S)
+                await self._agents.call(node, "note_refresh", self._job.scope, timeout_s=START_TIMEOUT_S)
             except HubdistError as error:
                 _LOG.warning("hubdist: %s was not told of a refreshed handle: %s", node.name, error)
                 return node.name
             return None
 
         nodes = [node for node in await asyncio.to_thread(alive_nodes) if node.id != self._node.id]
-        here = functools.partial(grow_mark, self._config.store_root(self._node.id), self._scope)
+        here = functools.partial(grow_mark, self._config.store_root(self._node.id), self._job.scope)
         _, *told = await asyncio.gather(asyncio.to_thread(here), *(tell(node) for node in nodes))
         alive = {node.name for node in await asyncio.to_thread(alive_nodes)}
         return tuple(name for name in told if name in alive)
 
+    @answering
     async def deliver(self, pin: Pin, node_id: str, route: RouteName | None) -> NodeReport:
         """Bring a pinned model to one node; returns when its store has published it.
 
         Raises:
             HubdistError: The model is not there, or did not reach the node.
         """
-        self._last_call = time.monotonic()
         nodes = await self._choose_nodes([node_id])
         wanted = self._config.wanted_route(pin.settings, route)
         report = await self._deliveries.bring(pin.digest, pin.handle, nodes[0], wanted)
@@ -213,44 +206,48 @@ class Coordinator:
             raise report.error
         return report
 
+    @answering
     async def access(self, pin: Pin, route: RouteName | None) -> Access:
         """How a process can read a pinned model by itself."""
-        self._last_call = time.monotonic()
         manifest = await self._pins.manifest(pin.digest)
         wanted = self._config.wanted_route(pin.settings, route)
         return Access.ordered(manifest, self._deliveries.copies(pin.digest), wanted)
 
+    @answering
     async def prefetch(self, texts: list[str], wanted: list[str] | None) -> Report:
         """Resolve handles and bring them to nodes: to all that are alive now, or to those with these ids or names.
 
-        A node that fails is in the report, with its error.
+        A handle that cannot be resolved, and a node that fails, are in the report, with their errors.
         """
         begin = time.monotonic()
         nodes = await self._choose_nodes(wanted)
         ids = [node.id for node in nodes]
         reader = self._node.id if self._node.id in ids or not ids else ids[0]
-        pins = await asyncio.gather(*(self._pin(text, None, reader, "stage", ids) for text in texts))
-        reports = await asyncio.gather(
-            *(
-                self._deliveries.bring(
-                    pin.resolution.digest,
-                    pin.handle.public,
-                    node,
-                    self._config.wanted_route(self._pins.settings_of(pin.handle), None),
-                )
-                for pin in pins
-                for node in nodes
-            )
-        )
-        return Report(tuple(pin.report for pin in pins), tuple(reports), time.monotonic() - begin)
+        found = await asyncio.gather(*(self._prefetch(text, nodes, reader) for text in texts))
+        pins = [one for one, _ in found if isinstance(one, PinReport)]
+        unresolved = [one for one, _ in found if isinstance(one, HubdistError)]
+        reports = [report for _, several in found for report in several]
+        return Report(tuple(pins), tuple(reports), time.monotonic() - begin, tuple(unresolved))
 
+    async def _prefetch(
+        self, text: str, nodes: list[Node], reader: str
+    ) -> tuple[PinReport | HubdistError, list[NodeReport]]:
+        """Bring one model to nodes; its failure is its own."""
+        try:
+            pin = await self._pin(text, None, reader, "stage", [node.id for node in nodes])
+        except HubdistError as error:
+            return error, []
+        wanted = self._config.wanted_route(self._pins.settings_of(pin.handle), None)
+        work = (self._deliveries.bring(pin.resolution.digest, pin.handle.public, node, wanted) for node in nodes)
+        return pin.report, await asyncio.gather(*work)
+
+    @answering
     async def plan(self, text: str, wanted: list[str] | None, route: RouteName | None) -> Plan:
         """What a load of this handle would do on these nodes, without doing it; nodes are probed.
 
         Raises:
             HubdistError: The handle cannot be understood, or no such node is alive.
         """
-        self._last_call = time.monotonic()
         handle = self._pins.parse(text)
         nodes = await self._choose_nodes(wanted)
         settings = self._pins.settings_of(handle)
@@ -285,14 +282,17 @@ class Coordinator:
             return order_routes(Evidence(node_holds_snapshot=True))
         return await self._deliveries.order(node, places, wanted)
 
+    @answering
     async def progress(self) -> dict[str, tuple[int, int]]:
         """Node and model -> bytes that arrived, bytes in all; for the deliveries that run now."""
         return self._deliveries.progress
 
+    @answering
     async def status(self) -> CoordinatorStatus:
         """What this job knows."""
         return CoordinatorStatus(self._node.name, self._pins.reports, self._deliveries.reports, self._agents.names)
 
+    @answering
     async def manifest(self, digest: Digest) -> Manifest:
         """The manifest of a pinned model.
 
@@ -301,13 +301,13 @@ class Coordinator:
         """
         return await self._pins.manifest(digest)
 
+    @answering
     async def read(self, digest: Digest, chunk: Chunk) -> Any:
         """The bytes of one chunk of a pinned model, for processes outside the cluster.
 
         Raises:
             IntegrityError: The driver's store does not have them.
         """
-        self._last_call = time.monotonic()
         snapshot = await self._pins.snapshot(digest)
         return await asyncio.to_thread(read_chunk, snapshot, chunk)
 
@@ -324,23 +324,53 @@ class Coordinator:
         node_id: str,
         read_mode: ReadMode | None,
         nodes: list[str] | None = None,
+        *,
+        terms: Terms | None = None,
     ) -> Pinned:
-        self._last_call = time.monotonic()
+        terms = terms or Terms()
         try:
             handle = self._pins.parse(text)
-            known = self._pins.known(handle)
-            if known is not None:
-                return known
-            settings = self._pins.settings_of(handle)
-            wanted = self._config.wanted_route(settings, route)
-            keep = self._config.wanted_read_mode(settings, read_mode) == "stage"
-            early = self._early(handle, wanted, nodes or [node_id]) if keep else None
-            try:
-                return await self._pins.pin(handle, wanted, self._reader(wanted, node_id, keep=keep), early)
-            finally:
-                self._reading.pop(handle.key, None)
+            pinned = await self._find(handle, terms)
+            if pinned is None:
+                settings = terms.settings(handle, self._pins.settings_of(handle))
+                wanted = self._config.wanted_route(settings, route)
+                keep = self._config.wanted_read_mode(settings, read_mode) == "stage"
+                pinned = await self._resolve(handle, wanted, node_id, nodes or [node_id], keep=keep)
+            terms.check(handle, pinned.resolution.digest)
         except HubdistError as error:
             raise error.placed(node=self._node.name) from error.__cause__
+        return pinned
+
+    async def _find(self, handle: Handle, terms: Terms) -> Pinned | None:
+        """What this coordinator has pinned; refuses what a process does not want to be asked for.
+
+        Raises:
+            NotPinnedError: The process is frozen and nothing pins the handle, or offline and it would be asked for.
+        """
+        known = self._pins.known(handle)
+        own = terms.models.get(handle.key)
+        if terms.frozen and (own is None or own.digest is None) and not await self._pins.is_chosen(handle):
+            raise NotPinnedError(
+                "this process is frozen, and this handle has no pin",
+                handle=handle.public,
+                advice="Add it to models with its digest, in this process's init or in the job's.",
+            )
+        if known is None and terms.offline and handle.kind is not Kind.LOCAL and await self._pins.look(handle) is None:
+            raise NotPinnedError(
+                "this process is offline, and the job has not resolved this handle",
+                handle=handle.public,
+                advice="Resolve it in the driver, or in a process that is not offline.",
+            )
+        return known
+
+    async def _resolve(
+        self, handle: Handle, wanted: Route | None, node_id: str, nodes: list[str], *, keep: bool
+    ) -> Pinned:
+        early = self._early(handle, wanted, nodes) if keep else None
+        try:
+            return await self._pins.pin(handle, wanted, self._reader(wanted, node_id, keep=keep), early)
+        finally:
+            self._reading.pop(handle.key, None)
 
     def _early(self, handle: Handle, wanted: Route | None, nodes: list[str]) -> EarlyDelivery | None:
         """Lets nodes take part in a delivery while the origin is being read; None if they may read elsewhere."""
@@ -398,15 +428,16 @@ class Coordinator:
 
     async def _deliver_configured(self, handles: list[str]) -> None:
         """Bring the models of the configuration to all nodes; a failure shows again when somebody loads."""
-        for handle in handles:
-            try:
-                await self.prefetch([handle], None)
-            except HubdistError as error:
-                _LOG.warning("hubdist: a model of the configuration could not be delivered: %s", error)
 
-    def _end_when_idle(self) -> None:
-        """End this process if it was not asked for long; else look again when that may be so."""
-        idle_s = time.monotonic() - self._last_call
-        if idle_s >= _DETACHED_IDLE_S and not self._deliveries.active:
-            stop_this_actor()
-        asyncio.get_running_loop().call_later(max(1.0, _DETACHED_IDLE_S - idle_s), self._end_when_idle)
+        async def deliver(handle: str) -> None:
+            report = await self.prefetch([handle], None)
+            for error in report.unresolved:
+                _LOG.warning("hubdist: a model of the configuration could not be resolved: %s", error)
+
+        await asyncio.gather(*(deliver(handle) for handle in handles))
+
+    def _idle_limit_s(self, idle_s: float) -> float:
+        """How long this may live without work: shorter once the driver has ended or shut the job down."""
+        soon = min(_OVER_IDLE_S, _DETACHED_IDLE_S)
+        over = idle_s < soon or self._job.closed or job_is_over(self._job_id)
+        return soon if over else _DETACHED_IDLE_S

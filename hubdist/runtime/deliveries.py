@@ -165,7 +165,7 @@ class Deliveries:
         manifest = await self._pins.manifest(digest)
         if node.id == self._node.id and await self._pins.held(digest) is not None:
             return replace(report, route=Route.STORE, reason="it is the driver's own node")
-        copies = self.copies(digest)
+        copies = {route: copy for route, copy in self.copies(digest).items() if copy.fits(manifest)}
         order = await self._order(node, {route: copy.url for route, copy in copies.items()}, wanted)
         for refused in order.refused:
             if refused.route in copies:

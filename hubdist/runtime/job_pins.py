@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import fcntl
+import logging
+import os
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
+from hubdist.claims import Claims
 from hubdist.config import ModelSettings
 from hubdist.copies import RemoteCopy
 from hubdist.disk import remove_tree
-from hubdist.errors import DigestMismatchError, HubdistError, IntegrityError, NotPinnedError
+from hubdist.errors import DigestMismatchError, HubdistError, IntegrityError, NotPinnedError, OriginError, StoreError
 from hubdist.handle import Handle
 from hubdist.manifest import Digest, Manifest
 from hubdist.nonces import Nonces
@@ -23,11 +29,19 @@ from hubdist.resolver import Resolution, Resolver
 from hubdist.routes import Route
 from hubdist.runtime.early import EarlyDelivery
 from hubdist.runtime.sharing import SharedWork
+from hubdist.runtime.slots import Slots
 from hubdist.snapshot import Snapshot
 from hubdist.store import Store
 
+_LOG = logging.getLogger(__name__)
 _T = TypeVar("_T")
-_THREADS = 32
+_LOOKING_THREADS = 32
+_READING_THREADS = 512
+_READS_AT_ONCE = 32
+"""Of origins, as long as they answer."""
+_PATIENCE_S = 1.0
+_OPEN_SNAPSHOTS = 64
+"""Most snapshots with an open file each; all that the job has pinned are claimed by a `Claims`."""
 _OLD_S = 30 * 24 * 3600.0
 
 
@@ -63,11 +77,23 @@ class DirectRead:
 
 
 Reader = Callable[[str], Coroutine[Any, Any, DirectRead | None]]
-"""Lets a node read the directory at a URL; None if none can."""
+"""Lets a node read the directory at a URL, never a path; None if none can."""
+
+
+class Book(Protocol):
+    """Where else pins are noted, by `Handle.key`; the driver's node may be lost. See `Ledger`."""
+
+    def find(self, key: str) -> Digest | None:
+        """The digest that is noted, or None."""
+        ...
+
+    def keep(self, key: str, digest: Digest) -> None:
+        """Note a digest."""
+        ...
 
 
 class JobPins:
-    """Handle -> digest for one job, on disk, so that a restarted coordinator finds them. Owned by one event loop.
+    """Handle -> digest for one job, noted so that a restarted coordinator finds them. Owned by one event loop.
 
     Snapshots that the job has pinned stay in use, so the driver's store does not evict them.
 
@@ -75,18 +101,25 @@ class JobPins:
         store: The driver's store.
         resolver: Resolves into it.
         scope: Names this job among all that ever used the store.
+        book: Where pins are noted besides the store.
     """
 
-    def __init__(self, store: Store, resolver: Resolver, scope: str) -> None:
+    def __init__(self, store: Store, resolver: Resolver, scope: str, book: Book | None = None) -> None:
         self._store = store
         self._resolver = resolver
+        self._scope = _Scope(store.root / "pins" / scope)
         self._pins = Pins(store.root / "pins" / scope)
-        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="hubdist")
+        self._book = book
+        self._looking = ThreadPoolExecutor(_LOOKING_THREADS, thread_name_prefix="hubdist-look")
+        self._reading = ThreadPoolExecutor(_READING_THREADS, thread_name_prefix="hubdist-read")
+        self._slots = Slots(_READS_AT_ONCE, _PATIENCE_S)
         self._work = SharedWork()
         self._pinned: dict[str, Pinned] = {}
         self._former: dict[Digest, Pinned] = {}
         """What handles stood for before they were refreshed; a model that travels may need it still."""
-        self._held: dict[Digest, Snapshot] = {}
+        self._claims = Claims(store.root)
+        self._open: OrderedDict[Digest, Snapshot] = OrderedDict()
+        """The snapshots that were used last; all of them where the store cannot be written."""
         _forget_old(store.root / "pins")
 
     @property
@@ -165,7 +198,7 @@ class JobPins:
         if before.direct is not None and reader is not None:
             resolution, direct = await self._read_by_node(handle, before.direct.url, reader)
         if resolution is None:
-            resolution = await self._run(lambda: self._resolver.read_anew(handle))
+            resolution = await self._read(lambda: self._resolver.read_anew(handle))
         if direct is None and before.direct is not None and route in (None, Route.DIRECT):
             direct = await self._run(lambda: self._resolver.direct_copy(handle, resolution.manifest))
         await self._note(handle, resolution, direct)
@@ -173,23 +206,30 @@ class JobPins:
         if after.resolution.digest != before.resolution.digest:
             self._former[before.resolution.digest] = before
             if all(one.resolution.digest != before.resolution.digest for one in self._pinned.values()):
-                self._held.pop(before.resolution.digest, None)
+                self._claims.drop(before.resolution.digest)
+                self._open.pop(before.resolution.digest, None)
         return after.resolution.digest
 
     async def _read_by_node(
         self, handle: Handle, url: str, reader: Reader
     ) -> tuple[Resolution | None, RemoteCopy | None]:
-        """Let a node read a directory; None if none can."""
+        """Let a node read a directory; None if none can.
+
+        A path is one of the driver: at the same path a node may have another directory, with equal names, sizes and
+        times. So the driver's side alone tells which model it is, and what a node reads there is checked against that.
+        """
+        if handle.is_drivers:
+            return None, None
         read = await reader(url)
         if read is None:
             return None, None
         source = f"origin, by {read.node}"
-        resolution = await self._run(lambda: self._resolver.accept(handle, read.manifest, source))
-        await self._run(lambda: self._pins.keep_manifest(read.manifest))
+        resolution = await self._run(lambda: self._resolver.accept(handle, read.manifest, source, read.copy))
+        await self._run(lambda: self._write("manifest", lambda: self._pins.keep_manifest(read.manifest)))
         return resolution, read.copy
 
     async def _note(self, handle: Handle, resolution: Resolution, direct: RemoteCopy | None) -> None:
-        await self._run(lambda: self._pins.keep(handle, resolution.digest))
+        await self._run(lambda: self._write_pin(handle, resolution.digest))
         report = resolution.report(origin_reads=int(resolution.source.startswith("origin")))
         self._pinned[handle.key] = Pinned(handle, report, resolution, direct)
         await self.held(resolution.digest)
@@ -200,12 +240,16 @@ class JobPins:
         Raises:
             NotPinnedError: This job did not resolve it.
         """
-        for pinned in self._pinned.values():
-            if pinned.resolution.digest == digest:
-                return pinned
+        return self._all_pinned(digest)[0]
+
+    def _all_pinned(self, digest: Digest) -> list[Pinned]:
+        """The pins of a model: several handles may stand for the same bytes, and not all may be there still."""
+        found = [pinned for pinned in self._pinned.values() if pinned.resolution.digest == digest]
         if digest in self._former:
-            return self._former[digest]
-        raise NotPinnedError(f"this job has not resolved {digest}", advice="Load the model by its handle.")
+            found.append(self._former[digest])
+        if not found:
+            raise NotPinnedError(f"this job has not resolved {digest}", advice="Load the model by its handle.")
+        return found
 
     async def manifest(self, digest: Digest) -> Manifest:
         """The files of a model that this job has pinned, or that the driver's store has.
@@ -230,7 +274,18 @@ class JobPins:
     async def held(self, digest: Digest) -> Snapshot | None:
         """The driver's snapshot if its store has it."""
         snapshot = await self._run(lambda: self._store.find(digest))
-        return None if snapshot is None else self._held.setdefault(digest, snapshot)
+        if snapshot is None:
+            return None
+        claimed = await self._run(lambda: self._claims.keep(digest))
+        self._open[digest] = snapshot  # instead of one that was damaged and has been moved aside since
+        self._open.move_to_end(digest)
+        while claimed and len(self._open) > _OPEN_SNAPSHOTS:
+            self._open.popitem(last=False)
+        return snapshot
+
+    async def is_chosen(self, handle: Handle) -> bool:
+        """True if the settings or the lock file pin the handle."""
+        return await self._run(lambda: self._resolver.is_chosen(handle))
 
     async def last_digest(self, handle: Handle) -> Digest | None:
         """What a handle stood for when it was last asked for; see `Resolver.last_digest`."""
@@ -257,9 +312,9 @@ class JobPins:
     ) -> None:
         try:
             await self._pin(handle, route, reader, early)
-        except HubdistError as error:
-            if early is not None:
-                early.fail(error)
+        except BaseException as error:
+            if early is not None:  # whatever it was, nobody waits for the rest
+                early.fail(error if isinstance(error, HubdistError) else OriginError("the model could not be read"))
             raise
         if early is not None:
             early.settle()
@@ -267,7 +322,7 @@ class JobPins:
     async def _pin(
         self, handle: Handle, route: Route | None, reader: Reader | None, early: EarlyDelivery | None
     ) -> None:
-        before = await self._run(lambda: self._pins.find(handle))
+        before = await self._run(lambda: self._noted(handle))
         url = None
         if route in (None, Route.DIRECT):
             url = await self._run(lambda: self._resolver.direct_url(handle, wanted=route is Route.DIRECT))
@@ -281,7 +336,7 @@ class JobPins:
             resolution, direct = await self._read_by_node(handle, url, reader)
         if resolution is None:
             watcher = early if url is None else None  # nodes that can read a directory themselves need no chunks of it
-            resolution = await self._run(lambda: self._resolver.resolve(handle, watcher))
+            resolution = await self._read(lambda: self._resolver.resolve(handle, watcher))
         _check_unchanged(handle, before, resolution.digest)
         if direct is None and url is not None:
             direct = await self._run(lambda: self._resolver.direct_copy(handle, resolution.manifest))
@@ -291,20 +346,54 @@ class JobPins:
         snapshot = await self.held(digest)
         if snapshot is not None:
             return snapshot
-        pinned = self.pinned(digest)
-        found, read_origin = await self._run(lambda: self._resolver.bring(pinned.handle, pinned.resolution))
+        *others, last = self._all_pinned(digest)
+        for pinned in others:
+            try:
+                await self._bring(pinned)
+                break
+            except HubdistError as error:
+                _LOG.warning("hubdist: %s is not had by %s: %s", digest, pinned.report.handle, error)
+        else:
+            await self._bring(last)
+        snapshot = await self.held(digest)
+        if snapshot is None:
+            raise IntegrityError(f"the model {digest} was lost from the driver's store", handle=last.handle.public)
+        return snapshot
+
+    async def _bring(self, pinned: Pinned) -> None:
+        """Put the files of a pinned model into the driver's store."""
+        found, read_origin = await self._read(lambda: self._resolver.bring(pinned.handle, pinned.resolution))
         with found:
-            _check_unchanged(pinned.handle, digest, found.manifest.digest)
+            _check_unchanged(pinned.handle, pinned.resolution.digest, found.manifest.digest)
         if read_origin:
             report = replace(pinned.report, origin_reads=pinned.report.origin_reads + 1)
             self._pinned[pinned.handle.key] = replace(pinned, report=report)
-        snapshot = await self.held(digest)
-        if snapshot is None:
-            raise IntegrityError(f"the model {digest} was lost from the driver's store", handle=pinned.handle.public)
-        return snapshot
+
+    def _noted(self, handle: Handle) -> Digest | None:
+        """What this job pinned before, by a coordinator that is gone."""
+        return self._pins.find(handle) or (None if self._book is None else self._book.find(handle.key))
+
+    def _write_pin(self, handle: Handle, digest: Digest) -> None:
+        self._write("pin", lambda: self._pins.keep(handle, digest))
+        if self._book is not None:
+            self._book.keep(handle.key, digest)
+
+    def _write(self, what: str, write: Callable[[], None]) -> None:
+        """A note is for a coordinator that is made again; this one goes on without."""
+        try:
+            write()
+            self._scope.claim()
+        except StoreError as error:
+            _LOG.warning("hubdist: a %s of this job cannot be noted: %s", what, error)
 
     async def _run(self, blocking: Callable[[], _T]) -> _T:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, blocking)
+        """Do what asks disks, or a network for a moment."""
+        return await asyncio.get_running_loop().run_in_executor(self._looking, blocking)
+
+    async def _read(self, blocking: Callable[[], _T]) -> _T:
+        """Do what reads whole models: slow origins must not stop other work, and stop others like them only a while."""
+        async with self._slots.take():
+            return await asyncio.get_running_loop().run_in_executor(self._reading, blocking)
 
 
 def _check_unchanged(handle: Handle, pinned: Digest | None, found: Digest) -> None:
@@ -318,9 +407,42 @@ def _check_unchanged(handle: Handle, pinned: Digest | None, found: Digest) -> No
         )
 
 
+class _Scope:
+    """The folder of a job's notes, locked for as long as the process that works for the job lives."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._lock: int | None = None
+        self.claim()
+
+    def claim(self) -> None:
+        """Keep other jobs from taking the notes for those of a job that is long over."""
+        if self._lock is None and self._folder.is_dir():
+            with contextlib.suppress(OSError):
+                os.utime(self._folder)
+                self._lock = _lock_scope(self._folder, fcntl.LOCK_SH)
+
+
+def _lock_scope(folder: Path, kind: int) -> int:
+    """Take the lock of a job's notes.
+
+    Raises:
+        OSError: Another process has it, or this file system has no locks.
+    """
+    file = os.open(folder / "in-use", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except OSError:
+        os.close(file)
+        raise
+    return file
+
+
 def _forget_old(folder: Path) -> None:
-    """Remove the pins of jobs that are long over."""
-    if folder.is_dir():
-        for scope in folder.glob("session_*"):
+    """Remove the notes of jobs that are long over; several jobs may begin at once."""
+    for scope in folder.glob("session_*"):
+        with contextlib.suppress(OSError):  # it is in use, or another job was faster
             if time.time() - scope.stat().st_mtime > _OLD_S:
+                lock = _lock_scope(scope, fcntl.LOCK_EX)
                 remove_tree(scope)
+                os.close(lock)

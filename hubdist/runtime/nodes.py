@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
+from typing import Any
 
 import ray
 from ray.util import client as ray_client
@@ -73,12 +74,21 @@ def driver_node(nodes: list[Node], here: Standpoint) -> Node:
     return next((node for node in at_driver if node.is_head or node.id == own), (at_driver or nodes)[0])
 
 
+def job_is_over(job_id: str) -> bool:
+    """True if the driver of a job has ended; its detached actors may live on."""
+    return any(job["JobID"] == job_id and job["IsDead"] for job in _jobs())
+
+
 def _driver_address() -> str | None:
     """The address of this job's driver, or None if it has ended or cannot be told."""
-    from ray._private.state import jobs  # the job table has no public way that works without the dashboard
-
     job_id = ray.get_runtime_context().get_job_id()
-    for job in jobs():
+    for job in _jobs():
         if job["JobID"] == job_id and not job["IsDead"]:
             return str(job["DriverIPAddress"])
     return None
+
+
+def _jobs() -> list[dict[str, Any]]:
+    from ray._private.state import jobs  # the job table has no public way that works without the dashboard
+
+    return list(jobs())

@@ -156,7 +156,7 @@ def _walk(folder: Path, prefix: str, depth: int) -> Iterator[tuple[str, StoredFi
 
 
 def _stored(status: os.stat_result) -> StoredFile:
-    return StoredFile(status.st_size, str(status.st_mtime_ns))
+    return StoredFile(status.st_size, str(status.st_mtime_ns), changed=str(status.st_ctime_ns))
 
 
 def _link(temporary: Path, target: Path, fill: Callable[[int], None]) -> bool:

@@ -21,6 +21,8 @@ class StoredFile:
         version: Differs after the file was replaced: generation, etag, or time of change in nanoseconds. "" if the
             storage tells none.
         md5: The storage's own md5 of the content as 32 hex digits, "" if it tells none. No part of equality.
+        changed: On a mount, when content or status changed last, in nanoseconds: a writer can set the time of change
+            back, and not this one. A change of rights changes it too, so it is no part of equality.
         packed: It is stored compressed, and who reads it by other means than hubdist's may see it cut.
     """
 
@@ -28,6 +30,7 @@ class StoredFile:
     version: str
     md5: str = field(default="", compare=False)
     packed: bool = False
+    changed: str = field(default="", compare=False)
 
 
 class Tree(abc.ABC):
