@@ -11,7 +11,7 @@ import hashlib
 import os
 import re
 import string
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -77,12 +77,16 @@ class Model(BaseModel):
         read_mode: As the job's `read_mode`, for this handle; None takes the job's.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     handle: str
     digest: str | None = None
     route: _RouteSetting | None = None
     read_mode: ReadMode | None = None
+
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        """What `repr` and `str` show: no secrets of the handle."""
+        return _shown_fields(super().__repr_args__())
 
     @field_validator("digest")
     @classmethod
@@ -91,7 +95,7 @@ class Model(BaseModel):
             try:
                 Digest.parse(value)
             except HubdistError as error:
-                raise ValueError(str(error)) from None
+                raise ValueError(redact_url(str(error))) from None
         return value
 
 
@@ -147,7 +151,7 @@ class Config(BaseModel):
             Not from YAML.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True, hide_input_in_errors=True)
 
     store: str = "~/.cache/hubdist"
     max_bytes: Annotated[ByteSize, Field(gt=0)] | None = None
@@ -176,15 +180,22 @@ class Config(BaseModel):
     origins: Mapping[str, Callable[[str], Source]] = Field(default=FixedMapping({}), repr=False)
 
     def __init__(self, _places: Mapping[str, str] | None = None, **values: Any) -> None:
+        failure = None
         try:
             super().__init__(**values)
         except ValidationError as error:
-            raise _explained(error, _places or {}) from None
+            failure = _explained(error, _places or {})
+        if failure is not None:
+            raise failure  # outside of `except`: the other error holds what was given, secrets too
         found = find_contradiction(self)
         if found is not None:
             key, why = found
             place = (_places or {}).get(key, "the arguments of Config")
             raise ConfigError(f"{key!r} in {place} contradicts the other settings: {why}")
+
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        """What `repr` and `str` show: no secrets of URLs."""
+        return _shown_fields(super().__repr_args__())
 
     @field_validator("store")
     @classmethod
@@ -311,10 +322,13 @@ class Config(BaseModel):
         Raises:
             ConfigError: It is none; what is allowed is named.
         """
+        failure = None
         try:
             Model(handle="/", **asked)
         except ValidationError as error:
-            raise _explained(error, dict.fromkeys(asked, "this call")) from None
+            failure = _explained(error, dict.fromkeys(asked, "this call"))
+        if failure is not None:
+            raise failure
 
     def rooted(self, folder: Path | None) -> Self:
         """The same settings, with relative paths of the driver's disk made absolute.
@@ -432,10 +446,14 @@ class Config(BaseModel):
             raise StoreError(error.what, path=self.store, advice=advice) from None
 
 
+def _shown_fields(fields: Iterable[tuple[str | None, Any]]) -> Iterator[tuple[str | None, Any]]:
+    return ((name, redact_url(value) if isinstance(value, str) else value) for name, value in fields)
+
+
 def _explained(error: ValidationError, places: Mapping[str, str]) -> ConfigError:
     """Where the first wrong value stands, its key, and what is allowed."""
     first = error.errors(include_url=False, include_context=False)[0]
-    key = ".".join(str(part) for part in first["loc"]) or "?"
+    key = ".".join(redact_url(str(part)) for part in first["loc"]) or "?"
     place = places.get(str(first["loc"][0]) if first["loc"] else "", "the arguments of Config")
     if first["type"] == "extra_forbidden":
         known = Config if len(first["loc"]) == 1 else Model

@@ -59,6 +59,9 @@ class RemoteCopy:
     unproven: bool = False
     digested: bool = False
 
+    def __repr__(self) -> str:
+        return f"RemoteCopy({self.public!r}, {len(self.files)} files)"
+
     @property
     def public(self) -> str:
         """The URL without secrets."""

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from hubdist.config import Config
 from hubdist.copies import UNREADABLE, RemoteCopy, check_copy, copy_remote, list_copy
+from hubdist.deadline import Deadline
 from hubdist.errors import (
     AccessDeniedError,
     HandleError,
@@ -93,13 +94,20 @@ class Fetcher:
             return None
 
     def from_origin(
-        self, handle: Handle, directory: str | None, watcher: Watcher | None = None, *, anew: bool = False
+        self,
+        handle: Handle,
+        directory: str | None,
+        deadline: Deadline,
+        watcher: Watcher | None = None,
+        *,
+        anew: bool = False,
     ) -> tuple[Snapshot, str]:
         """Read the origin, or what TensorFlow Hub has cached of it.
 
         Args:
             handle: What to read.
             directory: The directory that was found to be the same model; None if there is none.
+            deadline: When it has to be done.
             watcher: Is told what is read while it is read.
             anew: Pass by what TensorFlow Hub has cached, which may be old.
 
@@ -112,15 +120,15 @@ class Fetcher:
         by_tfhub = None if anew else self._cache.tfhub_copy(handle)
         if by_tfhub is not None:
             try:
-                return self._fetch(parse_handle(by_tfhub.url), None, None), "TensorFlow Hub cache"
+                return self._fetch(parse_handle(by_tfhub.url), deadline), "TensorFlow Hub cache"
             except UNREADABLE as error:
                 _LOG.warning("hubdist: TensorFlow Hub's directory in the shared cache is not used: %s", error)
         cached = None
         if self._tfhub_cache is not None and not anew:
-            cached = find_in_cache(handle, self._tfhub_cache)
+            cached = find_in_cache(handle, self._tfhub_cache, deadline)
         if cached is not None:
             try:  # unwatched: who has been told of one read cannot be told of another
-                return self._fetch(handle, cached, None), "TensorFlow Hub cache"
+                return self._fetch(handle, deadline, cached), "TensorFlow Hub cache"
             except UNREADABLE as error:
                 _LOG.warning("hubdist: the TensorFlow Hub cache %s is not used: %s", self._tfhub_cache, error)
         if self._config.offline and not handle.is_drivers:
@@ -128,11 +136,14 @@ class Fetcher:
                 "offline, and this model is not in the store of the driver's node",
                 advice="Run once without offline, or put the model on the driver's disk.",
             )
-        return self._fetch(handle if directory is None else parse_handle(directory), None, watcher), "origin"
+        meant = handle if directory is None else parse_handle(directory)
+        return self._fetch(meant, deadline, watcher=watcher), "origin"
 
-    def _fetch(self, handle: Handle, origin: Origin | None, watcher: Watcher | None) -> Snapshot:
+    def _fetch(
+        self, handle: Handle, deadline: Deadline, origin: Origin | None = None, watcher: Watcher | None = None
+    ) -> Snapshot:
         before = self._list(handle) if origin is None else None
-        snapshot = self._read(handle, origin, watcher)
+        snapshot = self._read(handle, deadline, origin, watcher)
         if before is not None:
             try:
                 check_copy(before, self._config)
@@ -155,10 +166,10 @@ class Fetcher:
                 return None
             raise  # after all retries, which the read would make again
 
-    def _read(self, handle: Handle, origin: Origin | None, watcher: Watcher | None) -> Snapshot:
+    def _read(self, handle: Handle, deadline: Deadline, origin: Origin | None, watcher: Watcher | None) -> Snapshot:
         if watcher is None:
             with self._store.stage() as stage:
-                (origin or open_origin(handle, self._config, stage.path)).fetch(stage)
+                (origin or open_origin(handle, self._config, stage.scratch, deadline)).fetch(stage)
                 return self._store.publish(stage)
 
         def grew(chunk: ProvenChunk) -> None:
@@ -166,7 +177,7 @@ class Fetcher:
 
         with self._store.stage(watch=grew, chunk_bytes=watcher.chunk_bytes) as stage:
             watcher.began(stage.path.name)
-            (origin or open_origin(handle, self._config, stage.path)).fetch(stage)
+            (origin or open_origin(handle, self._config, stage.scratch, deadline)).fetch(stage)
             snapshot = self._store.publish(stage)
             watcher.published(snapshot.manifest, stage.ordinals)
             return snapshot

@@ -13,8 +13,9 @@ from hubdist.disk import disk_errors, read_range
 from hubdist.errors import DigestMismatchError, IntegrityError, LengthMismatchError
 from hubdist.manifest import BLOCK_BYTES, DIGEST_BYTES, Chunk, Entry, Manifest, Piece, ProvenChunk, prove
 from hubdist.paths import check_entry_path
+from hubdist.room import Room
 from hubdist.snapshot import FILES
-from hubdist.staging import Room, StageDirectory, check_whole, sync_files, write_all
+from hubdist.staging import StageDirectory, check_whole, sync_files, write_all
 
 _COMING = "coming"
 """Where files lie under their numbers until the manifest names them; beside the model's directory, never in it."""

@@ -46,6 +46,7 @@ _LITE_FORMAT = "lite-format=tflite"
 """In a query it asks a hub for one TFLite file. Source: https://www.tensorflow.org/hub/hosting, URL conventions."""
 
 _PLAIN_NAME = re.compile(r"\w[\w.-]*")
+_SCHEME = re.compile(r"[a-z][a-z0-9+.-]*")
 _MEMBER_SCHEMES = frozenset({"zip", "tar"})
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _PASSWORD = re.compile(r"^([^/:?#]+://[^/?#:@]*):[^/?#]*@")
@@ -95,6 +96,9 @@ class Handle:
     inner: str = ""
     format: str = ""
 
+    def __repr__(self) -> str:
+        return f"Handle({self.public!r}, {self.kind})"
+
     @property
     def public(self) -> str:
         """The handle without secrets, for texts and errors."""
@@ -134,7 +138,7 @@ def handle_text(handle: str | os.PathLike[str]) -> str:
     """
     text = os.fsdecode(handle) if isinstance(handle, os.PathLike) else handle
     if not isinstance(text, str):  # in the words of tensorflow_hub
-        raise HandleError(f"Expected a string, got {text!r}", advice="A handle is a string or a path.")
+        raise HandleError(f"Expected a string, got {redact_url(repr(text))}", advice="A handle is a string or a path.")
     if not text.strip():
         raise HandleError(f"a handle is a non-empty string or a path, not {text!r}")
     return text
@@ -164,7 +168,7 @@ def parse_handle(
         raise HandleError(f"the handle {redact_url(text)!r} holds a control character")
     head, tail = _split_chain(text)
     if tail is not None:
-        return _parse_member(head, tail, base_dir, custom_schemes)
+        return _parse_member(head, tail, text, base_dir, custom_schemes)
     scheme, found, rest = text.partition("://")
     if not found:
         return _parse_path(text, base_dir)
@@ -185,11 +189,7 @@ def _parse_url(scheme: str, rest: str, text: str, base_dir: Path | None, custom_
     if scheme == "kaggle":
         return _parse_kaggle(rest, text)
     if scheme in _DEFAULT_PORTS:
-        try:
-            url = urlsplit(text)
-        except ValueError:
-            raise HandleError(f"{redact_url(text)!r} is no URL") from None
-        return _parse_http(url, text)
+        return _parse_http(text)
     if scheme in TREE_SCHEMES:
         return _parse_tree(_SAME_SCHEME.get(scheme, scheme), rest, text)
     if scheme in _MEMBER_SCHEMES:
@@ -198,14 +198,16 @@ def _parse_url(scheme: str, rest: str, text: str, base_dir: Path | None, custom_
             advice=f"Write {scheme}://inner/directory::<URL or path of the archive>.",
         )
     known = ", ".join(sorted({*BUILT_IN_SCHEMES, *custom_schemes}))
-    raise HandleError(f"unknown scheme {redact_url(scheme)!r} in {redact_url(text)!r}", advice=f"Known are: {known}.")
+    named = f"scheme {scheme!r}" if _SCHEME.fullmatch(scheme) else "scheme"
+    raise HandleError(f"unknown {named} in {redact_url(text)!r}", advice=f"Known are: {known}.")
 
 
-def _parse_member(head: str, tail: str, base_dir: Path | None, custom_schemes: Collection[str]) -> Handle:
+def _parse_member(head: str, tail: str, text: str, base_dir: Path | None, custom_schemes: Collection[str]) -> Handle:
     scheme, found, inner = head.partition("://")
     if not found or scheme not in _MEMBER_SCHEMES or _split_chain(tail)[1] is not None:
+        shown = repr(redact_url(head)) if redact_url(text).startswith(head) else f"what begins {redact_url(text)!r}"
         raise HandleError(
-            f"{redact_url(head)!r} cannot be put in front of '::'",
+            f"{shown} cannot be put in front of '::'",
             advice="Only one zip:// or tar:// may stand before the archive's handle.",
         )
     base = parse_handle(tail, base_dir=base_dir, custom_schemes=custom_schemes)
@@ -213,7 +215,7 @@ def _parse_member(head: str, tail: str, base_dir: Path | None, custom_schemes: C
         raise HandleError(f"{base.public!r} is no archive that {scheme}:// can look into")
     inner = _model_directory(inner.strip("/"))
     if any(name in ("", ".", "..") for name in inner.split("/")) and inner:
-        raise HandleError(f"the directory {inner!r} inside the archive is not a plain path")
+        raise HandleError(f"the directory {redact_url(inner)!r} inside the archive is not a plain path")
     return Handle(f"{scheme}://{inner}::{base.text}", Kind.MEMBER, base, inner, scheme)
 
 
@@ -253,7 +255,7 @@ def _parse_kaggle(rest: str, text: str) -> Handle:
         )
     if len(parts) == 5:
         if not re.fullmatch(r"0*[1-9][0-9]{0,17}", parts[4]):
-            raise HandleError(f"{parts[4]!r} in {redact_url(text)!r} is not a version number")
+            raise HandleError(f"the last name in {redact_url(text)!r} is not a version number")
         parts[4] = parts[4].lstrip("0")
     return Handle("kaggle://" + "/".join(parts), Kind.KAGGLE)
 
@@ -272,18 +274,30 @@ def _kaggle_parts(parts: list[str]) -> list[str]:
     return parts
 
 
-def _parse_http(url: SplitResult, text: str) -> Handle:
+def _split_http(text: str) -> tuple[SplitResult, int | None]:
+    """The parts of a URL, and its port."""
+    what = "is no URL"
     try:
-        host, port = (url.hostname or "").rstrip("."), url.port
+        url = urlsplit(text)
+        what = "has no valid port"
+        # With an "@" further on, what looks like a port may begin a password.
+        if url.port is not None or not url.netloc.endswith(":") or "@" not in text:
+            return url, url.port
     except ValueError:
-        raise HandleError(f"{redact_url(text)!r} has no valid port") from None
+        pass
+    raise HandleError(f"{redact_url(text)!r} {what}")  # outside of `except`: the other error quotes a password
+
+
+def _parse_http(text: str) -> Handle:
+    url, port = _split_http(text)
+    host = (url.hostname or "").rstrip(".")
     if not host:
         raise HandleError(f"{redact_url(text)!r} names no host")
     path = url.path.rstrip("/")
     if host in _KAGGLE_HOSTS and path.startswith("/models/"):
         return _parse_kaggle(path.removeprefix("/models/"), text)
     authority = f"[{host}]" if ":" in host else host
-    if port is not None and port != _DEFAULT_PORTS[url.scheme]:
+    if port is not None and (port != _DEFAULT_PORTS[url.scheme] or "@" in url.path):  # see `_split_http`
         authority += f":{port}"
     userinfo = url.netloc.rpartition("@")[0]
     if userinfo:
@@ -291,6 +305,11 @@ def _parse_http(url: SplitResult, text: str) -> Handle:
     # What is kept stays as written: signatures cover its very bytes.
     words = url.query.split("&")
     query = "&".join(word for word in words if word.partition("=")[0] != "tf-hub-format")
+    if (userinfo or port is not None) and (url.query + url.fragment).count("@") > query.count("@"):
+        raise HandleError(
+            f"{redact_url(text)!r} may hold a password with a '?' or '#' in it",
+            advice="Write %3F for '?' and %23 for '#'.",
+        )
     ending = ending_of(path)
     if ending is Ending.SAVED_MODEL:
         raise HandleError(

@@ -14,6 +14,7 @@ import yaml
 from hubdist.errors import ConfigError
 from hubdist.inherited import VARIABLE, read_inherited
 from hubdist.paths import expand_home, local_directory
+from hubdist.redact import redact_url
 
 Layer = tuple[str, dict[str, Any]]
 """Where settings stand, for errors; and keys and values."""
@@ -36,14 +37,20 @@ def _yaml_layer(environment: Mapping[str, str]) -> tuple[str, dict[str, Any]]:
     inline = "the YAML in HUBDIST_CONFIG"
     if not named.strip() or "\n" in named or ": " in named or named.rstrip().endswith((":", "}")):
         return inline, parse_yaml(named, inline)
+    place = redact_url(named)  # YAML without a space after its colon is taken for a name
     try:
-        text = expand_home(named, "HUBDIST_CONFIG").read_text(encoding="utf-8")
+        return place, parse_yaml(expand_home(named, "HUBDIST_CONFIG").read_text(encoding="utf-8"), place)
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(
-            f"HUBDIST_CONFIG names {named!r}, which cannot be read: {error}",
-            advice="Let it name a YAML file that this node has, or hold the YAML itself.",
-        ) from None
-    return named, parse_yaml(text, named)
+        reason = _reason(error)
+    raise ConfigError(  # outside of `except`: the other error holds the name as it is
+        f"HUBDIST_CONFIG names {place!r}, which cannot be read: {reason}",
+        advice="Let it name a YAML file that this node has, or hold the YAML itself.",
+    )
+
+
+def _reason(error: OSError | UnicodeDecodeError) -> str:
+    """Why a file cannot be read, without what stands in it or is taken for its name."""
+    return error.strerror or type(error).__name__ if isinstance(error, OSError) else "it is not UTF-8"
 
 
 def parse_yaml(text: str, place: str) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from hubdist.config import Config
 from hubdist.copies import RemoteCopy
+from hubdist.deadline import Deadline
 from hubdist.errors import HubdistError
 from hubdist.handle import Handle
 from hubdist.manifest import Digest
@@ -70,17 +71,18 @@ class OptionalCache:
         return None if found is None else found.copy
 
     @contextlib.contextmanager
-    def turn(self, name: str, done: Callable[[], _T | None]) -> Iterator[_T | None]:
+    def turn(self, name: str, done: Callable[[], _T | None], deadline: Deadline) -> Iterator[_T | None]:
         """Let one cluster work at a time: yields what `done` found meanwhile, or None to the one whose turn it is.
 
         Args:
             name: Of the work.
             done: Looks whether another cluster has finished it.
+            deadline: When this one stops waiting, and works too.
         """
         with contextlib.ExitStack() as stack:
             found = None
             if self._cache is not None and not self._read_only:
-                turn = self._cache.lease(name, done)
+                turn = self._cache.lease(name, done, deadline)
                 found = self._try(lambda: stack.enter_context(turn))
             yield found
 

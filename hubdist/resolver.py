@@ -13,6 +13,7 @@ from pathlib import Path
 
 from hubdist.config import Config, ModelSettings
 from hubdist.copies import RemoteCopy, list_copy
+from hubdist.deadline import Deadline
 from hubdist.disk import optional_note
 from hubdist.errors import HubdistError, NotPinnedError
 from hubdist.fetching import Fetcher, Watcher
@@ -169,7 +170,8 @@ class Resolver:
         Raises:
             HubdistError: Every kind of it, with the handle filled in.
         """
-        resolution = self._timed(handle, lambda: self._resolve(handle, watcher))
+        deadline = Deadline(self._config.timeout_s)
+        resolution = self._timed(handle, lambda: self._resolve(handle, watcher, deadline))
         assert resolution is not None
         return resolution
 
@@ -182,9 +184,9 @@ class Resolver:
         """
 
         def read() -> Resolution:
-            pinned = self._pinned(handle)
-            with self._store.lock(f"resolve-{handle.key}", self._config.timeout_s):
-                return self._read(handle, pinned, None, anew=True)
+            pinned, deadline = self._pinned(handle), Deadline(self._config.timeout_s)
+            with self._store.lock(f"resolve-{handle.key}", deadline.remaining_s()):
+                return self._read(handle, pinned, None, deadline, anew=True)
 
         resolution = self._timed(handle, read)
         assert resolution is not None
@@ -232,14 +234,15 @@ class Resolver:
         Raises:
             HubdistError: Every kind of it, with the handle filled in.
         """
+        deadline = Deadline(self._config.timeout_s)
         try:
-            with self._store.lock(f"bring-{resolution.digest.value}", self._config.timeout_s):
+            with self._store.lock(f"bring-{resolution.digest.value}", deadline.remaining_s()):
                 snapshot = self._store.find(resolution.digest)
                 if snapshot is None and resolution.shared is not None:
                     snapshot = self._fetcher.from_copy(resolution.manifest, resolution.shared)
                 if snapshot is not None:
                     return snapshot, False
-                return self._fetcher.from_origin(handle, self._directories.get(handle.key))[0], True
+                return self._fetcher.from_origin(handle, self._directories.get(handle.key), deadline)[0], True
         except HubdistError as error:
             raise error.placed(handle=handle.public) from error.__cause__
 
@@ -299,26 +302,28 @@ class Resolver:
         )
         return resolution
 
-    def _resolve(self, handle: Handle, watcher: Watcher | None) -> Resolution:
+    def _resolve(self, handle: Handle, watcher: Watcher | None, deadline: Deadline) -> Resolution:
         pinned = self._pinned(handle)
         found = self._find(handle, pinned)
         if found is not None:
             return found
-        with self._store.lock(f"resolve-{handle.key}", self._config.timeout_s):
-            return self._find(handle, pinned) or self._take_turn(handle, pinned, watcher)
+        with self._store.lock(f"resolve-{handle.key}", deadline.remaining_s()):
+            return self._find(handle, pinned) or self._take_turn(handle, pinned, watcher, deadline)
 
-    def _take_turn(self, handle: Handle, pinned: Digest | None, watcher: Watcher | None) -> Resolution:
+    def _take_turn(
+        self, handle: Handle, pinned: Digest | None, watcher: Watcher | None, deadline: Deadline
+    ) -> Resolution:
         """Read the origin; if another cluster does so for the same shared cache, wait and take what it filled in."""
         if pinned is None and not _is_immutable(handle):  # what another cluster read may be old
-            return self._read(handle, pinned, watcher)
-        with self._cache.turn(handle.key, lambda: self._find(handle, pinned)) as found:
-            return found or self._read(handle, pinned, watcher)
+            return self._read(handle, pinned, watcher, deadline)
+        with self._cache.turn(handle.key, lambda: self._find(handle, pinned), deadline) as found:
+            return found or self._read(handle, pinned, watcher, deadline)
 
     def _read(
-        self, handle: Handle, pinned: Digest | None, watcher: Watcher | None, *, anew: bool = False
+        self, handle: Handle, pinned: Digest | None, watcher: Watcher | None, deadline: Deadline, *, anew: bool = False
     ) -> Resolution:
-        seen = look_at(handle)
-        snapshot, source = self._fetcher.from_origin(handle, self._directories.get(handle.key), watcher, anew=anew)
+        seen, directory = look_at(handle), self._directories.get(handle.key)
+        snapshot, source = self._fetcher.from_origin(handle, directory, deadline, watcher, anew=anew)
         with snapshot:
             resolution = self._checked(handle, pinned, Resolution(handle.public, snapshot.manifest, source, seen=seen))
             return replace(resolution, shared=self._cache.share(snapshot, handle))

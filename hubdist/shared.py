@@ -24,6 +24,7 @@ from typing import TypeVar
 
 from hubdist.config import Config
 from hubdist.copies import RemoteCopy, find_difference
+from hubdist.deadline import Deadline
 from hubdist.errors import AccessDeniedError, HandleError, HubdistError, IntegrityError, OriginError
 from hubdist.filling import fill_folder
 from hubdist.handle import Handle, Kind
@@ -156,17 +157,21 @@ class SharedCache:
             )
 
     @contextlib.contextmanager
-    def lease(self, name: str, done: Callable[[], _T | None]) -> Iterator[_T | None]:
+    def lease(self, name: str, done: Callable[[], _T | None], deadline: Deadline | None = None) -> Iterator[_T | None]:
         """Let one cluster at a time do the work `name`; see `hubdist.lease.hold_lease`.
 
         Args:
             name: Of the work, such as a handle's key.
             done: Looks whether the work is done.
+            deadline: When this cluster stops waiting; None after `timeout_s`.
         """
+        config = self._config
+        if deadline is not None:
+            config = config.changed({"timeout_s": deadline.within(config.timeout_s)})
         with contextlib.ExitStack() as stack:
             found = done() if self._read_only else None
             if not self._read_only:
-                found = stack.enter_context(hold_lease(self._url, name, self._config, done))
+                found = stack.enter_context(hold_lease(self._url, name, config, done))
             yield found
 
     def _find(self, tree: Tree, digest: Digest) -> SharedSnapshot | None:

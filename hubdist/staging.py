@@ -15,17 +15,16 @@ from pathlib import Path
 
 from hubdist.cutting import ChunkCutter
 from hubdist.digesting import RepeatedFile, repeated_file
-from hubdist.disk import disk_errors, free_bytes, remove_tree, sync_directory
-from hubdist.errors import IntegrityError, StoreFullError
+from hubdist.disk import disk_errors, remove_tree, sync_directory
+from hubdist.errors import IntegrityError
 from hubdist.holds import IN_USE, HeldDirectory
 from hubdist.listing import model_folder
 from hubdist.manifest import BLOCK_BYTES, Digest, Entry, EntryDigester, Manifest, ProvenChunk
 from hubdist.paths import PathSet
+from hubdist.room import Room, Scratch
 from hubdist.snapshot import FILES
 
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-_RESERVE_BYTES = 64 << 20
-"""Free space that a stage leaves to others; a twentieth of what is free if that is less."""
 
 
 class StageDirectory(HeldDirectory):
@@ -51,40 +50,6 @@ class StageDirectory(HeldDirectory):
             (self.path / folder).mkdir(mode=0o700, exist_ok=True)
 
 
-class Room:
-    """Counts what is written, against a limit.
-
-    Args:
-        parent: Where it is written.
-        max_bytes: Most bytes in all; None for the free space of the disk only.
-    """
-
-    def __init__(self, parent: Path, max_bytes: int | None) -> None:
-        self._parent = parent
-        self._max_bytes = max_bytes
-        self._claimed = 0
-        free = free_bytes(parent)
-        self._free = free - min(_RESERVE_BYTES, free // 20)
-
-    def claim(self, size: int) -> None:
-        """Count bytes that are about to be written.
-
-        Raises:
-            StoreFullError: They do not fit under `max_bytes` or on the disk.
-        """
-        self._claimed += size
-        limit = self._free if self._max_bytes is None else min(self._free, self._max_bytes)
-        if self._claimed > limit:
-            why = "its disk has free" if limit == self._free else "max_bytes allows"
-            raise StoreFullError(
-                f"the model needs more than the {limit} bytes that {why} at {self._parent}",
-                path=str(self._parent),
-                need_bytes=self._claimed,
-                free_bytes=limit,
-                advice="Free space, raise max_bytes or set store to another disk.",
-            )
-
-
 class Stage(StageDirectory):
     """A `FileSink` that writes one model to disk, digests it on the way and refuses what does not fit.
 
@@ -94,6 +59,9 @@ class Stage(StageDirectory):
         watch: Gets chunks of what has been written, in order, in the thread that writes. In them, files are numbered
             in the order in which they were begun.
         chunk_bytes: Most bytes of such a chunk.
+
+    Attributes:
+        scratch: For what an origin needs beside the model; it is gone when the model is published.
     """
 
     def __init__(
@@ -110,6 +78,7 @@ class Stage(StageDirectory):
         self._paths = PathSet()
         self._entries: dict[str, Entry] = {}
         self._room = Room(parent, max_bytes)
+        self.scratch = Scratch(self.path, self._room)
 
     @contextlib.contextmanager
     def open_file(self, path: str) -> Iterator[_StagedFile | RepeatedFile]:

@@ -18,11 +18,11 @@ ROOT = Path(hubdist.__file__).parent
 
 LAYERS = [
     {"errors", "redact", "threads", "drawing", "endings", "fixed"},
-    {"hints"},
+    {"hints", "deadline", "foreign"},
     {"paths", "makers", "mounts", "signs", "handle", "routes", "inherited"},
     {"manifest", "source", "disk", "locks", "savedmodel", "listing", "report", "layers", "agreement"},
     {"holds", "turns", "claims", "delivery", "cutting", "digesting", "ownership"},
-    {"snapshot"},
+    {"snapshot", "room"},
     {"archive", "homes", "staging"},
     {"growing", "removal"},
     {"config", "pins"},
@@ -65,8 +65,8 @@ HOMES = {
 
 PURE = {"delivery", "routes", "endings"}
 PURE_IMPORTS = {"__future__", "collections", "dataclasses", "enum", "typing", "hubdist"}
-BROAD = {"runtime.deliveries", "runtime.transfer", "runtime.life"}
-"""The actors' loops, where any failure becomes an event, and the boundary of the methods that others call."""
+BROAD = {"runtime.deliveries", "runtime.transfer", "runtime.life", "foreign"}
+"""The actors' loops, where any failure becomes an event; the boundaries to libraries, users' functions and callers."""
 
 USERS_MODULE = "user_module"
 """What an import calls a module that the user's configuration names."""

@@ -109,7 +109,7 @@ def test_equal_handles_are_one(written: str | Path, normal: str) -> None:
         ("https://h/m", "https://h:8443/m"),
         ("https://h/m?version=1", "https://h/m?version=2"),
         ("gs://bucket/a", "gs://bucket/A"),
-        ("abfss://one@account.dfs.core.windows.net/m", "abfss://two@account.dfs.core.windows.net/m"),
+        ("https://one@host.example/m", "https://two@host.example/m"),
         ("memory://a@m/1", "memory://b@m/1"),
         ("https://h/m//a:b@c", "https://h/m//a:d@c"),
         ("zip://a::/m.zip", "zip://b::/m.zip"),
@@ -383,7 +383,7 @@ def test_a_handle_that_hides_nothing_is_its_own_label(text: str) -> None:
     ("one", "other"),
     [
         ("https://h/m?version=1", "https://h/m?version=2"),
-        ("abfss://one@account.dfs.core.windows.net/m", "abfss://two@account.dfs.core.windows.net/m"),
+        ("https://one@host.example/m", "https://two@host.example/m"),
         ("zip://a::https://h/m.zip?v=1", "zip://a::https://h/m.zip?v=2"),
     ],
 )

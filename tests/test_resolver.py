@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -301,6 +302,7 @@ def test_a_damaged_lock_file_is_a_configuration_error(hub: LoopbackHub, jobs: Jo
 
 _READ = """
 import sys
+import threading
 from pathlib import Path
 from hubdist.config import Config
 from hubdist.errors import StoreError
@@ -341,3 +343,43 @@ def test_a_read_only_store_serves_hits(hub: LoopbackHub, jobs: Jobs) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == ["store old", "True True"]
     assert hub.reads(handle) == 1
+
+
+# Deadlines
+
+
+class Recorder(MemorySource):
+    """An origin that takes longer than is left, and notes whether it was asked."""
+
+    def __init__(self, files: dict[str, bytes], asked: list[str]) -> None:
+        super().__init__(files)
+        self._asked = asked
+
+    def read(self, path: str, start: int, end: int) -> bytes:
+        self._asked.append(path)
+        threading.Event().wait(1.5)
+        return super().read(path, start, end)
+
+
+def test_waiting_and_reading_share_one_deadline(jobs: Jobs) -> None:
+    asked: list[str] = []
+    settings = {"timeout_s": 2.0, "origins": {"slow": lambda _: Recorder(OLD, asked)}}
+    resolver = Resolver(Config(retries=0, **settings), jobs.store, jobs.base)
+    handle = resolver.parse("slow://model")
+    held, release = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with Store(jobs.store.root).lock(f"resolve-{handle.key}", 10):
+            held.set()
+            release.wait(1.2)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    assert held.wait(10)
+    with pytest.raises(errors.TransferTimeoutError):
+        resolver.resolve(handle)
+    holder.join()
+    assert asked  # each of the two alone would have been in time
+    for thread in threading.enumerate():
+        if thread.name.startswith("hubdist"):
+            thread.join(10)

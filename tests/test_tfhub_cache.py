@@ -12,6 +12,7 @@ import pytest
 
 import hubdist
 from hubdist.config import Config
+from hubdist.deadline import Deadline
 from hubdist.origins.tfhub_cache import find_in_cache
 from hubdist.resolver import Resolution, Resolver
 from hubdist.store import Store
@@ -188,7 +189,7 @@ def test_a_cache_that_may_not_be_entered_is_not_used(
 def test_other_kinds_of_handles_are_not_looked_up(tmp_path: Path, cache: Path, handle: str) -> None:
     resolver = Resolver(Config(), Store(tmp_path / "store"), None)
     fill_cache(cache, handle, CACHED)
-    assert find_in_cache(resolver.parse(handle), cache) is None
+    assert find_in_cache(resolver.parse(handle), cache, Deadline(60)) is None
 
 
 def test_a_cache_that_does_not_exist_is_no_error(hub: LoopbackHub, tmp_path: Path) -> None:

@@ -13,10 +13,13 @@ from typing import BinaryIO
 
 from hubdist.archive import ArchiveFormat, detect_format, other_format, unpack_stream, unpack_zip
 from hubdist.config import Config
+from hubdist.deadline import Deadline
 from hubdist.errors import IntegrityError
 from hubdist.handle import Handle, Kind
+from hubdist.origins.base import Origin
 from hubdist.origins.http import HttpRules, HttpStream
 from hubdist.origins.local import open_local
+from hubdist.room import Scratch
 from hubdist.source import ByteStream, FileSink
 from hubdist.storage.encoded import Inflated
 
@@ -24,36 +27,37 @@ _HEAD_BYTES = 512
 _READ_BYTES = 1 << 20
 
 
-class ArchiveOrigin:
+class ArchiveOrigin(Origin):
     """The archive behind a HUB, ARCHIVE, MEMBER or LOCAL handle.
 
     Args:
         handle: What to read.
         config: Deadlines and retries.
         scratch: Where a zip from elsewhere is put while it is read, for zip needs a seekable file.
+        deadline: When all of it must have been read.
     """
 
-    def __init__(self, handle: Handle, config: Config, scratch: Path) -> None:
+    def __init__(self, handle: Handle, config: Config, scratch: Scratch, deadline: Deadline) -> None:
+        super().__init__(handle.public, deadline)
         self._inner = handle.inner
         self._wanted = handle.format
         self._base = handle.base or handle
         self._config = config
         self._scratch = scratch
 
-    def fetch(self, sink: FileSink) -> None:
-        """Unpack the archive into `sink`."""
+    def _fetch(self, sink: FileSink) -> None:
         if self._base.kind is Kind.LOCAL:
             with open_local(Path(self._base.text)) as local:
                 self._unpack(local, sink, local.file)
         elif self._base.scheme in ("http", "https"):
-            with HttpStream(self._url(), http_rules(self._config)) as stream:
+            with HttpStream(self._url(), http_rules(self._config, self.deadline)) as stream:
                 # A label of a .tar.gz and a gzip around any archive look alike; inflated once, both are an archive.
                 content = Inflated(stream, self._base.public) if stream.gzipped else stream
                 self._unpack(content, sink, None)
         else:
             from hubdist.origins.objects import open_object
 
-            with open_object(self._base, self._config) as stream:
+            with open_object(self._base, self._config, self.deadline) as stream:
                 self._unpack(stream, sink, None)
 
     def _url(self) -> str:
@@ -93,24 +97,20 @@ class ArchiveOrigin:
 
     @contextlib.contextmanager
     def _spool(self, head: bytes, stream: ByteStream) -> Iterator[BinaryIO]:
-        path = self._scratch / "archive.zip"
-        with path.open("x+b") as file:
-            try:
-                file.write(head)
-                while data := stream.read(_READ_BYTES):
-                    file.write(data)
-                file.seek(0)
-                yield file
-            finally:
-                path.unlink()
+        with self._scratch.open_file("archive.zip") as spooled:
+            spooled.write(head)
+            while data := stream.read(_READ_BYTES):
+                spooled.write(data)
+            spooled.file.seek(0)
+            yield spooled.file
 
 
-def http_rules(config: Config) -> HttpRules:
-    """The configuration's deadlines for HTTP."""
+def http_rules(config: Config, deadline: Deadline) -> HttpRules:
+    """The configuration's deadlines for HTTP, none of which outlasts that of the whole."""
     return HttpRules(
         connect_timeout_s=config.connect_timeout_s,
         stall_timeout_s=config.stall_timeout_s,
-        total_timeout_s=config.timeout_s,
+        total_timeout_s=round(deadline.within(config.timeout_s), 1) or 0.1,  # it stands in errors
         max_retries=config.retries,
     )
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from hubdist.config import Config
+from hubdist.deadline import Deadline
 from hubdist.endings import Ending, ending_of
 from hubdist.errors import HandleError, HubdistError, ModelNotFoundError, OriginError
+from hubdist.foreign import call_foreign
 from hubdist.handle import Handle, Kind, parse_handle
 from hubdist.origins.archives import http_rules
 from hubdist.origins.http import fetch_text
@@ -36,6 +38,10 @@ def direct_url(handle: Handle, config: Config, *, ask_hub: bool) -> str | None:
     Raises:
         HubdistError: The handle names an archive or a file, or the hub has no uncompressed copy; only with `ask_hub`.
     """
+    return call_foreign(lambda: _direct_url(handle, config, ask_hub=ask_hub), handle.public)
+
+
+def _direct_url(handle: Handle, config: Config, *, ask_hub: bool) -> str | None:
     is_file = handle.kind is Kind.FILE
     if handle.kind is Kind.TREE:
         # Only a name that looks like a file's is worth a question; nodes find no directory at any other file.
@@ -58,7 +64,7 @@ def direct_url(handle: Handle, config: Config, *, ask_hub: bool) -> str | None:
 
 def _ask_hub(handle: Handle, config: Config) -> str:
     url = handle.text + ("&" if "?" in handle.text else "?") + "tf-hub-format=uncompressed"
-    status, body = fetch_text(url, http_rules(config))
+    status, body = fetch_text(url, http_rules(config, Deadline(config.timeout_s)))
     if status != 303:
         raise OriginError(f"{_ONLY_ARCHIVES}: it answers {status}, not 303, to uncompressed", handle=handle.public)
     try:

@@ -9,9 +9,11 @@ from urllib.parse import unquote, urlsplit
 
 from hubdist.archive.gunzip import Gunzip
 from hubdist.config import Config
+from hubdist.deadline import Deadline
 from hubdist.endings import Ending, ending_of
 from hubdist.handle import Handle, Kind
 from hubdist.origins.archives import http_rules
+from hubdist.origins.base import Origin
 from hubdist.origins.http import HttpStream
 from hubdist.origins.local import open_local
 from hubdist.source import READ_BYTES, ByteStream, FileSink
@@ -20,20 +22,21 @@ _LITE_NAME = "model.tflite"
 """What a hub answers with to `lite-format=tflite`, whose handle ends in a version."""
 
 
-class FileOrigin:
+class FileOrigin(Origin):
     """The file behind a LOCAL or FILE handle; never unpacked, whatever it holds.
 
     Args:
         handle: What to read.
         config: Deadlines and retries.
+        deadline: When all of it must have been read.
     """
 
-    def __init__(self, handle: Handle, config: Config) -> None:
+    def __init__(self, handle: Handle, config: Config, deadline: Deadline) -> None:
+        super().__init__(handle.public, deadline)
         self._handle = handle
         self._config = config
 
-    def fetch(self, sink: FileSink) -> None:
-        """Write the file into `sink`, under its own name."""
+    def _fetch(self, sink: FileSink) -> None:
         name = _file_name(self._handle)
         with self._open(name) as stream, sink.open_file(name) as writer:
             while data := stream.read(READ_BYTES):
@@ -45,7 +48,7 @@ class FileOrigin:
             with open_local(Path(self._handle.text)) as local:
                 yield local
             return
-        with HttpStream(self._handle.text, http_rules(self._config)) as stream:
+        with HttpStream(self._handle.text, http_rules(self._config, self.deadline)) as stream:
             # A server may send the file packed although nobody asked. Of a file that is packed by itself it says the
             # same, and means the file.
             packed = stream.gzipped and not name.lower().endswith(".gz")

@@ -24,9 +24,15 @@ import urllib3.exceptions
 from requests.auth import HTTPBasicAuth
 
 from hubdist.errors import HubdistError, OriginError, TransferTimeoutError
+from hubdist.origins.http_connections import (
+    CheckedAdapter,
+    ForbiddenAddressError,
+    UnknownHostError,
+    allowed_addresses,
+)
 from hubdist.origins.http_retries import InterruptedReadError
 from hubdist.origins.http_rules import RETRIED_STATUSES, HttpRules, parse_retry_after
-from hubdist.origins.http_targets import check_url, is_forbidden_address, redirect_target, same_origin, split_userinfo
+from hubdist.origins.http_targets import check_url, redirect_target, same_origin, split_userinfo
 from hubdist.redact import redact_url
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -69,6 +75,7 @@ class HttpRequester:
         self._session = requests.Session() if session is None else session
         self._owns_session = session is None
         self._clock = clock
+        self._adapter = CheckedAdapter()
         for name in _URL_LOGGERS:
             logging.getLogger(name).addFilter(_DROP_OWN)
 
@@ -112,7 +119,8 @@ class HttpRequester:
         return self._own_words(lambda: response.raw.read1(min(size, _READ_BYTES), decode_content=False))
 
     def close(self) -> None:
-        """Close the connections, unless the session is the caller's."""
+        """Close the connections; the caller's session stays open."""
+        self._adapter.close()
         if self._owns_session:
             self._session.close()
 
@@ -121,12 +129,19 @@ class HttpRequester:
         # What requests made of the URL is what will be asked, so this is what must be allowed.
         asked = check_url(request.url or "")
         proxied = requests.utils.select_proxy(asked, settings["proxies"]) is not None
-        _check_addresses(asked, proxied=proxied)
+        if proxied:
+            _check_known_addresses(asked)
         remaining_s = self._remaining_s()
         timeout = (min(self._rules.connect_timeout_s, remaining_s), min(self._rules.stall_timeout_s, remaining_s))
         settings.update(stream=True, timeout=timeout)
         # Not Session.send: it reads the whole body of a redirect, whatever its size.
-        return self._own_words(lambda: self._session.get_adapter(asked).send(request, **settings))
+        try:
+            return self._own_words(lambda: self._adapter.send(request, **settings))
+        except ForbiddenAddressError:
+            failure: Exception = _forbidden(asked)
+        except UnknownHostError as error:
+            failure = InterruptedReadError(f"the host name {error} does not resolve")
+        raise failure
 
     def _prepare(self, url: str, extra: Mapping[str, str]) -> tuple[requests.PreparedRequest, dict[str, Any]]:
         """The request, and the session's proxies and certificates for it."""
@@ -189,24 +204,28 @@ def _decode_header(text: str) -> str:
         return text
 
 
-def _check_addresses(url: str, *, proxied: bool) -> None:
-    """Refuse a host name that leads to a link-local or metadata address.
+def _check_known_addresses(url: str) -> None:
+    """Refuse a host name that leads to a link-local or metadata address, as far as this machine can tell.
+
+    For hosts behind a proxy, which resolves their names by itself and may know other addresses.
 
     Raises:
         OriginError: It does.
-        InterruptedReadError: The name does not resolve, and no proxy could resolve it instead.
     """
     parts = urlsplit(url)
     try:
-        found = socket.getaddrinfo(parts.hostname, parts.port or parts.scheme, type=socket.SOCK_STREAM)
+        allowed_addresses(parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80))
+    except ForbiddenAddressError:
+        pass
     except (OSError, UnicodeError):
-        found = []
-    if not found and not proxied:
-        raise InterruptedReadError(f"the host name {parts.hostname} does not resolve")
-    if any(is_forbidden_address(str(address[4][0])) for address in found):
-        raise OriginError(
-            f"{redact_url(url)} leads to a link-local or metadata address, which hubdist never asks",
-        )
+        return  # only the proxy knows it
+    else:
+        return
+    raise _forbidden(url)
+
+
+def _forbidden(url: str) -> OriginError:
+    return OriginError(f"{redact_url(url)} leads to a link-local or metadata address, which hubdist never asks")
 
 
 def _put_into_words(error: Exception, shown: str, rules: HttpRules) -> HubdistError | InterruptedReadError:

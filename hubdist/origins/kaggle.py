@@ -14,10 +14,11 @@ import functools
 import os
 import shutil
 import tarfile
-import time
 from pathlib import Path
 
 from hubdist.config import Config
+from hubdist.deadline import Deadline
+from hubdist.disk import disk_errors
 from hubdist.errors import (
     AccessDeniedError,
     ConfigError,
@@ -28,33 +29,42 @@ from hubdist.errors import (
     OriginError,
     TransferTimeoutError,
 )
+from hubdist.foreign import Fault, fault_of, own_error
 from hubdist.handle import Handle, parse_handle
 from hubdist.origins.archives import ArchiveOrigin
+from hubdist.origins.base import Origin
 from hubdist.origins.local import LocalOrigin
+from hubdist.room import Scratch
 from hubdist.source import FileSink
-from hubdist.threads import start_thread
+from hubdist.threads import leave_behind, start_thread
+
+_LOOK_S = 0.2
+"""How often to look at what has arrived."""
 
 _MARKERS = ".complete"
 """Source: kagglehub 1.0.2, cache.py: the directory where it notes, beside the model's files, what is complete."""
 
 
-class KaggleOrigin:
+class KaggleOrigin(Origin):
     """A model of kaggle.com.
 
     Args:
         handle: Of kind KAGGLE.
         config: Deadlines.
-        scratch: A private directory for the download.
+        scratch: A private directory for the download, which counts its bytes.
+        deadline: When all of it must have been read.
 
     Raises:
         HandleError: kagglehub is not installed.
         ConfigError: It cannot work here, for this user has no home.
     """
 
-    def __init__(self, handle: Handle, config: Config, scratch: Path) -> None:
+    def __init__(self, handle: Handle, config: Config, scratch: Scratch, deadline: Deadline) -> None:
+        super().__init__(handle.public, deadline)
         self._handle = handle
         self._config = config
-        self._folder = scratch / "kaggle"
+        self._scratch = scratch
+        self._folder = scratch.path / "kaggle"
         try:
             import kagglehub
         except ImportError:
@@ -65,71 +75,72 @@ class KaggleOrigin:
             ) from None
         except RuntimeError as error:  # of pathlib: kagglehub looks for its settings in the home when it is imported
             raise ConfigError(
-                f"kagglehub cannot be imported where the driver runs: {error}",
+                f"kagglehub cannot be imported where the driver runs ({type(error).__name__})",
                 advice="Set HOME to a directory that this user may write to.",
                 handle=handle.public,
             ) from None
         self._kagglehub = kagglehub
 
-    def fetch(self, sink: FileSink) -> None:
-        """Download the model and write its files into `sink`."""
-        self._folder.mkdir()
-        failures: tuple[type[Exception], ...] = (OSError, ValueError, *self._own_errors())  # requests' are OSErrors
+    def _fetch(self, sink: FileSink) -> None:
+        with disk_errors(self._folder):
+            self._folder.mkdir()
         name = self._handle.text.removeprefix("kaggle://")
         download = functools.partial(self._kagglehub.model_download, name, output_dir=str(self._folder))
         _, done = start_thread(download, "hubdist-kaggle")
         self._watch(done)
-        try:
-            path = done.result()
-        except failures as error:
-            raise self._translated(error) from error
-        except TypeError:
-            if hasattr(tarfile, "data_filter"):
-                raise
+        error = done.exception()
+        if isinstance(error, TypeError) and not hasattr(tarfile, "data_filter"):
             self._unpack(sink)
             return
+        if error is not None:
+            raise self._translated(error) if isinstance(error, Exception) else error
         shutil.rmtree(self._folder / _MARKERS, ignore_errors=True)
-        LocalOrigin(Path(path)).fetch(sink)
+        LocalOrigin(Path(done.result()), self.deadline).fetch(sink)
 
     def _unpack(self, sink: FileSink) -> None:
         """Unpack what kagglehub could not: it asks for tarfile's filters, which Python has since 3.11.4."""
         bundle = next(self._folder.rglob("*.archive"))
-        ArchiveOrigin(parse_handle(str(bundle)), self._config, self._folder).fetch(sink)
+        ArchiveOrigin(parse_handle(str(bundle)), self._config, self._scratch, self.deadline).fetch(sink)
 
     def _watch(self, done: concurrent.futures.Future[str]) -> None:
-        """Wait for the download for as long as bytes arrive.
+        """Wait for the download for as long as bytes arrive, and count them.
 
         Raises:
-            TransferTimeoutError: Nothing arrived for `stall_timeout_s`, or `timeout_s` is over. The thread is left
-                behind; it can do no harm in a directory that is removed.
+            TransferTimeoutError: Nothing arrived for `stall_timeout_s`, or the deadline is over. The thread is left
+                behind; the directory that it writes to is removed.
+            StoreFullError: It has more bytes than may be written.
         """
-        deadline = time.monotonic() + self._config.timeout_s
-        seen = 0
-        while not done.done():
-            patience_s = min(self._config.stall_timeout_s, deadline - time.monotonic())
-            concurrent.futures.wait([done], max(0.0, patience_s))
-            now = _size(self._folder)
-            if not done.done() and (now == seen or time.monotonic() >= deadline):
-                raise TransferTimeoutError(f"Kaggle gave nothing of {self._handle.public} for {patience_s:.0f} s")
-            seen = now
-
-    def _own_errors(self) -> tuple[type[Exception], ...]:
-        errors = self._kagglehub.exceptions
-        return tuple(kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Exception))
+        patience_s = self._config.stall_timeout_s
+        seen, waits = 0, Deadline(patience_s)
+        try:
+            while not done.done():
+                concurrent.futures.wait([done], min(_LOOK_S, waits.remaining_s(), self.deadline.remaining_s()))
+                now = _size(self._folder)
+                self._scratch.count(now)
+                if done.done():
+                    break
+                self.deadline.check(self.public)
+                if now != seen:
+                    seen, waits = now, Deadline(patience_s)
+                elif waits.remaining_s() <= 0:
+                    raise TransferTimeoutError(f"Kaggle gave nothing of {self.public} for {patience_s:g} s")
+        finally:
+            if not done.done():
+                leave_behind(done)
 
     def _translated(self, error: Exception) -> HubdistError:
-        status = getattr(getattr(error, "response", None), "status_code", None)
-        public = self._handle.public
-        name = type(error).__name__
-        if status in (401, 403) or name in ("CredentialError", "UnauthenticatedError"):
+        public, name, fault = self.public, type(error).__name__, fault_of(error)
+        if fault is Fault.DENIED:
             return AccessDeniedError(
                 f"Kaggle wants credentials for {public}",
                 advice="Set KAGGLE_API_TOKEN, or KAGGLE_USERNAME and KAGGLE_KEY, where the driver runs.",
             )
-        if status in (404, 410) or name == "NotFoundError":
+        if fault is Fault.MISSING:
             return ModelNotFoundError(f"Kaggle has no model {public}")
         if name == "DataCorruptionError":
             return IntegrityError(f"Kaggle sent other bytes than it announced for {public}")
+        if fault is Fault.FULL or isinstance(error, HubdistError):
+            return own_error(error, public)
         return OriginError(f"Kaggle cannot be read ({name})", advice="Is www.kaggle.com reachable from the driver?")
 
 

@@ -10,8 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from hubdist.deadline import Deadline
 from hubdist.errors import AccessDeniedError, HandleError, ModelNotFoundError, OriginError
+from hubdist.foreign import words_of
 from hubdist.listing import check_versions
+from hubdist.origins.base import Origin
 from hubdist.paths import check_entry_path
 from hubdist.source import FileSink, SourceFile, copy_source
 
@@ -35,7 +38,7 @@ def local_errors(path: Path) -> Iterator[None]:
         if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
             why = "is too long for a path" if error.errno == errno.ENAMETOOLONG else "is a circle of links"
             raise HandleError(f"{path} {why}") from None
-        raise OriginError(f"{path} cannot be read: {error.strerror}") from error
+        raise OriginError(f"{path} cannot be read: {words_of(error)}") from None
 
 
 def file_version(status: os.stat_result) -> tuple[int, ...]:
@@ -102,22 +105,23 @@ def open_local(path: Path) -> Iterator[LocalStream]:
             raise changed_error(path)
 
 
-class LocalOrigin:
+class LocalOrigin(Origin):
     """A directory as a `Source`; symbolic links in it are followed, as for any reader of the user's own files.
 
     It is looked at again after the copy: a file that was changed meanwhile is an error, never a mix.
 
     Args:
         root: The directory.
+        deadline: When all of it must have been read.
         one_model: Refuse a directory of several versions of a model, before anything is copied.
     """
 
-    def __init__(self, root: Path, *, one_model: bool = False) -> None:
+    def __init__(self, root: Path, deadline: Deadline, *, one_model: bool = False) -> None:
+        super().__init__(str(root), deadline)
         self._root = root
         self._one_model = one_model
 
-    def fetch(self, sink: FileSink) -> None:
-        """Write every file of the directory into `sink`."""
+    def _fetch(self, sink: FileSink) -> None:
         before = self._versions()
         if self._one_model:
             check_versions(before.keys(), str(self._root))

@@ -6,27 +6,29 @@ import contextlib
 from collections.abc import Iterator
 
 from hubdist.config import Config
+from hubdist.deadline import Deadline
 from hubdist.errors import AccessDeniedError, HubdistError, ModelNotFoundError, OriginError
 from hubdist.handle import Handle
 from hubdist.listing import check_versions
+from hubdist.origins.base import Origin
 from hubdist.source import READ_BYTES, ByteStream, FileSink
 from hubdist.storage.encoded import StoredObject
 from hubdist.storage.remote import RemoteTree
 
 
-class ObjectsOrigin:
+class ObjectsOrigin(Origin):
     """A directory on object storage, or one object as a directory with one file.
 
     The listing is taken again after the copy: a file that was replaced or changed meanwhile is an error, never a mix.
     """
 
-    def __init__(self, handle: Handle, config: Config) -> None:
-        self._tree = RemoteTree(handle, config)
+    def __init__(self, handle: Handle, config: Config, deadline: Deadline) -> None:
+        super().__init__(handle.public, deadline)
+        self._tree = RemoteTree(handle, config, deadline)
         self._name = handle.text.rpartition("/")[2]
         self._is_file = False
 
-    def fetch(self, sink: FileSink) -> None:
-        """Write every file of the directory into `sink`."""
+    def _fetch(self, sink: FileSink) -> None:
         with self._tree:
             before = self._objects()
             check_versions(before.keys(), self._tree.public)
@@ -75,12 +77,12 @@ def is_object(handle: Handle, config: Config) -> bool:
 
 
 @contextlib.contextmanager
-def open_object(handle: Handle, config: Config) -> Iterator[ByteStream]:
+def open_object(handle: Handle, config: Config, deadline: Deadline) -> Iterator[ByteStream]:
     """One file on object storage as a stream, such as an archive.
 
     The object is looked at again when the block ends: one that was replaced meanwhile is an error, never a mix.
     """
-    with RemoteTree(handle, config) as tree:
+    with RemoteTree(handle, config, deadline) as tree:
         before = tree.look()
         with _content(tree, "", before) as content:
             yield content

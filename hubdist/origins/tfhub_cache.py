@@ -11,6 +11,7 @@ import hashlib
 import logging
 from pathlib import Path
 
+from hubdist.deadline import Deadline
 from hubdist.disk import check_private
 from hubdist.errors import HubdistError
 from hubdist.handle import Handle, Kind
@@ -20,10 +21,15 @@ from hubdist.savedmodel import ModelKind, check_checkpoint, model_kind
 _LOG = logging.getLogger(__name__)
 
 
-def find_in_cache(handle: Handle, cache_dir: Path) -> LocalOrigin | None:
+def find_in_cache(handle: Handle, cache_dir: Path, deadline: Deadline) -> LocalOrigin | None:
     """The complete copy of a handle in a TensorFlow Hub cache, or None.
 
     A cache that another user owns or may write to is left alone, with a warning: models are programs.
+
+    Args:
+        handle: The handle.
+        cache_dir: The cache.
+        deadline: When the copy must have been read.
     """
     if handle.kind not in (Kind.HUB, Kind.ARCHIVE) or handle.scheme not in ("http", "https"):
         return None
@@ -34,7 +40,7 @@ def find_in_cache(handle: Handle, cache_dir: Path) -> LocalOrigin | None:
                 continue
             check_private(cache_dir)
             check_private(folder)
-            origin = LocalOrigin(folder)
+            origin = LocalOrigin(folder, deadline)
             paths = [file.path for file in origin.entries()]
             if model_kind(paths) is ModelKind.OTHER:
                 _LOG.warning("hubdist: %s holds no complete model and is not used", folder)

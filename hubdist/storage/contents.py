@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from hubdist.config import Config
+from hubdist.deadline import Deadline
 from hubdist.errors import HubdistError, IntegrityError, LengthMismatchError
 from hubdist.source import ByteStream
 from hubdist.storage.calls import call_storage
@@ -33,6 +34,7 @@ class Contents:
         url: An object's URL without secrets, for errors.
         config: Deadlines, retries, and `max_bytes` for one content that is stored compressed.
         closing: When it is set, nothing is tried again.
+        deadline: When everything is over; None gives each call `timeout_s`.
     """
 
     def __init__(
@@ -42,12 +44,15 @@ class Contents:
         url: Callable[[str], str],
         config: Config,
         closing: threading.Event,
+        *,
+        deadline: Deadline | None,
     ) -> None:
         self._objects = objects
         self._look = look
         self._url = url
         self._config = config
         self._closing = closing
+        self._deadline = deadline
         self._reader = ContentReader(config, closing)
         self._copies = PlainCopies(self._reader, config.timeout_s)
 
@@ -135,7 +140,7 @@ class Contents:
         return self._copies.add(name, found, lambda: self.inflated(name, stored), public)
 
     def _call(self, attempt: Callable[[], _T], public: str) -> _T:
-        return call_storage(attempt, public, self._config, self._closing)
+        return call_storage(attempt, public, self._config, self._closing, deadline=self._deadline)
 
 
 class _StoredBytes:

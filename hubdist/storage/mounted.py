@@ -22,6 +22,7 @@ from hubdist.errors import (
     ModelNotFoundError,
     OriginError,
 )
+from hubdist.foreign import words_of
 from hubdist.storage.temporary import sweep_files, temporary_file
 from hubdist.storage.tree import MAX_OBJECT_BYTES, StoredFile, Tree
 
@@ -207,6 +208,6 @@ def _errors(path: Path, verb: str) -> Iterator[None]:
     except OSError as error:
         if isinstance(error, PermissionError) or error.errno == errno.EROFS:
             raise AccessDeniedError(
-                f"{path} may not be {verb} ({error.strerror})", advice="Give this user rights to the directory."
+                f"{path} may not be {verb} ({words_of(error)})", advice="Give this user rights to the directory."
             ) from None
-        raise OriginError(f"{path} cannot be {verb}: {error.strerror}") from error
+        raise OriginError(f"{path} cannot be {verb}: {words_of(error)}") from None

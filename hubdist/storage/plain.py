@@ -25,7 +25,7 @@ from urllib.parse import quote, urlencode
 
 from hubdist.config import Config
 from hubdist.errors import HubdistError, IntegrityError, LengthMismatchError, OriginError
-from hubdist.storage.calls import status_error
+from hubdist.storage.calls import PassingError, status_error
 from hubdist.storage.connections import Connections
 
 _READ_BYTES = 1 << 20
@@ -33,7 +33,7 @@ _BOUNDARY = secrets.token_hex(20)
 """Stands between the parts of an upload; nobody who chose a model's bytes can know it."""
 
 
-class PerhapsEncodedError(Exception):
+class PerhapsEncodedError(PassingError):
     """An object did not come as asked for, as those do whose metadata has a Content-Encoding.
 
     Args:

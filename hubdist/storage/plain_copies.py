@@ -15,8 +15,8 @@ from typing import BinaryIO, cast
 
 from hubdist.disk import disk_errors
 from hubdist.errors import LengthMismatchError, OriginError, StoreFullError, TransferTimeoutError
+from hubdist.room import Room
 from hubdist.source import ByteStream
-from hubdist.staging import Room
 from hubdist.storage.encoded import ContentReader
 
 _CLOSE_S = 5.0

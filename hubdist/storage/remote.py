@@ -7,37 +7,33 @@ import contextlib
 import functools
 import inspect
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import aiohttp
-import fsspec
 from fsspec.asyn import sync
 
 from hubdist.config import Config
-from hubdist.errors import HandleError, IntegrityError, LengthMismatchError, ModelNotFoundError, OriginError
+from hubdist.deadline import Deadline
+from hubdist.errors import (
+    HubdistError,
+    IntegrityError,
+    LengthMismatchError,
+    ModelNotFoundError,
+    OriginError,
+)
+from hubdist.foreign import call_foreign
 from hubdist.handle import Handle
 from hubdist.source import ByteStream
 from hubdist.storage.calls import call_storage
 from hubdist.storage.contents import Contents
 from hubdist.storage.encoded import StoredObject, is_encoded
+from hubdist.storage.opening import open_files
 from hubdist.storage.plain import PlainObjects
 from hubdist.storage.tree import MAX_OBJECT_BYTES, StoredFile, Tree
+from hubdist.threads import Workers
 
-_PACKAGES = {
-    "gs": "gcsfs",
-    "s3": "s3fs",
-    "az": "adlfs",
-    "abfs": "adlfs",
-    "abfss": "adlfs",
-    "adl": "adlfs",
-    "hf": "huggingface_hub",
-    "hdfs": "pyarrow",
-    "oci": "ocifs",
-    "oss": "ossfs",
-}
 _VERSION_KEYS = (
     *("generation", "etag", "ETag", "blob_id", "md5Hash", "LastModified", "last_modified"),
     *("updated", "mtime", "modified", "created"),
@@ -47,34 +43,6 @@ _EXCLUSIVE = frozenset({"gs", "s3", "memory"})
 
 _PART_BYTES = 8 << 20
 _CLOSE_S = 5.0
-_LOGIN_S = 300.0
-
-
-class _GoogleLogin:
-    """The credentials that gcsfs found in this process; to find out takes seconds where there are none.
-
-    They are looked for again after `_LOGIN_S`, for the user may have logged in meanwhile. Safe for several threads.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._token: object = None
-        self._until = 0.0
-
-    def open_files(self, **options: Any) -> Any:
-        """A gcsfs file system of the caller's own."""
-        with self._lock:
-            if time.monotonic() >= self._until:
-                files = fsspec.filesystem("gs", skip_instance_cache=True, **options)
-                found = files.credentials.credentials
-                self._token = "anon" if found is None else found
-                self._until = time.monotonic() + _LOGIN_S
-                return files
-            token = self._token
-        return fsspec.filesystem("gs", skip_instance_cache=True, token=token, **options)
-
-
-_google_login = _GoogleLogin()
 
 
 class RemoteTree(Tree):
@@ -83,39 +51,29 @@ class RemoteTree(Tree):
     Args:
         handle: A TREE or ARCHIVE handle.
         config: Deadlines and retries.
+        deadline: When the work is over that the tree is for; None gives each call `timeout_s`.
 
     Raises:
-        HandleError: The package for the scheme is not installed here.
+        HandleError: The package for the scheme is not installed here, or its settings do not fit the handle.
+        AccessDeniedError: There are no credentials.
+        OriginError, TransferTimeoutError: It cannot be opened, or not in time.
     """
 
-    def __init__(self, handle: Handle, config: Config) -> None:
+    def __init__(self, handle: Handle, config: Config, deadline: Deadline | None = None) -> None:
         self.public = handle.public
         self.exclusive = handle.scheme in _EXCLUSIVE
         self._config = config
+        self._deadline = deadline
         self._closing = threading.Event()
-        options: dict[str, Any] = {}
-        if handle.scheme == "gs":
-            options["requests_timeout"] = aiohttp.ClientTimeout(
-                sock_connect=config.connect_timeout_s, sock_read=config.stall_timeout_s
-            )
+        self._workers = Workers(f"hubdist-{handle.scheme}")
+        # Where a range begins at 0, fsspec opens a stream of pyarrow's that cannot seek, and then seeks.
+        self._range_options: dict[str, Any] = {"seekable": True} if handle.scheme == "hdfs" else {}
         try:
-            # Made where it is used and never shared: gcsfs does not survive a fork.
-            if handle.scheme == "gs":
-                self._files: Any = _google_login.open_files(use_listings_cache=False, **options)
-            else:
-                self._files = fsspec.filesystem(
-                    handle.scheme, skip_instance_cache=True, use_listings_cache=False, **options
-                )
-        except ImportError:
-            package = _PACKAGES.get(handle.scheme, handle.scheme)
-            raise HandleError(
-                f"{handle.scheme}:// needs the package {package}, which is not installed here",
-                advice=f"Run: pip install {package}",
-                handle=handle.public,
-            ) from None
-        except ValueError as error:
-            raise HandleError(f"fsspec cannot open {handle.scheme}://: {error}", handle=handle.public) from None
-        self._root = str(self._files._strip_protocol(handle.text)).rstrip("/")
+            self._files, root = self._open(handle)
+        except BaseException:
+            self._workers.close()
+            raise
+        self._root = root.rstrip("/")
         self._bucket = self._root.lstrip("/").partition("/")[0]
         self._has_folders = handle.scheme == "hdfs"
         self._plain = PlainObjects(self._files, config) if handle.scheme == "gs" else None
@@ -125,14 +83,15 @@ class RemoteTree(Tree):
     def close(self) -> None:
         """Close the connections; the file system's own clean-up leaves them to the collector of garbage."""
         self._closing.set()
+        self._workers.close()
         if self._plain is not None:
             self._plain.close()
         if self._contents is not None:
             self._contents.close()
         session = getattr(self._files, "_session", None)
         if isinstance(session, aiohttp.ClientSession):
-            with contextlib.suppress(TimeoutError, fsspec.FSTimeoutError):
-                sync(self._files.loop, session.close, timeout=_CLOSE_S)
+            with contextlib.suppress(HubdistError):  # everything was read or written by now
+                call_foreign(lambda: sync(self._files.loop, session.close, timeout=_CLOSE_S), self.public, "closed")
 
     def listing(self, folder: str = "") -> dict[str, StoredFile]:
         """As `Tree.listing`; a bucket that does not exist is an error."""
@@ -177,7 +136,7 @@ class RemoteTree(Tree):
 
     def fetch(self, path: str, start: int, end: int) -> bytes:
         """Bytes `start` (included) to `end` (excluded) of a file, "" for the root itself; short where it ends."""
-        return bytes(self._call(path, "cat_file", self._name(path), start=start, end=end))
+        return bytes(self._call(path, "cat_file", self._name(path), start=start, end=end, **self._range_options))
 
     def read_into(self, path: str, start: int, view: memoryview, version: str = "") -> None:
         """As `Tree.read_into`."""
@@ -187,7 +146,9 @@ class RemoteTree(Tree):
         if contents is not None:
             contents.read_into(name, start, view, version)
             return
-        options: dict[str, Any] = {"generation": version} if version and "gs" in self._files.protocol else {}
+        options: dict[str, Any] = dict(self._range_options)
+        if version and "gs" in self._files.protocol:
+            options["generation"] = version
         try:
             data = self._call(path, "cat_file", name, start=start, end=start + len(view), **options)
         except ModelNotFoundError:
@@ -250,7 +211,12 @@ class RemoteTree(Tree):
             return name[len(self._root) :].lstrip("/")
 
         return Contents(
-            plain, lambda name: self.look(path(name)), lambda name: self.url(path(name)), self._config, self._closing
+            plain,
+            lambda name: self.look(path(name)),
+            lambda name: self.url(path(name)),
+            self._config,
+            self._closing,
+            deadline=self._deadline,
         )
 
     def _content_file(self, path: str, stored: StoredObject) -> StoredFile:
@@ -302,7 +268,7 @@ class RemoteTree(Tree):
                 self._put_by_fsspec(path, body, create=create)
             else:
                 attempt = functools.partial(plain.put, name, body, public, create=create)
-                call_storage(attempt, public, self._config, self._closing, verb="written")
+                call_storage(attempt, public, self._config, self._closing, verb="written", deadline=self._deadline)
         except FileExistsError:
             return False
         return True
@@ -330,14 +296,23 @@ class RemoteTree(Tree):
         self, path: str, name: str, *args: object, verb: str = "read", timeout_s: float | None = None, **options: object
     ) -> Any:
         function = self._function(name)
-        wait_s = self._config.stall_timeout_s if timeout_s is None else timeout_s
+        deadline = self._deadline or Deadline(self._config.timeout_s)
+        longest_s = self._config.stall_timeout_s if timeout_s is None else timeout_s
 
         def attempt() -> Any:
+            wait_s = deadline.within(longest_s)
             if self._files.async_impl:
                 return sync(self._files.loop, function, *args, timeout=wait_s, **options)
-            return function(*args, **options)
+            return self._workers.call(lambda: function(*args, **options), wait_s)
 
-        return call_storage(attempt, self.url(path), self._config, self._closing, verb=verb)
+        return call_storage(attempt, self.url(path), self._config, self._closing, verb=verb, deadline=deadline)
+
+    def _open(self, handle: Handle) -> tuple[Any, str]:
+        def attempt() -> tuple[Any, str]:
+            wait_s = (self._deadline or Deadline(self._config.timeout_s)).within(self._config.stall_timeout_s)
+            return self._workers.call(lambda: open_files(handle, self._config), wait_s)
+
+        return call_storage(attempt, self.public, self._config, self._closing, verb="opened", deadline=self._deadline)
 
 
 def _joined(folder: str, name: str) -> str:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
+
+from hubdist.foreign import call_foreign, iterate_foreign
 
 MAX_OBJECT_BYTES = 256 << 20
 """Most bytes of an object that `Tree.load` reads into memory."""
@@ -33,8 +36,14 @@ class StoredFile:
     changed: str = field(default="", compare=False)
 
 
+_VERBS = {"create": "written", "write": "written", "upload": "written", "delete": "deleted"}
+_GUARDED = frozenset({"listing", "objects", "look", "fetch", "read_into", "stream", "load", *_VERBS})
+
+
 class Tree(abc.ABC):
     """A directory on storage; use as a context manager. Safe for several threads.
+
+    Whatever the methods of a kind of directory raise comes out as an error of hubdist's, in its own words.
 
     Paths are relative to the directory, `/` between names. Every method raises the same errors:
     ModelNotFoundError (nothing is there), AccessDeniedError (a right is missing), OriginError and
@@ -47,6 +56,10 @@ class Tree(abc.ABC):
 
     public: str
     exclusive: bool
+
+    def __init_subclass__(cls) -> None:
+        for name in _GUARDED & vars(cls).keys():
+            setattr(cls, name, _guarded(vars(cls)[name], _VERBS.get(name, "read")))
 
     def __enter__(self) -> Self:
         return self
@@ -140,3 +153,15 @@ class Tree(abc.ABC):
     def url(self, path: str) -> str:
         """The URL of a file, without secrets."""
         return f"{self.public}/{path}" if path else self.public
+
+
+def _guarded(method: Callable[..., Any], verb: str) -> Callable[..., Any]:
+    """A method of a tree behind the boundary to foreign code."""
+
+    @functools.wraps(method)
+    def call(tree: Tree, *args: Any, **options: Any) -> Any:
+        public = tree.url(args[0]) if args and isinstance(args[0], str) else tree.public
+        found = call_foreign(lambda: method(tree, *args, **options), public, verb)
+        return iterate_foreign(found, public, verb) if isinstance(found, Iterator) else found
+
+    return call
