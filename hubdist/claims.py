@@ -17,7 +17,7 @@ import threading
 import time
 from pathlib import Path
 
-from hubdist.disk import remove_tree
+from hubdist.disk import make_private, remove_tree
 from hubdist.manifest import Digest
 
 _ALIVE = "alive"
@@ -80,7 +80,7 @@ class Claims:
         """Make the folder under another name, so that nobody sees it before it is locked."""
         name = secrets.token_hex(16)
         new = _folder(self._root) / f".{name}"
-        new.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private(new.parent)
         new.mkdir(mode=0o700)
         alive = os.open(new / _ALIVE, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:

@@ -9,7 +9,7 @@ import os
 import shlex
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from hubdist.errors import IntegrityError, LengthMismatchError, StoreError, StoreFullError, UnsafeStoreError
@@ -50,7 +50,10 @@ def disk_errors(path: Path, *, need_bytes: int = 0, setting: str = "store (HUBDI
             ) from error
         what, advice = _FAILED.get(number, (error.strerror or type(error).__name__, None))
         advice = None if advice is None else advice.format(setting=setting)
-        raise StoreError(f"{what}: {error.filename or path}", path=str(path), advice=advice) from error
+        named = (
+            error.filename if Path(str(error.filename)).is_absolute() else path
+        )  # else it is a descriptor, or below one
+        raise StoreError(f"{what}: {named}", path=str(path), advice=advice) from error
 
 
 @contextlib.contextmanager
@@ -185,8 +188,82 @@ def read_range(path: Path, start: int, view: memoryview) -> None:
 
 
 def remove_tree(path: Path) -> None:
-    """Delete a directory of ours, read-only directories included; what somebody else deletes meanwhile is fine."""
+    """Delete a directory or file of ours, read-only ones included; what somebody else deletes meanwhile is fine."""
+    with contextlib.suppress(OSError):  # it is a directory
+        path.unlink()
+        return
     for folder, _, _ in os.walk(path):
         with contextlib.suppress(OSError):
             Path(folder).chmod(stat.S_IRWXU)
-    shutil.rmtree(path, ignore_errors=True)
+    with contextlib.suppress(OSError):  # there are errors that rmtree does not ignore
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def children(folder: Path) -> list[Path]:
+    """What is in a directory; nothing if it cannot be listed."""
+    try:
+        return list(folder.iterdir())
+    except OSError:
+        return []
+
+
+def make_private(folder: Path) -> None:
+    """Make a directory, and those above it that are missing, for this user alone.
+
+    Raises:
+        OSError: The disk refuses.
+    """
+    if folder.is_dir():
+        return
+    if folder.parent != folder:
+        make_private(folder.parent)
+    folder.mkdir(mode=0o700, exist_ok=True)
+
+
+def empty_directory(handle: int, into: Path | None, last: Sequence[str]) -> int:
+    """Move or delete all that is in a directory of ours, whatever its name is by now; several may do so at once.
+
+    Nothing here goes by the directory's path, which may be another directory's by now.
+
+    Args:
+        handle: Descriptor of the directory.
+        into: Where to move it; None to delete it. What cannot be moved, as from a layer of a container's image, is
+            deleted.
+        last: Names of the entries that go last, in this order, and stay if any other one cannot be deleted.
+
+    Returns:
+        How many entries this call has moved or deleted.
+
+    Raises:
+        OSError: The disk refuses.
+    """
+    taken = 0
+    for name in sorted(set(os.listdir(handle)) - set(last)):
+        taken += _take_away(handle, name, into)
+    if not set(os.listdir(handle)) - set(last):
+        for name in last:
+            taken += _take_away(handle, name, into)
+    return taken
+
+
+def _take_away(handle: int, name: str, into: Path | None) -> int:
+    """Move or delete one entry of a directory; 1, or 0 if it was not there."""
+    with contextlib.suppress(OSError):  # it is no directory
+        folder = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=handle)
+        try:
+            os.fchmod(folder, stat.S_IRWXU)  # else it cannot be moved
+        finally:
+            os.close(folder)
+    if into is not None:
+        with contextlib.suppress(OSError):
+            os.rename(name, into / name, src_dir_fd=handle)
+            return 1
+    try:
+        os.unlink(name, dir_fd=handle)
+    except FileNotFoundError:
+        return 0
+    except (IsADirectoryError, PermissionError):  # Linux and POSIX
+        for *_, below in os.fwalk(name, dir_fd=handle):
+            os.fchmod(below, stat.S_IRWXU)  # else nothing in it can be deleted
+        shutil.rmtree(name, ignore_errors=True, dir_fd=handle)
+    return 1

@@ -256,7 +256,7 @@ class GrowingStage(StageDirectory):
         if os.path.lexists(target):
             raise IntegrityError(f"something lies where {path} of the model belongs")
         with self._changed:
-            target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._make_parents(target)
             (self.path / file.place).rename(target)
             file.place = f"{FILES}/{path}"
 

@@ -12,6 +12,7 @@ import re
 import secrets
 from collections.abc import Sequence
 
+from hubdist.disk import make_private
 from hubdist.store import Store
 
 _OLD_S = 24 * 3600.0
@@ -33,7 +34,7 @@ class Nonces:
         """Put a new nonce into the store; None if that cannot be written to."""
         nonce = secrets.token_hex(16)
         with contextlib.suppress(OSError):
-            self._folder.mkdir(mode=0o700, exist_ok=True)
+            make_private(self._folder)
             self._sweep()
             os.close(os.open(self._folder / nonce, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600))
             return nonce

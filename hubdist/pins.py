@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from hubdist.disk import disk_errors, mode_below, write_durably
+from hubdist.disk import disk_errors, make_private, mode_below, write_durably
 from hubdist.errors import ConfigError, DigestMismatchError, HandleError, IntegrityError, NotPinnedError, StoreError
 from hubdist.handle import Handle
 from hubdist.makers import unique_name
@@ -63,7 +63,7 @@ class Pins:
             StoreError: The directory cannot be written.
         """
         with disk_errors(self._folder):
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_private(self._folder)
             write_durably(self._folder / f"{manifest.digest.value}.manifest", manifest.to_json(), unique_name())
 
     def keep(self, handle: Handle, digest: Digest) -> None:
@@ -73,7 +73,7 @@ class Pins:
             StoreError: The directory cannot be written.
         """
         with disk_errors(self._folder):
-            self._folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_private(self._folder.parent)
             mode = mode_below(self._folder.parent)  # a store that root fills for others is of use to them with its pins
             self._folder.mkdir(mode=mode, exist_ok=True)
             document = json.dumps({"handle": handle.label, "digest": str(digest)}).encode()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Self
 
 from hubdist.disk import disk_errors, read_range
 from hubdist.errors import DigestMismatchError, IntegrityError
+from hubdist.holds import IN_USE, Hold
 from hubdist.manifest import Chunk, Digest, Manifest
 from hubdist.savedmodel import check_checkpoint
 
@@ -34,7 +35,7 @@ class Snapshot:
 
     path: Path
     manifest: Manifest
-    _in_use: int | None = None
+    _hold: Hold | None = None
 
     @property
     def root(self) -> Path:
@@ -57,12 +58,21 @@ class Snapshot:
             entry.check_range(piece.start, part)
             at += len(part)
 
+    def is_in(self, handle: int) -> bool:
+        """True if this is the snapshot in an open directory, and not another one of the same bytes."""
+        if self._hold is None:
+            return False
+        try:
+            marker = os.stat(IN_USE, dir_fd=handle, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return os.path.samestat(os.fstat(self._hold.descriptor), marker)
+
     def release(self) -> None:
         """Stop using the snapshot."""
-        if self._in_use is not None:
-            in_use, self._in_use = self._in_use, None
-            with contextlib.suppress(OSError):  # it was only read; the kernel has let go of it in any case
-                os.close(in_use)
+        if self._hold is not None:
+            hold, self._hold = self._hold, None
+            hold.release()
 
     def __enter__(self) -> Self:
         return self
@@ -78,10 +88,12 @@ def check_snapshot(digest: Digest, home: Path) -> Manifest:
     """Check a published snapshot's names and sizes, and its checkpoint's completeness; return its manifest.
 
     Raises:
-        IntegrityError: It is not whole, or another user owns a part of it.
+        IntegrityError: It is not whole, or others own or may write to a part of it.
         OSError: The disk refuses.
     """
     _check_owner(home, home.lstat())
+    _check_owner(home / MANIFEST, (home / MANIFEST).lstat())
+    _check_owner(home / FILES, (home / FILES).lstat())
     manifest = Manifest.from_json((home / MANIFEST).read_bytes())
     if manifest.digest != digest:
         raise DigestMismatchError("the manifest is another one", expected=str(digest), actual=str(manifest.digest))
@@ -111,3 +123,5 @@ def _check_owner(path: Path, status: os.stat_result) -> None:
     """What another user has put there, while the store was open to others, is not what was published."""
     if status.st_uid not in (os.geteuid(), 0):
         raise IntegrityError(f"{path} belongs to user {status.st_uid}")
+    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not stat.S_ISLNK(status.st_mode):
+        raise IntegrityError(f"other users may write to {path}")

@@ -12,15 +12,13 @@ import hashlib
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from hubdist.cutting import ChunkCutter
 from hubdist.digesting import RepeatedFile, repeated_file
 from hubdist.disk import disk_errors, remove_tree, sync_directory
 from hubdist.errors import IntegrityError
+from hubdist.holds import IN_USE, HeldDirectory
 from hubdist.listing import model_folder
-from hubdist.makers import unique_name
 from hubdist.manifest import BLOCK_BYTES, Digest, Entry, EntryDigester, Manifest, ProvenChunk
 from hubdist.paths import PathSet
 from hubdist.room import Room, Scratch
@@ -29,7 +27,7 @@ from hubdist.snapshot import FILES
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-class StageDirectory:
+class StageDirectory(HeldDirectory):
     """A fresh directory with the model's files below `files`; removed on leaving unless it was published.
 
     Args:
@@ -38,34 +36,18 @@ class StageDirectory:
     """
 
     def __init__(self, parent: Path, *folders: str) -> None:
-        with disk_errors(parent):
-            self.path = parent / unique_name()
+        super().__init__(parent, *folders)
         self.files = self.path / FILES
-        try:
-            with disk_errors(self.path):
-                self.path.mkdir(mode=0o700)
-                for folder in folders:
-                    (self.path / folder).mkdir(mode=0o700)
-        except BaseException:
-            self.discard()
-            raise
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.discard()
-
-    def discard(self) -> None:
-        """Delete what was staged; harmless after publishing, for the directory has moved then."""
-        remove_tree(self.path)
-
-    @staticmethod
-    def _create(target: Path) -> int:
-        target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    def _create(self, target: Path) -> int:
+        """Make a file and the directories above it."""
+        self._make_parents(target)
         return os.open(target, _NEW_FILE, 0o600)
+
+    def _make_parents(self, target: Path) -> None:
+        """Make the directories above a file; but not the stage itself, if it was discarded or a cleaner removed it."""
+        for folder in reversed(target.relative_to(self.path).parents[:-1]):
+            (self.path / folder).mkdir(mode=0o700, exist_ok=True)
 
 
 class Stage(StageDirectory):
@@ -151,8 +133,8 @@ class Stage(StageDirectory):
             self._cutter.finish()
         with disk_errors(self.path):
             for scratch in self.path.iterdir():  # of an origin, such as a download
-                if scratch != self.files:
-                    scratch.unlink() if scratch.is_symlink() or scratch.is_file() else remove_tree(scratch)
+                if scratch.name not in (FILES, IN_USE):
+                    remove_tree(scratch)
         return Manifest.of(self._entries.values())
 
     def _strip_folder(self) -> None:

@@ -3,29 +3,36 @@
     <root>/snapshots/<digest>/files/...       the model, read-only: what TensorFlow opens
     <root>/snapshots/<digest>/manifest.json   beside the model's directory, never in it
     <root>/snapshots/<digest>/in-use          processes that use the snapshot hold a shared flock on it
-    <root>/staging/<unique>/                  being written
+    <root>/staging/<unique>/                  being written; its maker holds a shared flock on `in-use` in it
     <root>/quarantine/<unique>/               damaged, kept for a look; the next sweep deletes all but the newest
     <root>/locks/, <root>/pins/               see `Store.lock` and `hubdist.pins`
-    <root>/nonces/, <root>/claims/             see `hubdist.nonces` and `hubdist.claims`
+    <root>/nonces/, <root>/claims/            see `hubdist.nonces` and `hubdist.claims`
 
-Rule for all processes and threads: a snapshot appears whole, by one rename of a directory, or not at all. Two writers
-of one snapshot are harmless: one rename wins, the other discards. Locks only save double work.
+Rules for all processes and threads. A snapshot appears whole, by one rename of a directory, or not at all; it is taken
+away as `homes` says. Two writers of one snapshot are harmless: one rename wins, the other discards. Nothing is removed
+that somebody holds, see `holds`; where a file system has no locks, no snapshot is evicted. What is missing, because
+somebody cleared the directory, is made again.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import logging
 import os
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import filelock
-
-from hubdist.claims import is_claimed, sweep_claims
-from hubdist.disk import disk_errors, free_bytes, mode_below, remove_tree, sync_directory, write_durably
+from hubdist.disk import (
+    children,
+    disk_errors,
+    free_bytes,
+    make_private,
+    mode_below,
+    sync_directory,
+    write_durably,
+)
 from hubdist.errors import (
     DigestMismatchError,
     HubdistError,
@@ -35,21 +42,26 @@ from hubdist.errors import (
     UnsafeStoreError,
 )
 from hubdist.growing import FilledStage, GrowingStage
-from hubdist.makers import maker_is_dead, unique_name
+from hubdist.holds import IN_USE
+from hubdist.homes import Home
 from hubdist.manifest import BLOCK_BYTES, Digest, EntryDigester, Manifest, ProvenChunk
 from hubdist.ownership import check_folder, make_root, place_for_store
+from hubdist.removal import Eviction, Removal, ReplacedError
 from hubdist.savedmodel import check_checkpoint
 from hubdist.snapshot import FILES, MANIFEST, Snapshot, check_snapshot
 from hubdist.staging import Stage, sync_directories
+from hubdist.turns import take_turn
 
 _LOG = logging.getLogger(__name__)
-_IN_USE = "in-use"
-_LOCK_POLL_S = 0.01
+_ROUNDS = 100
+"""How often one looks again when what one looked at was replaced meanwhile; each time, somebody else got on."""
+
+_PAUSE_S = 0.001
+"""Seconds by which each pause between two tries to publish is longer than the one before."""
+
+_NO_MARKER = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 _UNWRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT, errno.EIO)
 """Why a store may be unable to make its folders; it serves what it has all the same."""
-
-_OLD_STAGE_S = 24 * 3600.0
-"""Age after which a stage is removed although its maker, on another machine, cannot be asked."""
 
 
 class Store:
@@ -80,18 +92,20 @@ class Store:
         self._staging = root / "staging"
         self._quarantine = root / "quarantine"
         self._locks = root / "locks"
-        self._folders = (root, self._snapshots, self._staging, self._quarantine, self._locks, root / "pins")
+        self._removal = Removal(root)
         with disk_errors(root):
             try:
-                for folder in self._folders[1:]:
-                    folder.mkdir(mode=mode_below(root), exist_ok=True)
+                self._make_folders()
                 self.read_only = not os.access(root, os.W_OK)
             except OSError as error:
                 if error.errno not in _UNWRITABLE:
                     raise
                 self.read_only = True
                 self._unwritable = error
-            self._check_folders(*(folder for folder in self._folders if folder.exists()))
+            self._check_folders(root)
+            for folder in self._folders():
+                with contextlib.suppress(FileNotFoundError):  # another process has just removed old pins
+                    self._check_folders(folder)
 
     def find(self, digest: Digest) -> Snapshot | None:
         """The published snapshot, checked for completeness, or None. A damaged one is quarantined.
@@ -100,40 +114,51 @@ class Store:
         variables names only files that exist. `verify` re-reads the bytes as well. If somebody else has put a directory
         in the store's place, or may write to it by now, nothing is found; whoever then writes gets the error.
         """
-        home = self._home(digest)
+        path = self._home(digest)
         with disk_errors(self.root):
             try:
                 self._check_folders(self.root, self._snapshots)
             except (UnsafeStoreError, FileNotFoundError):
                 return None
+        with disk_errors(path):
+            for _ in range(_ROUNDS):
+                try:
+                    with Home(path) as home:
+                        return self._look_at(home, digest)
+                except ReplacedError:
+                    continue
+                except FileNotFoundError:
+                    return None
+                except NotADirectoryError:
+                    self._removal.put_stray_aside(path)
+                    return None
+        return None
+
+    def _look_at(self, home: Home, digest: Digest) -> Snapshot | None:
+        """The snapshot in an open directory; None if it is damaged, which is put aside, or is being evicted."""
         try:
-            in_use = os.open(home / _IN_USE, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            hold = home.hold()
         except OSError as error:
             if error.errno == errno.EACCES and self.read_only:
                 return self._find_of_root(digest)
-            with disk_errors(home):
-                if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
-                    raise
-                if os.path.lexists(home):
-                    self.quarantine(digest, "its marker of use is missing")
-            return None
-        try:
-            if not _take_lock(in_use, fcntl.LOCK_SH) or not _same_file(in_use, home / _IN_USE):  # it is being evicted
-                os.close(in_use)
-                return None
-            manifest = check_snapshot(digest, home)
-        except (IntegrityError, FileNotFoundError, NotADirectoryError) as error:
-            if _same_file(in_use, home / _IN_USE):  # else another process has replaced it meanwhile
-                self.quarantine(digest, str(error))
-            os.close(in_use)
-            return None
-        except BaseException:
-            os.close(in_use)
-            with disk_errors(home):
+            if error.errno not in _NO_MARKER:
                 raise
-        with contextlib.suppress(OSError):  # a read-only store has no order of use
-            os.utime(home / _IN_USE)
-        return Snapshot(home / FILES, manifest, in_use)
+            self._removal.put_aside(home, "its marker of use is missing")
+            return None
+        if hold is None:
+            return None
+        with contextlib.ExitStack() as unless_found:
+            unless_found.callback(hold.release)
+            try:
+                manifest = check_snapshot(digest, home.path)
+            except (IntegrityError, FileNotFoundError, NotADirectoryError) as error:
+                self._removal.put_aside(home, str(error))
+                return None
+            if not home.is_there():
+                raise ReplacedError
+            unless_found.pop_all()
+        hold.touch()
+        return Snapshot(home.path / FILES, manifest, hold)
 
     def _find_of_root(self, digest: Digest) -> Snapshot | None:
         """As `find`, in a store that root has filled for all: others can read it, and hold no lock in it."""
@@ -202,28 +227,62 @@ class Store:
         home = self._home(manifest.digest)
         with disk_errors(home, need_bytes=manifest.total_bytes):
             check_checkpoint(stage.files, [entry.path for entry in manifest.entries])
-            mode = mode_below(self.root)
-            write_durably(stage.path / MANIFEST, manifest.to_json(), "new", mode=mode & 0o644)
-            os.close(os.open(stage.path / _IN_USE, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
-            _make_read_only(stage.files)
-            stage.path.chmod(mode)
-            sync_directories(stage.path)
-        for _ in range(2):
+            self._complete(stage, manifest)
+        for waited in range(_ROUNDS):
             with disk_errors(home):
-                try:
-                    stage.path.rename(home)
-                    sync_directory(self._snapshots)
-                except OSError as error:
-                    if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
-                        raise
-            # Ours or the one that was there before; a damaged one is moved aside and the second round publishes ours.
-            snapshot = self.find(manifest.digest)
+                if self._appear(stage, home):
+                    snapshot: Snapshot | None = Snapshot(home / FILES, manifest, stage.hand_over())
+                else:  # another one was there before, unless it was damaged or is evicted meanwhile
+                    snapshot = self.find(manifest.digest)
             if snapshot is not None:
                 if self._max_bytes is not None:
                     self._evict_to(self._max_bytes, keep=manifest.digest)
                 return snapshot
-            self._finish_eviction(home)
-        raise StoreError(f"the snapshot {manifest.digest} was damaged right after it was published", path=str(home))
+            with disk_errors(home):
+                self._removal.finish_eviction(home)
+            time.sleep(waited * _PAUSE_S)
+        raise StoreError(
+            f"something lies where the snapshot {manifest.digest} belongs, and cannot be taken away",
+            path=str(home),
+            advice="Remove it.",
+        )
+
+    def _complete(self, stage: Stage | GrowingStage, manifest: Manifest) -> None:
+        """Make a stage what a snapshot is, and durable."""
+        try:
+            mode = mode_below(self.root)
+            write_durably(stage.path / MANIFEST, manifest.to_json(), "new", mode=mode & 0o644)
+            _make_read_only(stage.files)
+            stage.path.chmod(mode)
+            sync_directories(stage.path)
+            check_snapshot(manifest.digest, stage.path)
+            whole = stage.is_whole()
+        except FileNotFoundError:
+            whole = False
+        if not whole:
+            raise StoreError(
+                f"files of the model were removed from {stage.path} while it was written",
+                path=str(stage.path),
+                advice="Load it again, and keep whatever clears that directory away from it.",
+            )
+
+    def _appear(self, stage: Stage | GrowingStage, home: Path) -> bool:
+        """Give a complete stage its place by one rename; False if something is there.
+
+        The lock that its maker has on it is the lock of one who uses the snapshot, so it is never without.
+        """
+        stage.touch()
+        try:
+            stage.path.rename(home)
+        except OSError as error:
+            if error.errno == errno.ENOENT and stage.is_whole():
+                self._make_folders()
+                return False
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                raise
+            return False
+        sync_directory(self._snapshots)
+        return True
 
     def refresh(self) -> None:
         """Let a network file system ask its server which snapshots there are: a miss may be a memory of this node."""
@@ -247,7 +306,7 @@ class Store:
                         digester.update(data)
                 found = digester.entry()
                 if found != entry:
-                    self.quarantine(digest, f"{entry.path} is damaged")
+                    self._removal.put_found_aside(snapshot, f"{entry.path} is damaged")
                     raise DigestMismatchError(
                         f"{entry.path} of {digest} is damaged", expected=str(entry.digest), actual=str(found.digest)
                     )
@@ -258,68 +317,55 @@ class Store:
         with disk_errors(self._snapshots), contextlib.suppress(FileNotFoundError):
             for home in self._snapshots.iterdir():
                 with contextlib.suppress(OSError, HubdistError):
-                    found.append(((home / _IN_USE).stat().st_mtime, Digest.parse(f"sha256:{home.name}")))
+                    found.append(((home / IN_USE).stat().st_mtime, Digest.parse(f"sha256:{home.name}")))
         return [digest for _, digest in sorted(found)]
 
     def evict(self, digest: Digest) -> bool:
-        """Delete a snapshot that no process uses; True if it was deleted."""
-        home = self._home(digest)
-        with disk_errors(home):
-            try:
-                in_use = os.open(home / _IN_USE, os.O_RDONLY | os.O_CLOEXEC)
-            except FileNotFoundError:
-                return False
-            try:
-                if not _take_lock(in_use, fcntl.LOCK_EX) or not _same_file(in_use, home / _IN_USE):
-                    return False
-                return not is_claimed(self.root, digest) and self._discard(home)
-            finally:
-                os.close(in_use)
+        """Delete a snapshot that no process uses; True if it was deleted.
 
-    def quarantine(self, digest: Digest, reason: str) -> None:
-        """Move a damaged snapshot aside, so that it is no hit any more."""
-        try:
-            aside = self._quarantine / unique_name()
-            self._home(digest).rename(aside)
-        except FileNotFoundError:
-            return  # another process was faster
-        except OSError as error:
-            raise StoreError(
-                f"the snapshot {digest} in {self.root} is damaged ({reason}) and cannot be moved aside",
-                path=str(self._home(digest)),
-                advice="Remove it, or set store to another directory.",
-            ) from error
-        _LOG.warning("hubdist: snapshot %s was damaged (%s); it is now %s", digest, reason, aside)
+        Where the file system has no locks nobody knows who uses a snapshot, and none is deleted; nor is one that lies
+        in a layer of the container's image, where it would stay on the disk.
+        """
+        path = self._home(digest)
+        with disk_errors(path):
+            return self._removal.evict(path) is Eviction.DONE
 
     def sweep(self) -> None:
-        """Remove stages whose makers are dead and all but the newest quarantined snapshot."""
-        for stage in self._list(self._staging):
-            if maker_is_dead(stage.name) or _age_s(stage, self._staging) > _OLD_STAGE_S:
-                remove_tree(stage)
-        sweep_claims(self.root)
-        for old in sorted(self._list(self._quarantine), key=lambda path: -_age_s(path, self._quarantine))[:-1]:
-            remove_tree(old)
+        """Remove what dead processes left, and all but the newest quarantined snapshot."""
+        self._removal.sweep()
 
     @contextlib.contextmanager
     def lock(self, name: str, timeout_s: float) -> Iterator[None]:
-        """Claims a lock among the processes of this node, to save double work; never needed for right results.
+        """Hold a lock among the processes of this node, to save double work; never needed for right results.
 
-        After `timeout_s` seconds without it, or where the file system has no locks, the block runs all the same.
+        After `timeout_s` seconds without it, some seconds after its holder was stopped, or where the file system has
+        no locks, the block runs all the same.
         """
-        lock = filelock.FileLock(self._locks / f"{name}.lock", mode=0o600)
-        held = False
-        if not self.read_only:
-            with contextlib.suppress(filelock.Timeout, OSError, NotImplementedError):
-                lock.acquire(timeout=timeout_s, poll_interval=_LOCK_POLL_S)
-                held = True
-        try:
+        if self.read_only:
             yield
-        finally:
-            if held:
-                lock.release()
+            return
+        with contextlib.suppress(OSError):
+            make_private(self._locks)
+        with take_turn(self._locks, name, timeout_s):
+            yield
 
     def _home(self, digest: Digest) -> Path:
         return self._snapshots / digest.value
+
+    def _make_folders(self) -> None:
+        """Make what is missing of the store; another one at its place is never made or taken."""
+        if not self.root.exists():
+            make_root(self.root)
+        mode = mode_below(self.root)
+        for folder in (self._snapshots, self._staging, self._quarantine, self._locks, self.root / "pins"):
+            folder.mkdir(mode=mode, exist_ok=True)
+
+    def _folders(self) -> Iterator[Path]:
+        """The directories of the store that are there; snapshots and stages are looked at when they are used."""
+        for name in ("snapshots", "staging", "quarantine", "locks", "pins"):
+            if os.path.lexists(self.root / name):
+                yield self.root / name
+        yield from (path for path in (self.root / "nonces", *children(self.root / "pins")) if path.is_dir())
 
     def _check_folders(self, *folders: Path) -> None:
         for folder in folders:
@@ -336,6 +382,7 @@ class Store:
                 advice=f"Set store (HUBDIST_STORE) to {place_for_store()}, or fill this one beforehand.",
             )
         with disk_errors(self.root):
+            self._make_folders()
             self._check_folders(self.root, self._snapshots, self._staging)
 
     def _make_room(self, total_bytes: int) -> None:
@@ -367,49 +414,12 @@ class Store:
         for digest, size in sizes.items():
             if total <= max(0, max_bytes):
                 return
-            if digest != keep and self.evict(digest):
-                total -= size
-
-    def _finish_eviction(self, home: Path) -> None:
-        """Remove a snapshot that another process has begun to evict; that one may have been stopped."""
-        with disk_errors(home), contextlib.suppress(FileNotFoundError), (home / _IN_USE).open("rb") as in_use:
-            if not _take_lock(in_use.fileno(), fcntl.LOCK_SH):
-                self._discard(home)
-
-    def _discard(self, home: Path) -> bool:
-        """Delete a snapshot; False if another process was faster."""
-        doomed = self._staging / unique_name()
-        try:
-            home.rename(doomed)
-        except FileNotFoundError:
-            return False
-        remove_tree(doomed)
-        return True
-
-    @staticmethod
-    def _list(folder: Path) -> list[Path]:
-        try:
-            return list(folder.iterdir())
-        except OSError:
-            return []
-
-
-def _take_lock(in_use: int, kind: int) -> bool:
-    """Take a snapshot's lock, shared to use it or exclusive to evict it; False if somebody holds the other kind."""
-    try:
-        fcntl.flock(in_use, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:  # no locks on this file system: snapshots are just not protected from evict
-        return True
-    return True
-
-
-def _same_file(handle: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(handle), path.stat())
-    except FileNotFoundError:
-        return False
+            try:
+                with disk_errors(self._home(digest)):
+                    if digest != keep and self._removal.evict(self._home(digest)) is not Eviction.NO:
+                        total -= size
+            except StoreError as error:  # no reason why another model could not be loaded
+                _LOG.warning("hubdist: snapshot %s in %s cannot be evicted: %s", digest, self.root, error)
 
 
 def _size(home: Path) -> int:
@@ -424,10 +434,3 @@ def _make_read_only(files: Path) -> None:
         for name in names:
             Path(folder, name).chmod(0o444)
         Path(folder).chmod(0o555)
-
-
-def _age_s(path: Path, folder: Path) -> float:
-    """Seconds between the last change of a folder's entry and of the folder itself: both by the same clock."""
-    with contextlib.suppress(OSError):
-        return folder.stat().st_mtime - path.stat().st_mtime
-    return 0.0

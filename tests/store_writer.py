@@ -1,4 +1,4 @@
-"""Stages and publishes one fixed small model in the store whose root is the argument; prints the digest.
+"""Stages and publishes one fixed small model in the store whose root is the argument, or evicts it; prints the digest.
 
 A process of its own, so that tests can kill it at any system call. Exit status 3: a typed error, printed.
 """
@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from hubdist.errors import StoreError
-from hubdist.manifest import Manifest, cut_chunks
+from hubdist.manifest import Digest, EntryDigester, Manifest, cut_chunks
 from hubdist.staging import Stage
 from hubdist.store import Store
 
@@ -21,8 +21,23 @@ def fill(stage: Stage) -> None:
             writer.write(data)
 
 
+def digest() -> Digest:
+    """The model's digest."""
+    entries = []
+    for path, data in FILES.items():
+        digester = EntryDigester(path)
+        digester.update(data)
+        entries.append(digester.entry())
+    return Manifest.of(entries).digest
+
+
 def main(root: Path, way: str) -> None:
-    """Publish the model, staged as from an origin or as from peers."""
+    """Publish the model, staged as from an origin or as from peers; or evict it, if it is there."""
+    if way == "evict":
+        store = Store(root)
+        store.evict(digest())
+        print(digest())
+        return
     manifest = None if way == "origin" else Manifest.from_json(Path(way).read_bytes())
     store = Store(root)
     if manifest is None:

@@ -19,13 +19,13 @@ ROOT = Path(hubdist.__file__).parent
 LAYERS = [
     {"errors", "redact", "threads", "drawing", "endings", "fixed"},
     {"hints", "deadline", "foreign"},
-    {"paths", "makers", "handle", "routes", "inherited"},
-    {"manifest", "source", "disk", "savedmodel", "listing", "report", "layers", "agreement"},
-    {"snapshot", "delivery", "cutting", "digesting", "ownership"},
-    {"room"},
-    {"archive", "staging"},
-    {"growing"},
-    {"config", "pins", "claims"},
+    {"paths", "makers", "mounts", "signs", "handle", "routes", "inherited"},
+    {"manifest", "source", "disk", "locks", "savedmodel", "listing", "report", "layers", "agreement"},
+    {"holds", "turns", "claims", "delivery", "cutting", "digesting", "ownership"},
+    {"snapshot", "room"},
+    {"archive", "homes", "staging"},
+    {"growing", "removal"},
+    {"config", "pins"},
     {"store", "storage"},
     {"nonces"},
     {"origins", "parallel", "filling", "lease"},
@@ -59,7 +59,6 @@ HOMES = {
     "tenacity": {"origins", "storage"},
     "pydantic": {"config"},
     "yaml": {"layers"},
-    "filelock": {"store"},
     "cloudpickle": {"runtime"},
 }
 """Third-party package -> the only parts that import it."""

@@ -214,7 +214,7 @@ def test_a_cache_that_may_not_be_written_is_told(
     def refuse(*_: object, **__: object) -> int:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(mounted, "_new_file", refuse)
+    monkeypatch.setattr(mounted, "_open_file", refuse)
     with pytest.raises(errors.AccessDeniedError, match="may not be written"):
         fill(MountedPlace(tmp_path / "mount"), tmp_path / "store", digest)
 

@@ -321,13 +321,3 @@ def test_a_mount_shows_no_files_that_are_being_written(tmp_path: Path, monkeypat
         tree.write("deep/file", b"content")
     assert seen[0] == {}
     assert list((tmp_path / "staging").iterdir()) == []
-
-
-def test_what_dead_writers_left_on_a_mount_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "staging").mkdir()
-    (tmp_path / "staging" / "dead").touch()
-    (tmp_path / "staging" / "alive").touch()
-    monkeypatch.setattr(mounted, "maker_is_dead", lambda name: name == "dead")
-    with open_tree(str(tmp_path), CONFIG) as tree:
-        tree.write("file", b"")
-    assert [path.name for path in (tmp_path / "staging").iterdir()] == ["alive"]

@@ -63,9 +63,19 @@ def strace_works(tmp_path_factory: pytest.TempPathFactory) -> None:
         pytest.skip("processes may not be traced here")
 
 
+def _prepare(root: Path, way: str) -> None:
+    """What is there before: to be evicted, a snapshot."""
+    if way == "evict":
+        store = Store(root)
+        with store.stage() as stage:
+            store_writer.fill(stage)
+            store.publish(stage).release()
+
+
 def _occasions(folder: Path, way: str, calls: list[str]) -> list[tuple[str, int]]:
     """Every call (name, K) that the writer makes from its first touch of the store on."""
     folder.mkdir()
+    _prepare(folder / "store", way)
     done = _strace(folder / "log", "-e", f"trace={','.join(calls)}", root=folder / "store", way=way)
     assert done.returncode == 0, done.stderr
     found: list[tuple[str, int]] = []
@@ -91,6 +101,7 @@ def _run_all(
         what, call, when = injections[number]
         root = folder / f"{number}"
         root.mkdir()
+        _prepare(root / "store", way)
         spec = f"inject={call}:{what}:when={when}"
         done = _strace(root / "log", "-e", f"trace={call}", "-e", spec, root=root / "store", way=way)
         return spec, root / "store", done
@@ -111,6 +122,7 @@ def _check_after(spec: str, root: Path, digest: Digest) -> None:
     assert again.manifest.digest == digest, spec
     assert _is_right(again.path), spec
     assert list((root / "staging").iterdir()) == [], spec
+    assert list((root / "quarantine").iterdir()) == [], spec
 
 
 def _is_right(path: Path) -> bool:
@@ -118,12 +130,12 @@ def _is_right(path: Path) -> bool:
     return files == store_writer.FILES
 
 
-@pytest.mark.parametrize("way", ["origin", "peers"])
+@pytest.mark.parametrize("way", ["origin", "peers", "evict"])
 def test_killed_at_every_call_nothing_is_wrong_and_nothing_needs_a_hand(
     tmp_path: Path, digest_and_manifest: tuple[Digest, Path], way: str
 ) -> None:
     digest, manifest = digest_and_manifest
-    argument = way if way == "origin" else str(manifest)
+    argument = str(manifest) if way == "peers" else way
     occasions = _occasions(tmp_path / "plain", argument, _CALLS)
     injections = [("signal=SIGKILL", call, when) for call, when in occasions]
     killed = 0
@@ -144,6 +156,7 @@ def test_killed_at_every_call_nothing_is_wrong_and_nothing_needs_a_hand(
         ("EROFS", "origin", _FAILING),
         ("EMFILE", "origin", ["openat"]),
         ("EMFILE", "peers", ["openat"]),
+        ("EIO", "evict", _ALL),
     ],
     ids=lambda value: value if isinstance(value, str) else f"{len(value)} calls",
 )
@@ -151,7 +164,7 @@ def test_a_disk_that_refuses_gives_a_typed_error_and_leaves_nothing(
     tmp_path: Path, digest_and_manifest: tuple[Digest, Path], error: str, way: str, calls: list[str]
 ) -> None:
     digest, manifest = digest_and_manifest
-    argument = way if way == "origin" else str(manifest)
+    argument = str(manifest) if way == "peers" else way
     occasions = _occasions(tmp_path / "plain", argument, calls)
     injections = [(f"error={error}", call, when) for call, when in occasions]
     refused = 0

@@ -23,7 +23,7 @@ from hubdist.errors import (
     OriginError,
 )
 from hubdist.foreign import words_of
-from hubdist.makers import maker_is_dead, unique_name
+from hubdist.storage.temporary import sweep_files, temporary_file
 from hubdist.storage.tree import MAX_OBJECT_BYTES, StoredFile, Tree
 
 STAGING = "staging"
@@ -110,17 +110,16 @@ class MountedTree(Tree):
             target.unlink()
 
     def _put(self, path: str, fill: Callable[[int], None], *, create: bool) -> bool:
-        target = self._root / path
-        temporary = self._root / STAGING / unique_name()
+        target, staging = self._root / path, self._root / STAGING
         with _errors(target, "written"):
             if create and target.exists():
                 return False
             self._sweep()
-            for folder in (temporary.parent, target.parent):
+            for folder in (staging, target.parent):
                 folder.mkdir(parents=True, exist_ok=True)
             self._check_inside(target)
-            try:
-                with _new_file(temporary) as handle:
+            with temporary_file(staging) as temporary:
+                with _open_file(temporary, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC) as handle:
                     fill(handle)
                     os.fsync(handle)
                 if create:
@@ -128,8 +127,6 @@ class MountedTree(Tree):
                 temporary.rename(target)
                 sync_directory(target.parent)
                 return True
-            finally:
-                temporary.unlink(missing_ok=True)
 
     def _check_inside(self, target: Path) -> None:
         """Links are followed for reading only: what others may have planted must not lead a writer elsewhere."""
@@ -137,14 +134,10 @@ class MountedTree(Tree):
             raise AccessDeniedError(f"{target} leads out of {self._root} by a link", advice="Remove the link.")
 
     def _sweep(self) -> None:
-        """Remove what dead writers of this machine left."""
-        if self._swept:
-            return
-        self._swept = True
-        with contextlib.suppress(OSError):
-            for left in (self._root / STAGING).iterdir():
-                if maker_is_dead(left.name):
-                    left.unlink(missing_ok=True)
+        """Remove what dead writers left."""
+        if not self._swept:
+            self._swept = True
+            sweep_files(self._root / STAGING)
 
 
 def _walk(folder: Path, prefix: str, depth: int) -> Iterator[tuple[str, StoredFile]]:
@@ -177,7 +170,7 @@ def _link(temporary: Path, target: Path, fill: Callable[[int], None]) -> bool:
         if error.errno not in _NO_LINKS:
             raise
         try:
-            with _new_file(target) as handle:
+            with _open_file(target, _NEW) as handle:
                 fill(handle)
                 os.fsync(handle)
         except FileExistsError:
@@ -187,8 +180,8 @@ def _link(temporary: Path, target: Path, fill: Callable[[int], None]) -> bool:
 
 
 @contextlib.contextmanager
-def _new_file(path: Path) -> Iterator[int]:
-    handle = os.open(path, _NEW, 0o644)
+def _open_file(path: Path, flags: int) -> Iterator[int]:
+    handle = os.open(path, flags, 0o644)
     try:
         yield handle
     finally:
