@@ -128,6 +128,8 @@ def _folders(root: Path) -> list[Path]:
 
 def _lives(folder: Path) -> bool:
     """The kernel lets go of a process's lock when it ends, however it does."""
+    if folder.name.startswith("."):  # it is being made: whoever tried its lock now could keep its owner from it
+        return _is_young(folder)
     try:
         alive = os.open(folder / _ALIVE, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -139,7 +141,7 @@ def _lives(folder: Path) -> bool:
     except OSError as error:
         return error.errno in (errno.EWOULDBLOCK, errno.EACCES) or _is_young(folder)
     else:
-        return folder.name.startswith(".") and _is_young(folder)  # made, and not locked yet
+        return False
     finally:
         os.close(alive)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import shutil
 import signal
 import subprocess
@@ -89,6 +90,26 @@ def test_claims_outlive_a_cleaner(root: Path, digest: Digest) -> None:
     assert claims.keep(OTHER)
     assert is_claimed(root, digest)
     assert is_claimed(root, OTHER)
+
+
+def test_who_is_about_to_claim_is_left_alone(root: Path, digest: Digest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the making of the file and its lock, nobody else's look may take the lock away."""
+    claims = Claims(root)
+    lock = fcntl.flock
+
+    def look_first(file: int, kind: int) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(fcntl, "flock", refuse)
+            sweep_claims(root)
+        lock(file, kind)
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("the lock was asked for")
+
+    monkeypatch.setattr(fcntl, "flock", look_first)
+    assert claims.keep(digest)
+    monkeypatch.undo()
+    assert is_claimed(root, digest)
 
 
 def test_thousands_of_claims_cost_one_open_file(root: Path) -> None:
