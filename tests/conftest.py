@@ -13,8 +13,8 @@ import pytest
 
 import hubdist
 
-# Set before ray is imported anywhere: no token file of the user's, no reports, no uv look-ups. And before gcsfs is, which
-# would ask Google for the kind of each bucket.
+# Set before ray is imported anywhere: no token file of the user's, no reports, no uv look-ups. And before gcsfs is,
+# which would ask Google for the kind of each bucket.
 os.environ.update(
     RAY_AUTH_MODE="disabled",
     RAY_USAGE_STATS_ENABLED="0",
