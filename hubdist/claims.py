@@ -19,6 +19,7 @@ from pathlib import Path
 
 from hubdist.disk import make_private, remove_tree
 from hubdist.manifest import Digest
+from hubdist.snapshot import Snapshot
 
 _ALIVE = "alive"
 _OLD_S = 24 * 3600.0
@@ -96,6 +97,30 @@ class Claims:
         if self._alive is not None:
             os.close(self._alive)
         self._folder, self._alive = folder, alive
+
+
+class Given:
+    """Snapshots whose directories callers got. They stay until the process ends, whatever is set up anew meanwhile."""
+
+    def __init__(self) -> None:
+        self._guard = threading.Lock()
+        self._claims: dict[Path, Claims] = {}
+        self._open: dict[Path, Snapshot] = {}
+
+    def add(self, snapshot: Snapshot) -> None:
+        """Keep a snapshot; it costs an open file only where its store cannot be written."""
+        with self._guard:
+            claims = self._claims.setdefault(snapshot.root, Claims(snapshot.root))
+        if claims.keep(snapshot.manifest.digest):
+            snapshot.release()
+        else:
+            self._open[snapshot.path] = snapshot
+
+    def clear(self) -> None:
+        """Let all of them go."""
+        for claims in self._claims.values():
+            claims.close()
+        self._open.clear()
 
 
 def is_claimed(root: Path, digest: Digest) -> bool:

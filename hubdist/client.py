@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self
 
-from hubdist.claims import Claims
+from hubdist.claims import Given
 from hubdist.config import Config, ReadMode, RouteName
 from hubdist.disk import working_directory
 from hubdist.embedded import Embedded
@@ -191,31 +191,7 @@ def _asked(text: str) -> tuple[str, Path | None]:
     return text, None if "://" in text.rpartition("::")[2] else working_directory()
 
 
-class _Given:
-    """Snapshots whose directories callers got. They stay until the process ends, whatever is set up anew meanwhile."""
-
-    def __init__(self) -> None:
-        self._guard = threading.Lock()
-        self._claims: dict[Path, Claims] = {}
-        self._open: dict[Path, Snapshot] = {}
-
-    def add(self, snapshot: Snapshot) -> None:
-        """Keep a snapshot; it costs an open file only where its store cannot be written."""
-        with self._guard:
-            claims = self._claims.setdefault(snapshot.root, Claims(snapshot.root))
-        if claims.keep(snapshot.manifest.digest):
-            snapshot.release()
-        else:
-            self._open[snapshot.path] = snapshot
-
-    def clear(self) -> None:
-        """Let all of them go."""
-        for claims in self._claims.values():
-            claims.close()
-        self._open.clear()
-
-
-_given = _Given()
+_given = Given()
 _guard = threading.Lock()
 _process: _Process | None = None
 _of_parent: _Process | None = None
@@ -520,7 +496,7 @@ def _begin_child() -> None:
     """In a process that was just forked: Ray's connection belongs to the parent, and locks may be held for ever."""
     global _guard, _given, _process, _of_parent  # noqa: PLW0603 - a process has one of each
     _guard = threading.Lock()
-    _given = _Given()
+    _given = Given()
     if _process is not None:
         _process, _of_parent = None, _process
 
