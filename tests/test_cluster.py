@@ -25,6 +25,7 @@ from hubdist.errors import (
     UnsafeStoreError,
 )
 from hubdist.runtime.actors import NAMESPACE, coordinator_name
+from hubdist.runtime.job import Terms
 from hubdist.testing.cluster import RayCluster
 from hubdist.testing.hub import LoopbackHub
 
@@ -198,7 +199,7 @@ def test_a_thousand_calls_at_once_share_one_resolve(cluster: RayCluster, hub: Lo
     name = coordinator_name(ray.get_runtime_context().get_job_id())
     coordinator = ray.get_actor(name, namespace=NAMESPACE)
     node_id = cluster.node_ids[0]
-    references = [coordinator.pin.remote(handle, node_id, None, None) for _ in range(1000)]
+    references = [coordinator.pin.remote(handle, node_id, None, None, Terms()) for _ in range(1000)]
     assert gate.wait_reached(60)
     gate.set()
     assert len(set(ray.get(references, timeout=90))) == 1
