@@ -22,6 +22,7 @@ from hubdist.disk import working_directory
 from hubdist.embedded import Embedded
 from hubdist.errors import DeliveryError, NotPinnedError
 from hubdist.handle import handle_text
+from hubdist.hints import suggested
 from hubdist.manifest import Chunk, Digest, Manifest
 from hubdist.models import (
     Bundle,
@@ -355,11 +356,12 @@ def prefetch(
     texts = [handle_text(handle) for handle in several]
     report = _current().way.prefetch(texts, None if nodes is None else list(nodes))
     failures = {node.name: node.error for node in report.nodes if node.error is not None}
-    if len(report.unresolved) == 1 and not failures:
-        raise report.unresolved[0]
-    if failures or report.unresolved:
-        failures |= {error.handle or "a handle": error for error in report.unresolved}
-        tried = len(report.nodes) + len(report.unresolved)
+    unresolved = [suggested(error, texts) for error in report.unresolved]
+    if len(unresolved) == 1 and not failures:
+        raise unresolved[0]
+    if failures or unresolved:
+        failures |= {error.handle or "a handle": error for error in unresolved}
+        tried = len(report.nodes) + len(unresolved)
         raise DeliveryError(f"{len(failures)} of {tried} deliveries failed:", failures=failures)
     return report
 

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from hubdist.endings import Ending, ending_of
-from hubdist.errors import ModelNotFoundError
+from hubdist.errors import HubdistError, ModelNotFoundError
 from hubdist.redact import redact_url
 
 _PLAIN_NAME = re.compile(r"\w[\w.-]*")
@@ -68,8 +68,21 @@ def suggesting(texts: Sequence[str | os.PathLike[str]]) -> Iterator[None]:
     try:
         yield
     except ModelNotFoundError as error:
+        raise suggested(error, texts) from error.__cause__
+
+
+def suggested(error: HubdistError, texts: Sequence[str | os.PathLike[str]]) -> HubdistError:
+    """The error; if a path does not exist, with what may have been meant.
+
+    Args:
+        error: Any.
+        texts: The handles as the user wrote them.
+    """
+    if isinstance(error, ModelNotFoundError):
         for text in map(os.fsdecode, texts):
             meant = suggestion(text)
-            if meant is not None and (error.handle or "").endswith(f"/{text.strip().rstrip('/')}"):
-                raise error.advised(f"If it is not meant as a path, write {meant}.") from error.__cause__
-        raise
+            if meant is None or meant in (error.advice or ""):  # it has been said
+                continue
+            if (error.handle or "").endswith(f"/{text.strip().rstrip('/')}"):
+                return error.advised(f"If it is not meant as a path, write {meant}.")
+    return error

@@ -223,11 +223,10 @@ class Cluster:
         whole = [self._whole(text) for text in texts]
         wanted = None if nodes is None else list(nodes)
         try:
-            with suggesting(texts):
-                report: Report = self._call(
-                    lambda coordinator: coordinator.prefetch.remote(whole, wanted),
-                    while_waiting=lambda coordinator: _show_progress(coordinator, bars),
-                )
+            report: Report = self._call(
+                lambda coordinator: coordinator.prefetch.remote(whole, wanted),
+                while_waiting=lambda coordinator: _show_progress(coordinator, bars),
+            )
         finally:
             for bar in bars.values():
                 bar.close()
