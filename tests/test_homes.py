@@ -28,7 +28,7 @@ def test_a_user_without_a_home_is_told_what_to_set(base: Path, home: str | None)
 @pytest.mark.parametrize(
     ("name", "setting"),
     [
-        ("HUBDIST_LOCK_FILE", "lock_file"),
+        ("HUBDIST_LOCK_FILE", "lock_file (HUBDIST_LOCK_FILE)"),
         ("HUBDIST_TFHUB_CACHE_DIR", "tfhub_cache_dir (TFHUB_CACHE_DIR)"),
         ("HUBDIST_CONFIG", "HUBDIST_CONFIG"),
     ],

@@ -21,6 +21,7 @@ from hubdist.copies import RemoteCopy
 from hubdist.disk import remove_tree
 from hubdist.errors import DigestMismatchError, HubdistError, IntegrityError, NotPinnedError, OriginError, StoreError
 from hubdist.handle import Handle
+from hubdist.makers import unique_name
 from hubdist.manifest import Digest, Manifest
 from hubdist.nonces import Nonces
 from hubdist.pins import Pins
@@ -444,5 +445,8 @@ def _forget_old(folder: Path) -> None:
         with contextlib.suppress(OSError):  # it is in use, or another job was faster
             if time.time() - scope.stat().st_mtime > _OLD_S:
                 lock = _lock_scope(scope, fcntl.LOCK_EX)
-                remove_tree(scope)
-                os.close(lock)
+                try:
+                    aside = scope.rename(scope.with_name(f"session_removed_{unique_name()}"))  # nobody locks it now
+                    remove_tree(aside)
+                finally:
+                    os.close(lock)
