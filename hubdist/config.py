@@ -355,8 +355,7 @@ class Config(BaseModel):
         """
         whole = self.rooted(working_directory())  # they may be started in another directory
         values = whole.model_dump(mode="json", include=self.model_fields_set - {"origins"}, exclude_none=True)
-        store = str(self.store_root(node_id)).replace("{", "{{").replace("}", "}}")
-        write_inherited(os.environ, values | {"store": store})
+        write_inherited(os.environ, values | {"store": self.literal_store(node_id)})
 
     @staticmethod
     def stop_handing_down() -> None:
@@ -429,6 +428,22 @@ class Config(BaseModel):
         text = self.model_dump_json(exclude={"origins"}) + " ".join(sorted(self.origins))
         return hashlib.sha256(text.encode()).hexdigest()
 
+    @property
+    def names_store(self) -> bool:
+        """True if `store` is set; else each process goes by its environment."""
+        return "store" in self.model_fields_set
+
+    def with_store_of(self, other: Config) -> Self:
+        """The same settings with the store of others, which may name none."""
+        values = {key: value for key, value in self.keys_set().items() if key != "store"}
+        if other.names_store:
+            values["store"] = other.store
+        return type(self)(**values)
+
+    def literal_store(self, node_id: str) -> str:
+        """A value of `store` that means the same directory in any environment; raises as `store_root` does."""
+        return str(self.store_root(node_id)).replace("{", "{{").replace("}", "}}")
+
     def store_root(self, node_id: str) -> Path:
         """The directory that is configured for the store on the node with this id.
 
@@ -438,7 +453,7 @@ class Config(BaseModel):
             StoreError: It begins with `~`, and this process's user has no home.
         """
         cache = os.environ.get("XDG_CACHE_HOME", "")
-        if "store" not in self.model_fields_set and cache.startswith("/"):
+        if not self.names_store and cache.startswith("/"):
             return Path(cache) / "hubdist"
         try:
             return expand_home(self.store.format(node_id=node_id), "store (HUBDIST_STORE)")

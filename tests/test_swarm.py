@@ -162,7 +162,7 @@ def test_chunks_travel_while_the_origin_is_being_read(cluster: RayCluster, call:
     hubdist.init(store=cluster.store, origins={"slow": lambda _: Waits(content, stages, None)})
     expected = {path.removeprefix("model/"): data for path, data in content.items()}
     if call == "prefetch":
-        report = hubdist.prefetch("slow://it")
+        report = hubdist.prefetch(f"slow://{call}")
         check_stores(cluster, report, expected)
         assert {str(node.route) for node in report.nodes} == {"store", "driver"}
         assert all(node.timeline for node in report.nodes if str(node.route) == "driver")
@@ -170,7 +170,7 @@ def test_chunks_travel_while_the_origin_is_being_read(cluster: RayCluster, call:
 
         @ray.remote(num_cpus=0)
         def read() -> dict[str, bytes]:
-            root = Path(hubdist.resolve("slow://it"))
+            root = Path(hubdist.resolve(f"slow://{call}"))
             return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
         assert ray.get(read.options(**cluster.on(others[0])).remote(), timeout=90) == expected

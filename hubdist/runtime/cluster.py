@@ -105,15 +105,15 @@ class Cluster:
                 "this job already runs with other settings",
                 advice="Call hubdist.init once, before the first load, or hubdist.shutdown() in between.",
             )
-        settings = job.config
+        settings = job.config_on(self._node_id)
         if self._here is Standpoint.TASK and asked:
             settings = settings.changed_in_process(asked, job.schemes, job.base_dir)
             self._terms = Terms(settings.frozen, settings.offline, proposed.model_settings(job.schemes))
-            self._own_store = settings.store != job.config.store
+            self._own_store = settings.store != job.config_on(self._node_id).store
         elif job.fingerprint == proposed.fingerprint:
             settings = proposed  # with models and origins, should Ray be started anew
         if self._here is Standpoint.OUTSIDE:
-            settings = settings.changed({"store": proposed.store})  # another machine than the job's nodes
+            settings = settings.with_store_of(proposed)  # another machine than the job's nodes
             self._own_store = True
         self._config = settings
         self._job = job
@@ -290,7 +290,14 @@ class Cluster:
         if known is not None:
             return known
         base_dir = working_directory() if self._here is Standpoint.DRIVER else None
-        return Job.of(self._config, base_dir, scope_of(self._job_id))
+        return Job.of(self._config, base_dir, scope_of(self._job_id), self._drivers_store())
+
+    def _drivers_store(self) -> tuple[str, str] | None:
+        """See `Job`."""
+        if self._here is Standpoint.DRIVER and not self._config.names_store:
+            with contextlib.suppress(StoreError):  # the coordinator says so too
+                return self._node_id, self._config.literal_store(self._node_id)
+        return None
 
     def _call(self, method: Callable[[Any], Any], while_waiting: Callable[[Any], None] | None = None) -> Any:
         """Call the coordinator; if it dies meanwhile, wait for its restart or make a new one, and call again."""

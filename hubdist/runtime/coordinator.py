@@ -82,7 +82,7 @@ class Coordinator:
         self._job_id = job_id
         self._node = node
         self._ledger = Ledger(job_id)
-        self._agents = Agents(job.config, make_agent)
+        self._agents = Agents(job.config, lambda _, node: make_agent(job.config_on(node.id), node))
         self._life = Life()
         self._reading: dict[str, EarlyDelivery] = {}
         """`Handle.key` -> the delivery of a model whose origin is being read."""
@@ -97,7 +97,7 @@ class Coordinator:
 
     @functools.cached_property
     def _config(self) -> Config:
-        return self._job.whole_config()
+        return self._job.whole_config(self._node.id)
 
     @functools.cached_property
     def _ways(self) -> Ways:

@@ -29,6 +29,8 @@ class Job:
         origins: The user's own origins, by cloudpickle: they may be defined in the driver's `__main__`.
         base_dir: The driver's directory, for relative paths; None refuses them.
         scope: Names the job among all jobs of all clusters that ever used a store; its pins are kept under it.
+        drivers_store: The driver's node and the store that its environment means, if the settings name none: all
+            processes of that node must mean the same. Other nodes go by their own environment.
         closed: The driver has shut it down; what its tasks still ask is answered, and nothing stays for long.
     """
 
@@ -39,10 +41,13 @@ class Job:
     origins: bytes = field(repr=False)
     base_dir: Path | None
     scope: str
+    drivers_store: tuple[str, str] | None = None
     closed: bool = False
 
     @classmethod
-    def of(cls, config: Config, base_dir: Path | None, scope: str) -> Self:
+    def of(
+        cls, config: Config, base_dir: Path | None, scope: str, drivers_store: tuple[str, str] | None = None
+    ) -> Self:
         """From the settings that a process would start a job with; arguments as the attributes."""
         return cls(
             config=config.for_nodes(),
@@ -52,10 +57,17 @@ class Job:
             origins=cloudpickle.dumps(dict(config.origins)),
             base_dir=base_dir,
             scope=scope,
+            drivers_store=drivers_store,
         )
 
-    def whole_config(self) -> Config:
-        """The settings with the user's own origins.
+    def config_on(self, node_id: str) -> Config:
+        """The settings for the processes of a node."""
+        if self.drivers_store is not None and self.drivers_store[0] == node_id:
+            return self.config.changed({"store": self.drivers_store[1]})
+        return self.config
+
+    def whole_config(self, node_id: str) -> Config:
+        """The settings for the coordinator on a node, with the user's own origins.
 
         Raises:
             ConfigError: What the origins are made of cannot be imported here.
@@ -67,7 +79,7 @@ class Job:
                 f"the origins {', '.join(sorted(self.schemes))} cannot be unpickled: {type(error).__name__}",
                 advice="Let runtime_env bring the modules that they use to all nodes.",
             ) from None
-        return self.config.changed({"origins": origins})
+        return self.config_on(node_id).changed({"origins": origins})
 
 
 @dataclass(frozen=True, slots=True)
