@@ -657,3 +657,18 @@ def test_modules_of_the_configuration_are_imported_before_a_load(
     hubdist.init(imports=["hubdist_has_no_such_module"])
     with pytest.raises(ConfigError, match="hubdist_has_no_such_module"):
         hubdist.load(stateful)
+
+
+@pytest.mark.parametrize("kind", ["variable", "table"])
+def test_a_model_that_is_no_object_is_what_tensorflow_gives_each_time(kind: str, tmp_path: Path) -> None:
+    import tensorflow as tf
+
+    root: Any = tf.Variable(3.0)
+    if kind == "table":
+        values = tf.lookup.KeyValueTensorInitializer(["a"], [7])
+        root = tf.lookup.StaticHashTable(values, 0)
+    tf.saved_model.save(root, str(tmp_path / "model"))
+    hubdist.init(store=str(tmp_path / "store"))
+    first, second = hubdist.load(tmp_path / "model"), hubdist.load(tmp_path / "model")
+    assert type(first).__name__ == type(tf.saved_model.load(str(tmp_path / "model"))).__name__
+    assert first is not second

@@ -14,7 +14,7 @@ from typing import Any
 from hubdist.manifest import Digest
 from hubdist.models.keys import LoadKey
 from hubdist.models.published import Published
-from hubdist.models.travel import state_of
+from hubdist.models.travel import is_unchanged, state_of
 
 _COLLECT_BYTES = 32 << 20
 
@@ -78,7 +78,7 @@ class LoadedModels:
             if model is None:
                 self._make_room(identity)
                 model = load()
-                if not state_of(model).unchanged():  # it cannot be told, so it will not be handed out again
+                if not is_unchanged(model):  # it cannot be told, so it will not be handed out again
                     return model
             self._keep(identity, model)
         return model
@@ -107,7 +107,7 @@ class LoadedModels:
         with self._guard:
             entry = self._entries.get(identity)
         model = None if entry is None else entry.model()
-        if model is not None and state_of(model).unchanged():
+        if model is not None and is_unchanged(model):
             return model
         with self._guard:
             self._entries.pop(identity, None)

@@ -115,9 +115,15 @@ def apply_changes(model: Any, changes: Changes) -> None:
 
 
 def state_of(model: Any) -> State:
-    """What is known of a loaded model's state."""
+    """What is known of the state of a loaded model that may be kept."""
     state: State = vars(model)[_PART].state
     return state
+
+
+def is_unchanged(model: Any) -> bool:
+    """True if a loaded model is known to be as it was published; never so for a bare variable or table."""
+    part: Part | None = vars(model).get(_PART)
+    return part is not None and part.state.unchanged()
 
 
 def _kind(node: Any) -> PartKind | None:
