@@ -69,12 +69,14 @@ def test_who_works_does_not_end() -> None:
 
 
 @pytest.mark.parametrize("error", [ValueError("token=CANARY"), OSError(5, "CANARY"), KeyError("CANARY")])
-def test_errors_without_a_type_get_one_and_tell_no_secret(error: Exception) -> None:
+def test_errors_without_a_type_get_one_and_tell_no_secret(error: Exception, caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(errors.PeerError) as caught:
         asyncio.run(Actor().fail(error))
     assert type(error).__name__ in str(caught.value)
     assert "CANARY" not in str(caught.value)
     assert caught.value.__suppress_context__
+    assert "in fail" in caplog.text
+    assert "CANARY" not in caplog.text
 
 
 def test_errors_of_hubdist_pass_as_they_are() -> None:

@@ -7,6 +7,7 @@ import functools
 import logging
 import threading
 import time
+import traceback
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
@@ -86,7 +87,8 @@ def answering(
             except HubdistError:
                 raise
             except Exception as error:  # noqa: BLE001 - the actor's boundary: callers get errors with a type
-                _LOG.exception("hubdist: unexpected error in %s", method.__name__)
+                where = "".join(traceback.format_tb(error.__traceback__))  # not its text, which may hold a secret
+                _LOG.error("hubdist: unexpected %s in %s:\n%s", type(error).__name__, method.__name__, where)
                 raise PeerError(
                     f"unexpected {type(error).__name__} in the coordinator's {method.__name__}",
                     advice="The coordinator's log has more. It is a fault of hubdist: please report it.",
