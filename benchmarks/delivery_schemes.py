@@ -26,7 +26,7 @@ import numpy as np
 import ray
 
 import hubdist
-from hubdist.report import Report
+from hubdist.report.delivery import Report
 
 PLACE = Path("/hostlocal")
 CHUNK = 4 << 20

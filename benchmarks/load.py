@@ -38,7 +38,8 @@ _HUBDIST = """
 import json, sys, time
 import tensorflow as tf
 import hubdist
-from hubdist import client, models  # what a process has imported before its first load
+from hubdist.client import api as client  # what a process has imported before its first load
+from hubdist import loading as models  # what a process has imported before its first load
 hubdist.status()
 begin = time.perf_counter()
 model = hubdist.load(sys.argv[2])

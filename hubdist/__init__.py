@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from hubdist.errors import HubdistError
 
 if TYPE_CHECKING:
-    from hubdist.client import (
+    from hubdist.client.api import (
         init,
         load,
         load_async,
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
         status,
         unload,
     )
-    from hubdist.config import Config
+    from hubdist.config.schema import Config
 
 __version__ = "0.1.0"
 
@@ -52,7 +52,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'hubdist' has no attribute {name!r}")
-    home = import_module("hubdist.config" if name == "Config" else "hubdist.client")
+    home = import_module("hubdist.config.schema" if name == "Config" else "hubdist.client.api")
     return getattr(home, name)
 
 

@@ -4,7 +4,7 @@ One `Delivery` brings one model's chunks to a set of nodes. The coordinator feed
 it answers; `benchmarks/simulate.py` drives the same code with thousands of nodes that do not exist.
 """
 
-from hubdist.delivery.chunking import choose_chunk_bytes
+from hubdist.delivery.chunk_sizes import choose_chunk_bytes
 from hubdist.delivery.events import (
     ChunkArrived,
     ChunkFailed,

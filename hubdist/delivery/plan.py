@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hubdist.delivery.board import Board
+from hubdist.delivery.chunk_map import Board
 from hubdist.delivery.events import (
     ChunkArrived,
     ChunkFailed,
@@ -26,8 +26,8 @@ from hubdist.delivery.events import (
     Publish,
     SourceFailed,
 )
-from hubdist.delivery.matching import Matching
-from hubdist.delivery.members import Member, Role, Window
+from hubdist.delivery.peers import Member, Role, Window
+from hubdist.delivery.scheduler import Matching
 from hubdist.errors import HubdistError, IntegrityError
 
 MAX_TRIES = 3

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hubdist.config import Config
-from hubdist.deadline import Deadline
-from hubdist.endings import Ending, ending_of
-from hubdist.foreign import call_foreign
-from hubdist.handle import Handle, Kind, other_archive_error
+from hubdist.config.schema import Config
+from hubdist.model.handle import Handle, Kind, other_archive_error
+from hubdist.model.suffixes import Ending, ending_of
 from hubdist.origins.base import Origin
-from hubdist.room import Room, Scratch
+from hubdist.system.deadline import Deadline
+from hubdist.system.disk_space import Room, Scratch
+from hubdist.system.foreign import call_foreign
 
 __all__ = ["Origin", "open_origin"]
 
@@ -60,9 +60,9 @@ def _open(handle: Handle, config: Config, scratch: Scratch | Path, deadline: Dea
     if ending is Ending.OTHER_ARCHIVE:
         raise other_archive_error(handle.public)
     if handle.kind is Kind.FILE or ending not in (None, Ending.ARCHIVE):
-        from hubdist.origins.files import FileOrigin
+        from hubdist.origins.file_origin import FileOrigin
 
         return FileOrigin(handle, config, deadline)
-    from hubdist.origins.archives import ArchiveOrigin
+    from hubdist.origins.archive_origin import ArchiveOrigin
 
     return ArchiveOrigin(handle, config, room, deadline)

@@ -7,9 +7,9 @@ import contextlib
 from collections.abc import Iterator
 from typing import final
 
-from hubdist.deadline import Deadline
-from hubdist.foreign import call_foreign
-from hubdist.source import FileSink, FileWriter
+from hubdist.model.source import FileSink, FileWriter
+from hubdist.system.deadline import Deadline
+from hubdist.system.foreign import call_foreign
 
 
 class Origin(abc.ABC):

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-from hubdist.config import Config
-from hubdist.deadline import Deadline
+from hubdist.config.schema import Config
 from hubdist.errors import TransferTimeoutError
-from hubdist.handle import Handle
-from hubdist.listing import check_versions
+from hubdist.model.handle import Handle
+from hubdist.model.listing import check_versions
+from hubdist.model.source import FileSink, SourceFile, copy_source
 from hubdist.origins.base import Origin
-from hubdist.source import FileSink, SourceFile, copy_source
-from hubdist.threads import Worker
+from hubdist.system.deadline import Deadline
+from hubdist.system.threads import Worker
 
 _T = TypeVar("_T")
 

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hubdist.config import Config
-from hubdist.deadline import Deadline
-from hubdist.endings import Ending, ending_of
+from hubdist.config.schema import Config
 from hubdist.errors import HandleError, HubdistError, ModelNotFoundError, OriginError
-from hubdist.foreign import call_foreign
-from hubdist.handle import Handle, Kind, parse_handle
-from hubdist.origins.archives import http_rules
-from hubdist.origins.http import fetch_text
+from hubdist.model.handle import Handle, Kind, parse_handle
+from hubdist.model.redact import redact_url
+from hubdist.model.suffixes import Ending, ending_of
+from hubdist.origins.archive_origin import http_rules
+from hubdist.origins.http.stream import fetch_text
 from hubdist.origins.local import is_directory
 from hubdist.origins.objects import is_object
-from hubdist.redact import redact_url
+from hubdist.system.deadline import Deadline
+from hubdist.system.foreign import call_foreign
 
 _ONLY_ARCHIVES = "the origin serves archives only"
 _ONE_FILE = "the handle names one file, which only the driver reads"

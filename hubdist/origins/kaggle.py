@@ -16,9 +16,7 @@ import shutil
 import tarfile
 from pathlib import Path
 
-from hubdist.config import Config
-from hubdist.deadline import Deadline
-from hubdist.disk import disk_errors
+from hubdist.config.schema import Config
 from hubdist.errors import (
     AccessDeniedError,
     ConfigError,
@@ -29,14 +27,16 @@ from hubdist.errors import (
     OriginError,
     TransferTimeoutError,
 )
-from hubdist.foreign import Fault, fault_of, own_error
-from hubdist.handle import Handle, parse_handle
-from hubdist.origins.archives import ArchiveOrigin
+from hubdist.model.handle import Handle, parse_handle
+from hubdist.model.source import FileSink
+from hubdist.origins.archive_origin import ArchiveOrigin
 from hubdist.origins.base import Origin
 from hubdist.origins.local import LocalOrigin
-from hubdist.room import Scratch
-from hubdist.source import FileSink
-from hubdist.threads import leave_behind, start_thread
+from hubdist.system.deadline import Deadline
+from hubdist.system.disk import disk_errors
+from hubdist.system.disk_space import Scratch
+from hubdist.system.foreign import Fault, fault_of, own_error
+from hubdist.system.threads import leave_behind, start_thread
 
 _LOOK_S = 0.2
 """How often to look at what has arrived."""

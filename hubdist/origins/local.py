@@ -10,13 +10,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from hubdist.deadline import Deadline
 from hubdist.errors import AccessDeniedError, HandleError, ModelNotFoundError, OriginError
-from hubdist.foreign import words_of
-from hubdist.listing import check_versions
+from hubdist.model.listing import check_versions
+from hubdist.model.paths import check_entry_path
+from hubdist.model.source import FileSink, SourceFile, copy_source
 from hubdist.origins.base import Origin
-from hubdist.paths import check_entry_path
-from hubdist.source import FileSink, SourceFile, copy_source
+from hubdist.system.deadline import Deadline
+from hubdist.system.foreign import words_of
 
 
 @contextlib.contextmanager

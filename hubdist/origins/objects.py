@@ -5,15 +5,15 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
-from hubdist.config import Config
-from hubdist.deadline import Deadline
+from hubdist.config.schema import Config
 from hubdist.errors import AccessDeniedError, HubdistError, ModelNotFoundError, OriginError
-from hubdist.handle import Handle
-from hubdist.listing import check_versions
+from hubdist.model.handle import Handle
+from hubdist.model.listing import check_versions
+from hubdist.model.source import READ_BYTES, ByteStream, FileSink
 from hubdist.origins.base import Origin
-from hubdist.source import READ_BYTES, ByteStream, FileSink
-from hubdist.storage.encoded import StoredObject
-from hubdist.storage.remote import RemoteTree
+from hubdist.remote.compressed_objects import StoredObject
+from hubdist.remote.fsspec_tree import RemoteTree
+from hubdist.system.deadline import Deadline
 
 
 class ObjectsOrigin(Origin):

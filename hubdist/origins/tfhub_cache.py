@@ -11,12 +11,12 @@ import hashlib
 import logging
 from pathlib import Path
 
-from hubdist.deadline import Deadline
-from hubdist.disk import check_private
 from hubdist.errors import HubdistError
-from hubdist.handle import Handle, Kind
+from hubdist.model.handle import Handle, Kind
+from hubdist.model.savedmodel import ModelKind, check_checkpoint, model_kind
 from hubdist.origins.local import LocalOrigin
-from hubdist.savedmodel import ModelKind, check_checkpoint, model_kind
+from hubdist.system.deadline import Deadline
+from hubdist.system.disk import check_private
 
 _LOG = logging.getLogger(__name__)
 

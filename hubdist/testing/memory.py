@@ -6,8 +6,8 @@ import contextlib
 from collections.abc import Iterator, Mapping
 
 from hubdist.errors import ModelNotFoundError, UnsafeArchiveError
-from hubdist.paths import PathSet
-from hubdist.source import SourceFile
+from hubdist.model.paths import PathSet
+from hubdist.model.source import SourceFile
 
 
 class MemorySource:

@@ -1,0 +1,193 @@
+"""Read modes that leave the node's store out: into memory, or in place."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import logging
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from hubdist.config.schema import Config
+from hubdist.delivery.routes import Route
+from hubdist.errors import ConfigError, HubdistError, IntegrityError, OriginError
+from hubdist.loading import InPlace, RamModel, check_in_place, copy_to_memory
+from hubdist.model.manifest import Chunk, Digest, Manifest, cut_chunks
+from hubdist.model.redact import redact_url
+from hubdist.remote.snapshot_copy import UNREADABLE, RemoteCopy, check_copy, copy_remote, probe
+from hubdist.resolver.values import Access
+from hubdist.store.snapshot import Snapshot
+
+_LOG = logging.getLogger(__name__)
+_CHUNK_BYTES = 4 << 20
+_T = TypeVar("_T")
+
+
+class Reader:
+    """Reads models for one process. Safe for several threads.
+
+    Args:
+        config: Deadlines.
+        fetch: The bytes of one chunk of a model, from the driver's node.
+        sees_drivers_disk: Tells whether a path of the driver is the same path here.
+    """
+
+    def __init__(
+        self, config: Config, fetch: Callable[[Manifest, Chunk], Any], sees_drivers_disk: Callable[[], bool]
+    ) -> None:
+        self._config = config
+        self._fetch = fetch
+        self._sees_drivers_disk = sees_drivers_disk
+        self._said: set[str] = set()
+        self._digested: dict[str, tuple[Digest, RemoteCopy]] = {}
+        """Paths of the driver -> what this process has read there itself."""
+
+    def to_memory(self, access: Access, own: Snapshot | None) -> RamModel:
+        """Read a model into TensorFlow's memory.
+
+        Args:
+            access: How.
+            own: The snapshot, if the node's store has it.
+
+        Raises:
+            HubdistError: Why the last way failed.
+        """
+        if own is not None:
+            return self._fill(access.manifest, functools.partial(copy_to_memory, own))
+        for route, copy in access.ways:
+            if copy is None:
+                continue
+            try:
+                return self._fill(access.manifest, functools.partial(self._copy, access.manifest, copy))
+            except UNREADABLE as error:
+                self._say(route, copy, error)
+        return self._fill(access.manifest, lambda model: self._fetch_all(access.manifest, model))
+
+    def in_place(self, access: Access, open_place: Callable[[InPlace], _T]) -> _T | None:
+        """Let TensorFlow open a model where it lies, at the best place that can be read.
+
+        Args:
+            access: How.
+            open_place: Opens one.
+
+        Returns:
+            What `open_place` returned, for files that were the same before and after, and when they were digested; None
+            if no place could be read or is known to hold the model.
+
+        Raises:
+            ConfigError: There is no place, or none that TensorFlow opens.
+        """
+        copies = [(route, copy) for route, copy in access.ways if copy is not None]
+        if not copies:
+            raise ConfigError(
+                "read_mode: in_place needs a place that nodes and TensorFlow can read, and this model has none",
+                advice="Set shared_cache to a gs:// or mounted directory, or use read_mode: stage or memory.",
+            )
+        unopenable = []
+        for route, copy in copies:
+            try:
+                check_in_place(copy.url)
+            except ConfigError as error:
+                unopenable.append(error)
+                continue
+            try:
+                self._check_place(route, copy, access.manifest)
+                opened = open_place(InPlace(copy.url, access.manifest))
+                check_copy(copy, self._config)
+            except UNREADABLE as error:
+                self._say(route, copy, error)
+            else:
+                return opened
+        if len(unopenable) == len(copies):
+            raise unopenable[0]
+        return None
+
+    def _check_place(self, route: Route, copy: RemoteCopy, manifest: Manifest) -> None:
+        """Check that the files at a place are the model, for TensorFlow does not.
+
+        A path of the driver may be another directory on this node, with equal names, sizes and times. So what lies
+        there is read and digested by this process, once.
+
+        Raises:
+            IntegrityError: They are not, or nobody knows.
+            HubdistError: The place cannot be read.
+        """
+        if not copy.digested:
+            raise IntegrityError(
+                "it is not known to hold this model: it has changed since it was read, or was not read for it",
+                advice="hubdist.refresh(handle) takes what is there now, unless other bytes are pinned.",
+            )
+        probe(copy.url, self._config, timeout_s=self._config.probe_timeout_s)
+        check_copy(copy, self._config)
+        _check_unpacked(copy)
+        if route is not Route.DIRECT or "://" in copy.url or self._sees_drivers_disk():
+            return
+        if self._digested.get(copy.url) != (manifest.digest, copy):
+            copy_remote(copy, manifest, _WholeFiles(manifest, _drop), self._config, ordered=True)
+            self._digested[copy.url] = manifest.digest, copy
+
+    def _fill(self, manifest: Manifest, read: Callable[[RamModel], None]) -> RamModel:
+        model = RamModel(manifest)
+        try:
+            read(model)
+            model.finish()
+        except BaseException:
+            model.release()
+            raise
+        return model
+
+    def _copy(self, manifest: Manifest, copy: RemoteCopy, model: RamModel) -> None:
+        probe(copy.url, self._config, timeout_s=self._config.probe_timeout_s)
+        write = _WholeFiles(manifest, model.write_chunk) if copy.unproven else model.write_chunk
+        copy_remote(copy, manifest, write, self._config, ordered=True)
+
+    def _fetch_all(self, manifest: Manifest, model: RamModel) -> None:
+        for chunk in cut_chunks(manifest, _CHUNK_BYTES):
+            model.write_chunk(chunk, memoryview(self._fetch(manifest, chunk)))
+
+    def _say(self, route: Route, copy: RemoteCopy, error: HubdistError) -> None:
+        text = f"{route} {redact_url(copy.url)}"
+        if text not in self._said:
+            self._said.add(text)
+            _LOG.warning("hubdist: not %s: %s", text, error)
+
+
+def _drop(chunk: Chunk, data: memoryview) -> None:
+    """What was digested is of no more use."""
+
+
+def _check_unpacked(copy: RemoteCopy) -> None:
+    """Check that TensorFlow reads the files as they are.
+
+    Source: tensorflow 2.21.0, `gcs_file_system.cc`, which takes the size of an object's compressed bytes for the
+    file's; run against a server: 1,887 of 100,000 bytes came.
+
+    Raises:
+        OriginError: One is stored with `Content-Encoding: gzip`.
+    """
+    packed = sorted(path for path, file in copy.files.items() if file.packed)
+    if packed:
+        raise OriginError(
+            f"{packed[0]} is stored with Content-Encoding: gzip, and TensorFlow would read it cut short",
+            advice="Store it plainly, or use read_mode: stage or memory.",
+        )
+
+
+class _WholeFiles:
+    """Hands chunks on in order, and digests whole files on the way; see `RemoteCopy.unproven`."""
+
+    def __init__(self, manifest: Manifest, write: Callable[[Chunk, memoryview], None]) -> None:
+        self._manifest = manifest
+        self._write = write
+        self._digest = hashlib.sha256()
+
+    def __call__(self, chunk: Chunk, data: memoryview) -> None:
+        self._write(chunk, data)
+        at = 0
+        for piece in chunk.pieces:
+            entry = self._manifest.entries[piece.entry_index]
+            self._digest.update(data[at : at + piece.end - piece.start])
+            at += piece.end - piece.start
+            if piece.end == entry.size:
+                found, self._digest = Digest(self._digest.hexdigest()), hashlib.sha256()
+                entry.check_whole(found)

@@ -1,0 +1,1 @@
+"""The coordinator: the one actor of a job that resolves, remembers and plans."""

@@ -1,0 +1,107 @@
+"""Which nodes see the same store: a home on a network file system, several nodes on one machine."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from hubdist.cluster.coordinator.agent_pool import START_TIMEOUT_S, Agents
+from hubdist.cluster.nodes import Node, alive_nodes
+from hubdist.cluster.single_flight import SharedWork
+from hubdist.store.nonces import Nonces
+
+_DRIVERS = "the driver's"
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """What was found out about a node.
+
+    Attributes:
+        node: The node.
+        store: Names its store: `_DRIVERS`, or the first nonce that a node has shown there.
+        losses: How many of the node's agents had been lost by then.
+    """
+
+    node: Node
+    store: str
+    losses: int
+
+
+class Stores:
+    """Finds out, with nonces, which nodes see the same store. Owned by the coordinator's event loop.
+
+    A node's answer is kept, for a store does not move, until an agent of that node is lost.
+
+    Args:
+        node: The driver's node.
+        agents: Agents by node.
+        nonces: Those of the driver's store.
+    """
+
+    def __init__(self, node: Node, agents: Agents, nonces: Nonces) -> None:
+        self._node = node
+        self._agents = agents
+        self._nonces = nonces
+        self._work = SharedWork()
+        self._answers: dict[str, _Answer] = {}
+        """Node's id -> what was found out, in that order."""
+        self._shown: list[str] = []
+        """Nonces that nodes have shown in their own stores, one for each store, and of those that are still asked."""
+
+    async def first(self, node: Node) -> Node:
+        """The node that receives what all who see this node's store need; itself if it alone sees it.
+
+        Raises:
+            HubdistError: The node could not be asked.
+        """
+        if node.id == self._node.id:
+            return node
+        answer = self._answers.get(node.id)
+        if answer is None or answer.losses != self._agents.losses[node.id]:
+            answer = await self._work.once(node.id, lambda: self._ask(node))
+        if answer.store == _DRIVERS:
+            return self._node
+        others = [other for other in self._answers.values() if other.store == answer.store]
+        if len(others) > 1:
+            alive = {each.id for each in await asyncio.to_thread(alive_nodes)}
+            others = [other for other in others if other.node.id in alive]
+        return next((other.node for other in others), node)
+
+    def reason(self, first: Node) -> str:
+        """Why a node is sent nothing, as a clause for logs and reports.
+
+        Args:
+            first: The other node that sees its store.
+        """
+        return f"it shares {_DRIVERS} store" if first.id == self._node.id else f"it shares the store of {first.name}"
+
+    async def _ask(self, node: Node) -> _Answer:
+        losses = self._agents.losses[node.id]
+        store = await self._find(node)
+        self._answers[node.id] = _Answer(node, store, losses)  # in its old place, so that the first stays the first
+        return self._answers[node.id]
+
+    async def _find(self, node: Node) -> str:
+        nonce = await asyncio.to_thread(self._nonces.show)
+        if nonce is not None:
+            try:
+                if await self._call(node, "find_nonce", [nonce]) is not None:
+                    return _DRIVERS
+            finally:
+                await asyncio.to_thread(self._nonces.hide, nonce)
+        own = await self._call(node, "show_nonce")
+        if own is None:
+            return node.id
+        # Of two nodes that are asked at the same time, the one whose nonce comes later sees the other's.
+        earlier = list(self._shown)
+        self._shown.append(own)
+        found = await self._call(node, "find_nonce", earlier) if earlier else None
+        if found is None:
+            return own
+        self._shown.remove(own)
+        return found
+
+    async def _call(self, node: Node, method: str, *args: list[str]) -> str | None:
+        answer: str | None = await self._agents.call(node, method, *args, timeout_s=START_TIMEOUT_S)
+        return answer

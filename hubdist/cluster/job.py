@@ -1,0 +1,123 @@
+"""What is true of a job for as long as it runs, whichever process has to make its coordinator again."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
+
+import cloudpickle
+
+from hubdist.config.schema import Config, ModelSettings
+from hubdist.errors import ConfigError, DigestMismatchError
+from hubdist.model.handle import Handle
+from hubdist.model.manifest import Digest
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """The settings of a job, as they travel: every process of it has them.
+
+    Attributes:
+        config: The settings, without origins and models: Ray keeps what it makes actors with, and a model's handle may
+            hold secrets.
+        fingerprint: Of the whole settings.
+        models: `Handle.key` -> what the configuration says of single models.
+        schemes: Those of the user's own origins.
+        origins: The user's own origins, by cloudpickle: they may be defined in the driver's `__main__`.
+        base_dir: The driver's directory, for relative paths; None refuses them.
+        scope: Names the job among all jobs of all clusters that ever used a store; its pins are kept under it.
+        drivers_store: The driver's node and the store that its environment means, if the settings name none: all
+            processes of that node must mean the same. Other nodes go by their own environment.
+        closed: The driver has shut it down; what its tasks still ask is answered, and nothing stays for long.
+    """
+
+    config: Config
+    fingerprint: str
+    models: Mapping[str, ModelSettings]
+    schemes: frozenset[str]
+    origins: bytes = field(repr=False)
+    base_dir: Path | None
+    scope: str
+    drivers_store: tuple[str, str] | None = None
+    closed: bool = False
+
+    @classmethod
+    def of(
+        cls, config: Config, base_dir: Path | None, scope: str, drivers_store: tuple[str, str] | None = None
+    ) -> Self:
+        """From the settings that a process would start a job with; arguments as the attributes."""
+        return cls(
+            config=config.for_nodes(),
+            fingerprint=config.fingerprint,
+            models=config.model_settings(),
+            schemes=frozenset(config.origins),
+            origins=cloudpickle.dumps(dict(config.origins)),
+            base_dir=base_dir,
+            scope=scope,
+            drivers_store=drivers_store,
+        )
+
+    def config_on(self, node_id: str) -> Config:
+        """The settings for the processes of a node."""
+        if self.drivers_store is not None and self.drivers_store[0] == node_id:
+            return self.config.changed({"store": self.drivers_store[1]})
+        return self.config
+
+    def whole_config(self, node_id: str) -> Config:
+        """The settings for the coordinator on a node, with the user's own origins.
+
+        Raises:
+            ConfigError: What the origins are made of cannot be imported here.
+        """
+        try:
+            origins = cloudpickle.loads(self.origins)
+        except (ImportError, AttributeError, TypeError, ValueError, EOFError, pickle.PickleError) as error:
+            raise ConfigError(
+                f"the origins {', '.join(sorted(self.schemes))} cannot be unpickled: {type(error).__name__}",
+                advice="Let runtime_env bring the modules that they use to all nodes.",
+            ) from None
+        return self.config_on(node_id).changed({"origins": origins})
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What one process asks beyond its job's settings, because `init` was called in it.
+
+    Attributes:
+        frozen: Refuse handles that nothing pins.
+        offline: Take only what the job has, or what needs no question to a network.
+        models: `Handle.key` -> what this process's settings say of single models.
+    """
+
+    frozen: bool = False
+    offline: bool = False
+    models: Mapping[str, ModelSettings] = field(default_factory=dict)
+
+    def settings(self, handle: Handle, of_job: ModelSettings) -> ModelSettings:
+        """What holds for a model: of this process, else of the job."""
+        own = self.models.get(handle.key)
+        if own is None:
+            return of_job
+        return ModelSettings(own.digest or of_job.digest, own.route or of_job.route, own.read_mode or of_job.read_mode)
+
+    def check(self, handle: Handle, found: Digest) -> None:
+        """Compare what the job has pinned with what this process accepts.
+
+        Raises:
+            DigestMismatchError: This process's settings pin another digest.
+        """
+        own = self.models.get(handle.key)
+        if own is not None and own.digest is not None and own.digest != found:
+            raise DigestMismatchError(
+                "the job has pinned other bytes than the settings of this process",
+                expected=str(own.digest),
+                actual=str(found),
+                handle=handle.public,
+                advice="Is the digest that init got in this task or actor the right one?",
+            )
+
+    def __bool__(self) -> bool:
+        return self.frozen or self.offline or bool(self.models)

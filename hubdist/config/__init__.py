@@ -1,0 +1,1 @@
+"""The settings: one frozen `Config`, and where its values come from."""

@@ -1,0 +1,86 @@
+"""Variables of a TF1 graph of which TensorFlow makes no objects when it loads a model.
+
+It does so for resource variables of the collection of global variables only. Others, all `VariableV2` of old models
+among them, stay ops of the graph, where an assignment writes into the buffer that is there. So their values are
+digested at the load and when they are asked for; a digest takes no memory, and is as good as the values.
+Source: tensorflow 2.21.0, `saved_model/load_v1_in_v2.py`, `eager/wrap_function.py`; `core/kernels/assign_op.h`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import numpy as np
+
+from hubdist.loading.changes import Array
+
+_VARIABLES = frozenset({"VarHandleOp", "VariableV2", "Variable"})
+_ASSIGN = frozenset({"Assign", "AssignVariableOp"})
+
+
+def has_loose_variables(root: Any) -> bool:
+    """True if a loaded model has such variables."""
+    return bool(_find(vars(root).get("graph")))
+
+
+class LooseVariables:
+    """Such variables of one model, by the names of their ops.
+
+    Args:
+        tensorflow: The module; in eager mode.
+        root: The loaded model.
+
+    Raises:
+        tensorflow.errors.OpError: One has no value.
+    """
+
+    def __init__(self, tensorflow: Any, root: Any) -> None:
+        self._tensorflow = tensorflow
+        self._ops = {op.name: op for op in _find(vars(root).get("graph"))}
+        self._read: Any = None
+        if self._ops:
+            self._graph, self._prune = vars(root)["graph"], vars(root)["prune"]
+            with self._graph.as_default():
+                fetches = [self._value(op) for op in self._ops.values()]
+            self._read = self._prune([], fetches)
+        self._published = {name: _digest(value) for name, value in self.values().items()}
+
+    def values(self) -> dict[str, Any]:
+        """Their tensors now."""
+        return {} if self._read is None else dict(zip(self._ops, self._read(), strict=True))
+
+    def changed(self) -> dict[str, Array]:
+        """The values of those that are not as they were at the load; reads them all."""
+        return {name: Array.of(now) for name, now in self.values().items() if _digest(now) != self._published[name]}
+
+    def assign(self, name: str, value: Any) -> None:
+        """Give one of them a value.
+
+        Raises:
+            KeyError: There is none of this name, or the graph has no op that writes to it.
+        """
+        variable = self._ops[name]
+        for op in self._graph.get_operations():
+            if op.type in _ASSIGN and op.inputs[0] is variable.outputs[0]:
+                self._prune([op.inputs[1]], [op])(value)
+                return
+        raise KeyError(name)
+
+    def _value(self, op: Any) -> Any:
+        if op.type == "VarHandleOp":
+            return self._tensorflow.raw_ops.ReadVariableOp(resource=op.outputs[0], dtype=op.get_attr("dtype"))
+        return self._tensorflow.identity(op.outputs[0])
+
+
+def _find(graph: Any) -> list[Any]:
+    if graph is None:
+        return []
+    given = {id(tensor) for tensor in getattr(graph, "inputs", ())}
+    return [op for op in graph.get_operations() if op.type in _VARIABLES and id(op.outputs[0]) not in given]
+
+
+def _digest(tensor: Any) -> bytes:
+    values = np.asarray(tensor.numpy())
+    data = repr(values.tolist()).encode() if values.dtype.hasobject else np.ascontiguousarray(values).tobytes()
+    return hashlib.sha256(repr((tensor.dtype.name, values.shape)).encode() + data).digest()

@@ -1,0 +1,1 @@
+"""Reading over HTTP and HTTPS: what arrives whole and unmixed, or fails with a reason."""

@@ -1,0 +1,269 @@
+"""One request over HTTP: redirects by rule, no stranger's credentials, failures in words without secrets.
+
+The texts of requests' and urllib3's exceptions hold whole URLs, and so do their debug logs. Neither leaves this
+module: an exception is put into words by its class and reason, and raised anew outside of its `except` block, so
+that it is not in the chain either; records that urllib3 logs about these requests are dropped.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import errno
+import logging
+import os
+import socket
+import ssl
+from collections.abc import Callable, Iterator, Mapping
+from contextvars import ContextVar
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import requests
+import requests.utils
+import urllib3.exceptions
+from requests.auth import HTTPBasicAuth
+
+from hubdist.errors import HubdistError, OriginError, TransferTimeoutError
+from hubdist.model.redact import redact_url
+from hubdist.origins.http.connections import CheckedAdapter, ForbiddenAddressError, UnknownHostError, allowed_addresses
+from hubdist.origins.http.retries import InterruptedReadError
+from hubdist.origins.http.rules import RETRIED_STATUSES, HttpRules, parse_retry_after
+from hubdist.origins.http.targets import check_url, redirect_target, same_origin, split_userinfo
+
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_READ_BYTES = 1 << 20
+_URL_LOGGERS = ("urllib3.connectionpool", "urllib3.util.retry")
+_Result = TypeVar("_Result")
+_in_request: ContextVar[bool] = ContextVar("hubdist_in_request", default=False)
+
+
+class HttpRequester:
+    """Sends GETs for one URL, again and again, until one deadline. For one thread at a time.
+
+    Each GET starts at the first URL: signed addresses that it redirects to may have run out since.
+
+    Args:
+        url: What to read; userinfo in it is sent as basic authentication, to its own host only.
+        rules: Timeouts and limits.
+        headers: The caller's headers, sent to the URL's own host only.
+        session: Proxies, certificates, headers and authentication of the caller; None makes a new one.
+        clock: Seconds, growing.
+
+    Raises:
+        HandleError: The URL is none that may be asked.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        rules: HttpRules,
+        *,
+        headers: Mapping[str, str] | None,
+        session: requests.Session | None,
+        clock: Callable[[], float],
+    ) -> None:
+        self._url, self._userinfo = split_userinfo(check_url(url))
+        self.final_url = self._url
+        self.deadline = clock() + rules.total_timeout_s
+        self._rules = rules
+        self._headers = dict(headers or {})
+        self._session = requests.Session() if session is None else session
+        self._owns_session = session is None
+        self._clock = clock
+        self._adapter = CheckedAdapter()
+        for name in _URL_LOGGERS:
+            logging.getLogger(name).addFilter(_DROP_OWN)
+
+    def get(self, extra: Mapping[str, str]) -> requests.Response:
+        """Send one GET and follow its redirects; the body of the answer is not read yet.
+
+        Args:
+            extra: Headers that every host on the way gets.
+
+        Raises:
+            InterruptedReadError: No answer, or one that a later try may better.
+            OriginError: Too many redirects, or one that must not be followed.
+            TransferTimeoutError: The deadline is over.
+        """
+        url = self._url
+        for _ in range(self._rules.max_redirects + 1):
+            response = self._send(url, extra)
+            status, location = response.status_code, response.headers.get("Location")
+            if status in _REDIRECTS and location is not None:
+                response.close()
+                url = redirect_target(url, _decode_header(location))
+                continue
+            self.final_url = url
+            if status in RETRIED_STATUSES:
+                response.close()
+                now = dt.datetime.now(dt.UTC)
+                wait_s = parse_retry_after(response.headers.get("Retry-After"), now)
+                raise InterruptedReadError(f"it answered with status {status}", retry_after_s=wait_s)
+            return response
+        raise OriginError(f"{redact_url(self._url)} redirects more than {self._rules.max_redirects} times")
+
+    def read_some(self, response: requests.Response, size: int) -> bytes:
+        """The next bytes of a body as they were sent, at most `size`; empty at its end.
+
+        Raises:
+            InterruptedReadError: The connection broke or stalled.
+            TransferTimeoutError: The deadline is over.
+        """
+        self._remaining_s()
+        # read1 comes back after each packet, so that a body that drips cannot outlast the deadline.
+        return self._own_words(lambda: response.raw.read1(min(size, _READ_BYTES), decode_content=False))
+
+    def close(self) -> None:
+        """Close the connections; the caller's session stays open."""
+        self._adapter.close()
+        if self._owns_session:
+            self._session.close()
+
+    def _send(self, url: str, extra: Mapping[str, str]) -> requests.Response:
+        request, settings = self._own_words(lambda: self._prepare(url, extra))
+        # What requests made of the URL is what will be asked, so this is what must be allowed.
+        asked = check_url(request.url or "")
+        proxied = requests.utils.select_proxy(asked, settings["proxies"]) is not None
+        if proxied:
+            _check_known_addresses(asked)
+        remaining_s = self._remaining_s()
+        timeout = (min(self._rules.connect_timeout_s, remaining_s), min(self._rules.stall_timeout_s, remaining_s))
+        settings.update(stream=True, timeout=timeout)
+        # Not Session.send: it reads the whole body of a redirect, whatever its size.
+        try:
+            return self._own_words(lambda: self._adapter.send(request, **settings))
+        except ForbiddenAddressError:
+            failure: Exception = _forbidden(asked)
+        except UnknownHostError as error:
+            failure = InterruptedReadError(f"the host name {error} does not resolve")
+        raise failure
+
+    def _prepare(self, url: str, extra: Mapping[str, str]) -> tuple[requests.PreparedRequest, dict[str, Any]]:
+        """The request, and the session's proxies and certificates for it."""
+        settings = dict(self._session.merge_environment_settings(url, {}, True, None, None))
+        own = {"Accept-Encoding": "identity", **extra}
+        if not same_origin(url, self._url):
+            return requests.Request("GET", url, headers=own).prepare(), settings
+        request = requests.Request("GET", url, headers={**self._headers, **own}, auth=self._auth())
+        return self._session.prepare_request(request), settings
+
+    def _auth(self) -> Callable[[requests.PreparedRequest], requests.PreparedRequest]:
+        """Authentication from the URL or the session; never silently from ~/.netrc.
+
+        A password that somebody keeps there for another tool is not meant for whatever host a handle names. Any
+        callable keeps requests from looking.
+        """
+        if self._userinfo is not None:
+            name, password = self._userinfo
+            return HTTPBasicAuth(name.encode(), password.encode())
+        session_auth: Any = self._session.auth
+        if isinstance(session_auth, tuple):
+            return HTTPBasicAuth(*session_auth)
+        return session_auth or (lambda request: request)
+
+    def _remaining_s(self) -> float:
+        remaining_s = self.deadline - self._clock()
+        if remaining_s <= 0:
+            raise TransferTimeoutError(
+                f"{redact_url(self._url)} was not read within {self._rules.total_timeout_s:g} s",
+                advice="Raise timeout_s if the origin is slow.",
+            )
+        return remaining_s
+
+    def _own_words(self, call: Callable[[], _Result]) -> _Result:
+        token = _in_request.set(True)
+        try:
+            return call()
+        except (OSError, ValueError, urllib3.exceptions.HTTPError) as error:  # requests' errors are OSErrors
+            failure = _put_into_words(error, redact_url(self._url), self._rules)
+        finally:
+            _in_request.reset(token)
+        raise failure
+
+
+class _DropOwn(logging.Filter):
+    """Drops what urllib3 logs about our requests: its records hold URLs with their signatures."""
+
+    def filter(self, record: logging.LogRecord) -> bool:  # noqa: ARG002  # the signature of logging.Filter
+        return not _in_request.get()
+
+
+_DROP_OWN = _DropOwn()
+
+
+def _decode_header(text: str) -> str:
+    # http.client decodes headers as Latin-1; a Location in UTF-8 is what servers send.
+    try:
+        return text.encode("latin-1").decode("utf-8")
+    except UnicodeError:
+        return text
+
+
+def _check_known_addresses(url: str) -> None:
+    """Refuse a host name that leads to a link-local or metadata address, as far as this machine can tell.
+
+    For hosts behind a proxy, which resolves their names by itself and may know other addresses.
+
+    Raises:
+        OriginError: It does.
+    """
+    parts = urlsplit(url)
+    try:
+        allowed_addresses(parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80))
+    except ForbiddenAddressError:
+        pass
+    except (OSError, UnicodeError):
+        return  # only the proxy knows it
+    else:
+        return
+    raise _forbidden(url)
+
+
+def _forbidden(url: str) -> OriginError:
+    return OriginError(f"{redact_url(url)} leads to a link-local or metadata address, which hubdist never asks")
+
+
+def _put_into_words(error: Exception, shown: str, rules: HttpRules) -> HubdistError | InterruptedReadError:
+    causes = list(_causes(error))
+    if any(isinstance(cause, ssl.SSLCertVerificationError) for cause in causes):
+        return OriginError(
+            f"{shown}: the certificate is not trusted", advice="An own CA is named by REQUESTS_CA_BUNDLE."
+        )
+    if isinstance(error, ValueError):
+        return OriginError(f"{shown} cannot be asked ({type(error).__name__})")
+    if not isinstance(error, requests.RequestException | urllib3.exceptions.HTTPError):
+        return OriginError(
+            f"{shown} cannot be asked ({type(error).__name__})",
+            advice="If REQUESTS_CA_BUNDLE or CURL_CA_BUNDLE is set, it must name a file that this machine has.",
+        )
+    if isinstance(error, requests.ConnectTimeout):
+        return InterruptedReadError(f"no connection within {rules.connect_timeout_s:g} s")
+    if isinstance(error, requests.ReadTimeout | urllib3.exceptions.ReadTimeoutError):
+        return InterruptedReadError(f"no byte for {rules.stall_timeout_s:g} s")
+    return InterruptedReadError(_reason(causes))
+
+
+def _reason(causes: list[BaseException]) -> str:
+    kinds = {type(cause).__name__: cause for cause in causes}
+    if "ProxyError" in kinds:
+        return "the proxy did not connect"
+    for cause in causes:
+        number = getattr(cause, "errno", None)
+        if isinstance(number, int) and number in errno.errorcode and not isinstance(cause, socket.gaierror):
+            return f"the connection failed: {os.strerror(number)}"
+    if "IncompleteRead" in kinds or "RemoteDisconnected" in kinds:
+        return "the connection closed too early"
+    return f"the connection failed ({next(reversed(kinds))})"
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """The error and all it wraps, outermost first: urllib3 keeps causes in `reason` and `args` too."""
+    queue, seen = [error], set[int]()
+    while queue:
+        current = queue.pop(0)
+        if id(current) in seen:
+            continue
+        seen.add(id(current))
+        yield current
+        wrapped = (current.__cause__, current.__context__, getattr(current, "reason", None), *current.args)
+        queue.extend(cause for cause in wrapped if isinstance(cause, BaseException))

@@ -1,0 +1,291 @@
+"""Read over HTTP and HTTPS what arrives whole and unmixed, or fail with a reason.
+
+What decides is in `http_rules` (retry, resume) and `http_targets` (where a request may go); one request is in
+`http_request`; here they become a stream. Proxies and certificates are those that users of requests know:
+HTTPS_PROXY, NO_PROXY, REQUESTS_CA_BUNDLE. Passwords from ~/.netrc are not used.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Self
+
+import requests
+
+from hubdist.errors import OriginError
+from hubdist.model.redact import redact_url
+from hubdist.origins.http.request import HttpRequester
+from hubdist.origins.http.retries import InterruptedReadError, Retries
+from hubdist.origins.http.rules import (
+    SNIFF_BYTES,
+    FileIdentity,
+    HttpRules,
+    check_encoding,
+    is_gzipped,
+    looks_like_html,
+    plan_body,
+    resume_headers,
+    status_error,
+)
+
+__all__ = ["HttpRules", "HttpStream", "fetch_text", "redact_url"]
+
+_SKIP_BYTES = 1 << 20
+_DEFAULT_RULES = HttpRules()
+
+
+class HttpStream:
+    """The bytes of one URL, in order: a `hubdist.model.source.ByteStream`.
+
+    Broken transfers go on at the byte they reached. What `read` returns is of one version of the file: if it cannot
+    be shown that the file is still the same, the read fails. The body is taken as it was sent, never decoded.
+
+    It is opened, with retries, when it is made. For one thread at a time. Close it, or use it in a `with` block.
+
+    Args:
+        url: An http or https URL. Userinfo in it is sent as basic authentication, to its own host only.
+        rules: Timeouts and limits.
+        headers: Further headers, sent to the URL's own host and not to where it redirects.
+        session: Whose proxies, certificates and authentication to use; it stays open. None makes one.
+        clock: Seconds, growing; for tests.
+        sleep: Waits so many seconds; for tests.
+
+    Raises:
+        HandleError: The URL is none that may be asked.
+        AccessDeniedError: The origin answered 401 or 403.
+        ModelNotFoundError: The origin answered 404 or 410.
+        OriginError: Another refusal, a web page instead of a model, or failures until the retries were used up.
+        TransferTimeoutError: `rules.total_timeout_s` was over.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        rules: HttpRules = _DEFAULT_RULES,
+        *,
+        headers: Mapping[str, str] | None = None,
+        session: requests.Session | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._shown = redact_url(url)
+        self._requester = HttpRequester(url, rules, headers=headers, session=session, clock=clock)
+        self._retries = Retries(self._shown, rules, self._requester.deadline, clock, sleep)
+        self._response: requests.Response | None = None
+        self._identity: FileIdentity | None = None
+        self._status = 0
+        self._content_type: str | None = None
+        self._gzipped = False
+        self._stop: int | None = None
+        self._pending = b""
+        self._at = 0
+        self._ended = False
+        self._closed = False
+        try:
+            self._retries.run(self._open)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def status(self) -> int:
+        """The HTTP status of the newest answer: 200, or 206 after a resume."""
+        return self._status
+
+    @property
+    def final_url(self) -> str:
+        """Where the redirects led, secrets removed."""
+        return redact_url(self._requester.final_url)
+
+    @property
+    def etag(self) -> str | None:
+        """The ETag as sent, or None."""
+        return self._identity.etag if self._identity else None
+
+    @property
+    def length(self) -> int | None:
+        """Bytes of the whole body, or None if the origin does not say."""
+        return self._identity.length if self._identity else None
+
+    @property
+    def gzipped(self) -> bool:
+        """True if the origin says, by Content-Encoding, that what is read is a gzip of the file."""
+        return self._gzipped
+
+    @property
+    def content_type(self) -> str | None:
+        """The Content-Type as sent, or None."""
+        return self._content_type
+
+    def read(self, size: int, /) -> bytes:
+        """The next bytes: at least one, at most `size`; empty only at the end.
+
+        Raises:
+            IntegrityError: The file changed while it was read.
+            LengthMismatchError: An answer goes beyond the file's end.
+            OriginError, TransferTimeoutError, AccessDeniedError, ModelNotFoundError: As for the class.
+            ValueError: `size` is less than 1, or the stream is closed.
+        """
+        if size < 1:
+            raise ValueError(f"size must be at least 1, not {size}")
+        if self._closed:
+            raise ValueError("the stream is closed")
+        if self._pending:
+            data, self._pending = self._pending[:size], self._pending[size:]
+            return data
+        return self._retries.run(lambda: self._read_on(size))
+
+    def close(self) -> None:
+        """Drop the connection; harmless when repeated."""
+        self._closed = True
+        self._drop()
+        self._requester.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _open(self) -> None:
+        """Ask for the bytes from `_at` on; nothing is taken over before the answer proved to fit."""
+        try:
+            response = self._requester.get(resume_headers(self._at, self._identity, self._shown))
+            self._response = response
+            if response.status_code in (200, 206):
+                check_encoding(response.headers, self._shown)
+            plan = plan_body(response.status_code, response.headers, self._at, self._identity, self._shown)
+            if self._at == 0:
+                self._take_first_bytes(response, plan.stop)
+                self._identity = plan.identity
+                self._content_type = response.headers.get("Content-Type")
+                self._gzipped = is_gzipped(response.headers)
+            else:
+                self._skip(response, plan.skip)
+                if self.length is None:
+                    self._identity = plan.identity
+            self._status, self._stop = response.status_code, plan.stop
+        except BaseException:
+            self._drop()
+            raise
+
+    def _take_first_bytes(self, response: requests.Response, stop: int | None) -> None:
+        content_type = response.headers.get("Content-Type")
+        first = b""
+        while len(first) < SNIFF_BYTES and not looks_like_html(content_type, first):
+            data = self._requester.read_some(response, SNIFF_BYTES - len(first))
+            if not data:
+                break
+            first += data
+        if looks_like_html(content_type, first):
+            raise OriginError(
+                f"{self._shown} answered a web page instead of a model",
+                advice="A login page, a proxy or a landing page may be in the way.",
+            )
+        if len(first) < SNIFF_BYTES:
+            _check_complete(len(first), stop)
+        self._at, self._pending = len(first), first
+
+    def _skip(self, response: requests.Response, count: int) -> None:
+        while count:
+            data = self._requester.read_some(response, min(count, _SKIP_BYTES))
+            if not data:
+                raise InterruptedReadError("it ended before the byte that was reached before")
+            count -= len(data)
+
+    def _read_on(self, size: int) -> bytes:
+        if self._ended:
+            return b""
+        try:
+            data = self._read_answer(size)
+        except BaseException:
+            self._drop()
+            raise
+        self._at += len(data)
+        return data
+
+    def _read_answer(self, size: int) -> bytes:
+        while True:
+            if self._response is None:
+                self._open()
+            assert self._response is not None
+            data = self._requester.read_some(self._response, size) if self._at != self._stop else b""
+            if data:
+                return data
+            _check_complete(self._at, self._stop)
+            self._drop()
+            if self.length is None or self._at >= self.length:
+                self._ended = True
+                return b""
+            # The origin sent less than was asked for, which RFC 9110 allows, so ask for the rest.
+
+    def _drop(self) -> None:
+        if self._response is not None:
+            self._response.close()
+            self._response = None
+
+
+def fetch_text(
+    url: str,
+    rules: HttpRules = _DEFAULT_RULES,
+    max_bytes: int = 4096,
+    *,
+    headers: Mapping[str, str] | None = None,
+    session: requests.Session | None = None,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> tuple[int, str]:
+    """Status and text of a small answer, with the retries of `HttpStream`.
+
+    For TF Hub's uncompressed protocol, which answers 303 without a Location and with a `gs://` path as the body.
+
+    Args:
+        url: An http or https URL.
+        rules: Timeouts and limits.
+        max_bytes: Longest body that is taken.
+        headers: As for `HttpStream`.
+        session: As for `HttpStream`.
+        clock: As for `HttpStream`.
+        sleep: As for `HttpStream`.
+
+    Returns:
+        200, or 303 if that had no Location; and the body as text.
+
+    Raises:
+        OriginError: The body is longer, or no UTF-8; otherwise as for `HttpStream`.
+    """
+    shown = redact_url(url)
+    requester = HttpRequester(url, rules, headers=headers, session=session, clock=clock)
+
+    def fetch() -> tuple[int, bytes]:
+        with requester.get({}) as response:
+            status, body = response.status_code, b""
+            if status not in (200, 303):
+                raise status_error(status, shown)
+            if response.headers.get("Content-Encoding", "identity").lower() != "identity":
+                raise OriginError(f"{shown} answered an encoded text, although none was asked for")
+            while data := requester.read_some(response, max_bytes + 1 - len(body)):
+                body += data
+                if len(body) > max_bytes:
+                    raise OriginError(f"{shown} answered more than {max_bytes} bytes where a short text was expected")
+            length = response.headers.get("Content-Length", "")
+            _check_complete(len(body), int(length) if length.isdecimal() else None)
+            return status, body
+
+    try:
+        status, body = Retries(shown, rules, requester.deadline, clock, sleep).run(fetch)
+    finally:
+        requester.close()
+    try:
+        return status, body.decode("utf-8")
+    except UnicodeDecodeError:
+        raise OriginError(f"{shown} answered bytes where a text was expected") from None
+
+
+def _check_complete(at: int, stop: int | None) -> None:
+    if stop is not None and at < stop:
+        raise InterruptedReadError(f"the body ended after {at} of {stop} bytes")

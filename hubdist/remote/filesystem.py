@@ -1,0 +1,112 @@
+"""The fsspec file system that a handle names, with everything in its URL that says where it is."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+import aiohttp
+import fsspec
+
+from hubdist.config.schema import Config
+from hubdist.errors import HandleError
+from hubdist.model.handle import Handle
+
+_PACKAGES = {
+    "gs": "gcsfs",
+    "s3": "s3fs",
+    "az": "adlfs",
+    "abfs": "adlfs",
+    "abfss": "adlfs",
+    "adl": "adlfs",
+    "hf": "huggingface_hub",
+    "hdfs": "pyarrow",
+    "oci": "ocifs",
+    "oss": "ossfs",
+}
+
+_LOGIN_S = 300.0
+
+
+class _GoogleLogin:
+    """The credentials that gcsfs found in this process; to find out takes seconds where there are none.
+
+    They are looked for again after `_LOGIN_S`, for the user may have logged in meanwhile. Safe for several threads.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._token: object = None
+        self._until = 0.0
+
+    def open_files(self, **options: Any) -> Any:
+        """A gcsfs file system of the caller's own."""
+        with self._lock:
+            if time.monotonic() >= self._until:
+                files = fsspec.filesystem("gs", skip_instance_cache=True, **options)
+                found = files.credentials.credentials
+                self._token = "anon" if found is None else found
+                self._until = time.monotonic() + _LOGIN_S
+                return files
+            token = self._token
+        return fsspec.filesystem("gs", skip_instance_cache=True, token=token, **options)
+
+
+_google_login = _GoogleLogin()
+
+
+def open_files(handle: Handle, config: Config) -> tuple[Any, str]:
+    """The file system of a TREE or ARCHIVE handle, and the path in it.
+
+    Account, host and user in the URL are parts of the place. The file system is the caller's own and never shared:
+    gcsfs does not survive a fork.
+
+    Args:
+        handle: The handle.
+        config: Deadlines.
+
+    Raises:
+        HandleError: The package for the scheme is not installed here, or what is set here does not fit the handle.
+        Exception: Whatever the package raises else.
+    """
+    scheme = handle.scheme
+    settings: dict[str, Any] = {"use_listings_cache": False}
+    if scheme == "gs":
+        settings["requests_timeout"] = aiohttp.ClientTimeout(
+            sock_connect=config.connect_timeout_s, sock_read=config.stall_timeout_s
+        )
+    try:
+        kind = fsspec.get_filesystem_class(scheme)
+        named = kind._get_kwargs_from_urls(handle.text)
+        if scheme == "gs":
+            files = _google_login.open_files(**settings, **named)
+        else:
+            files = fsspec.filesystem(scheme, skip_instance_cache=True, **settings, **named)
+        _check_account(files, named, handle)
+        return files, str(files._strip_protocol(handle.text))
+    except ImportError:
+        package = _PACKAGES.get(scheme, scheme)
+        what, advice = f"needs the package {package}, which is not installed here", f"Run: pip install {package}"
+    except HandleError:
+        raise
+    except ValueError as error:
+        what = f"cannot be opened with what is set on this node ({type(error).__name__} of its package)"
+        advice = "Set account, endpoint and credentials as the package for this storage wants them."
+    raise HandleError(f"{scheme}:// {what}", advice=advice, handle=handle.public)
+
+
+def _check_account(files: Any, named: dict[str, Any], handle: Handle) -> None:
+    """Refuse a file system that goes elsewhere than the URL says.
+
+    Raises:
+        HandleError: It was led elsewhere, such as by AZURE_STORAGE_CONNECTION_STRING, which wins in adlfs.
+    """
+    account = named.get("account_name")
+    opened = getattr(getattr(files, "service_client", None), "account_name", None)
+    if account is not None and opened not in (None, account):
+        raise HandleError(
+            f"the handle names the account {account}, and what is set on this node leads to the account {opened}",
+            advice="Unset AZURE_STORAGE_CONNECTION_STRING, or set it to that account's.",
+            handle=handle.public,
+        )

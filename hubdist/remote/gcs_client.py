@@ -1,0 +1,242 @@
+"""Objects on gs:// over plain connections: byte ranges straight into the caller's memory, files straight from disk.
+
+gcsfs collects a body in many small buffers on one event loop and joins them, which costs more processor time than
+everything else that a copy does. Here each thread has a connection of its own, and the kernel writes into the
+caller's buffer. Address and credentials are those of gcsfs.
+
+Source: https://cloud.google.com/storage/docs/json_api/v1/objects, `get` (`alt=media`, `generation`, `Range`) and
+`insert` (`uploadType=multipart`, `ifGenerationMatch`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import http.client
+import io
+import itertools
+import json
+import re
+import secrets
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlencode
+
+from hubdist.config.schema import Config
+from hubdist.errors import HubdistError, IntegrityError, LengthMismatchError, OriginError
+from hubdist.remote.http_pool import Connections
+from hubdist.remote.retry import PassingError, status_error
+
+_READ_BYTES = 1 << 20
+_BOUNDARY = secrets.token_hex(20)
+"""Stands between the parts of an upload; nobody who chose a model's bytes can know it."""
+
+
+class PerhapsEncodedError(PassingError):
+    """An object did not come as asked for, as those do whose metadata has a Content-Encoding.
+
+    Args:
+        error: What to raise if that is not why.
+    """
+
+    def __init__(self, error: HubdistError) -> None:
+        super().__init__(error.what)
+        self.error = error
+
+
+class PlainObjects:
+    """Reads and writes objects through connections that are kept; safe for several threads.
+
+    Args:
+        files: A `gcsfs.GCSFileSystem`.
+        config: Deadlines.
+    """
+
+    def __init__(self, files: Any, config: Config) -> None:
+        self._files = files
+        self._connections = Connections(config)
+
+    def read_into(self, path: str, start: int, view: memoryview, version: str, public: str) -> None:
+        """Fill a buffer with an object's bytes from `start` on; one try.
+
+        Raises:
+            IntegrityError: The version is gone, or another one came.
+            LengthMismatchError: The object ends before.
+            PerhapsEncodedError: It may be stored encoded.
+            OSError, http.client.HTTPException: The try failed.
+        """
+        with self.open_range(path, start, start + len(view), version, public) as fill:
+            fill(view)
+
+    @contextlib.contextmanager
+    def open_range(
+        self, path: str, start: int, end: int, version: str, public: str, *, stored: bool = False
+    ) -> Iterator[Callable[[memoryview], None]]:
+        """Ask for a range; yields what fills buffers with its bytes, one after another. Raises as `read_into`.
+
+        Args:
+            path: The object.
+            start: Where the range begins (included).
+            end: Where it ends (excluded).
+            version: The generation to read, or "".
+            public: The object in errors.
+            stored: Of the bytes as they are stored, even if they are encoded.
+        """
+        headers = {"Range": f"bytes={start}-{end - 1}"} | ({"Accept-Encoding": "gzip"} if stored else {})
+        with self._get(path, version, headers) as response:
+            if response.status == 404 and version:
+                raise IntegrityError(f"{public} was replaced or deleted: its generation {version} is gone")
+            if response.status == 416:
+                shorter = LengthMismatchError(f"{public} ends before byte {start + 1}")
+                raise shorter if stored else PerhapsEncodedError(shorter)
+            if not stored and (response.status == 200 or (response.status == 206 and _says_encoded(response))):
+                raise PerhapsEncodedError(OriginError(f"{public} came as a whole where a range was asked for"))
+            if response.status != 206:
+                raise status_error(response.status, response.read(_READ_BYTES), public)
+            came = response.headers.get("X-Goog-Generation", version)
+            if version and came != version:
+                raise IntegrityError(f"{public} was replaced: its generation is {came} instead of {version}")
+            _check_range(response, start, end, public)
+            yield functools.partial(_fill, response)
+
+    def load(self, path: str, max_bytes: int, public: str) -> bytes:
+        """A whole object; one try.
+
+        Raises:
+            FileNotFoundError: There is none.
+            LengthMismatchError: It is longer than `max_bytes`.
+            PerhapsEncodedError: It is stored encoded.
+            OSError, http.client.HTTPException: The try failed.
+        """
+        with self._get(path, "", {}) as response:
+            if response.status != 200:
+                raise status_error(response.status, response.read(_READ_BYTES), public)
+            if _says_encoded(response):
+                raise PerhapsEncodedError(OriginError(f"{public} came encoded"))
+            promised = response.length
+            data = response.read(max_bytes + 1)
+        if promised is not None and len(data) < min(promised, max_bytes + 1):
+            raise http.client.IncompleteRead(data, promised - len(data))
+        if len(data) > max_bytes:
+            raise LengthMismatchError(f"{public} has more than {max_bytes} bytes")
+        return data
+
+    def address(self, path: str) -> str:
+        """The object's address, for tables."""
+        return str(self._files.url(path))
+
+    def close(self) -> None:
+        """Close all connections, also those that other threads wait at."""
+        self._connections.close()
+
+    def put(self, path: str, body: bytes | Path, public: str, *, create: bool) -> None:
+        """Write an object, all of it or nothing; one try.
+
+        Raises:
+            FileExistsError: Something is there and `create` is set.
+            OSError, http.client.HTTPException: The try failed.
+        """
+        bucket, name, _ = self._files.split_path(path)
+        url = f"{self._files._location}/upload/storage/v1/b/{quote(bucket, safe='')}/o"
+        parameters = {"uploadType": "multipart"} | ({"ifGenerationMatch": "0"} if create else {})
+        size = len(body) if isinstance(body, bytes) else body.stat().st_size
+        head, tail = _multipart(name)
+        headers = {
+            "Content-Type": f"multipart/related; boundary={_BOUNDARY}",
+            "Content-Length": str(len(head) + size + len(tail)),
+        }
+        with contextlib.ExitStack() as stack:
+            data = stack.enter_context(io.BytesIO(body) if isinstance(body, bytes) else body.open("rb"))
+            parts = itertools.chain([head], iter(functools.partial(data.read, _READ_BYTES), b""), [tail])
+            response = stack.enter_context(self._exchange("POST", url, parameters, headers, parts))
+            answer = response.read(_READ_BYTES)
+            if response.status != 200:
+                raise status_error(response.status, answer, public)
+
+    def _get(
+        self, path: str, version: str, headers: dict[str, str]
+    ) -> contextlib.AbstractContextManager[http.client.HTTPResponse]:
+        parameters = {"generation": version} if version else {}
+        return self._exchange("GET", self._files.url(path), parameters, headers, None)
+
+    def _exchange(
+        self,
+        method: str,
+        url: str,
+        parameters: dict[str, str],
+        headers: dict[str, str],
+        body: Iterable[bytes] | None,
+    ) -> contextlib.AbstractContextManager[http.client.HTTPResponse]:
+        parameters = self._files._get_params(parameters)
+        if parameters:
+            url += ("&" if "?" in url else "?") + urlencode(parameters)
+        return self._connections.exchange(method, url, self._files._get_headers(headers), body)
+
+
+class RangeStream:
+    """A range of an object, read with one request; asked for again from where it is when that fails.
+
+    Args:
+        objects: Where from.
+        path: The object.
+        end: Where the range ends (excluded).
+        version: The generation to read, or "".
+        public: The object in errors.
+        stored: Read the bytes as they are stored.
+    """
+
+    def __init__(
+        self, objects: PlainObjects, path: str, end: int, version: str, public: str, *, stored: bool = False
+    ) -> None:
+        self._open = functools.partial(objects.open_range, path, end=end, version=version, public=public, stored=stored)
+        self._request = contextlib.ExitStack()
+        self._fill: Callable[[memoryview], None] | None = None
+
+    def fill(self, at: int, view: memoryview) -> None:
+        """Fill a buffer with the bytes from `at` on, which is where the last one ended; one try."""
+        try:
+            if self._fill is None:
+                self._fill = self._request.enter_context(self._open(start=at))
+            self._fill(view)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """End the request."""
+        self._fill = None
+        self._request.close()
+
+
+def _says_encoded(response: http.client.HTTPResponse) -> bool:
+    """True if the answer names an encoding: of its own, or of the stored bytes that the server has decoded."""
+    names = (response.headers.get(name, "") for name in ("Content-Encoding", "X-Goog-Stored-Content-Encoding"))
+    return any(name.strip().lower() not in ("", "identity") for name in names)
+
+
+def _fill(response: http.client.HTTPResponse, view: memoryview) -> None:
+    filled = 0
+    while filled < len(view):
+        count = response.readinto(view[filled : filled + _READ_BYTES])
+        if not count:
+            raise http.client.IncompleteRead(b"", len(view) - filled)
+        filled += count
+
+
+def _multipart(name: str) -> tuple[bytes, bytes]:
+    """What stands before and after the content of an object that is uploaded together with its name."""
+    head = (
+        f"--{_BOUNDARY}\r\nContent-Type: application/json; charset=UTF-8\r\n\r\n{json.dumps({'name': name})}\r\n"
+        f"--{_BOUNDARY}\r\nContent-Type: application/octet-stream\r\n\r\n"
+    )
+    return head.encode(), f"\r\n--{_BOUNDARY}--\r\n".encode()
+
+
+def _check_range(response: http.client.HTTPResponse, start: int, end: int, public: str) -> None:
+    claimed = response.headers.get("Content-Range", "")
+    match = re.fullmatch(r"bytes (\d+)-(\d+)/(?:\d+|\*)", claimed)
+    if match is None or int(match[1]) != start or int(match[2]) >= end:
+        raise OSError(f"bytes {start}-{end - 1} were asked for, {claimed!r} came")
+    if int(match[2]) != end - 1:
+        raise LengthMismatchError(f"{public} ends at byte {int(match[2]) + 1}, before byte {end}")

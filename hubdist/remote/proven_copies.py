@@ -1,0 +1,80 @@
+"""Proven copies: places whose files are known to be a model, because they were listed around the read of its bytes.
+
+A listing tells what lies at a place now, a digest what was read there once. The two belong together only if the place
+was listed before the bytes were read and digested, and had not changed when that was done. So the listing is kept then,
+beside the pins, and a place counts as the model for as long as it is listed in the same way.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+from hubdist.errors import HandleError
+from hubdist.model.manifest import Digest, Manifest
+from hubdist.remote import StoredFile
+from hubdist.remote.snapshot_copy import RemoteCopy, find_difference
+from hubdist.system.disk import mode_below, optional_note, write_durably
+from hubdist.system.unique_names import unique_name
+
+
+class ProvenCopies:
+    """The proven copies of one node: for each place the last model that was read there. Safe for several threads.
+
+    They are kept in memory, and on disk as far as that can be written: without its note a place is only unproven.
+
+    Args:
+        folder: Where the notes are; made when the first one is kept. No note holds a URL.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._guard = threading.Lock()
+        self._known: dict[str, tuple[Digest, RemoteCopy]] = {}
+
+    def keep(self, manifest: Manifest, copy: RemoteCopy) -> None:
+        """Take note of a place that was listed before and after its bytes were read.
+
+        Nothing is noted if the files are not the manifest's by name and size, or if the storage tells no versions.
+        """
+        if not copy.fits(manifest) or not all(file.version for file in copy.files.values()):
+            return
+        with self._guard:
+            self._known[copy.url] = manifest.digest, replace(copy, digested=True)
+        note = self._note(copy.url)
+        with optional_note(note):
+            self._folder.mkdir(mode=mode_below(self._folder.parent), exist_ok=True)
+            files = {path: [file.size, file.version, file.packed, file.changed] for path, file in copy.files.items()}
+            document = {"hubdist_place": 1, "digest": str(manifest.digest), "files": files}
+            write_durably(note, json.dumps(document).encode(), unique_name(), mode=mode_below(self._folder) & 0o644)
+
+    def find(self, digest: Digest, url: str) -> RemoteCopy | None:
+        """The files of a place as they were when they were this model; None if that is not known."""
+        with self._guard:
+            known = self._known.get(url)
+        known = known or self._load(url)
+        return known[1] if known is not None and known[0] == digest else None
+
+    def judged(self, copy: RemoteCopy, digest: Digest) -> RemoteCopy:
+        """A listing of now, marked as proven if its files are the ones that were this model."""
+        proven = self.find(digest, copy.url)
+        same = proven is not None and find_difference(proven.files, copy.files, strictly=True) is None
+        return replace(copy, digested=same)
+
+    def _load(self, url: str) -> tuple[Digest, RemoteCopy] | None:
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, HandleError):
+            document = json.loads(self._note(url).read_bytes())
+            if document["hubdist_place"] == 1:
+                files = {
+                    str(path): StoredFile(int(size), str(version), packed=bool(packed), changed=str(changed))
+                    for path, (size, version, packed, changed) in document["files"].items()
+                }
+                return Digest.parse(document["digest"]), RemoteCopy(url, files, digested=True)
+        return None
+
+    def _note(self, url: str) -> Path:
+        return self._folder / f"{hashlib.sha256(url.encode()).hexdigest()}.json"

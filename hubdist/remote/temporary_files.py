@@ -1,0 +1,107 @@
+"""Temporary files on a mount that several machines have: held by a lock while they are written, else removed.
+
+Where locks are not seen by other machines, or this is not known, nothing is removed that was touched within an hour:
+whoever writes a file touches it all the time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from hubdist.system.heartbeat import signs_of_life
+from hubdist.system.locks import Answer, let_go, take_proven_lock
+from hubdist.system.mounts import Reach, reach_of_locks
+from hubdist.system.unique_names import unique_name
+
+SILENT_S = 3600.0
+"""Seconds without a sign of life after which a file's writer counts as dead where locks do not tell."""
+
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_TRIES = 100
+
+
+@contextlib.contextmanager
+def temporary_file(folder: Path) -> Iterator[Path]:
+    """A new, empty file that nobody sweeps while the block runs; removed afterwards if it is still there.
+
+    Args:
+        folder: Where it is made.
+
+    Raises:
+        OSError: The file system fails.
+    """
+    file, lock = _make(folder)
+    try:
+        with signs_of_life(file) if lock is None else contextlib.nullcontext():
+            yield file
+    finally:
+        file.unlink(missing_ok=True)
+        if lock is not None:
+            let_go(lock)
+
+
+def sweep_files(folder: Path) -> None:
+    """Remove the files that nobody writes any more; what cannot be removed stays."""
+    with contextlib.suppress(OSError):
+        for file in list(folder.iterdir()):
+            with contextlib.suppress(OSError):
+                _remove_unheld(file)
+
+
+def _make(folder: Path) -> tuple[Path, int | None]:
+    """A new file and a lock on it, if there are locks. Who sweeps may remove it before; then the next one is made."""
+    for _ in range(_TRIES):
+        file = folder / unique_name()
+        os.close(os.open(file, _NEW, 0o644))
+        try:
+            descriptor = os.open(file, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError:
+            continue
+        except OSError:  # a mount on which files are only ever written anew
+            return file, None
+        answer = Answer.HELD
+        try:
+            with contextlib.suppress(FileNotFoundError):
+                answer = take_proven_lock(descriptor, fcntl.LOCK_SH, file)
+        except BaseException:
+            os.close(descriptor)
+            file.unlink(missing_ok=True)
+            raise
+        if answer is Answer.TAKEN and _reaches_all(descriptor):
+            return file, descriptor
+        os.close(descriptor)
+        if answer is not Answer.HELD:
+            return file, None
+    raise FileNotFoundError(f"files in {folder} are removed by others as soon as they are made")
+
+
+def _remove_unheld(file: Path) -> None:
+    try:
+        descriptor = os.open(file, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except PermissionError:  # of another user, or on a mount on which files are only ever written anew
+        _remove_silent(file)
+        return
+    try:
+        answer = take_proven_lock(descriptor, fcntl.LOCK_EX, file)
+        if answer is Answer.TAKEN and _reaches_all(descriptor):
+            file.unlink(missing_ok=True)
+        elif answer is not Answer.HELD:
+            _remove_silent(file)
+    finally:
+        let_go(descriptor)
+
+
+def _remove_silent(file: Path) -> None:
+    changed = file.stat().st_mtime
+    with contextlib.suppress(OSError):
+        os.utime(file.parent)
+    if file.parent.stat().st_mtime - changed > SILENT_S:  # both by the clock of the file system
+        file.unlink(missing_ok=True)
+
+
+def _reaches_all(descriptor: int) -> bool:
+    return reach_of_locks(os.fstat(descriptor).st_dev) is Reach.ALL

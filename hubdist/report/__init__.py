@@ -1,0 +1,1 @@
+"""What hubdist tells people about its work."""

@@ -1,0 +1,1 @@
+"""The shared cache: snapshots on object storage, or on a mount, that every node can read."""

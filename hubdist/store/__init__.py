@@ -1,0 +1,1 @@
+"""A node's disk: published snapshots, the stages in which they are made, who uses them, and how they leave."""

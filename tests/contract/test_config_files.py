@@ -1,0 +1,304 @@
+"""Every file in configs/, read by the program that it is for."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import logging
+import os
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from pydantic import ByteSize, TypeAdapter
+
+import hubdist
+from hubdist import Config
+from tests.support import REPOSITORY
+
+CONFIGS = REPOSITORY / "configs"
+LAUNCHER_FILES = ("cluster-local.yaml", "cluster-gcp.yaml", "cluster-gcp-shared-cache.yaml", "cluster-gcp-tpu.yaml")
+RAY_JOBS = ("kuberay-rayjob.yaml", "kuberay-rayjob-shared-cache.yaml")
+RUNTIME_ENVS = (
+    "configs/runtime-env.yaml",
+    "examples/job_submit/runtime_env.yaml",
+    "examples/job_submit/runtime_env_gcs.yaml",
+    *(f"configs/{name}" for name in RAY_JOBS),
+)
+
+
+def read(path: str | Path) -> Any:
+    return yaml.safe_load((REPOSITORY / path).read_text(encoding="utf-8"))
+
+
+def test_each_file_has_a_test() -> None:
+    tested = {"hubdist.yaml", "hubdist-shared-cache.yaml", "runtime-env.yaml", *LAUNCHER_FILES, *RAY_JOBS}
+    assert {path.name for path in CONFIGS.iterdir()} == tested
+
+
+class TestHubdistYaml:
+    TEXT = (CONFIGS / "hubdist.yaml").read_text(encoding="utf-8")
+
+    def test_has_every_key_once(self) -> None:
+        keys = re.findall(r"^(\w+):", self.TEXT, flags=re.MULTILINE)
+        assert sorted(keys) == sorted(Config.model_fields.keys() - {"origins"})
+
+    def test_says_something_about_each_key(self) -> None:
+        lines = self.TEXT.splitlines()
+        bare = [
+            line for before, line in itertools.pairwise(lines) if re.match(r"\w", line) and not before.startswith("#")
+        ]
+        assert bare == []
+
+    def test_holds_the_defaults(self) -> None:
+        assert Config.from_yaml(self.TEXT) == Config()
+
+    def test_changes_nothing_where_it_is_used(self) -> None:
+        used = Config.load(environment={"HUBDIST_CONFIG": str(CONFIGS / "hubdist.yaml")})
+        assert used == Config.load(environment={})
+
+    def test_its_examples_of_models_are_accepted(self) -> None:
+        (example,) = re.findall(r"^#   models:\n(?:#     .*\n)+", self.TEXT, flags=re.MULTILINE)
+        text = re.sub(r"^#   ", "", example, flags=re.MULTILINE)
+        config = Config.from_yaml(text.replace("<64 hexadecimal digits>", "0" * 64))
+        assert [model.digest for model in config.models] == [None, "sha256:" + "0" * 64]
+        assert (config.models[1].route, config.models[1].read_mode) == ("direct", "memory")
+
+
+def test_the_settings_with_a_shared_cache_are_accepted() -> None:
+    config = Config.load(environment={"HUBDIST_CONFIG": str(CONFIGS / "hubdist-shared-cache.yaml")})
+    assert config.shared_cache == "gs://my-bucket/hubdist"
+
+
+def runtime_env_in(path: str) -> dict[str, Any]:
+    content = read(path)
+    if "spec" in content:
+        content = yaml.safe_load(content["spec"]["runtimeEnvYAML"])
+    assert isinstance(content, dict)
+    return content
+
+
+@pytest.mark.parametrize("path", RUNTIME_ENVS)
+class TestRuntimeEnv:
+    def test_ray_accepts_it_and_knows_every_key(self, path: str, caplog: pytest.LogCaptureFixture) -> None:
+        from ray.runtime_env import RuntimeEnv, RuntimeEnvConfig
+
+        content = runtime_env_in(path)
+        with caplog.at_level(logging.WARNING):
+            accepted = RuntimeEnv(**content)
+        assert caplog.records == []
+        assert content.keys() <= RuntimeEnv.known_fields
+        assert content["config"].keys() <= RuntimeEnvConfig.known_fields
+        assert accepted.pip_config()["packages"] == content["pip"]["packages"]
+        assert accepted.env_vars() == content["env_vars"]
+        assert RuntimeEnv.deserialize(accepted.serialize()).env_vars() == content["env_vars"]
+
+    def test_hubdist_accepts_the_settings_in_it(self, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        from ray._private.utils import update_envs  # how workers take env_vars over
+
+        variables = runtime_env_in(path)["env_vars"]
+        for name in variables:
+            monkeypatch.setenv(name, "to be put back")
+        update_envs(variables)
+        expected = Config.from_yaml(variables["HUBDIST_CONFIG"])
+        assert Config.load() == expected
+
+    def test_what_it_installs_is_this_version(self, path: str) -> None:
+        (requirement,) = map(Requirement, runtime_env_in(path)["pip"]["packages"])
+        assert str(requirement.specifier) == f"=={hubdist.__version__}"
+        assert requirement.name == "hubdist"
+        assert requirement.extras <= extras_of_hubdist()
+
+
+def project_table() -> dict[str, Any]:
+    return dict(tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"])
+
+
+def extras_of_hubdist() -> set[str]:
+    return set(project_table()["optional-dependencies"])
+
+
+@pytest.mark.parametrize("name", LAUNCHER_FILES)
+class TestLauncherFile:
+    def prepared(self, name: str) -> dict[str, Any]:
+        """As `ray up` does before it asks the provider; source: ray 2.60.0, `commands._bootstrap_config`."""
+        from ray.autoscaler._private.util import prepare_config
+
+        return dict(prepare_config(read(CONFIGS / name)))
+
+    def test_ray_up_accepts_it(self, name: str, caplog: pytest.LogCaptureFixture) -> None:
+        from ray.autoscaler._private.util import check_legacy_fields, validate_config
+
+        with caplog.at_level(logging.WARNING):
+            config = self.prepared(name)
+            validate_config(config)
+            check_legacy_fields(config)
+        assert caplog.records == []
+
+    def test_ray_up_finds_the_files_to_copy(self, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        from ray.autoscaler._private.util import hash_runtime_conf
+
+        monkeypatch.chdir(REPOSITORY)
+        config = self.prepared(name)
+        hash_runtime_conf(config["file_mounts"], config["cluster_synced_files"], config)
+        settings = "hubdist-shared-cache.yaml" if "shared-cache" in name else "hubdist.yaml"
+        assert config["file_mounts"] == {"~/hubdist.yaml": f"configs/{settings}"}
+
+    @pytest.mark.parametrize("kind", ["head", "worker"])
+    def test_every_node_installs_hubdist_and_starts_ray_with_its_settings(self, name: str, kind: str) -> None:
+        config = self.prepared(name)
+        setup = " ".join(config[f"{kind}_setup_commands"])
+        requirements = [Requirement(text) for text in re.findall(r"'([^' ]+==[^' ]+)'", setup)]
+        found = {requirement.name: requirement for requirement in requirements}
+        assert found["hubdist"].specifier.contains(hubdist.__version__)
+        assert found["hubdist"].extras <= extras_of_hubdist()
+        assert found["ray"].extras == {"default"}
+        stop, start = config[f"{kind}_start_ray_commands"]
+        assert stop == "ray stop"
+        assert start.startswith("export HUBDIST_CONFIG=$HOME/hubdist.yaml; ")
+        assert ("ray start --head " in start) == (kind == "head")
+
+    def test_bash_can_read_every_command(self, name: str) -> None:
+        config = self.prepared(name)
+        for key in config:
+            for command in config[key] if key.endswith("_commands") else ():
+                subprocess.run(["bash", "-n", "-c", command], check=True, timeout=30)
+
+    def test_setting_a_node_up_twice_changes_its_profile_once(self, name: str, tmp_path: Path) -> None:
+        (profile,) = [command for command in read(CONFIGS / name)["setup_commands"] if ".bashrc" in command]
+        show = "source ~/.bashrc; echo $PATH; echo $HUBDIST_CONFIG"
+        for command in (profile, profile, show):
+            ran = subprocess.run(
+                ["bash", "-c", command],
+                env={"HOME": str(tmp_path), "PATH": os.defpath},
+                capture_output=True,
+                text=True,
+                check=True,
+                timeout=30,
+            )
+        assert (tmp_path / ".bashrc").read_text(encoding="utf-8").count("\n") == 1
+        path, settings = ran.stdout.split()
+        assert path == f"{tmp_path}/ray-env/bin{os.pathsep}{os.defpath}"
+        assert settings == f"{tmp_path}/hubdist.yaml"
+
+    def test_numbers_of_workers_fit(self, name: str) -> None:
+        config = self.prepared(name)
+        workers = {kind: of for kind, of in config["available_node_types"].items() if of["max_workers"]}
+        assert workers
+        assert all(1 <= of["min_workers"] <= of["max_workers"] <= config["max_workers"] for of in workers.values())
+
+
+def test_all_files_name_the_same_ray() -> None:
+    texts = "\n".join(path.read_text(encoding="utf-8") for path in CONFIGS.iterdir())
+    found = set(re.findall(r"ray\[default\]==([\d.]+)|rayproject/ray:([\d.]+)|rayVersion: \"([\d.]+)\"", texts))
+    assert len({next(filter(None, groups)) for groups in found}) == 1
+
+
+def test_workers_that_share_a_bucket_have_the_account_that_ray_makes_for_the_head() -> None:
+    import ray
+
+    worker = read(CONFIGS / "cluster-gcp-shared-cache.yaml")["available_node_types"]["worker"]["node_config"]
+    (account,) = worker["serviceAccounts"]
+    # Read, not imported: the module needs Google's client.
+    source = (Path(ray.__file__).parent / "autoscaler" / "_private" / "gcp" / "config.py").read_text(encoding="utf-8")
+    names = dict(re.findall(r'^(RAY|VERSION) = "([\w-]+)"', source, flags=re.MULTILINE))
+    assert account["email"].startswith(f"{names['RAY']}-sa-{names['VERSION']}@")
+    assert '"roles/storage.objectAdmin"' in source
+
+
+def test_tpu_workers_are_a_kind_that_ray_knows_with_as_many_chips_as_they_say() -> None:
+    from ray._private.accelerators import TPUAcceleratorManager, tpu
+
+    config = read(CONFIGS / "cluster-gcp-tpu.yaml")
+    types = config["available_node_types"]
+    kind = types["tpu"]["node_config"]["acceleratorType"]
+    chips = int(kind.partition("-")[2]) // tpu.get_tpu_cores_per_chip(kind)
+    assert TPUAcceleratorManager.is_valid_tpu_accelerator_type(kind)
+    assert chips <= tpu.get_num_tpu_visible_chips_per_host(kind)  # one host
+    assert types["tpu"]["resources"]["TPU"] == chips
+    assert "machineType" in types[config["head_node_type"]]["node_config"]  # a TPU cannot be the head
+    assert "tensorflow-tpu" in " ".join(config["worker_setup_commands"])
+
+
+@pytest.mark.parametrize("name", RAY_JOBS)
+class TestRayJob:
+    def job(self, name: str) -> dict[str, Any]:
+        return dict(read(CONFIGS / name))
+
+    def schema(self) -> dict[str, Any]:
+        return dict(
+            json.loads(
+                (REPOSITORY / "tests" / "contract" / "schemas" / "rayjob.schema.json").read_text(encoding="utf-8")
+            )
+        )
+
+    def test_is_a_rayjob_without_unknown_fields(self, name: str) -> None:
+        jsonschema.Draft202012Validator.check_schema(self.schema())
+        jsonschema.validate(self.job(name), self.schema(), cls=jsonschema.Draft202012Validator)
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"apiVersion": "ray.io/v1alpha1"},
+            {"kind": "RayCluster"},
+            {"spec": {"runtimeEnv": ""}},
+            {"spec": {"submissionMode": "SshMode"}},
+            {"spec": {"rayClusterSpec": {"rayversion": "2"}}},
+            {"spec": {"rayClusterSpec": {"headGroupSpec": {"rayStartParams": {"num-cpus": 0}}}}},
+            {"spec": {"rayClusterSpec": {"headGroupSpec": {"template": {"containers": []}}}}},
+        ],
+    )
+    def test_the_schema_refuses_mistakes(self, name: str, change: dict[str, Any]) -> None:
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(merged(self.job(name), change), self.schema(), cls=jsonschema.Draft202012Validator)
+
+    def test_fields_agree_with_each_other(self, name: str) -> None:
+        """What the KubeRay operator checks beyond the schema, and what would start but not work."""
+        spec = self.job(name)["spec"]
+        assert spec["shutdownAfterJobFinishes"]  # ttlSecondsAfterFinished is refused without it
+        head = spec["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]
+        for group in spec["rayClusterSpec"]["workerGroupSpecs"]:
+            assert group["minReplicas"] <= group["replicas"] <= group["maxReplicas"]
+            (worker,) = group["template"]["spec"]["containers"]
+            assert worker["image"] == head["containers"][0]["image"]
+        _, script, _ = spec["entrypoint"].split()
+        assert str(Path(script).parent) == self.mounts(head)["job"]
+        assert (REPOSITORY / "examples" / "job_submit" / Path(script).name).is_file()
+
+    def mounts(self, pod: dict[str, Any]) -> dict[str, str]:
+        (container,) = pod["containers"]
+        mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+        assert sorted(mounts) == sorted(volume["name"] for volume in pod["volumes"])
+        return mounts
+
+    def test_every_pod_has_the_store_on_a_volume_that_is_large_enough(self, name: str) -> None:
+        spec = self.job(name)["spec"]["rayClusterSpec"]
+        settings = Config.from_yaml(runtime_env_in(f"configs/{name}")["env_vars"]["HUBDIST_CONFIG"])
+        for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"]):
+            pod = group["template"]["spec"]
+            assert Path(settings.store).parent == Path(self.mounts(pod)["models"])
+            (volume,) = [volume for volume in pod["volumes"] if volume["name"] == "models"]
+            limit = TypeAdapter(ByteSize).validate_python(f"{volume['emptyDir']['sizeLimit']}B")
+            assert settings.max_bytes is not None
+            assert settings.max_bytes < limit
+
+
+def merged(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
+    for key, value in change.items():
+        base[key] = merged(base[key], value) if isinstance(value, dict) and key in base else value
+    return base
+
+
+def test_python_of_the_nodes_is_one_that_hubdist_takes() -> None:
+    texts = "\n".join(path.read_text(encoding="utf-8") for path in CONFIGS.iterdir())
+    named = set(re.findall(r"--python (3\.\d+)|ray:[\d.]+-py(3\d+)", texts))
+    versions = {plain or f"{compact[0]}.{compact[1:]}" for plain, compact in named}
+    assert len(versions) == 1  # Ray wants the same on all nodes
+    assert versions.pop() in SpecifierSet(project_table()["requires-python"])

@@ -1,0 +1,217 @@
+"""Agents in threads of this process instead of actors of Ray: real stores and exchanges, nodes that can be stopped."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hubdist.cluster.agent import chunk_exchange, chunk_rpc
+from hubdist.cluster.agent.agent import NodeAgent
+from hubdist.cluster.coordinator import agent_pool, delivery_run, liveness, origin_feed, running, store_groups
+from hubdist.cluster.coordinator.agent_pool import Agents
+from hubdist.cluster.nodes import Node
+from hubdist.config.schema import Config
+from hubdist.errors import HubdistError
+from hubdist.model.manifest import Manifest
+from hubdist.store.store import Store
+
+DRIVER = "driver"
+
+
+class Reference:
+    """What `.remote()` returns."""
+
+    def __init__(self) -> None:
+        self.answer: Future[Any] = Future()
+
+    def future(self) -> Future[Any]:
+        """As Ray's, one for each who asks."""
+        copy: Future[Any] = Future()
+
+        def hand_on(answer: Future[Any]) -> None:
+            if copy.set_running_or_notify_cancel():
+                error = answer.exception()
+                if error is None:
+                    copy.set_result(answer.result())
+                else:
+                    copy.set_exception(error)
+
+        self.answer.add_done_callback(hand_on)
+        return copy
+
+
+class Method:
+    """A method of a fake actor."""
+
+    def __init__(self, actor: FakeActor, name: str, results: int = 1) -> None:
+        self._actor = actor
+        self._name = name
+        self._results = results
+
+    def options(self, *, num_returns: int = 1, **_: Any) -> Method:
+        return Method(self._actor, self._name, num_returns)
+
+    def remote(self, *arguments: Any) -> Any:
+        references = [Reference() for _ in range(self._results)]
+        self._actor.call(self._name, arguments, references)
+        return references[0] if self._results == 1 else references
+
+
+class FakeActor:
+    """A node's agent; while its node is stopped it takes calls and answers none."""
+
+    def __init__(self, nodes: FakeNodes, config: Config, node: Node) -> None:
+        self._nodes = nodes
+        self._agent = NodeAgent(config, node.id)
+        self.node = node
+        self.killed = False
+
+    def __getattr__(self, name: str) -> Method:
+        return Method(self, name)
+
+    def call(self, name: str, arguments: tuple[Any, ...], references: list[Reference]) -> None:
+        self._nodes.calls[self.node.id, name] += 1
+
+        def work() -> None:
+            try:
+                self._nodes.wait(self.node.id)
+                self._nodes.before[name](self.node.id, arguments)
+                result = getattr(self._agent, name)(*arguments)
+                self._nodes.after[name](self.node.id, arguments)
+                self._nodes.wait(self.node.id)
+            except Exception as error:  # noqa: BLE001 - Ray hands on whatever a method raises
+                results, failed = [], error
+            else:
+                results, failed = (list(result) if len(references) > 1 else [result]), None
+            for at, reference in enumerate(references):
+                if failed is None:
+                    reference.answer.set_result(results[at])
+                else:
+                    reference.answer.set_exception(failed)
+
+        thread = threading.Thread(target=work, daemon=True, name=f"{name} of {self.node.id}")
+        self._nodes.threads.append(thread)
+        thread.start()
+
+
+class FakeNodes:
+    """A driver's node and others.
+
+    Attributes:
+        config: Of all agents.
+        before: Method -> called in the agent's thread before the method runs, with the node's id and the arguments.
+        after: The same, when it has run and the caller has no answer yet.
+        calls: Node and method -> how often it was called.
+    """
+
+    def __init__(self, folder: Path, names: tuple[str, ...], **settings: Any) -> None:
+        self.config = Config(store=str(folder / "{node_id}"), **settings)
+        self.nodes = {name: Node(name, f"node {name}", name, name == DRIVER) for name in (DRIVER, *names)}
+        self.stores = {name: Store(self.config.store_root(name)) for name in self.nodes}
+        self.before: dict[str, Callable[[str, tuple[Any, ...]], None]] = defaultdict(lambda: lambda *_: None)
+        self.after = self.before.copy()
+        self.calls: Counter[tuple[str, str]] = Counter()
+        self.agents = Agents(self.config, lambda config, node: FakeActor(self, config, node))
+        self.threads: list[threading.Thread] = []
+        self.ended = False
+        self._running = {name: threading.Event() for name in self.nodes}
+        for event in self._running.values():
+            event.set()
+
+    def stop(self, name: str) -> None:
+        """The node gives no answer any more."""
+        self._running[name].clear()
+
+    def go_on(self, name: str) -> None:
+        """It does again."""
+        self._running[name].set()
+
+    def wait(self, name: str) -> None:
+        if not self._running[name].wait(60) or self.ended:
+            raise HubdistError("the test is over")
+
+    def has(self, name: str, manifest: Manifest) -> bool:
+        """True if the node's store has the model."""
+        snapshot = self.stores[name].find(manifest.digest)
+        if snapshot is not None:
+            snapshot.release()
+        return snapshot is not None
+
+    def publish(self, name: str, files: dict[str, bytes]) -> Manifest:
+        """Put a model into a node's store."""
+        with self.stores[name].stage() as stage:
+            for path, data in files.items():
+                with stage.open_file(path) as file:
+                    file.write(data)
+            with self.stores[name].publish(stage) as snapshot:
+                return snapshot.manifest
+
+
+def run(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Run a test in an event loop, and end what it leaves behind."""
+
+    async def within() -> None:
+        try:
+            await asyncio.wait_for(work(), 60)
+        finally:
+            while left := asyncio.all_tasks() - {asyncio.current_task()}:
+                for task in left:
+                    task.cancel()
+                await asyncio.wait(left, timeout=1)
+
+    asyncio.run(within())
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Let the event loop run until something is so."""
+
+    def wait() -> None:
+        deadline = time.monotonic() + 30
+        while not condition():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+    await asyncio.to_thread(wait)
+
+
+@contextmanager
+def fake_nodes(monkeypatch: pytest.MonkeyPatch, folder: Path, *names: str, **settings: Any) -> Iterator[FakeNodes]:
+    """Nodes with these names, and time that runs faster for those that look after them."""
+    nodes = FakeNodes(folder, names, **settings)
+    for module in (agent_pool, origin_feed, store_groups, delivery_run, running):
+        monkeypatch.setattr(module, "alive_nodes", lambda: list(nodes.nodes.values()), raising=False)
+    actors: dict[bytes, FakeActor] = {}
+
+    def pickled(actor: FakeActor) -> bytes:
+        actors[actor.node.id.encode()] = actor
+        return actor.node.id.encode()
+
+    def get(references: list[Reference], timeout: float) -> list[Any]:
+        return [reference.answer.result(timeout) for reference in references]
+
+    monkeypatch.setattr(agent_pool, "pickle_agent", pickled)
+    monkeypatch.setattr(agent_pool, "stop_actor", lambda actor: setattr(actor, "killed", True))
+    monkeypatch.setattr(chunk_rpc, "_agent", actors.__getitem__)
+    monkeypatch.setattr(chunk_rpc.ray, "get", get)
+    monkeypatch.setattr(chunk_exchange, "fetch", chunk_rpc.fetch)
+    monkeypatch.setattr(liveness, "QUIET_S", 0.1)
+    monkeypatch.setattr(delivery_run, "SILENT_S", 0.5)
+    monkeypatch.setattr(delivery_run, "_LOOK_S", 0.05)
+    try:
+        yield nodes
+    finally:
+        nodes.ended = True
+        for name in nodes.nodes:
+            nodes.go_on(name)
+        for thread in nodes.threads:  # before the real functions are back
+            thread.join(20)
+            assert not thread.is_alive(), thread.name

@@ -1,0 +1,212 @@
+"""What came to nodes while the driver's side read the origin is reported once, whoever asks, and when; without Ray."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from hubdist.cluster.coordinator.job_pins import JobPins
+from hubdist.cluster.coordinator.origin_feed import EarlyDelivery
+from hubdist.cluster.coordinator.probes import Ways
+from hubdist.cluster.coordinator.route_runner import Deliveries
+from hubdist.delivery.routes import Route
+from hubdist.errors import NotPinnedError, OriginError, StoreError
+from hubdist.model.handle import parse_handle
+from hubdist.model.manifest import Digest
+from hubdist.report.delivery import NodeReport
+from hubdist.resolver.resolver import Resolver
+from hubdist.store.nonces import Nonces
+from tests.support.fake_agents import DRIVER, FakeNodes, fake_nodes, run, until
+
+MIB = 1 << 20
+SIZE = 9 * MIB + 3
+
+
+class Job:
+    """A job that reads a directory of the driver while nodes already take part."""
+
+    def __init__(self, nodes: FakeNodes, folder: Path) -> None:
+        self.nodes = nodes
+        root = folder / "model"
+        root.mkdir()
+        (root / "saved_model.pb").write_bytes(os.urandom(SIZE))
+        self.handle = parse_handle(str(root))
+        self._resolver = Resolver(nodes.config, nodes.stores[DRIVER], None)
+        pins = SimpleNamespace(
+            nonces=Nonces(nodes.stores[DRIVER]),
+            manifest=self._manifest,
+            pinned=self._pinned,
+            held=self._snapshot,
+            snapshot=self._snapshot,
+        )
+        ways = cast(Ways, None)
+        self.deliveries = Deliveries(cast(JobPins, pins), nodes.agents, ways, nodes.nodes[DRIVER], nodes.config)
+        self.digest: Digest | None = None
+
+    async def read(self, *names: str) -> EarlyDelivery:
+        """Read the origin; nodes take part, and have all chunks at the end."""
+        early = self.deliveries.early(self.handle.public)
+        for name in names:
+            early.add(self.nodes.nodes[name])
+        resolution = await asyncio.to_thread(self._resolver.resolve, self.handle, early)
+        self.digest = resolution.digest
+        self._resolution = resolution
+        await until(lambda: all(self.nodes.calls[name, "begin"] for name in names))
+        return early
+
+    async def ask(self, name: str) -> NodeReport:
+        assert self.digest is not None
+        return await self.deliveries.bring(self.digest, self.handle.public, self.nodes.nodes[name], None)
+
+    async def reported(self, count: int) -> tuple[NodeReport, ...]:
+        await until(lambda: self.deliveries.reports.count >= count)
+        return self.deliveries.reports.newest
+
+    def has(self, name: str) -> bool:
+        return self.nodes.has(name, self._resolution.manifest)
+
+    async def _manifest(self, _: Digest) -> Any:
+        return self._resolution.manifest
+
+    async def _snapshot(self, digest: Digest) -> Any:
+        snapshot = self.nodes.stores[DRIVER].find(digest)
+        assert snapshot is not None
+        snapshot.release()
+        return snapshot
+
+    def _pinned(self, _: Digest) -> Any:
+        raise NotPinnedError("the places do not matter here")
+
+
+def check(report: NodeReport, job: Job) -> None:
+    assert report.error is None
+    assert report.route is Route.DRIVER
+    assert report.reason == "it came while the origin was being read"
+    assert report.source == "node driver"
+    assert report.bytes_received == sum(size for _, size in report.sources) == report.timeline[-1][1] == SIZE
+    assert (report.handle, report.digest) == (job.handle.public, str(job.digest))
+    assert report.seconds >= report.timeline[-1][0] > 0
+
+
+def test_a_node_that_nobody_asks_for_has_a_report_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with fake_nodes(monkeypatch, tmp_path / "stores", "a") as nodes:
+        job = Job(nodes, tmp_path)
+
+        async def work() -> None:
+            (await job.read("a")).settle()
+            (report,) = await job.reported(1)
+            check(report, job)
+            assert await job.ask("a") == report  # it is not noted again
+            assert job.deliveries.reports.count == 1
+            assert (await job.ask("a")).route is Route.STORE  # who comes next was sent nothing
+
+        run(work)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_who_asks_while_a_node_publishes_waits_and_hears_how_it_came(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, when: str
+) -> None:
+    """Before the snapshot is in the node's store, and after that but before the coordinator knows."""
+    with fake_nodes(monkeypatch, tmp_path / "stores", "a") as nodes:
+        job = Job(nodes, tmp_path)
+        at_gate, go_on = threading.Event(), threading.Event()
+
+        def gate(_: str, __: tuple[Any, ...]) -> None:
+            at_gate.set()
+            assert go_on.wait(30)
+
+        getattr(nodes, when)["publish"] = gate
+
+        async def work() -> None:
+            (await job.read("a")).settle()
+            assert await asyncio.to_thread(at_gate.wait, 30)
+            assert job.has("a") == (when == "after")
+            asking = asyncio.create_task(job.ask("a"))
+            await asyncio.sleep(0.2)
+            assert not asking.done()
+            go_on.set()
+            report = await asking
+            check(report, job)
+            assert job.deliveries.reports.newest == (report,)
+
+        run(work)
+
+
+def test_who_asks_where_the_early_delivery_failed_gets_it_anew_with_one_report(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with fake_nodes(monkeypatch, tmp_path / "stores", "a") as nodes:
+        job = Job(nodes, tmp_path)
+
+        def refuse(_: str, __: tuple[Any, ...]) -> None:
+            nodes.before.pop("publish")
+            raise StoreError("the disk refuses", path="/disk")
+
+        nodes.before["publish"] = refuse
+
+        async def work() -> None:
+            (await job.read("a")).settle()
+            report = await job.ask("a")
+            assert report.error is None
+            assert report.reason != "it came while the origin was being read"
+            assert job.deliveries.reports.newest == (report,)
+
+        run(work)
+        assert job.has("a")
+
+
+def test_a_model_that_a_node_lost_again_is_brought_and_not_only_reported(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with fake_nodes(monkeypatch, tmp_path / "stores", "a", agent_idle_s=0.01) as nodes:
+        job = Job(nodes, tmp_path)
+
+        async def work() -> None:
+            (await job.read("a")).settle()
+            await job.reported(1)
+            snapshots = nodes.stores["a"].root / "snapshots"
+            (snapshots / job.digest.value).rename(nodes.stores["a"].root / "gone")  # type: ignore[union-attr]  # read
+            assert (await job.ask("a")).error is None
+
+        run(work)
+        assert job.has("a")
+
+
+def test_an_origin_that_cannot_be_read_leaves_no_report_and_no_stage(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with fake_nodes(monkeypatch, tmp_path / "stores", "a") as nodes:
+        job = Job(nodes, tmp_path)
+
+        async def work() -> None:
+            early = await job.read("a")
+            early.fail(OriginError("it broke"))
+            await until(lambda: list((nodes.stores["a"].root / "staging").iterdir()) == [])
+
+        run(work)
+        assert job.deliveries.reports.count == 0
+
+
+def test_a_cluster_that_does_not_answer_does_not_stop_the_reading(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with fake_nodes(monkeypatch, tmp_path / "stores") as nodes:
+        job = Job(nodes, tmp_path)
+
+        def refuse() -> Any:
+            raise OriginError("the cluster could not be asked")
+
+        monkeypatch.setattr("hubdist.cluster.coordinator.origin_feed.alive_nodes", refuse)
+
+        async def work() -> None:
+            (await job.read()).settle()
+
+        run(work)
+        assert job.has(DRIVER)

@@ -1,0 +1,261 @@
+"""Deliveries between nodes that stop, wake and are slow, and how much is under way; without Ray."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hubdist.cluster.agent import chunk_exchange
+from hubdist.cluster.coordinator.progress import Brought
+from hubdist.cluster.coordinator.running import Transfers
+from hubdist.delivery.routes import Route
+from hubdist.model.manifest import Manifest
+from tests.support.fake_agents import DRIVER, FakeNodes, fake_nodes, run
+
+MIB = 1 << 20
+SOON_S = 15.0
+"""Far below `chunk_timeout_s`, and far above what is needed."""
+
+
+class Job:
+    """A job's transfers of one model, which the driver has."""
+
+    def __init__(self, nodes: FakeNodes, mib: int = 12) -> None:
+        self.nodes = nodes
+        self.manifest = nodes.publish(DRIVER, {"saved_model.pb": os.urandom(mib * MIB)})
+        self.transfers = Transfers(nodes.nodes[DRIVER], nodes.agents, nodes.config)
+
+    async def bring(self, name: str, manifest: Manifest | None = None) -> Brought | None:
+        node = self.nodes.nodes[name]
+        brought = await self.transfers.bring(manifest or self.manifest, node, Route.DRIVER, None)
+        self.transfers.note_holder(self.manifest.digest, node)
+        return brought
+
+
+def stopping(nodes: FakeNodes, name: str, after: int) -> Callable[[str, tuple[Any, ...]], None]:
+    """Stops a node when it is called for the next time after so many calls."""
+    left = [after]
+    guard = threading.Lock()
+
+    def stop(called: str, _: tuple[Any, ...]) -> None:
+        with guard:
+            left[0] -= called == name
+            if called == name and left[0] < 0:
+                nodes.stop(name)
+        nodes.wait(called)
+
+    return stop
+
+
+def test_a_sender_that_stops_delays_others_by_seconds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with fake_nodes(monkeypatch, tmp_path, "holder", "late") as nodes:
+        job = Job(nodes)
+
+        async def work() -> None:
+            assert await job.bring("holder")
+            nodes.before["give"] = stopping(nodes, "holder", 2)
+            begin = time.monotonic()
+            brought = await job.bring("late")
+            assert time.monotonic() - begin < SOON_S
+            assert brought is not None
+            assert "node driver" in dict(brought.sources)
+            assert sum(size for _, size in brought.sources) == 12 * MIB
+            windows = job.transfers._means.windows
+            assert windows.used("late") == windows.used("holder") == (0, 0)
+
+        run(work)
+        assert nodes.has("late", job.manifest)
+
+
+def test_what_was_asked_of_a_silent_sender_is_given_up_where_it_is_awaited(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with fake_nodes(monkeypatch, tmp_path, "holder", "late") as nodes:
+        job = Job(nodes)
+
+        async def work() -> None:
+            assert await job.bring("holder")
+            nodes.before["give"] = stopping(nodes, "holder", 0)
+            await job.bring("late")
+            assert nodes.calls["late", "give_up"] == 1
+
+        run(work)
+
+
+def test_a_receiver_that_stops_delays_others_by_seconds_and_goes_on_when_it_wakes(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with fake_nodes(monkeypatch, tmp_path, "stops", "other") as nodes:
+        job = Job(nodes)
+        nodes.before["fetch"] = stopping(nodes, "stops", 1)
+
+        async def work() -> None:
+            first = asyncio.create_task(job.bring("stops"))
+            begin = time.monotonic()
+            await job.bring("other")
+            assert time.monotonic() - begin < SOON_S
+            assert not first.done()
+            nodes.before.pop("fetch")
+            nodes.go_on("stops")
+            assert await first is not None
+
+        run(work)
+        assert nodes.has("stops", job.manifest)
+        assert nodes.has("other", job.manifest)
+
+
+def test_a_node_that_never_wakes_is_given_up_with_an_error_that_says_so(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with fake_nodes(monkeypatch, tmp_path, "stops", chunk_timeout_s=1) as nodes:
+        job = Job(nodes)
+        nodes.before["fetch"] = stopping(nodes, "stops", 1)
+
+        async def work() -> None:
+            transfer = job.transfers._begin(job.manifest, list(nodes.nodes.values()), None)
+            async with transfer.use():
+                bringing = asyncio.create_task(transfer._bring(nodes.nodes["stops"]))
+                with pytest.raises(Exception, match=r"the node gave no answer for \d+ s; on node node stops"):
+                    await asyncio.wait_for(bringing, SOON_S)
+
+        run(work)
+
+
+def test_a_slow_sender_that_lives_is_not_given_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with fake_nodes(monkeypatch, tmp_path, "holder", "late") as nodes:
+        job = Job(nodes, mib=4)
+
+        async def work() -> None:
+            assert await job.bring("holder")
+            nodes.before["give"] = lambda name, _: time.sleep(1.5 if name == "holder" else 0)
+            brought = await job.bring("late")
+            assert brought is not None
+            assert brought.retries == 0
+            assert dict(brought.sources).keys() == {"node holder"}
+
+        run(work)
+        assert nodes.calls["holder", "answer"] > 0
+        assert nodes.calls["late", "give_up"] == 0
+
+
+def test_all_deliveries_to_a_node_together_stay_within_in_flight_bytes(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with fake_nodes(monkeypatch, tmp_path, "a", "b", in_flight_bytes=4 * MIB) as nodes:
+        job = Job(nodes)
+        models = [nodes.publish(DRIVER, {"saved_model.pb": os.urandom(3 * MIB)}) for _ in range(20)]
+        under_way: Counter[str] = Counter()
+        most: Counter[str] = Counter()
+        guard = threading.Lock()
+        real = chunk_exchange.fetch
+
+        def fetch(sender: Any, delivery: str, part: Any, timeout_s: float) -> bytearray:
+            ends = (f"from {sender.agent.decode()}", threading.current_thread().name)
+            with guard:
+                for end in ends:
+                    under_way[end] += part.chunk.size
+                    most[end] = max(most[end], under_way[end])
+            try:
+                time.sleep(0.02)
+                data: bytearray = real(sender, delivery, part, timeout_s)
+            finally:
+                with guard:
+                    for end in ends:
+                        under_way[end] -= part.chunk.size
+            return data
+
+        monkeypatch.setattr(chunk_exchange, "fetch", fetch)
+
+        async def work() -> None:
+            await asyncio.gather(*(job.bring(name, model) for model in models for name in ("a", "b")))
+
+        run(work)
+        assert all(nodes.has(name, model) for name in ("a", "b") for model in models)
+        assert most.keys() == {"from driver", "from a", "from b", "fetch of a", "fetch of b"}
+        assert max(most.values()) == most["from driver"] == 4 * MIB
+
+
+def test_a_node_that_hands_on_and_asks_again_keeps_what_it_holds(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with fake_nodes(monkeypatch, tmp_path, "near", "late") as nodes:
+        job = Job(nodes)
+        asked, go_on = threading.Event(), threading.Event()
+
+        def wait(name: str, _: tuple[Any, ...]) -> None:
+            if name == "near" and not go_on.is_set():
+                asked.set()
+                assert go_on.wait(30)
+
+        async def work() -> None:
+            transfer = job.transfers._begin(job.manifest, list(nodes.nodes.values()), None)
+            async with transfer.use():
+                assert await transfer.bring(nodes.nodes["near"])
+                nodes.before["give"] = wait
+                late = asyncio.create_task(transfer.bring(nodes.nodes["late"]))
+                assert await asyncio.to_thread(asked.wait, 30)
+                assert await transfer.bring(nodes.nodes["near"]) is None  # while the late one is served by it
+                go_on.set()
+                brought = await late
+                assert brought is not None
+                assert brought.retries == 0
+                assert "node near" in dict(brought.sources)
+
+        run(work)
+
+
+def test_a_node_that_nobody_waits_for_any_more_keeps_nobody_waiting(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with fake_nodes(monkeypatch, tmp_path, "left", "other") as nodes:
+        job = Job(nodes, mib=4)
+        asked, go_on = threading.Event(), threading.Event()
+
+        def wait(name: str, _: tuple[Any, ...]) -> None:
+            if name == "left":
+                asked.set()
+                assert go_on.wait(30)
+
+        nodes.before["fetch"] = wait
+
+        async def work() -> None:
+            transfer = job.transfers._begin(job.manifest, list(nodes.nodes.values()), None)
+            async with transfer.use():
+                left = asyncio.create_task(transfer._bring(nodes.nodes["left"]))
+                assert await asyncio.to_thread(asked.wait, 30)
+                left.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await left
+                assert await transfer.bring(nodes.nodes["other"])
+            go_on.set()
+
+        run(work)
+        assert nodes.has("other", job.manifest)
+
+
+def test_a_delivery_whose_agent_cannot_be_made_fails_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with fake_nodes(monkeypatch, tmp_path, "good", "bad") as nodes:
+        job = Job(nodes)
+        make = nodes.agents._make_agent
+
+        def refuse(config: Any, node: Any) -> Any:
+            if node.id == "bad":
+                raise RuntimeError("no more processes")
+            return make(config, node)
+
+        nodes.agents._make_agent = refuse
+
+        async def work() -> None:
+            results = await asyncio.gather(job.bring("bad"), job.bring("good"), return_exceptions=True)
+            assert isinstance(results[0], RuntimeError)
+            assert isinstance(results[1], Brought)
+
+        run(work)
