@@ -2,8 +2,8 @@
 
     python benchmarks/simulate.py [--nodes 8 64 512 4096] [--mib 1024] [--rate-mbit 100] [--latency-ms 1]
 
-`hubdist.delivery.Delivery` is driven as the coordinator drives it; it does not know that time is simulated. Every node
-and the source have one link up and one down, which fetches share fairly (max-min). A command and an answer take the
+`hubdist.delivery.DeliveryPlan` is driven as the coordinator drives it; it does not know that time is simulated. Every
+node and the source have one link up and one down, which fetches share fairly (max-min). A command and an answer take the
 latency each; a fetch takes one more round trip before its first byte. A step is an eighth of the time that a chunk
 takes on a free link; few nodes are simulated without steps, from change to change.
 
@@ -34,7 +34,7 @@ from hubdist.delivery import (
     ChunkArrived,
     ChunkFailed,
     Command,
-    Delivery,
+    DeliveryPlan,
     Event,
     Fetch,
     Finish,
@@ -84,7 +84,7 @@ class Simulation:
         rates = np.full(case.nodes + 1, case.rate)
         rates[list(self._slow)] /= SLOWER
         self._links = Links(rates, rates.copy())
-        self._delivery = Delivery(
+        self._delivery = DeliveryPlan(
             self._sizes,
             source="source",
             nodes=case.nodes,

@@ -64,12 +64,12 @@ class HubdistError(Exception):
             text += f". {self.advice}"
         return text
 
-    def placed(self, *, handle: str | None = None, node: str | None = None) -> Self:
+    def with_context(self, *, handle: str | None = None, node: str | None = None) -> Self:
         """The same error with handle and node filled in where they are still unknown."""
-        placed = copy.copy(self)
-        placed.handle = self.handle if self.handle is not None else handle
-        placed.node = self.node if self.node is not None else node
-        return placed
+        with_context = copy.copy(self)
+        with_context.handle = self.handle if self.handle is not None else handle
+        with_context.node = self.node if self.node is not None else node
+        return with_context
 
     def advised(self, further: str) -> Self:
         """The same error with a further sentence of advice."""

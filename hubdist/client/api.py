@@ -1,6 +1,6 @@
 """init, resolve, load, prefetch: the composition root.
 
-A process has one `_Process`: its settings, its way to models (`Embedded`, or the `Cluster` where Ray runs) and its
+A process has one `_Process`: its settings, its backend (`LocalBackend`, or `CoordinatorClient` where Ray runs) and its
 loaded models. It is made at the first call, and made again if Ray has been started, stopped or restarted since.
 """
 
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self
 
-from hubdist.client.local import Embedded
+from hubdist.client.local import LocalBackend
 from hubdist.client.read_modes import Reader
 from hubdist.config.schema import Config, ReadMode, RouteName
 from hubdist.errors import DeliveryError, NotPinnedError
@@ -41,7 +41,7 @@ from hubdist.model.hints import suggested
 from hubdist.model.manifest import Chunk, Digest, Manifest
 from hubdist.report.delivery import Plan, Refreshed, Report, Status
 from hubdist.resolver.resolver import Pin
-from hubdist.resolver.values import Access
+from hubdist.resolver.values import ReadSources
 from hubdist.store.claims import Given
 from hubdist.store.snapshot import Snapshot
 from hubdist.system.disk import working_directory
@@ -49,12 +49,12 @@ from hubdist.system.disk import working_directory
 _LOG = logging.getLogger(__name__)
 
 
-class _Way(Protocol):
-    """How a process gets at models; see `Embedded` and `Cluster`."""
+class _Backend(Protocol):
+    """How a process gets at models; see `LocalBackend` and `CoordinatorClient`."""
 
     def resolve(self, text: str, route: RouteName | None, read_mode: ReadMode | None) -> Pin: ...
     def locate(self, pin: Pin, route: RouteName | None) -> Snapshot: ...
-    def access(self, pin: Pin, route: RouteName | None) -> Access: ...
+    def access(self, pin: Pin, route: RouteName | None) -> ReadSources: ...
     def find(self, digest: Digest) -> Snapshot | None: ...
     def read(self, manifest: Manifest, chunk: Chunk) -> Any: ...
     def prefetch(self, texts: Sequence[str], nodes: Sequence[str] | None) -> Report: ...
@@ -87,14 +87,14 @@ class _Process:
         """All that a handle has stood for in this process."""
         self.warned: set[Digest] = set()
         self.snapshots = _given
-        self.way: _Way
+        self.way: _Backend
         if ray_session is None:
             self.config = config
-            self.way = Embedded(config, working_directory())
+            self.way = LocalBackend(config, working_directory())
         else:
-            from hubdist.cluster.client import Cluster
+            from hubdist.cluster.client import CoordinatorClient
 
-            cluster = Cluster(config)
+            cluster = CoordinatorClient(config)
             self.config = cluster.join(asked)
             self.way = cluster
         self.models = LoadedModels(self.config.max_loaded, self.config.kept_bytes(in_task=self.way.runs_tasks))
@@ -217,7 +217,7 @@ def init(config: Config | Mapping[str, Any] | None = None, **overrides: Any) -> 
         UnsafeStoreError: Another user could change the store.
     """
     global _process  # noqa: PLW0603 - a process has one
-    asked = (config.keys_set() if isinstance(config, Config) else dict(config or {})) | overrides
+    asked = (config.explicit_values() if isinstance(config, Config) else dict(config or {})) | overrides
     session = _ray_session()
     settings = config.changed(overrides) if isinstance(config, Config) else Config.load(asked, inherit=session is None)
     with _guard:

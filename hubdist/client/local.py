@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hubdist.config.schema import Config, ReadMode, RouteName
-from hubdist.delivery.routes import Choice, Order, Route
+from hubdist.delivery.routes import Route, RouteChoice, RouteOrder
 from hubdist.errors import ConfigError, HubdistError, NotPinnedError
 from hubdist.model.handle import Handle, parse_handle
 from hubdist.model.hints import suggesting
 from hubdist.model.manifest import Chunk, Digest, Manifest
 from hubdist.report.delivery import NodePlan, NodeReport, PinReport, Plan, Refreshed, Report, Status
 from hubdist.resolver.resolver import Pin, Resolution, Resolver
-from hubdist.resolver.values import Access
+from hubdist.resolver.values import ReadSources
 from hubdist.store.pins import check_pin
 from hubdist.store.snapshot import Snapshot
 from hubdist.store.store import Store
@@ -34,7 +34,7 @@ class _Pinned:
         return self.resolution.report(origin_reads=int(self.resolution.source == "origin"))
 
 
-class Embedded:
+class LocalBackend:
     """Resolves into this machine's store; each handle once for the life of the process. Safe for several threads.
 
     Args:
@@ -78,7 +78,7 @@ class Embedded:
         """
         pinned = self._pin(text, route)
         settings = self._resolver.settings_of(pinned.handle)
-        return Pin(pinned.handle.public, pinned.resolution.digest, settings, pinned.resolution.seen)
+        return Pin(pinned.handle.redacted, pinned.resolution.digest, settings, pinned.resolution.seen)
 
     def refresh(self, text: str, route: RouteName | None) -> Refreshed:  # noqa: ARG002 - there is one way
         """Ask the origin again what a handle stands for.
@@ -95,7 +95,7 @@ class Embedded:
             if before is not None and before.resolution.digest != resolution.digest:
                 self._former[before.resolution.digest] = before
         old = None if before is None else str(before.resolution.digest)
-        return Refreshed(handle.public, old, str(resolution.digest))
+        return Refreshed(handle.redacted, old, str(resolution.digest))
 
     def epoch(self) -> int:
         """How often this process has refreshed a handle; nobody else does."""
@@ -124,12 +124,12 @@ class Embedded:
         check_pin(pinned.handle, digest, snapshot.manifest.digest, "this process")
         return snapshot
 
-    def access(self, pin: Pin, route: RouteName | None) -> Access:
+    def access(self, pin: Pin, route: RouteName | None) -> ReadSources:
         """How this process can read a model past the store."""
         pinned = self._pinned(pin.digest)
         if pinned is None:
             with self.locate(pin, route) as snapshot:
-                return Access(snapshot.manifest, ((Route.DRIVER, None),))
+                return ReadSources(snapshot.manifest, ((Route.DRIVER, None),))
         wanted = self._config.wanted_route(pin.settings, route)
         manifest = pinned.resolution.manifest
         found = {Route.SHARED: pinned.resolution.shared}
@@ -137,7 +137,7 @@ class Embedded:
             self._resolver.direct_url(pinned.handle, wanted=wanted is Route.DIRECT)
             found[Route.DIRECT] = self._resolver.direct_copy(pinned.handle, manifest)
         copies = {way: copy for way, copy in found.items() if copy is not None}
-        return Access.ordered(manifest, copies, wanted)
+        return ReadSources.ordered(manifest, copies, wanted)
 
     def find(self, digest: Digest) -> Snapshot | None:
         """The snapshot if the store has it."""
@@ -156,18 +156,18 @@ class Embedded:
         handle = self._parse(text)
         pinned = self._pins.get(handle.key)
         resolution = pinned.resolution if pinned else self._resolver.look(handle)
-        choice = Choice(Route.DRIVER, "this process reads the origin")
+        choice = RouteChoice(Route.DRIVER, "this process reads the origin")
         if resolution is not None:
-            choice = Choice(Route.STORE, "everything happens in this process")
+            choice = RouteChoice(Route.STORE, "everything happens in this process")
             if resolution.source == "shared cache":
-                choice = Choice(Route.SHARED, "only the shared cache has it")
+                choice = RouteChoice(Route.SHARED, "only the shared cache has it")
         return Plan(
-            handle=handle.public,
+            handle=handle.redacted,
             digest=None if resolution is None else str(resolution.digest),
             total_bytes=None if resolution is None else resolution.manifest.total_bytes,
             known=None if resolution is None else ("this process" if pinned else f"the {resolution.source}"),
             read_mode=self._config.wanted_read_mode(self._resolver.settings_of(handle), None),
-            nodes=(NodePlan(self._node, self._node, Order((choice,))),),
+            nodes=(NodePlan(self._node, self._node, RouteOrder((choice,))),),
         )
 
     def prefetch(self, texts: Sequence[str], nodes: Sequence[str] | None) -> Report:

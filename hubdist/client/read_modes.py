@@ -14,8 +14,8 @@ from hubdist.errors import ConfigError, HubdistError, IntegrityError, OriginErro
 from hubdist.loading import InPlace, RamModel, check_in_place, copy_to_memory
 from hubdist.model.manifest import Chunk, Digest, Manifest, cut_chunks
 from hubdist.model.redact import redact_url
-from hubdist.remote.snapshot_copy import UNREADABLE, RemoteCopy, check_copy, copy_remote, probe
-from hubdist.resolver.values import Access
+from hubdist.remote.snapshot_copy import FALLBACK_ERRORS, RemoteCopy, check_copy, copy_remote, probe
+from hubdist.resolver.values import ReadSources
 from hubdist.store.snapshot import Snapshot
 
 _LOG = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ class Reader:
         self._digested: dict[str, tuple[Digest, RemoteCopy]] = {}
         """Paths of the driver -> what this process has read there itself."""
 
-    def to_memory(self, access: Access, own: Snapshot | None) -> RamModel:
+    def to_memory(self, access: ReadSources, own: Snapshot | None) -> RamModel:
         """Read a model into TensorFlow's memory.
 
         Args:
@@ -59,11 +59,11 @@ class Reader:
                 continue
             try:
                 return self._fill(access.manifest, functools.partial(self._copy, access.manifest, copy))
-            except UNREADABLE as error:
+            except FALLBACK_ERRORS as error:
                 self._say(route, copy, error)
         return self._fill(access.manifest, lambda model: self._fetch_all(access.manifest, model))
 
-    def in_place(self, access: Access, open_place: Callable[[InPlace], _T]) -> _T | None:
+    def in_place(self, access: ReadSources, open_place: Callable[[InPlace], _T]) -> _T | None:
         """Let TensorFlow open a model where it lies, at the best place that can be read.
 
         Args:
@@ -94,7 +94,7 @@ class Reader:
                 self._check_place(route, copy, access.manifest)
                 opened = open_place(InPlace(copy.url, access.manifest))
                 check_copy(copy, self._config)
-            except UNREADABLE as error:
+            except FALLBACK_ERRORS as error:
                 self._say(route, copy, error)
             else:
                 return opened

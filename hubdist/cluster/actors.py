@@ -8,11 +8,11 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from hubdist.cluster.agent.agent import NodeAgent
-from hubdist.cluster.agent.chunk_rpc import GIVING
+from hubdist.cluster.agent.chunk_rpc import SEND_GROUP
 from hubdist.cluster.coordinator.coordinator import Coordinator
 from hubdist.cluster.coordinator.liveness import ANSWERING
 from hubdist.cluster.job import Job
-from hubdist.cluster.nodes import Node, Standpoint, alive_nodes, driver_node
+from hubdist.cluster.nodes import Node, ProcessRole, alive_nodes, driver_node
 from hubdist.config.schema import Config
 
 NAMESPACE = "hubdist"
@@ -31,14 +31,14 @@ def coordinator_name(job_id: str) -> str:
     return f"coordinator-{_PROTOCOL}-{job_id}"
 
 
-def make_coordinator(job: Job, job_id: str, here: Standpoint) -> Any:
+def make_coordinator(job: Job, job_id: str, here: ProcessRole) -> Any:
     """The job's coordinator, made if there is none.
 
     One that the driver makes ends with the driver. One that a task makes must outlive that task's process, so it is
     detached, and ends itself when it has had no work for long.
     """
     node = driver_node(alive_nodes(), here)
-    detached = here is Standpoint.TASK
+    detached = here is ProcessRole.TASK
     return (
         ray.remote(Coordinator)
         .options(
@@ -72,7 +72,7 @@ def find_coordinator(job_id: str) -> Any | None:
 def make_agent(config: Config, node: Node) -> Any:
     """A new agent on a node. It belongs to the process that made it and ends with it at the latest."""
     return (
-        ray.remote(concurrency_groups={GIVING: _GIVING_THREADS, ANSWERING: 2})(NodeAgent)  # type: ignore[call-overload]  # ray's types lack it
+        ray.remote(concurrency_groups={SEND_GROUP: _GIVING_THREADS, ANSWERING: 2})(NodeAgent)  # type: ignore[call-overload]  # ray's types lack it
         .options(
             num_cpus=0,
             max_restarts=0,

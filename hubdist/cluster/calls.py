@@ -60,7 +60,7 @@ def translated(error: ray.exceptions.RayError, node: str | None) -> HubdistError
 def _from_task(error: ray.exceptions.RayTaskError, node: str | None) -> HubdistError:
     cause = error.cause
     if isinstance(cause, HubdistError):
-        return cause.placed(node=node)
+        return cause.with_context(node=node)
     if isinstance(cause, ray.exceptions.RayError):
         return translated(cause, node)
     return PeerError(f"the call failed with {type(cause).__name__}", node=node)  # its text may hold a secret

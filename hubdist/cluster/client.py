@@ -16,8 +16,8 @@ from hubdist.cluster.actors import find_coordinator, make_coordinator, scope_of
 from hubdist.cluster.calls import LOST, stop_actor, translated
 from hubdist.cluster.coordinator.coordinator import CoordinatorStatus, Membership
 from hubdist.cluster.job import Job, Terms
-from hubdist.cluster.job_record import Ledger
-from hubdist.cluster.nodes import Standpoint, standpoint
+from hubdist.cluster.job_record import JobRecord
+from hubdist.cluster.nodes import ProcessRole, process_role
 from hubdist.cluster.refresh_marks import RefreshMark, find_mark
 from hubdist.config.schema import Config, ReadMode, RouteName
 from hubdist.errors import ConfigError, PeerError, StoreError, TransferTimeoutError
@@ -26,7 +26,7 @@ from hubdist.model.hints import suggesting
 from hubdist.model.manifest import Chunk, Digest, Manifest, cut_chunks
 from hubdist.report.delivery import Plan, Refreshed, Report, Status
 from hubdist.resolver.resolver import Pin
-from hubdist.resolver.values import Access
+from hubdist.resolver.values import ReadSources
 from hubdist.store.snapshot import Snapshot
 from hubdist.store.store import Store
 from hubdist.system.disk import working_directory
@@ -39,7 +39,7 @@ _CLOSE_S = 5.0
 _PULL_BYTES = 4 << 20
 
 
-class Cluster:
+class CoordinatorClient:
     """Resolves and locates models through the coordinator of this process's job. Safe for use by several threads.
 
     Args:
@@ -50,10 +50,10 @@ class Cluster:
         context = ray.get_runtime_context()
         self._config = config
         self._job_id = str(context.get_job_id())
-        self._here = standpoint()
-        if self._here is Standpoint.DRIVER:
+        self._here = process_role()
+        if self._here is ProcessRole.DRIVER:
             self._config = config.rooted(working_directory())  # for coordinators run in other directories
-        self._node_id = "outside" if self._here is Standpoint.OUTSIDE else str(context.get_node_id())
+        self._node_id = "outside" if self._here is ProcessRole.OUTSIDE else str(context.get_node_id())
         self._guard = threading.Lock()
         self._coordinator: Any = None
         self._store: Store | None = None
@@ -72,7 +72,7 @@ class Cluster:
     @property
     def runs_tasks(self) -> bool:
         """True in a process that runs tasks, and is neither a driver nor an actor."""
-        return self._here is Standpoint.TASK and ray.get_runtime_context().get_actor_id() is None
+        return self._here is ProcessRole.TASK and ray.get_runtime_context().get_actor_id() is None
 
     @property
     def sees_drivers_disk(self) -> bool:
@@ -100,19 +100,19 @@ class Cluster:
             self.shutdown()  # a coordinator that cannot begin is of no use; the next call may bring better settings
             raise
         job = member.job
-        if asked is not None and self._here is not Standpoint.TASK and job.fingerprint != proposed.fingerprint:
+        if asked is not None and self._here is not ProcessRole.TASK and job.fingerprint != proposed.fingerprint:
             raise ConfigError(
                 "this job already runs with other settings",
                 advice="Call hubdist.init once, before the first load, or hubdist.shutdown() in between.",
             )
         settings = job.config_on(self._node_id)
-        if self._here is Standpoint.TASK and asked:
+        if self._here is ProcessRole.TASK and asked:
             settings = settings.changed_in_process(asked, job.schemes, job.base_dir)
             self._terms = Terms(settings.frozen, settings.offline, proposed.model_settings(job.schemes))
             self._own_store = settings.store != job.config_on(self._node_id).store
         elif job.fingerprint == proposed.fingerprint:
             settings = proposed  # with models and origins, should Ray be started anew
-        if self._here is Standpoint.OUTSIDE:
+        if self._here is ProcessRole.OUTSIDE:
             settings = settings.with_store_of(proposed)  # another machine than the job's nodes
             self._own_store = True
         self._config = settings
@@ -123,7 +123,7 @@ class Cluster:
     def _join(self, proposed: Config) -> Membership:
         handles = [model.handle for model in proposed.models]
         member: Membership = self._call(lambda coordinator: coordinator.join.remote(handles))
-        if member.job.closed and self._here is not Standpoint.TASK:
+        if member.job.closed and self._here is not ProcessRole.TASK:
             self.shutdown()  # a task made it after the driver had shut the job down; now it begins anew
             member = self._call(lambda coordinator: coordinator.join.remote(handles))
         return member
@@ -192,9 +192,9 @@ class Cluster:
             )
         return snapshot
 
-    def access(self, pin: Pin, route: RouteName | None) -> Access:
+    def access(self, pin: Pin, route: RouteName | None) -> ReadSources:
         """How this process can read a model by itself."""
-        access: Access = self._call(lambda coordinator: coordinator.access.remote(pin, route))
+        access: ReadSources = self._call(lambda coordinator: coordinator.access.remote(pin, route))
         return access
 
     def find(self, digest: Digest) -> Snapshot | None:
@@ -243,7 +243,7 @@ class Cluster:
 
     def shutdown(self) -> None:
         """From the driver: end the coordinator, and with it the agents."""
-        coordinator = None if self._here is Standpoint.TASK else find_coordinator(self._job_id)
+        coordinator = None if self._here is ProcessRole.TASK else find_coordinator(self._job_id)
         if coordinator is not None:
             with contextlib.suppress(ray.exceptions.RayError):
                 ray.get(coordinator.close.remote(), timeout=_CLOSE_S)
@@ -256,7 +256,7 @@ class Cluster:
         URLs stay as they are: only the coordinator knows which schemes are the user's own.
         """
         text = handle_text(text)
-        if self._here is not Standpoint.DRIVER or "://" in text.rpartition("::")[2]:
+        if self._here is not ProcessRole.DRIVER or "://" in text.rpartition("::")[2]:
             return text
         scheme = text.partition("://")[0].lower()
         return parse_handle(text, base_dir=working_directory(), custom_schemes={scheme} - BUILT_IN_SCHEMES).text
@@ -285,16 +285,16 @@ class Cluster:
 
     def _truth(self) -> Job:
         """What the job's coordinator is made from: what the job began with, if a task or actor has to make it again."""
-        known = Ledger(self._job_id).job() if self._here is Standpoint.TASK else None
+        known = JobRecord(self._job_id).job() if self._here is ProcessRole.TASK else None
         known = known or self._job
         if known is not None:
             return known
-        base_dir = working_directory() if self._here is Standpoint.DRIVER else None
+        base_dir = working_directory() if self._here is ProcessRole.DRIVER else None
         return Job.of(self._config, base_dir, scope_of(self._job_id), self._drivers_store())
 
     def _drivers_store(self) -> tuple[str, str] | None:
         """See `Job`."""
-        if self._here is Standpoint.DRIVER and not self._config.names_store:
+        if self._here is ProcessRole.DRIVER and not self._config.names_store:
             with contextlib.suppress(StoreError):  # the coordinator says so too
                 return self._node_id, self._config.literal_store(self._node_id)
         return None

@@ -50,7 +50,7 @@ class Job:
     ) -> Self:
         """From the settings that a process would start a job with; arguments as the attributes."""
         return cls(
-            config=config.for_nodes(),
+            config=config.without_secrets(),
             fingerprint=config.fingerprint,
             models=config.model_settings(),
             schemes=frozenset(config.origins),
@@ -115,7 +115,7 @@ class Terms:
                 "the job has pinned other bytes than the settings of this process",
                 expected=str(own.digest),
                 actual=str(found),
-                handle=handle.public,
+                handle=handle.redacted,
                 advice="Is the digest that init got in this task or actor the right one?",
             )
 

@@ -24,7 +24,7 @@ _T = TypeVar("_T")
 _NAMESPACE = "hubdist"
 
 
-class Ledger:
+class JobRecord:
     """The entries of one job; any process of the cluster may read and write them. Calls take about a millisecond.
 
     Args:

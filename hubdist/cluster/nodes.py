@@ -13,7 +13,7 @@ from ray.util import client as ray_client
 from hubdist.errors import PeerError
 
 
-class Standpoint(enum.Enum):
+class ProcessRole(enum.Enum):
     """What a process is to its job: the driver on a node, a Ray Client driver outside the cluster, a task or actor."""
 
     DRIVER = enum.auto()
@@ -38,12 +38,12 @@ class Node:
     is_head: bool
 
 
-def standpoint() -> Standpoint:
+def process_role() -> ProcessRole:
     """What this process is."""
     if ray_client.ray.is_connected():
-        return Standpoint.OUTSIDE
+        return ProcessRole.OUTSIDE
     in_task = ray.get_runtime_context().worker.mode == ray.WORKER_MODE
-    return Standpoint.TASK if in_task else Standpoint.DRIVER
+    return ProcessRole.TASK if in_task else ProcessRole.DRIVER
 
 
 def alive_nodes() -> list[Node]:
@@ -69,15 +69,15 @@ def alive_nodes() -> list[Node]:
     return sorted(nodes, key=lambda node: (not node.is_head, node.id))
 
 
-def driver_node(nodes: list[Node], here: Standpoint) -> Node:
+def driver_node(nodes: list[Node], here: ProcessRole) -> Node:
     """The node whose disk and credentials are the driver's, else the head node.
 
     The head stands in where there is no driver on a node: Serve, Ray Client, a driver that has ended.
     """
-    if here is Standpoint.OUTSIDE:
+    if here is ProcessRole.OUTSIDE:
         return nodes[0]
     own = ray.get_runtime_context().get_node_id()
-    if here is Standpoint.DRIVER:
+    if here is ProcessRole.DRIVER:
         return next((node for node in nodes if node.id == own), nodes[0])
     address = _driver_address()
     at_driver = [node for node in nodes if node.address == address]

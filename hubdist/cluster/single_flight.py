@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 _T = TypeVar("_T")
 
 
-class SharedWork:
+class SingleFlight:
     """Lets all who ask for the same thing at the same time wait for one run of it. Owned by one event loop.
 
     Results and errors are not kept: who asks after the end starts anew.
@@ -18,7 +18,7 @@ class SharedWork:
     def __init__(self) -> None:
         self._running: dict[Hashable, asyncio.Task[Any]] = {}
 
-    async def once(self, key: Hashable, work: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
+    async def run(self, key: Hashable, work: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
         """The result of `work`, or of the run with this key that is under way.
 
         A caller that is cancelled does not stop the run for the others.

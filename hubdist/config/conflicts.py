@@ -64,7 +64,7 @@ def _contradictions(settings: Settings) -> Iterator[tuple[str, str]]:
     keys: set[str] = set()
     for handle in handles:
         if handle.key in keys:
-            yield "models", f"{handle.public} is listed twice; say all of a model in one place"
+            yield "models", f"{handle.redacted} is listed twice; say all of a model in one place"
         keys.add(handle.key)
     if settings.shared_cache is None:
         if settings.shared_cache_read_only:
@@ -73,7 +73,7 @@ def _contradictions(settings: Settings) -> Iterator[tuple[str, str]]:
             yield "route", "shared has no effect without a shared_cache"
         for model, handle in zip(settings.models, handles, strict=True):
             if model.route == "shared":
-                yield "models", f"the route shared of {handle.public} has no effect without a shared_cache"
+                yield "models", f"the route shared of {handle.redacted} has no effect without a shared_cache"
     elif _nested(settings.store, settings.shared_cache):
         yield "shared_cache", "it and the store must not be one directory, nor one in the other"
     if settings.max_loaded == 0 and settings.max_loaded_bytes:

@@ -9,7 +9,7 @@ _K = TypeVar("_K")
 _V = TypeVar("_V")
 
 
-class FixedMapping(Mapping[_K, _V]):
+class FrozenDict(Mapping[_K, _V]):
     """A copy of a mapping, which stays as it is. Pickles and copies, as `types.MappingProxyType` does not.
 
     Args:
@@ -42,10 +42,10 @@ class FixedMapping(Mapping[_K, _V]):
         """Refused."""
         raise AttributeError("it cannot be changed")
 
-    def __reduce__(self) -> tuple[type[FixedMapping[_K, _V]], tuple[dict[_K, _V]]]:
+    def __reduce__(self) -> tuple[type[FrozenDict[_K, _V]], tuple[dict[_K, _V]]]:
         """Pickle by what is in it."""
         return type(self), (dict(self._items),)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> FixedMapping[_K, _V]:
+    def __deepcopy__(self, memo: dict[int, Any]) -> FrozenDict[_K, _V]:
         """What is in it may be functions, which are not copied either."""
         return self

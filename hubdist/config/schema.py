@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, ValidationError, field_validator
 
 from hubdist.config.conflicts import find_contradiction, listed_handle
-from hubdist.config.frozen_dict import FixedMapping
+from hubdist.config.frozen_dict import FrozenDict
 from hubdist.config.inherited import VARIABLE, write_inherited
 from hubdist.config.sources import parse_yaml, read_layers
 from hubdist.delivery.routes import Route
@@ -178,7 +178,7 @@ class Config(BaseModel):
     retries: int = Field(default=5, ge=0)
     in_flight_bytes: Annotated[ByteSize, Field(ge=4 << 20, le=256 << 20)] = ByteSize(64 << 20)
     agent_idle_s: float = Field(default=10.0, gt=0, le=_MAX_S)
-    origins: Mapping[str, Callable[[str], Source]] = Field(default=FixedMapping({}), repr=False)
+    origins: Mapping[str, Callable[[str], Source]] = Field(default=FrozenDict({}), repr=False)
 
     def __init__(self, _places: Mapping[str, str] | None = None, **values: Any) -> None:
         failure = None
@@ -265,7 +265,7 @@ class Config(BaseModel):
         for scheme in value:
             if not re.fullmatch(r"[a-z][a-z0-9+.-]*", scheme):
                 raise ValueError(f"the scheme {scheme!r} is not of lower-case letters, digits, '+', '.' and '-'")
-        return FixedMapping(value)
+        return FrozenDict(value)
 
     @classmethod
     def load(
@@ -314,7 +314,7 @@ class Config(BaseModel):
             ConfigError: As for `load`.
         """
         places = dict.fromkeys(overrides, "an argument of init")
-        return type(self)(_places=places, **(self.keys_set() | dict(overrides)))
+        return type(self)(_places=places, **(self.explicit_values() | dict(overrides)))
 
     @staticmethod
     def check_call(asked: Mapping[str, Any]) -> None:
@@ -343,7 +343,7 @@ class Config(BaseModel):
             return self
         return self.changed({key: str(folder / path) for key, path in relative.items()})
 
-    def keys_set(self) -> dict[str, Any]:
+    def explicit_values(self) -> dict[str, Any]:
         """The keys and values that were given when this was made; the others have their defaults."""
         return {name: getattr(self, name) for name in self.model_fields_set}
 
@@ -362,9 +362,9 @@ class Config(BaseModel):
         """Let processes that this one starts from now on find their own settings."""
         os.environ.pop(VARIABLE, None)
 
-    def for_nodes(self) -> Self:
+    def without_secrets(self) -> Self:
         """What all processes of the job get: not the user's functions, nor handles, which may hold secrets."""
-        return self.model_copy(update={"origins": FixedMapping({}), "models": ()})
+        return self.model_copy(update={"origins": FrozenDict({}), "models": ()})
 
     def changed_in_process(
         self, overrides: Mapping[str, Any], schemes: Collection[str], base_dir: Path | None = None
@@ -435,7 +435,7 @@ class Config(BaseModel):
 
     def with_store_of(self, other: Config) -> Self:
         """The same settings with the store of others, which may name none."""
-        values = {key: value for key, value in self.keys_set().items() if key != "store"}
+        values = {key: value for key, value in self.explicit_values().items() if key != "store"}
         if other.names_store:
             values["store"] = other.store
         return type(self)(**values)

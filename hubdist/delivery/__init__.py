@@ -1,7 +1,7 @@
 """PURE: who sends which chunk to whom. Events in, commands out; no I/O, no clock, no threads, no ray.
 
-One `Delivery` brings one model's chunks to a set of nodes. The coordinator feeds it what happened and carries out what
-it answers; `benchmarks/simulate.py` drives the same code with thousands of nodes that do not exist.
+One `DeliveryPlan` brings one model's chunks to a set of nodes. The coordinator feeds it what happened and carries out
+what it answers; `benchmarks/simulate.py` drives the same code with thousands of nodes that do not exist.
 """
 
 from hubdist.delivery.chunk_sizes import choose_chunk_bytes
@@ -23,7 +23,7 @@ from hubdist.delivery.events import (
     Publish,
     SourceFailed,
 )
-from hubdist.delivery.plan import MAX_TRIES, Delivery
+from hubdist.delivery.plan import MAX_TRIES, DeliveryPlan
 
 __all__ = [
     "MAX_TRIES",
@@ -32,7 +32,7 @@ __all__ = [
     "ChunksAdded",
     "Closed",
     "Command",
-    "Delivery",
+    "DeliveryPlan",
     "Event",
     "Fetch",
     "Finish",

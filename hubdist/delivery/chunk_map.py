@@ -7,13 +7,13 @@ machine instructions.
 from __future__ import annotations
 
 from hubdist.delivery.events import Command, Fetch
-from hubdist.delivery.peers import Member, Role, ascending, descending, turned, without
+from hubdist.delivery.peers import Peer, Role, ascending, descending, turned, without
 
 _LOOKED_AT = 4
 """Senders that are compared, to take the least loaded one."""
 
 
-class Board:
+class ChunkMap:
     """Who has which chunk, who lacks it, and what is under way.
 
     Args:
@@ -42,10 +42,10 @@ class Board:
         fresh: Nodes and chunks that they have just got.
     """
 
-    def __init__(self, source: Member) -> None:
+    def __init__(self, source: Peer) -> None:
         self.source = source
-        self.members: dict[str, Member] = {}
-        self.order: list[Member] = []
+        self.members: dict[str, Peer] = {}
+        self.order: list[Peer] = []
         self.commands: list[Command] = []
         self.receiving = 0
         self.publishing = 0
@@ -59,10 +59,10 @@ class Board:
         self.wanted = 0
         self.levels = [0]
         self.rescued: dict[int, int] = {}
-        self.seeding: dict[Member, int] = {}
-        self.fed: list[Member] = []
-        self.served: list[Member] = []
-        self.fresh: list[tuple[Member, int]] = []
+        self.seeding: dict[Peer, int] = {}
+        self.fed: list[Peer] = []
+        self.served: list[Peer] = []
+        self.fresh: list[tuple[Peer, int]] = []
         self._copies: list[int] = []
         self._turn = 0
 
@@ -89,15 +89,15 @@ class Board:
             share += count / member.down.used
         return share
 
-    def known(self, name: str) -> Member | None:
+    def known(self, name: str) -> Peer | None:
         """The source or a node that has not left."""
         return self.source if name == self.source.name else self.members.get(name)
 
-    def members_of(self, nodes: int) -> list[Member]:
+    def members_of(self, nodes: int) -> list[Peer]:
         """The members of a set."""
         return [self.order[index] for index in descending(nodes)]
 
-    def next_of(self, nodes: int) -> Member:
+    def next_of(self, nodes: int) -> Peer:
         """One of these nodes, in turns."""
         self._turn = turned(nodes, self._turn)
         return self.order[self._turn]
@@ -111,7 +111,7 @@ class Board:
             some |= self.next_of(nodes ^ some).bit
         return some
 
-    def least_busy(self, nodes: int) -> Member:
+    def least_busy(self, nodes: int) -> Peer:
         """The one of a few of these nodes that sends least at the moment, then the one that has sent least so far."""
         best = self.next_of(nodes)
         for _ in range(_LOOKED_AT - 1):
@@ -125,7 +125,7 @@ class Board:
 
     # Nodes and chunks
 
-    def add(self, member: Member) -> None:
+    def add(self, member: Peer) -> None:
         """A node comes; its bit is its place in the order."""
         self.members[member.name] = member
         self.order.append(member)
@@ -156,7 +156,7 @@ class Board:
             for member in self.members_of(self.receiving):
                 member.lacks |= flag
 
-    def complete(self, member: Member) -> None:
+    def complete(self, member: Peer) -> None:
         """A node has all chunks."""
         member.role = Role.PUBLISHING
         self.receiving = without(self.receiving, member.bit)
@@ -164,12 +164,12 @@ class Board:
         self.roomy = without(self.roomy, member.bit)
         self.publishing |= member.bit
 
-    def published(self, member: Member) -> None:
+    def published(self, member: Peer) -> None:
         """A node has the snapshot."""
         member.role = Role.HOLDING
         self.publishing = without(self.publishing, member.bit)
 
-    def forget(self, member: Member) -> None:
+    def forget(self, member: Peer) -> None:
         """A node leaves; who read from it lacks those chunks again."""
         del self.members[member.name]
         for chunk in list(member.reads):
@@ -187,7 +187,7 @@ class Board:
         self.roomy = without(self.roomy, member.bit)
         self.open = without(self.open, member.bit)
 
-    def silence(self, member: Member) -> None:
+    def silence(self, member: Peer) -> None:
         """Do not count on a node for now: it gives no answer.
 
         What it has counts as not there; what is under way to it or from it is lacked again, and asked of others. An
@@ -205,7 +205,7 @@ class Board:
         self.roomy = without(self.roomy, member.bit)
         self._drop_reads_from(member)
 
-    def hear(self, member: Member) -> None:
+    def hear(self, member: Peer) -> None:
         """Count on a node again."""
         member.silent = False
         chunks, member.resting = member.resting, 0
@@ -219,7 +219,7 @@ class Board:
             self._look_at_room(member)
             self.fed.append(member)
 
-    def late(self, member: Member, chunk: int) -> bool:
+    def late(self, member: Peer, chunk: int) -> bool:
         """A chunk came that a node was given up for, or that was given up for it; True if it still lacked it."""
         flag = 1 << chunk
         if not (member.lacks | member.only_source) & flag:
@@ -230,13 +230,13 @@ class Board:
         self._lacks_no_more(member, chunk)
         return True
 
-    def _drop_reads_from(self, sender: Member) -> None:
+    def _drop_reads_from(self, sender: Peer) -> None:
         for reader in self.members_of(self.receiving):
             for chunk in [chunk for chunk, other in reader.reads.items() if other is sender]:
                 self.end_read(reader, chunk)
                 self.lack(reader, chunk)
 
-    def bar(self, member: Member) -> None:
+    def bar(self, member: Peer) -> None:
         """Do not ask a node again: it sent wrong bytes."""
         if member.barred:
             return
@@ -251,39 +251,39 @@ class Board:
 
     # Who has and who lacks a chunk
 
-    def have(self, member: Member, chunk: int) -> None:
+    def have(self, member: Peer, chunk: int) -> None:
         """A node has a chunk on its disk, for others too."""
         member.holds |= 1 << chunk
         self.held[chunk] |= member.bit
         self._count(chunk, 1)
 
-    def have_not(self, member: Member, chunk: int) -> None:
+    def have_not(self, member: Peer, chunk: int) -> None:
         """A node is not asked for a chunk that it had."""
         member.holds &= ~(1 << chunk)
         self.held[chunk] = without(self.held[chunk], member.bit)
         self._count(chunk, -1)
 
-    def lack(self, member: Member, chunk: int) -> None:
+    def lack(self, member: Peer, chunk: int) -> None:
         """A node did not get a chunk."""
         member.lacks |= 1 << chunk
         self.lacking[chunk] |= member.bit
         self.wanted |= 1 << chunk
         self.fed.append(member)
 
-    def rescue(self, member: Member, chunk: int) -> None:
+    def rescue(self, member: Peer, chunk: int) -> None:
         """Let a node have a chunk from the source and from nobody else."""
         member.lacks &= ~(1 << chunk)
         member.only_source |= 1 << chunk
         self._lacks_no_more(member, chunk)
         self.rescued[chunk] = self.rescued.get(chunk, 0) | member.bit
 
-    def _end_rescue(self, member: Member, chunk: int) -> None:
+    def _end_rescue(self, member: Peer, chunk: int) -> None:
         member.only_source &= ~(1 << chunk)
         self.rescued[chunk] &= ~member.bit
         if not self.rescued[chunk]:
             del self.rescued[chunk]
 
-    def _lacks_no_more(self, member: Member, chunk: int) -> None:
+    def _lacks_no_more(self, member: Peer, chunk: int) -> None:
         self.lacking[chunk] = without(self.lacking[chunk], member.bit)
         if not self.lacking[chunk]:
             self.wanted &= ~(1 << chunk)
@@ -302,7 +302,7 @@ class Board:
 
     # Fetches
 
-    def begin_read(self, member: Member, chunk: int, sender: Member) -> None:
+    def begin_read(self, member: Peer, chunk: int, sender: Peer) -> None:
         """A node fetches a chunk."""
         flag = 1 << chunk
         member.lacks &= ~flag
@@ -322,7 +322,7 @@ class Board:
             self.open = without(self.open, sender.bit)
         self.commands.append(Fetch(member.name, chunk, sender.name))
 
-    def end_read(self, member: Member, chunk: int) -> None:
+    def end_read(self, member: Peer, chunk: int) -> None:
         """A fetch is over, well or not."""
         sender = member.reads.pop(chunk)
         if sender is self.source:
@@ -341,7 +341,7 @@ class Board:
             self.open |= sender.bit
             self.served.append(sender)
 
-    def _look_at_room(self, member: Member) -> None:
+    def _look_at_room(self, member: Peer) -> None:
         """Note whether a node that receives may fetch more."""
         down, bit, heard = member.down, member.bit, not member.silent
         self.hungry = self.hungry | bit if heard and down.used < down.size else without(self.hungry, bit)

@@ -62,7 +62,7 @@ class Role(enum.Enum):
 
 
 @dataclass(slots=True, eq=False)
-class Member:
+class Peer:
     """One node, or the source. Sets of chunks and of nodes are integers with a bit for each.
 
     Attributes:
@@ -90,7 +90,7 @@ class Member:
     up: Window
     lacks: int = 0
     holds: int = 0
-    reads: dict[int, Member] = field(default_factory=dict)
+    reads: dict[int, Peer] = field(default_factory=dict)
     only_source: int = 0
     sent: int = 0
     tries: Counter[int] = field(default_factory=Counter)

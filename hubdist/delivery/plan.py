@@ -1,6 +1,6 @@
 """The plan: each chunk leaves the source about once, and nodes hand on what they have while they lack the rest.
 
-`Delivery` takes events in and gives commands out. What it knows is on its `Board`; who fetches what from whom is
+`DeliveryPlan` takes events in and gives commands out. What it knows is on its `ChunkMap`; who fetches what from whom is
 decided in `matching`; here stands what each event means.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hubdist.delivery.chunk_map import Board
+from hubdist.delivery.chunk_map import ChunkMap
 from hubdist.delivery.events import (
     ChunkArrived,
     ChunkFailed,
@@ -26,8 +26,8 @@ from hubdist.delivery.events import (
     Publish,
     SourceFailed,
 )
-from hubdist.delivery.peers import Member, Role, Window
-from hubdist.delivery.scheduler import Matching
+from hubdist.delivery.peers import Peer, Role, Window
+from hubdist.delivery.scheduler import Scheduler
 from hubdist.errors import HubdistError, IntegrityError
 
 MAX_TRIES = 3
@@ -52,11 +52,11 @@ _READERS = 4
 _PEER_TRIES = 2
 """Failed fetches from peers after which a node gets a chunk from the source."""
 
-_MOST_ACCUSED = 2
+_MAX_ACCUSED = 2
 """A node that finds wrong bytes of more peers than this is not believed."""
 
 
-class Delivery:
+class DeliveryPlan:
     """One model's way to a set of nodes.
 
     Not for use by several threads: the coordinator's event loop owns it.
@@ -90,8 +90,8 @@ class Delivery:
         self._most = max(1, node_window_bytes // largest)
         self._slots = min(self._most, _FEW_SLOTS if nodes <= _FEW_NODES else _MANY_SLOTS)
         most = _READERS * nodes if is_place else max(1, source_window_bytes // largest)
-        self._board = Board(Member(source, 0, Role.HOLDING, Window(0, 0), Window(most, most)))
-        self._matching = Matching(self._board, seeds=most if is_place else _SEEDS)
+        self._board = ChunkMap(Peer(source, 0, Role.HOLDING, Window(0, 0), Window(most, most)))
+        self._matching = Scheduler(self._board, seeds=most if is_place else _SEEDS)
         self._board.add_chunks(len(chunk_bytes))
 
     @property
@@ -146,13 +146,13 @@ class Delivery:
         if self._board.known(node) is None:
             self._add(node, Role.HOLDING)
 
-    def _add(self, node: str, role: Role) -> Member:
+    def _add(self, node: str, role: Role) -> Peer:
         down, up = Window(self._slots, self._most), Window(self._slots, self._most)
-        member = Member(node, 1 << len(self._board.order), role, down, up)
+        member = Peer(node, 1 << len(self._board.order), role, down, up)
         self._board.add(member)
         return member
 
-    def _publish_if_complete(self, member: Member) -> None:
+    def _publish_if_complete(self, member: Peer) -> None:
         if self._closed and not member.lacks and not member.reads and not member.only_source:
             self._board.complete(member)
             self._board.commands.append(Publish(member.name))
@@ -173,7 +173,7 @@ class Delivery:
         if member is not None and member.silent:
             self._board.hear(member)
 
-    def _leave(self, member: Member, error: HubdistError) -> None:
+    def _leave(self, member: Peer, error: HubdistError) -> None:
         if member.role is not Role.HOLDING:
             self._board.commands.append(Finish(member.name, error))
         self._board.forget(member)
@@ -214,7 +214,7 @@ class Delivery:
         member.tries[chunk] += 1
         if sender is board.source:
             board.unfit |= member.bit if self._is_place else 0
-        elif isinstance(error, IntegrityError) and len(member.accused | {sender.name}) <= _MOST_ACCUSED:
+        elif isinstance(error, IntegrityError) and len(member.accused | {sender.name}) <= _MAX_ACCUSED:
             member.accused.add(sender.name)
             board.bar(sender)
         elif sender.holds >> chunk & 1:

@@ -20,7 +20,7 @@ class Route(enum.StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class ProbeResult:
     """What was found out about one way.
 
     Attributes:
@@ -48,12 +48,12 @@ class Evidence:
     wanted: Route | None = None
     node_holds_snapshot: bool = False
     shares: str | None = None
-    shared: Finding | None = None
-    direct: Finding | None = None
+    shared: ProbeResult | None = None
+    direct: ProbeResult | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class RouteChoice:
     """A route and why it is taken at this place of the order; the reason is a clause for logs and reports."""
 
     route: Route
@@ -65,7 +65,7 @@ class Choice:
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class RouteOrder:
     """The ways that a node tries one after another; the last one always exists.
 
     Attributes:
@@ -73,16 +73,16 @@ class Order:
         refused: What would have come earlier but cannot be used, with the reason.
     """
 
-    choices: tuple[Choice, ...]
-    refused: tuple[Choice, ...] = ()
+    choices: tuple[RouteChoice, ...]
+    refused: tuple[RouteChoice, ...] = ()
 
     @property
-    def first(self) -> Choice:
+    def first(self) -> RouteChoice:
         """What is tried first."""
         return self.choices[0]
 
 
-def order_routes(evidence: Evidence) -> Order:
+def order_routes(evidence: Evidence) -> RouteOrder:
     """The order of routes for one node.
 
     The node's own store comes before everything. Of the others the wanted one comes first, then the shared cache,
@@ -90,25 +90,25 @@ def order_routes(evidence: Evidence) -> Order:
     but over one link to all nodes.
     """
     if evidence.node_holds_snapshot:
-        return Order((Choice(Route.STORE, "the node's store has the snapshot"),))
+        return RouteOrder((RouteChoice(Route.STORE, "the node's store has the snapshot"),))
     if evidence.shares is not None:
-        return Order((Choice(Route.STORE, evidence.shares),))
+        return RouteOrder((RouteChoice(Route.STORE, evidence.shares),))
     if evidence.wanted is Route.DRIVER:
-        return Order((Choice(Route.DRIVER, "route: driver is set"),))
-    choices: list[Choice] = []
-    refused: list[Choice] = []
+        return RouteOrder((RouteChoice(Route.DRIVER, "route: driver is set"),))
+    choices: list[RouteChoice] = []
+    refused: list[RouteChoice] = []
     ways = [(Route.SHARED, evidence.shared), (Route.DIRECT, evidence.direct)]
     ways.sort(key=lambda way: way[0] is not evidence.wanted)
     for route, finding in ways:
         if finding is None:
             if route is evidence.wanted:
-                refused.append(Choice(route, _MISSING[route]))
+                refused.append(RouteChoice(route, _MISSING[route]))
         elif finding.usable:
-            choices.append(Choice(route, finding.why))
+            choices.append(RouteChoice(route, finding.why))
         else:
-            refused.append(Choice(route, finding.why))
-    choices.append(Choice(Route.DRIVER, _why_driver(refused, first=not choices)))
-    return Order(tuple(choices), tuple(refused))
+            refused.append(RouteChoice(route, finding.why))
+    choices.append(RouteChoice(Route.DRIVER, _why_driver(refused, first=not choices)))
+    return RouteOrder(tuple(choices), tuple(refused))
 
 
 _MISSING = {
@@ -117,7 +117,7 @@ _MISSING = {
 }
 
 
-def _why_driver(refused: list[Choice], *, first: bool) -> str:
+def _why_driver(refused: list[RouteChoice], *, first: bool) -> str:
     if not first:
         return "the driver's node can always send it"
     if refused:

@@ -11,8 +11,8 @@ more, for with many of them the first chunk would come as late as the last.
 
 from __future__ import annotations
 
-from hubdist.delivery.chunk_map import Board
-from hubdist.delivery.peers import Member, ascending, descending, turned
+from hubdist.delivery.chunk_map import ChunkMap
+from hubdist.delivery.peers import Peer, ascending, descending, turned
 
 _FEW = 8
 """Up to as many nodes that could send are all looked at."""
@@ -21,7 +21,7 @@ _SAMPLE = 3
 """Of more of them, so many are, as a rule."""
 
 
-class Matching:
+class Scheduler:
     """Adds fetches to a board's commands.
 
     Args:
@@ -29,7 +29,7 @@ class Matching:
         seeds: Fetches from the source that there may be in any case.
     """
 
-    def __init__(self, board: Board, *, seeds: int) -> None:
+    def __init__(self, board: ChunkMap, *, seeds: int) -> None:
         self._board = board
         self._seeds = seeds
         self._seed_turn = 0
@@ -64,7 +64,7 @@ class Matching:
                     break
                 board.begin_read(member, *sent)
 
-    def _taker(self, sender: Member) -> tuple[Member, int] | None:
+    def _taker(self, sender: Peer) -> tuple[Peer, int] | None:
         """Who shall fetch from a node, and which chunk."""
         board = self._board
         chunks = sender.holds & board.wanted
@@ -75,7 +75,7 @@ class Matching:
                     return board.next_of(takers), chunk
         return None
 
-    def _sender(self, member: Member) -> tuple[int, Member] | None:
+    def _sender(self, member: Peer) -> tuple[int, Peer] | None:
         """Which chunk a node shall fetch, and from whom.
 
         Of many that could send, most have nothing new, so a few are looked at; but all if this node has nothing else
@@ -115,7 +115,7 @@ class Matching:
             if taker is not None:
                 board.begin_read(taker, chunk, source)
 
-    def _next_seed(self, chunk: int) -> Member | None:
+    def _next_seed(self, chunk: int) -> Peer | None:
         """The node that fetches a cold chunk from the source, in turns of their own; None if all are busy.
 
         One that will not be asked for it, or that the source is known not to serve, only if there is no other.

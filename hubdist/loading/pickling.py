@@ -82,7 +82,7 @@ def let_travel(tensorflow: Any, model: Any, key: LoadKey, travel: Travel) -> Non
         try:
             return state.changes()
         except HubdistError as error:
-            raise error.placed(handle=key.handle) from None
+            raise error.with_context(handle=key.handle) from None
 
     bundle = Bundle(key, changes, travel.open, travel.revive_model)
     for path, reference in state.nodes.items():
@@ -111,7 +111,7 @@ def apply_changes(model: Any, changes: Changes) -> None:
             advice="Use the same version of TensorFlow on both sides.",
         ) from None
     except TravelError as error:
-        raise error.placed(handle=part.bundle.key.handle) from None
+        raise error.with_context(handle=part.bundle.key.handle) from None
 
 
 def state_of(model: Any) -> State:

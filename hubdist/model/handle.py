@@ -53,14 +53,14 @@ _PASSWORD = re.compile(r"^([^/:?#]+://[^/?#:@]*):[^/?#]*@")
 _IP_ADDRESS = re.compile(r"//[^/?#\[\]]*\[[0-9A-Fa-f:.]+\]")
 
 
-def other_archive_error(public: str) -> HandleError:
+def other_archive_error(redacted: str) -> HandleError:
     """The error for an archive of a format that is not read.
 
     Args:
-        public: Its handle without secrets.
+        redacted: Its handle without secrets.
     """
     return HandleError(
-        f"{public!r} is an archive of a format that is not read",
+        f"{redacted!r} is an archive of a format that is not read",
         advice=f"Pack it as one of {', '.join(ARCHIVE_SUFFIXES)}, or unpack it and name the directory.",
     )
 
@@ -97,10 +97,10 @@ class Handle:
     format: str = ""
 
     def __repr__(self) -> str:
-        return f"Handle({self.public!r}, {self.kind})"
+        return f"Handle({self.redacted!r}, {self.kind})"
 
     @property
-    def public(self) -> str:
+    def redacted(self) -> str:
         """The handle without secrets, for texts and errors."""
         return redact_url(self.text)
 
@@ -112,7 +112,7 @@ class Handle:
     @property
     def label(self) -> str:
         """The handle without secrets, and what tells it from others that differ only in those."""
-        return self.text if self.public == self.text else f"{self.public}#{self.key[:12]}"
+        return self.text if self.redacted == self.text else f"{self.redacted}#{self.key[:12]}"
 
     @property
     def scheme(self) -> str:
@@ -212,7 +212,7 @@ def _parse_member(head: str, tail: str, text: str, base_dir: Path | None, custom
         )
     base = parse_handle(tail, base_dir=base_dir, custom_schemes=custom_schemes)
     if base.kind not in (Kind.ARCHIVE, Kind.FILE, Kind.LOCAL, Kind.HUB, Kind.TREE):
-        raise HandleError(f"{base.public!r} is no archive that {scheme}:// can look into")
+        raise HandleError(f"{base.redacted!r} is no archive that {scheme}:// can look into")
     inner = _model_directory(inner.strip("/"))
     if any(name in ("", ".", "..") for name in inner.split("/")) and inner:
         raise HandleError(f"the directory {redact_url(inner)!r} inside the archive is not a plain path")

@@ -12,7 +12,7 @@ from hubdist.model.handle import Handle, Kind, other_archive_error
 from hubdist.model.suffixes import Ending, ending_of
 from hubdist.origins.base import Origin
 from hubdist.system.deadline import Deadline
-from hubdist.system.disk_space import Room, Scratch
+from hubdist.system.disk_space import Scratch, SpaceBudget
 from hubdist.system.foreign import call_foreign
 
 __all__ = ["Origin", "open_origin"]
@@ -34,7 +34,7 @@ def open_origin(handle: Handle, config: Config, scratch: Scratch | Path, deadlin
         HubdistError: It cannot be opened.
     """
     until = Deadline(config.timeout_s) if deadline is None else deadline
-    return call_foreign(lambda: _open(handle, config, scratch, until), handle.public)
+    return call_foreign(lambda: _open(handle, config, scratch, until), handle.redacted)
 
 
 def _open(handle: Handle, config: Config, scratch: Scratch | Path, deadline: Deadline) -> Origin:
@@ -46,7 +46,7 @@ def _open(handle: Handle, config: Config, scratch: Scratch | Path, deadline: Dea
         from hubdist.origins.objects import ObjectsOrigin
 
         return ObjectsOrigin(handle, config, deadline)
-    room = scratch if isinstance(scratch, Scratch) else Scratch(scratch, Room(scratch, config.max_bytes))
+    room = scratch if isinstance(scratch, Scratch) else Scratch(scratch, SpaceBudget(scratch, config.max_bytes))
     if handle.kind is Kind.KAGGLE:
         from hubdist.origins.kaggle import KaggleOrigin
 
@@ -58,7 +58,7 @@ def _open(handle: Handle, config: Config, scratch: Scratch | Path, deadline: Dea
             return LocalOrigin(Path(handle.text), deadline, one_model=True)
     ending = ending_of(handle.text) if handle.kind is Kind.LOCAL else None
     if ending is Ending.OTHER_ARCHIVE:
-        raise other_archive_error(handle.public)
+        raise other_archive_error(handle.redacted)
     if handle.kind is Kind.FILE or ending not in (None, Ending.ARCHIVE):
         from hubdist.origins.file_origin import FileOrigin
 

@@ -38,7 +38,7 @@ class ArchiveOrigin(Origin):
     """
 
     def __init__(self, handle: Handle, config: Config, scratch: Scratch, deadline: Deadline) -> None:
-        super().__init__(handle.public, deadline)
+        super().__init__(handle.redacted, deadline)
         self._inner = handle.inner
         self._wanted = handle.format
         self._base = handle.base or handle
@@ -52,7 +52,7 @@ class ArchiveOrigin(Origin):
         elif self._base.scheme in ("http", "https"):
             with HttpStream(self._url(), http_rules(self._config, self.deadline)) as stream:
                 # A label of a .tar.gz and a gzip around any archive look alike; inflated once, both are an archive.
-                content = Inflated(stream, self._base.public) if stream.gzipped else stream
+                content = Inflated(stream, self._base.redacted) if stream.gzipped else stream
                 self._unpack(content, sink, None)
         else:
             from hubdist.origins.objects import open_object
@@ -72,7 +72,7 @@ class ArchiveOrigin(Origin):
         if found is None:
             raise self._not_an_archive(head)
         if self._wanted and (found is ArchiveFormat.ZIP) != (self._wanted == "zip"):
-            raise IntegrityError(f"{self._base.public} is a {found} archive, the handle says {self._wanted}")
+            raise IntegrityError(f"{self._base.redacted} is a {found} archive, the handle says {self._wanted}")
         if found is not ArchiveFormat.ZIP:
             unpack_stream(_Rejoined(head, stream), found, sink, inner=self._inner)
         elif file is not None:
@@ -93,7 +93,7 @@ class ArchiveOrigin(Origin):
                 " write a URL that ends in its name, such as model.onnx."
             )
         what = f"it begins with {head[:16]!r}" if other is None else f"it is packed by {other}"
-        return IntegrityError(f"{self._base.public} is not a tar, tar.gz or zip: {what}", advice=advice)
+        return IntegrityError(f"{self._base.redacted} is not a tar, tar.gz or zip: {what}", advice=advice)
 
     @contextlib.contextmanager
     def _spool(self, head: bytes, stream: ByteStream) -> Iterator[BinaryIO]:

@@ -16,12 +16,12 @@ class Origin(abc.ABC):
     """Where the bytes of one handle first come from.
 
     Args:
-        public: What is read, without secrets, for errors.
+        redacted: What is read, without secrets, for errors.
         deadline: When all of it must have been read.
     """
 
-    def __init__(self, public: str, deadline: Deadline) -> None:
-        self.public = public
+    def __init__(self, redacted: str, deadline: Deadline) -> None:
+        self.redacted = redacted
         self.deadline = deadline
 
     @final
@@ -34,7 +34,7 @@ class Origin(abc.ABC):
             IntegrityError: What came is damaged or unsafe.
             HubdistError: Whatever else goes wrong; what libraries or users' functions raise is in no chain.
         """
-        call_foreign(lambda: self._fetch(_TimedSink(sink, self.deadline, self.public)), self.public)
+        call_foreign(lambda: self._fetch(_TimedSink(sink, self.deadline, self.redacted)), self.redacted)
 
     @abc.abstractmethod
     def _fetch(self, sink: FileSink) -> None:
@@ -44,10 +44,10 @@ class Origin(abc.ABC):
 class _TimedSink:
     """A sink that takes nothing after the deadline: many files, each in time, are too late together."""
 
-    def __init__(self, sink: FileSink, deadline: Deadline, public: str) -> None:
+    def __init__(self, sink: FileSink, deadline: Deadline, redacted: str) -> None:
         self._sink = sink
         self._deadline = deadline
-        self._public = public
+        self._public = redacted
 
     @contextlib.contextmanager
     def open_file(self, path: str) -> Iterator[FileWriter]:
@@ -61,10 +61,10 @@ class _TimedSink:
 
 
 class _TimedWriter:
-    def __init__(self, writer: FileWriter, deadline: Deadline, public: str) -> None:
+    def __init__(self, writer: FileWriter, deadline: Deadline, redacted: str) -> None:
         self._writer = writer
         self._deadline = deadline
-        self._public = public
+        self._public = redacted
 
     def write(self, data: bytes | memoryview, /) -> None:
         self._deadline.check(self._public)

@@ -29,7 +29,7 @@ class CustomOrigin(Origin):
     """
 
     def __init__(self, handle: Handle, config: Config, deadline: Deadline) -> None:
-        super().__init__(handle.public, deadline)
+        super().__init__(handle.redacted, deadline)
         self._text = handle.text
         self._make = config.origins[handle.scheme]
         self._worker = Worker(f"hubdist-{handle.scheme}")
@@ -38,7 +38,7 @@ class CustomOrigin(Origin):
         try:
             source = self._call(lambda: self._make(self._text))
             files = self._call(lambda: list(source.entries()))
-            check_versions([file.path for file in files], self.public)
+            check_versions([file.path for file in files], self.redacted)
             copy_source(_Called(source.read, self), sink, files)
         finally:
             self._worker.close()
@@ -49,8 +49,8 @@ class CustomOrigin(Origin):
         except TimeoutError:
             if not self._worker.lost:
                 raise
-        self.deadline.check(self.public)
-        raise TransferTimeoutError(f"{self.public} was not read: too many earlier calls hang")
+        self.deadline.check(self.redacted)
+        raise TransferTimeoutError(f"{self.redacted} was not read: too many earlier calls hang")
 
 
 class _Called:

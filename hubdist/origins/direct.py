@@ -38,7 +38,7 @@ def direct_url(handle: Handle, config: Config, *, ask_hub: bool) -> str | None:
     Raises:
         HubdistError: The handle names an archive or a file, or the hub has no uncompressed copy; only with `ask_hub`.
     """
-    return call_foreign(lambda: _direct_url(handle, config, ask_hub=ask_hub), handle.public)
+    return call_foreign(lambda: _direct_url(handle, config, ask_hub=ask_hub), handle.redacted)
 
 
 def _direct_url(handle: Handle, config: Config, *, ask_hub: bool) -> str | None:
@@ -58,7 +58,7 @@ def _direct_url(handle: Handle, config: Config, *, ask_hub: bool) -> str | None:
     if not ask_hub:
         return None
     if handle.kind is not Kind.HUB:
-        raise OriginError(_ONE_FILE if is_file else _ONLY_ARCHIVES, handle=handle.public)
+        raise OriginError(_ONE_FILE if is_file else _ONLY_ARCHIVES, handle=handle.redacted)
     return _ask_hub(handle, config)
 
 
@@ -66,7 +66,7 @@ def _ask_hub(handle: Handle, config: Config) -> str:
     url = handle.text + ("&" if "?" in handle.text else "?") + "tf-hub-format=uncompressed"
     status, body = fetch_text(url, http_rules(config, Deadline(config.timeout_s)))
     if status != 303:
-        raise OriginError(f"{_ONLY_ARCHIVES}: it answers {status}, not 303, to uncompressed", handle=handle.public)
+        raise OriginError(f"{_ONLY_ARCHIVES}: it answers {status}, not 303, to uncompressed", handle=handle.redacted)
     try:
         found = parse_handle(body.strip())
         if found.kind is not Kind.TREE:
@@ -74,6 +74,6 @@ def _ask_hub(handle: Handle, config: Config) -> str:
     except HubdistError as error:
         raise OriginError(
             f"the hub answers {redact_url(body.strip()[:200])!r} where the uncompressed model should be: {error.what}",
-            handle=handle.public,
+            handle=handle.redacted,
         ) from None
     return found.text

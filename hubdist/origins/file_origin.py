@@ -32,7 +32,7 @@ class FileOrigin(Origin):
     """
 
     def __init__(self, handle: Handle, config: Config, deadline: Deadline) -> None:
-        super().__init__(handle.public, deadline)
+        super().__init__(handle.redacted, deadline)
         self._handle = handle
         self._config = config
 

@@ -60,7 +60,7 @@ class KaggleOrigin(Origin):
     """
 
     def __init__(self, handle: Handle, config: Config, scratch: Scratch, deadline: Deadline) -> None:
-        super().__init__(handle.public, deadline)
+        super().__init__(handle.redacted, deadline)
         self._handle = handle
         self._config = config
         self._scratch = scratch
@@ -71,13 +71,13 @@ class KaggleOrigin(Origin):
             raise HandleError(
                 "Kaggle models need the package kagglehub, which is not installed where the driver runs",
                 advice="Run: pip install 'hubdist[kaggle]'",
-                handle=handle.public,
+                handle=handle.redacted,
             ) from None
         except RuntimeError as error:  # of pathlib: kagglehub looks for its settings in the home when it is imported
             raise ConfigError(
                 f"kagglehub cannot be imported where the driver runs ({type(error).__name__})",
                 advice="Set HOME to a directory that this user may write to.",
-                handle=handle.public,
+                handle=handle.redacted,
             ) from None
         self._kagglehub = kagglehub
 
@@ -119,28 +119,28 @@ class KaggleOrigin(Origin):
                 self._scratch.count(now)
                 if done.done():
                     break
-                self.deadline.check(self.public)
+                self.deadline.check(self.redacted)
                 if now != seen:
                     seen, waits = now, Deadline(patience_s)
                 elif waits.remaining_s() <= 0:
-                    raise TransferTimeoutError(f"Kaggle gave nothing of {self.public} for {patience_s:g} s")
+                    raise TransferTimeoutError(f"Kaggle gave nothing of {self.redacted} for {patience_s:g} s")
         finally:
             if not done.done():
                 leave_behind(done)
 
     def _translated(self, error: Exception) -> HubdistError:
-        public, name, fault = self.public, type(error).__name__, fault_of(error)
+        redacted, name, fault = self.redacted, type(error).__name__, fault_of(error)
         if fault is Fault.DENIED:
             return AccessDeniedError(
-                f"Kaggle wants credentials for {public}",
+                f"Kaggle wants credentials for {redacted}",
                 advice="Set KAGGLE_API_TOKEN, or KAGGLE_USERNAME and KAGGLE_KEY, where the driver runs.",
             )
         if fault is Fault.MISSING:
-            return ModelNotFoundError(f"Kaggle has no model {public}")
+            return ModelNotFoundError(f"Kaggle has no model {redacted}")
         if name == "DataCorruptionError":
-            return IntegrityError(f"Kaggle sent other bytes than it announced for {public}")
+            return IntegrityError(f"Kaggle sent other bytes than it announced for {redacted}")
         if fault is Fault.FULL or isinstance(error, HubdistError):
-            return own_error(error, public)
+            return own_error(error, redacted)
         return OriginError(f"Kaggle cannot be read ({name})", advice="Is www.kaggle.com reachable from the driver?")
 
 

@@ -23,7 +23,7 @@ class ObjectsOrigin(Origin):
     """
 
     def __init__(self, handle: Handle, config: Config, deadline: Deadline) -> None:
-        super().__init__(handle.public, deadline)
+        super().__init__(handle.redacted, deadline)
         self._tree = RemoteTree(handle, config, deadline)
         self._name = handle.text.rpartition("/")[2]
         self._is_file = False
@@ -31,14 +31,14 @@ class ObjectsOrigin(Origin):
     def _fetch(self, sink: FileSink) -> None:
         with self._tree:
             before = self._objects()
-            check_versions(before.keys(), self._tree.public)
+            check_versions(before.keys(), self._tree.redacted)
             for path, stored in before.items():
                 place = "" if self._is_file else path
                 with sink.open_file(path) as writer, _content(self._tree, place, stored) as content:
                     while data := content.read(READ_BYTES):
                         writer.write(data)
             if self._objects() != before:
-                raise _changed(self._tree.public)
+                raise _changed(self._tree.redacted)
 
     def _objects(self) -> dict[str, StoredObject]:
         refused: AccessDeniedError | None = None
@@ -56,7 +56,7 @@ class ObjectsOrigin(Origin):
             if isinstance(error, AccessDeniedError) or refused is not None:
                 raise refused or error from None
             raise ModelNotFoundError(
-                f"there is neither a file nor a directory with files at {self._tree.public}"
+                f"there is neither a file nor a directory with files at {self._tree.redacted}"
             ) from None
         self._is_file = True
         return {self._name: stored}
@@ -87,7 +87,7 @@ def open_object(handle: Handle, config: Config, deadline: Deadline) -> Iterator[
         with _content(tree, "", before) as content:
             yield content
         if tree.look() != before:
-            raise _changed(tree.public)
+            raise _changed(tree.redacted)
 
 
 @contextlib.contextmanager
@@ -112,12 +112,12 @@ class _PlainContent:
             end = min(self._at + READ_BYTES, self._size)
             data = self._tree.fetch(self._path, self._at, end)
             if len(data) != end - self._at:
-                public = self._tree.url(self._path)
-                raise OriginError(f"{public} ended at byte {self._at + len(data)} of {self._size}")
+                redacted = self._tree.url(self._path)
+                raise OriginError(f"{redacted} ended at byte {self._at + len(data)} of {self._size}")
             self._buffer, self._at = memoryview(data), end
         data, self._buffer = bytes(self._buffer[:size]), self._buffer[size:]
         return data
 
 
-def _changed(public: str) -> OriginError:
-    return OriginError(f"{public} changed while it was read", advice="Try again.")
+def _changed(redacted: str) -> OriginError:
+    return OriginError(f"{redacted} changed while it was read", advice="Try again.")

@@ -39,12 +39,12 @@ class StoredObject:
     encoded: bool
 
 
-def is_encoded(encoding: str, public: str) -> bool:
+def is_encoded(encoding: str, redacted: str) -> bool:
     """True if a Content-Encoding says that the stored bytes are a gzip of the content.
 
     Args:
         encoding: From the object's metadata.
-        public: The object in errors.
+        redacted: The object in errors.
 
     Raises:
         OriginError: It names another encoding.
@@ -55,7 +55,7 @@ def is_encoded(encoding: str, public: str) -> bool:
     if name in ("", "identity"):
         return False
     raise OriginError(
-        f"{public} is stored with Content-Encoding: {encoding[:40]}, which hubdist cannot decode",
+        f"{redacted} is stored with Content-Encoding: {encoding[:40]}, which hubdist cannot decode",
         advice="Store the file plainly or with gzip; if it is stored plainly, clear its Content-Encoding.",
     )
 
@@ -67,12 +67,12 @@ class Inflated:
 
     Args:
         stored: The stored bytes.
-        public: The object in errors.
+        redacted: The object in errors.
     """
 
-    def __init__(self, stored: ByteStream, public: str) -> None:
+    def __init__(self, stored: ByteStream, redacted: str) -> None:
         self._stored = stored
-        self._public = public
+        self._public = redacted
         self._content: ByteStream | None = None
 
     def read(self, size: int, /) -> bytes:
@@ -123,7 +123,7 @@ class ContentReader:
         self._config = config
         self._closing = closing
 
-    def blocks(self, content: ByteStream, public: str) -> Iterator[bytes]:
+    def blocks(self, content: ByteStream, redacted: str) -> Iterator[bytes]:
         """The content in blocks of at most 1 MiB.
 
         Raises:
@@ -136,20 +136,20 @@ class ContentReader:
             length += len(data)
             if limit is not None and length > limit:
                 raise StoreFullError(
-                    f"{public} is stored compressed and has more than the {limit} bytes that max_bytes allows",
+                    f"{redacted} is stored compressed and has more than the {limit} bytes that max_bytes allows",
                     need_bytes=length,
                     free_bytes=limit,
                     advice="Raise max_bytes if you trust the file.",
                 )
             if time.monotonic() > deadline:
-                raise TransferTimeoutError(f"{public} was not read within {self._config.timeout_s:g} s")
+                raise TransferTimeoutError(f"{redacted} was not read within {self._config.timeout_s:g} s")
             if self._closing.is_set():
-                raise OriginError(f"reading {public} was ended")
+                raise OriginError(f"reading {redacted} was ended")
             yield data
 
-    def measure(self, content: ByteStream, public: str) -> int:
+    def measure(self, content: ByteStream, redacted: str) -> int:
         """Bytes of the content, of which one block is in memory at a time. Raises as `blocks`."""
-        return sum(len(data) for data in self.blocks(content, public))
+        return sum(len(data) for data in self.blocks(content, redacted))
 
 
 class KnownSizes:

@@ -93,7 +93,7 @@ def open_files(handle: Handle, config: Config) -> tuple[Any, str]:
     except ValueError as error:
         what = f"cannot be opened with what is set on this node ({type(error).__name__} of its package)"
         advice = "Set account, endpoint and credentials as the package for this storage wants them."
-    raise HandleError(f"{scheme}:// {what}", advice=advice, handle=handle.public)
+    raise HandleError(f"{scheme}:// {what}", advice=advice, handle=handle.redacted)
 
 
 def _check_account(files: Any, named: dict[str, Any], handle: Handle) -> None:
@@ -108,5 +108,5 @@ def _check_account(files: Any, named: dict[str, Any], handle: Handle) -> None:
         raise HandleError(
             f"the handle names the account {account}, and what is set on this node leads to the account {opened}",
             advice="Unset AZURE_STORAGE_CONNECTION_STRING, or set it to that account's.",
-            handle=handle.public,
+            handle=handle.redacted,
         )

@@ -20,8 +20,8 @@ from hubdist.model.handle import Handle
 from hubdist.model.source import ByteStream
 from hubdist.remote.compressed_objects import StoredObject, is_encoded
 from hubdist.remote.filesystem import open_files
-from hubdist.remote.gcs_client import PlainObjects
-from hubdist.remote.gcs_contents import Contents
+from hubdist.remote.gcs_client import GcsClient
+from hubdist.remote.gcs_contents import GcsContents
 from hubdist.remote.retry import call_storage
 from hubdist.remote.tree import MAX_OBJECT_BYTES, StoredFile, Tree
 from hubdist.system.deadline import Deadline
@@ -54,7 +54,7 @@ class RemoteTree(Tree):
     """
 
     def __init__(self, handle: Handle, config: Config, deadline: Deadline | None = None) -> None:
-        self.public = handle.public
+        self.redacted = handle.redacted
         self.exclusive = handle.scheme in _EXCLUSIVE
         self._config = config
         self._deadline = deadline
@@ -70,7 +70,7 @@ class RemoteTree(Tree):
         self._root = root.rstrip("/")
         self._bucket = self._root.lstrip("/").partition("/")[0]
         self._has_folders = handle.scheme == "hdfs"
-        self._plain = PlainObjects(self._files, config) if handle.scheme == "gs" else None
+        self._plain = GcsClient(self._files, config) if handle.scheme == "gs" else None
         self._contents = None if self._plain is None else self._make_contents(self._plain)
         self._plain_checked = False
 
@@ -85,7 +85,7 @@ class RemoteTree(Tree):
         session = getattr(self._files, "_session", None)
         if isinstance(session, aiohttp.ClientSession):
             with contextlib.suppress(HubdistError):  # everything was read or written by now
-                call_foreign(lambda: sync(self._files.loop, session.close, timeout=_CLOSE_S), self.public, "closed")
+                call_foreign(lambda: sync(self._files.loop, session.close, timeout=_CLOSE_S), self.redacted, "closed")
 
     def listing(self, folder: str = "") -> dict[str, StoredFile]:
         """As `Tree.listing`; a bucket that does not exist is an error."""
@@ -136,7 +136,7 @@ class RemoteTree(Tree):
         """As `Tree.read_into`."""
         if len(view) == 0:
             return
-        name, public, contents = self._name(path), self.url(path), self._plain_contents()
+        name, redacted, contents = self._name(path), self.url(path), self._plain_contents()
         if contents is not None:
             contents.read_into(name, start, view, version)
             return
@@ -148,9 +148,9 @@ class RemoteTree(Tree):
         except ModelNotFoundError:
             if not version:
                 raise
-            raise IntegrityError(f"{public} was replaced or deleted: its version {version} is gone") from None
+            raise IntegrityError(f"{redacted} was replaced or deleted: its version {version} is gone") from None
         if len(data) != len(view):
-            raise LengthMismatchError(f"{public} ends at byte {start + len(data)}, before byte {start + len(view)}")
+            raise LengthMismatchError(f"{redacted} ends at byte {start + len(data)}, before byte {start + len(view)}")
         view[:] = data
 
     def stream(
@@ -164,13 +164,13 @@ class RemoteTree(Tree):
 
     def load(self, path: str) -> bytes | None:
         """As `Tree.load`."""
-        name, public, contents = self._name(path), self.url(path), self._plain_contents()
+        name, redacted, contents = self._name(path), self.url(path), self._plain_contents()
         try:
             if contents is not None:
                 return contents.load(name)
             size = int(self._call(path, "info", name)["size"])
             if size > MAX_OBJECT_BYTES:
-                raise LengthMismatchError(f"{public} has more than {MAX_OBJECT_BYTES} bytes")
+                raise LengthMismatchError(f"{redacted} has more than {MAX_OBJECT_BYTES} bytes")
             return bytes(self._call(path, "cat_file", name))
         except ModelNotFoundError:
             return None
@@ -200,11 +200,11 @@ class RemoteTree(Tree):
         encoding = "" if self._contents is None else str(info.get("contentEncoding") or "")
         return StoredObject(_stored(info), is_encoded(encoding, self.url(path)))
 
-    def _make_contents(self, plain: PlainObjects) -> Contents:
+    def _make_contents(self, plain: GcsClient) -> GcsContents:
         def path(name: str) -> str:
             return name[len(self._root) :].lstrip("/")
 
-        return Contents(
+        return GcsContents(
             plain,
             lambda name: self.look(path(name)),
             lambda name: self.url(path(name)),
@@ -220,7 +220,7 @@ class RemoteTree(Tree):
         size = self._decoding(path).measure(self._name(path), stored)
         return StoredFile(size, stored.file.version, packed=True)
 
-    def _decoding(self, path: str) -> Contents:
+    def _decoding(self, path: str) -> GcsContents:
         contents = self._plain_contents()
         if contents is None:
             raise OriginError(
@@ -241,7 +241,7 @@ class RemoteTree(Tree):
                 part[:] = data[offset : offset + len(part)]
                 yield begin + offset, part
 
-    def _plain_objects(self) -> PlainObjects | None:
+    def _plain_objects(self) -> GcsClient | None:
         """None where gcsfs does more than plain requests: client certificates, own sessions, buckets over gRPC."""
         if self._plain is not None and not self._plain_checked:
             special = self._files.session_kwargs or getattr(self._files, "_use_client_cert", False)
@@ -252,17 +252,17 @@ class RemoteTree(Tree):
             self._plain_checked = True
         return self._plain
 
-    def _plain_contents(self) -> Contents | None:
+    def _plain_contents(self) -> GcsContents | None:
         return None if self._plain_objects() is None else self._contents
 
     def _put(self, path: str, body: bytes | Path, *, create: bool) -> bool:
-        name, public, plain = self._name(path), self.url(path), self._plain_objects()
+        name, redacted, plain = self._name(path), self.url(path), self._plain_objects()
         try:
             if plain is None:
                 self._put_by_fsspec(path, body, create=create)
             else:
-                attempt = functools.partial(plain.put, name, body, public, create=create)
-                call_storage(attempt, public, self._config, self._closing, verb="written", deadline=self._deadline)
+                attempt = functools.partial(plain.put, name, body, redacted, create=create)
+                call_storage(attempt, redacted, self._config, self._closing, verb="written", deadline=self._deadline)
         except FileExistsError:
             return False
         return True
@@ -306,7 +306,7 @@ class RemoteTree(Tree):
             wait_s = (self._deadline or Deadline(self._config.timeout_s)).within(self._config.stall_timeout_s)
             return self._workers.call(lambda: open_files(handle, self._config), wait_s)
 
-        return call_storage(attempt, self.public, self._config, self._closing, verb="opened", deadline=self._deadline)
+        return call_storage(attempt, self.redacted, self._config, self._closing, verb="opened", deadline=self._deadline)
 
 
 def _joined(folder: str, name: str) -> str:

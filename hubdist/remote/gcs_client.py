@@ -25,7 +25,7 @@ from urllib.parse import quote, urlencode
 
 from hubdist.config.schema import Config
 from hubdist.errors import HubdistError, IntegrityError, LengthMismatchError, OriginError
-from hubdist.remote.http_pool import Connections
+from hubdist.remote.http_pool import HttpPool
 from hubdist.remote.retry import PassingError, status_error
 
 _READ_BYTES = 1 << 20
@@ -45,7 +45,7 @@ class PerhapsEncodedError(PassingError):
         self.error = error
 
 
-class PlainObjects:
+class GcsClient:
     """Reads and writes objects through connections that are kept; safe for several threads.
 
     Args:
@@ -55,9 +55,9 @@ class PlainObjects:
 
     def __init__(self, files: Any, config: Config) -> None:
         self._files = files
-        self._connections = Connections(config)
+        self._connections = HttpPool(config)
 
-    def read_into(self, path: str, start: int, view: memoryview, version: str, public: str) -> None:
+    def read_into(self, path: str, start: int, view: memoryview, version: str, redacted: str) -> None:
         """Fill a buffer with an object's bytes from `start` on; one try.
 
         Raises:
@@ -66,12 +66,12 @@ class PlainObjects:
             PerhapsEncodedError: It may be stored encoded.
             OSError, http.client.HTTPException: The try failed.
         """
-        with self.open_range(path, start, start + len(view), version, public) as fill:
+        with self.open_range(path, start, start + len(view), version, redacted) as fill:
             fill(view)
 
     @contextlib.contextmanager
     def open_range(
-        self, path: str, start: int, end: int, version: str, public: str, *, stored: bool = False
+        self, path: str, start: int, end: int, version: str, redacted: str, *, stored: bool = False
     ) -> Iterator[Callable[[memoryview], None]]:
         """Ask for a range; yields what fills buffers with its bytes, one after another. Raises as `read_into`.
 
@@ -80,27 +80,27 @@ class PlainObjects:
             start: Where the range begins (included).
             end: Where it ends (excluded).
             version: The generation to read, or "".
-            public: The object in errors.
+            redacted: The object in errors.
             stored: Of the bytes as they are stored, even if they are encoded.
         """
         headers = {"Range": f"bytes={start}-{end - 1}"} | ({"Accept-Encoding": "gzip"} if stored else {})
         with self._get(path, version, headers) as response:
             if response.status == 404 and version:
-                raise IntegrityError(f"{public} was replaced or deleted: its generation {version} is gone")
+                raise IntegrityError(f"{redacted} was replaced or deleted: its generation {version} is gone")
             if response.status == 416:
-                shorter = LengthMismatchError(f"{public} ends before byte {start + 1}")
+                shorter = LengthMismatchError(f"{redacted} ends before byte {start + 1}")
                 raise shorter if stored else PerhapsEncodedError(shorter)
             if not stored and (response.status == 200 or (response.status == 206 and _says_encoded(response))):
-                raise PerhapsEncodedError(OriginError(f"{public} came as a whole where a range was asked for"))
+                raise PerhapsEncodedError(OriginError(f"{redacted} came as a whole where a range was asked for"))
             if response.status != 206:
-                raise status_error(response.status, response.read(_READ_BYTES), public)
+                raise status_error(response.status, response.read(_READ_BYTES), redacted)
             came = response.headers.get("X-Goog-Generation", version)
             if version and came != version:
-                raise IntegrityError(f"{public} was replaced: its generation is {came} instead of {version}")
-            _check_range(response, start, end, public)
+                raise IntegrityError(f"{redacted} was replaced: its generation is {came} instead of {version}")
+            _check_range(response, start, end, redacted)
             yield functools.partial(_fill, response)
 
-    def load(self, path: str, max_bytes: int, public: str) -> bytes:
+    def load(self, path: str, max_bytes: int, redacted: str) -> bytes:
         """A whole object; one try.
 
         Raises:
@@ -111,15 +111,15 @@ class PlainObjects:
         """
         with self._get(path, "", {}) as response:
             if response.status != 200:
-                raise status_error(response.status, response.read(_READ_BYTES), public)
+                raise status_error(response.status, response.read(_READ_BYTES), redacted)
             if _says_encoded(response):
-                raise PerhapsEncodedError(OriginError(f"{public} came encoded"))
+                raise PerhapsEncodedError(OriginError(f"{redacted} came encoded"))
             promised = response.length
             data = response.read(max_bytes + 1)
         if promised is not None and len(data) < min(promised, max_bytes + 1):
             raise http.client.IncompleteRead(data, promised - len(data))
         if len(data) > max_bytes:
-            raise LengthMismatchError(f"{public} has more than {max_bytes} bytes")
+            raise LengthMismatchError(f"{redacted} has more than {max_bytes} bytes")
         return data
 
     def address(self, path: str) -> str:
@@ -130,7 +130,7 @@ class PlainObjects:
         """Close all connections, also those that other threads wait at."""
         self._connections.close()
 
-    def put(self, path: str, body: bytes | Path, public: str, *, create: bool) -> None:
+    def put(self, path: str, body: bytes | Path, redacted: str, *, create: bool) -> None:
         """Write an object, all of it or nothing; one try.
 
         Raises:
@@ -152,7 +152,7 @@ class PlainObjects:
             response = stack.enter_context(self._exchange("POST", url, parameters, headers, parts))
             answer = response.read(_READ_BYTES)
             if response.status != 200:
-                raise status_error(response.status, answer, public)
+                raise status_error(response.status, answer, redacted)
 
     def _get(
         self, path: str, version: str, headers: dict[str, str]
@@ -182,14 +182,16 @@ class RangeStream:
         path: The object.
         end: Where the range ends (excluded).
         version: The generation to read, or "".
-        public: The object in errors.
+        redacted: The object in errors.
         stored: Read the bytes as they are stored.
     """
 
     def __init__(
-        self, objects: PlainObjects, path: str, end: int, version: str, public: str, *, stored: bool = False
+        self, objects: GcsClient, path: str, end: int, version: str, redacted: str, *, stored: bool = False
     ) -> None:
-        self._open = functools.partial(objects.open_range, path, end=end, version=version, public=public, stored=stored)
+        self._open = functools.partial(
+            objects.open_range, path, end=end, version=version, redacted=redacted, stored=stored
+        )
         self._request = contextlib.ExitStack()
         self._fill: Callable[[memoryview], None] | None = None
 
@@ -233,10 +235,10 @@ def _multipart(name: str) -> tuple[bytes, bytes]:
     return head.encode(), f"\r\n--{_BOUNDARY}--\r\n".encode()
 
 
-def _check_range(response: http.client.HTTPResponse, start: int, end: int, public: str) -> None:
+def _check_range(response: http.client.HTTPResponse, start: int, end: int, redacted: str) -> None:
     claimed = response.headers.get("Content-Range", "")
     match = re.fullmatch(r"bytes (\d+)-(\d+)/(?:\d+|\*)", claimed)
     if match is None or int(match[1]) != start or int(match[2]) >= end:
         raise OSError(f"bytes {start}-{end - 1} were asked for, {claimed!r} came")
     if int(match[2]) != end - 1:
-        raise LengthMismatchError(f"{public} ends at byte {int(match[2]) + 1}, before byte {end}")
+        raise LengthMismatchError(f"{redacted} ends at byte {int(match[2]) + 1}, before byte {end}")

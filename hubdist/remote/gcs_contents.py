@@ -12,8 +12,8 @@ from hubdist.config.schema import Config
 from hubdist.errors import HubdistError, IntegrityError, LengthMismatchError
 from hubdist.model.source import ByteStream
 from hubdist.remote.compressed_objects import ContentReader, Inflated, KnownSizes, StoredObject
-from hubdist.remote.gcs_client import PerhapsEncodedError, PlainObjects, RangeStream
-from hubdist.remote.inflated_copies import PlainCopies, PlainCopy
+from hubdist.remote.gcs_client import GcsClient, PerhapsEncodedError, RangeStream
+from hubdist.remote.inflated_copies import InflatedCopies, InflatedCopy
 from hubdist.remote.retry import call_storage
 from hubdist.remote.tree import MAX_OBJECT_BYTES
 from hubdist.system.deadline import Deadline
@@ -22,7 +22,7 @@ _T = TypeVar("_T")
 _known_sizes = KnownSizes()
 
 
-class Contents:
+class GcsContents:
     """Reads contents, with deadlines and retries; safe for several threads.
 
     An object is asked for as if it were stored plainly. The answer tells when it is not; then its metadata are looked
@@ -39,7 +39,7 @@ class Contents:
 
     def __init__(
         self,
-        objects: PlainObjects,
+        objects: GcsClient,
         look: Callable[[str], StoredObject],
         url: Callable[[str], str],
         config: Config,
@@ -54,7 +54,7 @@ class Contents:
         self._closing = closing
         self._deadline = deadline
         self._reader = ContentReader(config, closing)
-        self._copies = PlainCopies(self._reader, config.timeout_s)
+        self._copies = InflatedCopies(self._reader, config.timeout_s)
 
     def close(self) -> None:
         """Delete the plain copies."""
@@ -64,8 +64,8 @@ class Contents:
         """Fill a buffer with the bytes of a content from `start` on; raises as `Tree.read_into`."""
         copy = self._copies.find(name, version)
         if copy is None:
-            public = self._url(name)
-            copy = self._try(name, version, lambda: self._objects.read_into(name, start, view, version, public))
+            redacted = self._url(name)
+            copy = self._try(name, version, lambda: self._objects.read_into(name, start, view, version, redacted))
         if copy is not None:
             copy.read_into(start, view)
 
@@ -85,14 +85,14 @@ class Contents:
 
     def load(self, name: str) -> bytes:
         """A whole content; raises as `Tree.load`, and ModelNotFoundError if there is none."""
-        public = self._url(name)
+        redacted = self._url(name)
         try:
-            return self._call(lambda: self._objects.load(name, MAX_OBJECT_BYTES, public), public)
+            return self._call(lambda: self._objects.load(name, MAX_OBJECT_BYTES, redacted), redacted)
         except PerhapsEncodedError as answer:
             copy = self._plain_copy(name, "", answer.error)
         size = copy.size()
         if size > MAX_OBJECT_BYTES:
-            raise LengthMismatchError(f"{public} has more than {MAX_OBJECT_BYTES} bytes")
+            raise LengthMismatchError(f"{redacted} has more than {MAX_OBJECT_BYTES} bytes")
         data = bytearray(size)
         copy.read_into(0, memoryview(data))
         return bytes(data)
@@ -100,13 +100,13 @@ class Contents:
     @contextlib.contextmanager
     def inflated(self, name: str, stored: StoredObject) -> Iterator[ByteStream]:
         """The content of an object that is stored compressed, in order; no other version than `stored` is read."""
-        size, version, public = stored.file.size, stored.file.version, self._url(name)
-        with contextlib.closing(RangeStream(self._objects, name, size, version, public, stored=True)) as source:
+        size, version, redacted = stored.file.size, stored.file.version, self._url(name)
+        with contextlib.closing(RangeStream(self._objects, name, size, version, redacted, stored=True)) as source:
 
             def fill(start: int, view: memoryview) -> None:
-                self._call(functools.partial(source.fill, start, view), public)
+                self._call(functools.partial(source.fill, start, view), redacted)
 
-            yield Inflated(_StoredBytes(fill, size), public)
+            yield Inflated(_StoredBytes(fill, size), redacted)
 
     def measure(self, name: str, stored: StoredObject) -> int:
         """How many bytes the content of an object has that is stored compressed.
@@ -121,7 +121,7 @@ class Contents:
             _known_sizes.keep(address, version, size)
         return size
 
-    def _try(self, name: str, version: str, attempt: Callable[[], None]) -> PlainCopy | None:
+    def _try(self, name: str, version: str, attempt: Callable[[], None]) -> InflatedCopy | None:
         """Read as if the object were stored plainly; returns what to read instead if it is not."""
         try:
             self._call(attempt, self._url(name))
@@ -129,18 +129,18 @@ class Contents:
             return self._plain_copy(name, version, answer.error)
         return None
 
-    def _plain_copy(self, name: str, version: str, error: HubdistError) -> PlainCopy:
+    def _plain_copy(self, name: str, version: str, error: HubdistError) -> InflatedCopy:
         """The copy of an object that did not come as asked for; raises `error` if it is not stored compressed."""
-        stored, public = self._look(name), self._url(name)
+        stored, redacted = self._look(name), self._url(name)
         found = stored.file.version
         if version and version != found:
-            raise IntegrityError(f"{public} was replaced: its generation is {found} instead of {version}")
+            raise IntegrityError(f"{redacted} was replaced: its generation is {found} instead of {version}")
         if not stored.encoded:
             raise error
-        return self._copies.add(name, found, lambda: self.inflated(name, stored), public)
+        return self._copies.add(name, found, lambda: self.inflated(name, stored), redacted)
 
-    def _call(self, attempt: Callable[[], _T], public: str) -> _T:
-        return call_storage(attempt, public, self._config, self._closing, deadline=self._deadline)
+    def _call(self, attempt: Callable[[], _T], redacted: str) -> _T:
+        return call_storage(attempt, redacted, self._config, self._closing, deadline=self._deadline)
 
 
 class _StoredBytes:

@@ -17,7 +17,7 @@ _KEPT = 32
 _BLOCK_BYTES = 1 << 20
 
 
-class Connections:
+class HttpPool:
     """Connections to one server; safe for several threads.
 
     Args:

@@ -17,14 +17,14 @@ from hubdist.errors import LengthMismatchError, OriginError, StoreFullError, Tra
 from hubdist.model.source import ByteStream
 from hubdist.remote.compressed_objects import ContentReader
 from hubdist.system.disk import disk_errors
-from hubdist.system.disk_space import Room
+from hubdist.system.disk_space import SpaceBudget
 
 _CLOSE_S = 5.0
 
 OpenContent = Callable[[], AbstractContextManager[ByteStream]]
 
 
-class PlainCopies:
+class InflatedCopies:
     """The copies that one tree has; safe for several threads.
 
     Args:
@@ -36,30 +36,30 @@ class PlainCopies:
         self._reader = reader
         self._timeout_s = timeout_s
         self._lock = threading.Lock()
-        self._copies: dict[tuple[str, str], PlainCopy] = {}
+        self._copies: dict[tuple[str, str], InflatedCopy] = {}
         self._closed = False
 
-    def find(self, name: str, version: str) -> PlainCopy | None:
+    def find(self, name: str, version: str) -> InflatedCopy | None:
         """The copy of this version of an object, or None."""
         with self._lock:
             return self._copies.get((name, version))
 
-    def add(self, name: str, version: str, open_content: OpenContent, public: str) -> PlainCopy:
+    def add(self, name: str, version: str, open_content: OpenContent, redacted: str) -> InflatedCopy:
         """The copy of this version of an object, which is made when it is first read.
 
         Args:
             name: The object.
             version: Its version.
             open_content: Opens the content.
-            public: The object in errors.
+            redacted: The object in errors.
 
         Raises:
             OriginError: `close` was called.
         """
         with self._lock:
             if self._closed:
-                raise OriginError(f"reading {public} was ended")
-            made = PlainCopy(open_content, self._reader, self._timeout_s, public)
+                raise OriginError(f"reading {redacted} was ended")
+            made = InflatedCopy(open_content, self._reader, self._timeout_s, redacted)
             return self._copies.setdefault((name, version), made)
 
     def close(self) -> None:
@@ -71,21 +71,21 @@ class PlainCopies:
             copy.close()
 
 
-class PlainCopy:
+class InflatedCopy:
     """The content of one version of an object, inflated when it is first read; safe for several threads.
 
     Args:
         open_content: Opens the content.
         reader: Reads it.
         timeout_s: Longest time in seconds to wait for another thread.
-        public: The object in errors.
+        redacted: The object in errors.
     """
 
-    def __init__(self, open_content: OpenContent, reader: ContentReader, timeout_s: float, public: str) -> None:
+    def __init__(self, open_content: OpenContent, reader: ContentReader, timeout_s: float, redacted: str) -> None:
         self._open_content = open_content
         self._reader = reader
         self._timeout_s = timeout_s
-        self._public = public
+        self._public = redacted
         self._lock = threading.Lock()
         self._file: BinaryIO | None = None
         self._size = 0
@@ -138,7 +138,7 @@ class PlainCopy:
 
     def _made(self) -> BinaryIO:
         folder, size = Path(tempfile.gettempdir()), 0
-        room = Room(folder, None)
+        room = SpaceBudget(folder, None)
         with contextlib.ExitStack() as on_failure:
             with disk_errors(folder):
                 file = on_failure.enter_context(tempfile.TemporaryFile(buffering=0))

@@ -45,7 +45,7 @@ class MountedTree(Tree):
     """
 
     def __init__(self, root: Path) -> None:
-        self.public = str(root)
+        self.redacted = str(root)
         self.exclusive = True
         self._root = root
         self._swept = False

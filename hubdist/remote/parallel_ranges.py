@@ -48,12 +48,12 @@ class _Reading(abc.ABC):
         self._ended = False
         self._failed: BaseException | None = None
 
-    def run(self, *, timeout_s: float, public: str) -> None:
+    def run(self, *, timeout_s: float, redacted: str) -> None:
         """Read and hand on everything.
 
         Args:
             timeout_s: Longest time in seconds for all of it.
-            public: What is read, for errors.
+            redacted: What is read, for errors.
 
         Raises:
             TransferTimeoutError: The time is over.
@@ -77,7 +77,7 @@ class _Reading(abc.ABC):
         if self._failed is not None:
             raise self._failed
         if not in_time:
-            raise TransferTimeoutError(f"{public} could not be read within {timeout_s:g} s")
+            raise TransferTimeoutError(f"{redacted} could not be read within {timeout_s:g} s")
 
     @abc.abstractmethod
     def _work(self) -> None:

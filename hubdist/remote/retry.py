@@ -26,7 +26,7 @@ class PassingError(Exception):
 
 def call_storage(
     attempt: Callable[[], _T],
-    public: str,
+    redacted: str,
     config: Config,
     closing: threading.Event,
     *,
@@ -37,7 +37,7 @@ def call_storage(
 
     Args:
         attempt: One try; it has its own deadline of `stall_timeout_s`.
-        public: What the call is about, for errors.
+        redacted: What the call is about, for errors.
         config: How often and how long to try.
         closing: When it is set, nothing is tried again.
         verb: What is tried, as a participle.
@@ -48,7 +48,7 @@ def call_storage(
         HubdistError: As `hubdist.remote.Tree` says, or as the attempt raises it.
     """
     until = Deadline(config.timeout_s) if deadline is None else deadline
-    until.check(public)
+    until.check(redacted)
     failed: list[Exception] = []
 
     def is_over(state: tenacity.RetryCallState) -> bool:
@@ -71,9 +71,9 @@ def call_storage(
     if result is not _FAILED:
         return result
     if _may_pass(failed[-1]):
-        until.check(public)
+        until.check(redacted)
     # Raised where nothing is handled: what a library raised must not be in the chain, for it may hold secrets.
-    raise _translated(failed[-1], public, verb, f"for {config.stall_timeout_s:g} s, {len(failed)} times")
+    raise _translated(failed[-1], redacted, verb, f"for {config.stall_timeout_s:g} s, {len(failed)} times")
 
 
 def status_error(status: int, body: bytes, path: str) -> Exception:
@@ -100,11 +100,11 @@ def _is_forbidden(error: Exception) -> bool:
     return type(error) is OSError and str(error).startswith("Forbidden")
 
 
-def _translated(error: Exception, public: str, verb: str, tried: str) -> Exception:
+def _translated(error: Exception, redacted: str, verb: str, tried: str) -> Exception:
     if isinstance(error, (FileExistsError, PassingError)):
         return error
     if _is_forbidden(error):
         error = PermissionError()
     if not isinstance(error, HubdistError) and fault_of(error) is Fault.LATE:
-        return TransferTimeoutError(f"{public} gave nothing {tried}")
-    return own_error(error, public, verb)
+        return TransferTimeoutError(f"{redacted} gave nothing {tried}")
+    return own_error(error, redacted, verb)

@@ -60,10 +60,10 @@ class RemoteCopy:
     digested: bool = False
 
     def __repr__(self) -> str:
-        return f"RemoteCopy({self.public!r}, {len(self.files)} files)"
+        return f"RemoteCopy({self.redacted!r}, {len(self.files)} files)"
 
     @property
-    def public(self) -> str:
+    def redacted(self) -> str:
         """The URL without secrets."""
         return redact_url(self.url)
 
@@ -73,7 +73,7 @@ class RemoteCopy:
         return {path: file.size for path, file in self.files.items()} == sizes
 
 
-UNREADABLE = (HandleError, IntegrityError, ResolveError, TransferError)
+FALLBACK_ERRORS = (HandleError, IntegrityError, ResolveError, TransferError)
 """What reading from another place may mend; a node's own disk is not among them."""
 
 
@@ -101,7 +101,7 @@ def check_copy(copy: RemoteCopy, config: Config) -> None:
     difference = find_difference(copy.files, found, strictly=True)
     if difference is not None:
         path, what = difference
-        raise IntegrityError(f"{copy.public}/{path} {what} after it was listed")
+        raise IntegrityError(f"{copy.redacted}/{path} {what} after it was listed")
 
 
 def find_difference(
@@ -199,7 +199,7 @@ def copy_remote(
         kind = OrderedReading if ordered else UnorderedReading
         pieces, requests = _plan_requests(manifest, config.in_flight_bytes, ordered=ordered)
         reading = kind(pieces, stream, write, requests=requests, stop=tree.close)
-        reading.run(timeout_s=config.timeout_s, public=tree.public)
+        reading.run(timeout_s=config.timeout_s, redacted=tree.redacted)
     return manifest.total_bytes
 
 
@@ -281,7 +281,7 @@ def _unordered_requests(in_flight_bytes: int) -> int:
 def _list_files(tree: Tree) -> dict[str, StoredFile]:
     files = tree.listing()
     if not files:
-        raise ModelNotFoundError(f"there is no directory with files at {tree.public}")
+        raise ModelNotFoundError(f"there is no directory with files at {tree.redacted}")
     return files
 
 

@@ -50,11 +50,11 @@ class Tree(abc.ABC):
     TransferTimeoutError (every retry was made). They name the object by its full URL, secrets removed.
 
     Attributes:
-        public: The directory's URL without secrets.
+        redacted: The directory's URL without secrets.
         exclusive: `create` lets exactly one of several writers win. Where it is False, two may.
     """
 
-    public: str
+    redacted: str
     exclusive: bool
 
     def __init_subclass__(cls) -> None:
@@ -152,7 +152,7 @@ class Tree(abc.ABC):
 
     def url(self, path: str) -> str:
         """The URL of a file, without secrets."""
-        return f"{self.public}/{path}" if path else self.public
+        return f"{self.redacted}/{path}" if path else self.redacted
 
 
 def _guarded(method: Callable[..., Any], verb: str) -> Callable[..., Any]:
@@ -160,8 +160,8 @@ def _guarded(method: Callable[..., Any], verb: str) -> Callable[..., Any]:
 
     @functools.wraps(method)
     def call(tree: Tree, *args: Any, **options: Any) -> Any:
-        public = tree.url(args[0]) if args and isinstance(args[0], str) else tree.public
-        found = call_foreign(lambda: method(tree, *args, **options), public, verb)
-        return iterate_foreign(found, public, verb) if isinstance(found, Iterator) else found
+        redacted = tree.url(args[0]) if args and isinstance(args[0], str) else tree.redacted
+        found = call_foreign(lambda: method(tree, *args, **options), redacted, verb)
+        return iterate_foreign(found, redacted, verb) if isinstance(found, Iterator) else found
 
     return call

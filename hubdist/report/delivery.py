@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hubdist.delivery.routes import Order, Route
+from hubdist.delivery.routes import Route, RouteOrder
 from hubdist.errors import HubdistError
 from hubdist.report.plot import draw_figure, draw_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_MOST_SENDERS = 4
+_MAX_SENDERS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,8 +199,8 @@ class Report:
             lines.extend(f"  {node}" for node in self.nodes if node.digest == pin.digest)
         sent = self.bytes_by_source
         if sent:
-            senders = ", ".join(f"{_size(size)} by {name}" for name, size in list(sent.items())[:_MOST_SENDERS])
-            more = f" and {len(sent) - _MOST_SENDERS} more" if len(sent) > _MOST_SENDERS else ""
+            senders = ", ".join(f"{_size(size)} by {name}" for name, size in list(sent.items())[:_MAX_SENDERS])
+            more = f" and {len(sent) - _MAX_SENDERS} more" if len(sent) > _MAX_SENDERS else ""
             lines.append(f"{_size(sum(sent.values()))} sent in {self.seconds:.2f} s: {senders}{more}")
         return "\n".join(lines)
 
@@ -217,7 +217,7 @@ class NodePlan:
 
     node: str
     name: str
-    order: Order
+    order: RouteOrder
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,7 +248,7 @@ class Plan:
             size = "" if self.total_bytes is None else f", {_size(self.total_bytes)}"
             lines = [f"{self.handle}: {self.digest[:19]}...{size}, known to {self.known}"]
         lines.append(f"read mode {self.read_mode}")
-        groups: dict[Order, list[str]] = {}
+        groups: dict[RouteOrder, list[str]] = {}
         for node in self.nodes:
             groups.setdefault(node.order, []).append(node.name)
         for order, names in groups.items():

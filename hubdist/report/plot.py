@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _LEVELS = " .:-=+*#"
-_MOST_LABELS = 12
+_MAX_LABELS = 12
 _MIB = float(1 << 20)
 
 Curve = Sequence[tuple[float, int]]
@@ -64,9 +64,9 @@ def draw_figure(curves: Mapping[str, Curve], sources: Mapping[str, int], path: P
                 label=name,
             )
     left.set(title="What had arrived", xlabel="seconds", ylabel="MiB")
-    if 0 < len(curves) <= _MOST_LABELS:
+    if 0 < len(curves) <= _MAX_LABELS:
         left.legend(fontsize="small", frameon=False)
-    shown = dict(list(sources.items())[:_MOST_LABELS])
+    shown = dict(list(sources.items())[:_MAX_LABELS])
     rest = sum(sources.values()) - sum(shown.values())
     if rest:
         shown[f"{len(sources) - len(shown)} others"] = rest

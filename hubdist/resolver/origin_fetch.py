@@ -23,7 +23,7 @@ from hubdist.model.paths import drivers_path
 from hubdist.origins import Origin, open_origin
 from hubdist.origins.tfhub_cache import find_in_cache
 from hubdist.remote.proven_copies import ProvenCopies
-from hubdist.remote.snapshot_copy import UNREADABLE, RemoteCopy, check_copy, copy_remote, list_copy
+from hubdist.remote.snapshot_copy import FALLBACK_ERRORS, RemoteCopy, check_copy, copy_remote, list_copy
 from hubdist.shared_cache.best_effort import OptionalCache
 from hubdist.store.snapshot import Snapshot
 from hubdist.store.store import Store
@@ -32,7 +32,7 @@ from hubdist.system.deadline import Deadline
 _LOG = logging.getLogger(__name__)
 
 
-class Watcher(Protocol):
+class Feed(Protocol):
     """Is told what an origin gives while it is being read, in the thread that reads."""
 
     chunk_bytes: int
@@ -98,7 +98,7 @@ class Fetcher:
         handle: Handle,
         directory: str | None,
         deadline: Deadline,
-        watcher: Watcher | None = None,
+        watcher: Feed | None = None,
         *,
         anew: bool = False,
     ) -> tuple[Snapshot, str]:
@@ -121,7 +121,7 @@ class Fetcher:
         if by_tfhub is not None:
             try:
                 return self._fetch(parse_handle(by_tfhub.url), deadline), "TensorFlow Hub cache"
-            except UNREADABLE as error:
+            except FALLBACK_ERRORS as error:
                 _LOG.warning("hubdist: TensorFlow Hub's directory in the shared cache is not used: %s", error)
         cached = None
         if self._tfhub_cache is not None and not anew:
@@ -129,7 +129,7 @@ class Fetcher:
         if cached is not None:
             try:  # unwatched: who has been told of one read cannot be told of another
                 return self._fetch(handle, deadline, cached), "TensorFlow Hub cache"
-            except UNREADABLE as error:
+            except FALLBACK_ERRORS as error:
                 _LOG.warning("hubdist: the TensorFlow Hub cache %s is not used: %s", self._tfhub_cache, error)
         if self._config.offline and not handle.is_drivers:
             raise NotPinnedError(
@@ -140,7 +140,7 @@ class Fetcher:
         return self._fetch(meant, deadline, watcher=watcher), "origin"
 
     def _fetch(
-        self, handle: Handle, deadline: Deadline, origin: Origin | None = None, watcher: Watcher | None = None
+        self, handle: Handle, deadline: Deadline, origin: Origin | None = None, watcher: Feed | None = None
     ) -> Snapshot:
         before = self._list(handle) if origin is None else None
         snapshot = self._read(handle, deadline, origin, watcher)
@@ -148,7 +148,7 @@ class Fetcher:
             try:
                 check_copy(before, self._config)
             except HubdistError as error:
-                _LOG.info("hubdist: what %s holds now is not known: %s", before.public, error)
+                _LOG.info("hubdist: what %s holds now is not known: %s", before.redacted, error)
             else:
                 self._proven.keep(snapshot.manifest, before)
         return snapshot
@@ -166,7 +166,7 @@ class Fetcher:
                 return None
             raise  # after all retries, which the read would make again
 
-    def _read(self, handle: Handle, deadline: Deadline, origin: Origin | None, watcher: Watcher | None) -> Snapshot:
+    def _read(self, handle: Handle, deadline: Deadline, origin: Origin | None, watcher: Feed | None) -> Snapshot:
         if watcher is None:
             with self._store.stage() as stage:
                 (origin or open_origin(handle, self._config, stage.scratch, deadline)).fetch(stage)

@@ -21,7 +21,7 @@ from hubdist.origins.local_changes import Look, look_at
 from hubdist.remote.proven_copies import ProvenCopies
 from hubdist.remote.snapshot_copy import RemoteCopy, list_copy
 from hubdist.report.delivery import PinReport
-from hubdist.resolver.origin_fetch import Fetcher, Watcher
+from hubdist.resolver.origin_fetch import Feed, Fetcher
 from hubdist.shared_cache.best_effort import OptionalCache
 from hubdist.store.pins import LockFile, Pins, check_pin
 from hubdist.store.snapshot import Snapshot
@@ -160,7 +160,7 @@ class Resolver:
         """
         return self._timed(handle, lambda: self._find(handle, self._pinned(handle)))
 
-    def resolve(self, handle: Handle, watcher: Watcher | None = None) -> Resolution:
+    def resolve(self, handle: Handle, watcher: Feed | None = None) -> Resolution:
         """What a handle stands for; read from its origin, verified and published if that is not known yet.
 
         Args:
@@ -204,7 +204,7 @@ class Resolver:
         Raises:
             DigestMismatchError: Another digest is pinned.
         """
-        resolution = Resolution(handle.public, manifest, source)
+        resolution = Resolution(handle.redacted, manifest, source)
         accepted = self._timed(handle, lambda: self._checked(handle, self._pinned(handle), resolution)) or resolution
         self._proven.keep(manifest, copy)
         return accepted
@@ -244,7 +244,7 @@ class Resolver:
                     return snapshot, False
                 return self._fetcher.from_origin(handle, self._directories.get(handle.key), deadline)[0], True
         except HubdistError as error:
-            raise error.placed(handle=handle.public) from error.__cause__
+            raise error.with_context(handle=handle.redacted) from error.__cause__
 
     def last_digest(self, handle: Handle) -> Digest | None:
         """What a handle stood for when this store was last asked; it may stand for something else by now."""
@@ -262,7 +262,7 @@ class Resolver:
         try:
             url = direct_url(handle, self._config, ask_hub=wanted)
         except HubdistError as error:
-            _LOG.warning("hubdist: %s cannot be read directly: %s", handle.public, error.what)
+            _LOG.warning("hubdist: %s cannot be read directly: %s", handle.redacted, error.what)
             return None
         if url is not None:
             self._directories[handle.key] = url
@@ -280,7 +280,7 @@ class Resolver:
         try:
             return self._proven.judged(list_copy(url, self._config), manifest.digest)
         except HubdistError as error:
-            _LOG.info("hubdist: %s cannot be listed by the driver's node: %s", handle.public, error)
+            _LOG.info("hubdist: %s cannot be listed by the driver's node: %s", handle.redacted, error)
             return self._proven.find(manifest.digest, url)
 
     def _timed(self, handle: Handle, work: Callable[[], Resolution | None]) -> Resolution | None:
@@ -288,13 +288,13 @@ class Resolver:
         try:
             resolution = work()
         except HubdistError as error:
-            raise error.placed(handle=handle.public) from error.__cause__
+            raise error.with_context(handle=handle.redacted) from error.__cause__
         if resolution is None:
             return None
         resolution = replace(resolution, seconds=time.monotonic() - begin)
         _LOG.info(
             "hubdist: %s is %s, %d bytes from the %s in %.2f s",
-            handle.public,
+            handle.redacted,
             resolution.digest,
             resolution.manifest.total_bytes,
             resolution.source,
@@ -302,7 +302,7 @@ class Resolver:
         )
         return resolution
 
-    def _resolve(self, handle: Handle, watcher: Watcher | None, deadline: Deadline) -> Resolution:
+    def _resolve(self, handle: Handle, watcher: Feed | None, deadline: Deadline) -> Resolution:
         pinned = self._pinned(handle)
         found = self._find(handle, pinned)
         if found is not None:
@@ -310,9 +310,7 @@ class Resolver:
         with self._store.lock(f"resolve-{handle.key}", deadline.remaining_s()):
             return self._find(handle, pinned) or self._take_turn(handle, pinned, watcher, deadline)
 
-    def _take_turn(
-        self, handle: Handle, pinned: Digest | None, watcher: Watcher | None, deadline: Deadline
-    ) -> Resolution:
+    def _take_turn(self, handle: Handle, pinned: Digest | None, watcher: Feed | None, deadline: Deadline) -> Resolution:
         """Read the origin; if another cluster does so for the same shared cache, wait and take what it filled in."""
         if pinned is None and not _is_immutable(handle):  # what another cluster read may be old
             return self._read(handle, pinned, watcher, deadline)
@@ -320,12 +318,14 @@ class Resolver:
             return found or self._read(handle, pinned, watcher, deadline)
 
     def _read(
-        self, handle: Handle, pinned: Digest | None, watcher: Watcher | None, deadline: Deadline, *, anew: bool = False
+        self, handle: Handle, pinned: Digest | None, watcher: Feed | None, deadline: Deadline, *, anew: bool = False
     ) -> Resolution:
         seen, directory = look_at(handle), self._directories.get(handle.key)
         snapshot, source = self._fetcher.from_origin(handle, directory, deadline, watcher, anew=anew)
         with snapshot:
-            resolution = self._checked(handle, pinned, Resolution(handle.public, snapshot.manifest, source, seen=seen))
+            resolution = self._checked(
+                handle, pinned, Resolution(handle.redacted, snapshot.manifest, source, seen=seen)
+            )
             return replace(resolution, shared=self._cache.share(snapshot, handle))
 
     def _find(self, handle: Handle, pinned: Digest | None) -> Resolution | None:
@@ -359,8 +359,8 @@ class Resolver:
         shared = self._cache.find(digest)
         if manifest is not None:
             copy = None if shared is None else replace(shared.copy, unproven=False)  # for nodes get this manifest
-            return Resolution(handle.public, manifest, "store", copy)
-        return None if shared is None else Resolution(handle.public, shared.manifest, "shared cache", shared.copy)
+            return Resolution(handle.redacted, manifest, "store", copy)
+        return None if shared is None else Resolution(handle.redacted, shared.manifest, "shared cache", shared.copy)
 
     def _checked(self, handle: Handle, pinned: Digest | None, resolution: Resolution) -> Resolution:
         """Compare with the pins, and note the digest for later jobs."""

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
 
-from hubdist.delivery.routes import Evidence, Finding, Route, order_routes
+from hubdist.delivery.routes import Evidence, ProbeResult, Route, order_routes
 from hubdist.model.manifest import Manifest
 from hubdist.remote.snapshot_copy import RemoteCopy
 
 
 @dataclass(frozen=True, slots=True)
-class Access:
+class ReadSources:
     """How a process can read a model by itself, without its node's store.
 
     Attributes:
@@ -26,6 +26,6 @@ class Access:
     @classmethod
     def ordered(cls, manifest: Manifest, copies: Mapping[Route, RemoteCopy], wanted: Route | None) -> Self:
         """In the order of `routes.order_routes`. Nothing is probed: the process finds out by trying."""
-        tried = {route: Finding(usable=True, why="it is tried") for route in copies}
+        tried = {route: ProbeResult(usable=True, why="it is tried") for route in copies}
         order = order_routes(Evidence(wanted, shared=tried.get(Route.SHARED), direct=tried.get(Route.DIRECT)))
         return cls(manifest, tuple((choice.route, copies.get(choice.route)) for choice in order.choices))

@@ -67,7 +67,7 @@ class SharedCache:
         self._url = url.rstrip("/")
         self._config = config
         self._read_only = read_only
-        self.public = redact_url(self._url)
+        self.redacted = redact_url(self._url)
 
     def find(self, digest: Digest) -> SharedSnapshot | None:
         """The snapshot with this digest, or None; a damaged one is no hit, and is logged.
@@ -137,7 +137,7 @@ class SharedCache:
         """
         if self._read_only:
             raise AccessDeniedError(
-                f"the shared cache {self.public} is read-only here",
+                f"the shared cache {self.redacted} is read-only here",
                 advice="Fill it from a cluster that may write, or unset shared_cache_read_only.",
             )
         with open_tree(self._url, self._config) as tree:
@@ -212,7 +212,7 @@ def _pointer(handle: Handle) -> str:
 def _write_pointer(tree: Tree, handle: Handle | None, digest: Digest) -> None:
     if handle is None:
         return
-    data = json.dumps({"hubdist_handle": 1, "handle": handle.public, "digest": str(digest)}, indent=1).encode()
+    data = json.dumps({"hubdist_handle": 1, "handle": handle.redacted, "digest": str(digest)}, indent=1).encode()
     if tree.load(_pointer(handle)) != data:
         tree.write(_pointer(handle), data)
 
@@ -223,7 +223,7 @@ def _write_record(manifest: Manifest, files: Mapping[str, StoredFile]) -> bytes:
     return json.dumps(document, indent=1, ensure_ascii=False).encode()
 
 
-def _read_record(data: bytes, digest: Digest, public: str) -> tuple[Manifest, dict[str, StoredFile]]:
+def _read_record(data: bytes, digest: Digest, redacted: str) -> tuple[Manifest, dict[str, StoredFile]]:
     """The manifest of a record, and its files as they must be listed."""
     try:
         document = json.loads(data)
@@ -233,9 +233,9 @@ def _read_record(data: bytes, digest: Digest, public: str) -> tuple[Manifest, di
         versions = document["versions"]
         files = {entry.path: StoredFile(entry.size, str(versions[entry.path])) for entry in manifest.entries}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise IntegrityError(f"{public} is no record of a snapshot: {error}") from None
+        raise IntegrityError(f"{redacted} is no record of a snapshot: {error}") from None
     if manifest.digest != digest:
-        raise IntegrityError(f"{public} is the record of {manifest.digest} instead of {digest}")
+        raise IntegrityError(f"{redacted} is the record of {manifest.digest} instead of {digest}")
     return manifest, files
 
 

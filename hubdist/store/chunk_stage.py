@@ -15,7 +15,7 @@ from hubdist.model.paths import check_entry_path
 from hubdist.store.snapshot import FILES
 from hubdist.store.stage import StageDirectory, check_whole, sync_files, write_all
 from hubdist.system.disk import disk_errors, read_range
-from hubdist.system.disk_space import Room
+from hubdist.system.disk_space import SpaceBudget
 
 _COMING = "coming"
 """Where files lie under their numbers until the manifest names them; beside the model's directory, never in it."""
@@ -40,7 +40,7 @@ class _ComingFile:
     end: int = 0
 
 
-class GrowingStage(StageDirectory):
+class ChunkStage(StageDirectory):
     """Takes chunks in any order, from any thread; files have numbers until `close` says what they are.
 
     Every chunk is checked before it is written. The stage remembers which digest each block was written with, so
@@ -55,7 +55,7 @@ class GrowingStage(StageDirectory):
     def __init__(self, parent: Path, *, expected_bytes: int | None = None, max_bytes: int | None = None) -> None:
         super().__init__(parent, FILES, _COMING)
         self._expected_bytes = expected_bytes
-        self._room = Room(parent, max_bytes)
+        self._room = SpaceBudget(parent, max_bytes)
         self._claimed = 0
         self._changed = threading.Condition()
         """Guards everything below, and the place of each file; never held while data is read or written."""
@@ -261,7 +261,7 @@ class GrowingStage(StageDirectory):
             file.place = f"{FILES}/{path}"
 
 
-class FilledStage(GrowingStage):
+class FilledStage(ChunkStage):
     """A stage for a known manifest, filled chunk by chunk in any order, from any thread.
 
     Args:
@@ -278,7 +278,7 @@ class FilledStage(GrowingStage):
         self._unproven = unproven
 
     def write_chunk(self, chunk: Chunk | ProvenChunk, data: memoryview) -> None:
-        """As `GrowingStage.write_chunk`; a plain chunk is one of the manifest's."""
+        """As `ChunkStage.write_chunk`; a plain chunk is one of the manifest's."""
         super().write_chunk(prove(self._known, chunk) if isinstance(chunk, Chunk) else chunk, data)
 
     def finish(self) -> Manifest:

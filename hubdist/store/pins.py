@@ -116,7 +116,7 @@ class LockFile:
         if self._agrees(self._read(), handle, digest):
             return
         if self._frozen:
-            raise NotPinnedError(f"{self._path} has no pin for this handle", handle=handle.public)
+            raise NotPinnedError(f"{self._path} has no pin for this handle", handle=handle.redacted)
         with disk_errors(self._path, setting="lock_file"):
             self._path.parent.mkdir(parents=True, exist_ok=True)
             path = self._path.resolve()  # where a link leads, for it shall stay a link
@@ -186,7 +186,7 @@ def check_pin(handle: Handle, pinned: Digest, found: Digest, where: str) -> None
             f"the origin's bytes are not the ones that {where} pins",
             expected=str(pinned),
             actual=str(found),
-            handle=handle.public,
+            handle=handle.redacted,
             advice="If the change is wanted, remove the pin.",
         )
 

@@ -1,7 +1,7 @@
 """Stages: where a snapshot's files are written under a temporary name before they are published.
 
-A stage is a fresh directory that only its maker writes to. `Stage` takes what comes from an origin, file after file in
-order; `growing.GrowingStage` and `growing.FilledStage` take chunks in any order.
+A stage is a fresh directory that only its maker writes to. `StreamStage` takes what comes from an origin, file after file
+in order; `ChunkStage` and `FilledStage` of `chunk_stage` take chunks in any order.
 Every file is made with O_EXCL and O_NOFOLLOW below the stage's directory and is on disk (fsync) when it is finished.
 """
 
@@ -22,7 +22,7 @@ from hubdist.model.paths import PathSet
 from hubdist.store.holds import IN_USE, HeldDirectory
 from hubdist.store.snapshot import FILES
 from hubdist.system.disk import disk_errors, remove_tree, sync_directory
-from hubdist.system.disk_space import Room, Scratch
+from hubdist.system.disk_space import Scratch, SpaceBudget
 
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -50,7 +50,7 @@ class StageDirectory(HeldDirectory):
             (self.path / folder).mkdir(mode=0o700, exist_ok=True)
 
 
-class Stage(StageDirectory):
+class StreamStage(StageDirectory):
     """A `FileSink` that writes one model to disk, digests it on the way and refuses what does not fit.
 
     Args:
@@ -77,7 +77,7 @@ class Stage(StageDirectory):
         self._begun: list[str] = []
         self._paths = PathSet()
         self._entries: dict[str, Entry] = {}
-        self._room = Room(parent, max_bytes)
+        self._room = SpaceBudget(parent, max_bytes)
         self.scratch = Scratch(self.path, self._room)
 
     @contextlib.contextmanager
@@ -159,7 +159,9 @@ class Stage(StageDirectory):
 
 
 class _StagedFile:
-    def __init__(self, handle: int, digester: EntryDigester, stage: Stage, ordinal: int, room: Room) -> None:
+    def __init__(
+        self, handle: int, digester: EntryDigester, stage: StreamStage, ordinal: int, room: SpaceBudget
+    ) -> None:
         self._handle = handle
         self._digester = digester
         self._stage = stage

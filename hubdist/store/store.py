@@ -34,12 +34,12 @@ from hubdist.errors import (
 )
 from hubdist.model.manifest import BLOCK_BYTES, Digest, EntryDigester, Manifest, ProvenChunk
 from hubdist.model.savedmodel import check_checkpoint
-from hubdist.store.chunk_stage import FilledStage, GrowingStage
+from hubdist.store.chunk_stage import ChunkStage, FilledStage
 from hubdist.store.eviction import Eviction, Removal, ReplacedError
 from hubdist.store.holds import IN_USE
 from hubdist.store.snapshot import FILES, MANIFEST, Snapshot, check_snapshot
 from hubdist.store.snapshot_directory import Home
-from hubdist.store.stage import Stage, sync_directories
+from hubdist.store.stage import StreamStage, sync_directories
 from hubdist.store.turns import take_turn
 from hubdist.system.disk import (
     children,
@@ -170,11 +170,13 @@ class Store:
                 _LOG.warning("hubdist: snapshot %s in %s is damaged: %s", digest, self.root, error)
                 return None
 
-    def stage(self, *, watch: Callable[[ProvenChunk], None] | None = None, chunk_bytes: int = BLOCK_BYTES) -> Stage:
-        """A stage for files from an origin; use as a context manager. For the arguments see `Stage`."""
+    def stage(
+        self, *, watch: Callable[[ProvenChunk], None] | None = None, chunk_bytes: int = BLOCK_BYTES
+    ) -> StreamStage:
+        """A stage for files from an origin; use as a context manager. For the arguments see `StreamStage`."""
         self._check_writable()
         self.sweep()
-        return Stage(self._staging, max_bytes=self._max_bytes, watch=watch, chunk_bytes=chunk_bytes)
+        return StreamStage(self._staging, max_bytes=self._max_bytes, watch=watch, chunk_bytes=chunk_bytes)
 
     def staged_files(self, name: str) -> Path:
         """The directory of the files of a running stage.
@@ -186,7 +188,7 @@ class Store:
             raise IntegrityError(f"{name!r} is no name of a stage")
         return self._staging / name / FILES
 
-    def stage_growing(self, expected_bytes: int | None) -> GrowingStage:
+    def stage_growing(self, expected_bytes: int | None) -> ChunkStage:
         """A stage for chunks of a model whose manifest comes later; use as a context manager.
 
         Args:
@@ -199,7 +201,7 @@ class Store:
         self.sweep()
         if expected_bytes is not None:
             self._make_room(expected_bytes)
-        return GrowingStage(self._staging, expected_bytes=expected_bytes, max_bytes=self._max_bytes)
+        return ChunkStage(self._staging, expected_bytes=expected_bytes, max_bytes=self._max_bytes)
 
     def stage_manifest(self, manifest: Manifest, *, unproven: bool = False) -> FilledStage:
         """A stage for the chunks of a known manifest; use as a context manager.
@@ -216,7 +218,7 @@ class Store:
         self._make_room(manifest.total_bytes)
         return FilledStage(self._staging, manifest, unproven=unproven)
 
-    def publish(self, stage: Stage | GrowingStage) -> Snapshot:
+    def publish(self, stage: StreamStage | ChunkStage) -> Snapshot:
         """Move a stage to its place under its digest. If another process was faster, its snapshot is returned.
 
         Raises:
@@ -247,7 +249,7 @@ class Store:
             advice="Remove it.",
         )
 
-    def _complete(self, stage: Stage | GrowingStage, manifest: Manifest) -> None:
+    def _complete(self, stage: StreamStage | ChunkStage, manifest: Manifest) -> None:
         """Make a stage what a snapshot is, and durable."""
         try:
             mode = mode_below(self.root)
@@ -266,7 +268,7 @@ class Store:
                 advice="Load it again, and keep whatever clears that directory away from it.",
             )
 
-    def _appear(self, stage: Stage | GrowingStage, home: Path) -> bool:
+    def _appear(self, stage: StreamStage | ChunkStage, home: Path) -> bool:
         """Give a complete stage its place by one rename; False if something is there.
 
         The lock that its maker has on it is the lock of one who uses the snapshot, so it is never without.

@@ -31,16 +31,16 @@ class Deadline:
         """The shorter one of a time and of what is left; never 0, which some libraries take for no limit."""
         return max(_LEAST_S, min(timeout_s, self.remaining_s()))
 
-    def check(self, public: str) -> None:
+    def check(self, redacted: str) -> None:
         """Raise if it is over.
 
         Args:
-            public: What is read, for the error.
+            redacted: What is read, for the error.
 
         Raises:
             TransferTimeoutError: It is over.
         """
         if self.remaining_s() <= 0:
             raise TransferTimeoutError(
-                f"{public} was not read within {self.timeout_s:g} s", advice="Raise timeout_s if the origin is slow."
+                f"{redacted} was not read within {self.timeout_s:g} s", advice="Raise timeout_s if the origin is slow."
             )

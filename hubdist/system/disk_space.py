@@ -14,7 +14,7 @@ _RESERVE_BYTES = 64 << 20
 """Free space that a stage leaves to others; a twentieth of what is free if that is less."""
 
 
-class Room:
+class SpaceBudget:
     """Counts what is written, against a limit.
 
     A model and what it is unpacked from lie on the disk at the same time, so both count together against its free
@@ -73,7 +73,7 @@ class Scratch:
         room: What counts the bytes.
     """
 
-    def __init__(self, path: Path, room: Room) -> None:
+    def __init__(self, path: Path, room: SpaceBudget) -> None:
         self.path = path
         self._room = room
         self._counted = 0
@@ -115,7 +115,7 @@ class ScratchFile:
         size: Bytes that were written.
     """
 
-    def __init__(self, file: BinaryIO, path: Path, room: Room) -> None:
+    def __init__(self, file: BinaryIO, path: Path, room: SpaceBudget) -> None:
         self.file = file
         self.size = 0
         self._path = path

@@ -82,12 +82,12 @@ def fault_of(error: BaseException) -> Fault:
     return own
 
 
-def own_error(error: Exception, public: str, verb: str = "read") -> HubdistError:
+def own_error(error: Exception, redacted: str, verb: str = "read") -> HubdistError:
     """What to raise instead of an exception; outside of its `except` block, or it stays in the chain.
 
     Args:
         error: Of a library, of a user's function, or hubdist's own, which comes back without its causes.
-        public: What the work was about, without secrets.
+        redacted: What the work was about, without secrets.
         verb: What was tried, as a participle.
     """
     if isinstance(error, HubdistError):
@@ -96,30 +96,30 @@ def own_error(error: Exception, public: str, verb: str = "read") -> HubdistError
     fault = fault_of(error)
     if fault is Fault.OTHER and _LOG.isEnabledFor(logging.DEBUG):
         frames = "".join(traceback.format_tb(error.__traceback__))  # lines of programs, and no values
-        _LOG.debug("hubdist: %s at %s came from\n%s", type(error).__name__, public, frames)
-    return _in_words(error, fault, public, verb)
+        _LOG.debug("hubdist: %s at %s came from\n%s", type(error).__name__, redacted, frames)
+    return _in_words(error, fault, redacted, verb)
 
 
-def _in_words(error: Exception, fault: Fault, public: str, verb: str) -> HubdistError:
+def _in_words(error: Exception, fault: Fault, redacted: str, verb: str) -> HubdistError:
     name = type(error).__name__
     if fault is Fault.FULL:
         return StoreFullError(
-            f"a disk of this node was full while {public} was {verb}",
+            f"a disk of this node was full while {redacted} was {verb}",
             need_bytes=0,
             free_bytes=0,
             advice="Free space where the store and temporary files are.",
         )
     kind, what, advice = {
-        Fault.MISSING: (ModelNotFoundError, f"there is nothing at {public}", None),
+        Fault.MISSING: (ModelNotFoundError, f"there is nothing at {redacted}", None),
         Fault.DENIED: (
             AccessDeniedError,
-            f"{public} may not be {verb} ({name})",
+            f"{redacted} may not be {verb} ({name})",
             "Give this node credentials for this storage.",
         ),
-        Fault.LATE: (TransferTimeoutError, f"{public} gave nothing in time ({name})", None),
-        Fault.DAMAGED: (IntegrityError, f"{public} is damaged or incomplete ({name})", None),
-        Fault.INTERRUPTED: (OriginError, f"{public} cannot be {verb}: {name}", None),
-    }.get(fault, (OriginError, f"{public} cannot be {verb}: {name}", _place_of(error)))
+        Fault.LATE: (TransferTimeoutError, f"{redacted} gave nothing in time ({name})", None),
+        Fault.DAMAGED: (IntegrityError, f"{redacted} is damaged or incomplete ({name})", None),
+        Fault.INTERRUPTED: (OriginError, f"{redacted} cannot be {verb}: {name}", None),
+    }.get(fault, (OriginError, f"{redacted} cannot be {verb}: {name}", _place_of(error)))
     return kind(what, advice=advice)
 
 
@@ -128,12 +128,12 @@ def words_of(error: OSError) -> str:
     return os.strerror(error.errno) if error.errno else type(error).__name__
 
 
-def call_foreign(work: Callable[[], _T], public: str, verb: str = "read") -> _T:
+def call_foreign(work: Callable[[], _T], redacted: str, verb: str = "read") -> _T:
     """Do a work that calls foreign code.
 
     Args:
         work: What to do.
-        public: What it is about, without secrets.
+        redacted: What it is about, without secrets.
         verb: What it does, as a participle.
 
     Raises:
@@ -142,15 +142,15 @@ def call_foreign(work: Callable[[], _T], public: str, verb: str = "read") -> _T:
     try:
         return work()
     except Exception as error:  # noqa: BLE001 - the boundary: foreign code may raise anything
-        failure = own_error(error, public, verb)
+        failure = own_error(error, redacted, verb)
     raise failure  # outside of `except`, so that the other exception is not in the chain
 
 
-def iterate_foreign(items: Iterator[_T], public: str, verb: str = "read") -> Iterator[_T]:
+def iterate_foreign(items: Iterator[_T], redacted: str, verb: str = "read") -> Iterator[_T]:
     """Go through an iterator of foreign code; raises as `call_foreign`."""
     end = object()
     try:
-        while (item := call_foreign(lambda: next(items, end), public, verb)) is not end:
+        while (item := call_foreign(lambda: next(items, end), redacted, verb)) is not end:
             yield item  # type: ignore[misc]  # only the end is no item
     finally:
         close = getattr(items, "close", None)

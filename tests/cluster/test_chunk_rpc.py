@@ -12,7 +12,7 @@ import ray
 from ray._private.internal_api import node_stats
 
 from hubdist.cluster.actors import make_agent
-from hubdist.cluster.agent.chunk_rpc import PART_BYTES, Sender, SenderLostError, as_results, pickle_agent
+from hubdist.cluster.agent.chunk_rpc import PART_BYTES, Sender, SenderLostError, pickle_agent, split_into_results
 from hubdist.cluster.calls import stop_actor
 from hubdist.cluster.nodes import alive_nodes
 from hubdist.config.schema import Config
@@ -141,7 +141,7 @@ def test_a_sender_that_is_gone_is_named_as_such_and_soon(pair: Pair) -> None:
 @pytest.mark.parametrize("size", [0, 1, 96 << 10, (96 << 10) + 1, 1 << 20])
 def test_results_are_at_least_two_and_small(size: int) -> None:
     data = os.urandom(size)
-    results = as_results(memoryview(data))
+    results = split_into_results(memoryview(data))
     assert b"".join(results) == data
     assert len(results) >= 2
     assert max(map(len, results)) < 100 << 10

@@ -296,8 +296,8 @@ def test_configured_models_travel_at_once_and_their_secrets_stay_inside(
     cluster: RayCluster, hub: LoopbackHub, plain_model: Path
 ) -> None:
     hubdist.shutdown()
-    public = hub.add_model("acme/secret/1", plain_model)
-    handle = public.replace("http://", "http://user:canary-one@") + "?signature=canary-two"
+    redacted = hub.add_model("acme/secret/1", plain_model)
+    handle = redacted.replace("http://", "http://user:canary-one@") + "?signature=canary-two"
     hubdist.init(store=cluster.store, models=[{"handle": handle}])
     deadline = time.monotonic() + 60
     while len(hubdist.status().deliveries) < 3:

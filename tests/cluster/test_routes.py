@@ -343,8 +343,8 @@ def test_no_secret_of_a_handle_leaves_the_drivers_side(
     from ray._private.state import actors, jobs
 
     files = model_files(request)
-    public = hub.add_model("m/1", files)
-    handle = public.replace("http://", "http://user:canary-one@") + "?signature=canary-two"
+    redacted = hub.add_model("m/1", files)
+    handle = redacted.replace("http://", "http://user:canary-one@") + "?signature=canary-two"
     prefix = unique(request)
     hubdist.init(store=cluster.store, shared_cache=f"gs://models/{prefix}")
     said = str(hubdist.plan(handle)) + str(hubdist.prefetch(handle)) + str(hubdist.plan(handle))
@@ -359,7 +359,7 @@ def test_no_secret_of_a_handle_leaves_the_drivers_side(
     assert "***" in said
     assert any(name.startswith(f"models/{prefix}/snapshots/") for name in names)
     assert "canary" not in said
-    missing = public.replace("http://", "http://user:canary-one@") + "/missing?signature=canary-two"
+    missing = redacted.replace("http://", "http://user:canary-one@") + "/missing?signature=canary-two"
     with pytest.raises(hubdist.HubdistError) as caught:
         hubdist.resolve(missing, route="direct")
     assert "canary" not in f"{caught.value!s} {caught.value!r}"

@@ -39,7 +39,7 @@ from hubdist.origins.http.connections import CheckedAdapter
 from hubdist.remote import Tree, open_tree, retry
 from hubdist.system import threads
 from hubdist.system.deadline import Deadline
-from hubdist.system.disk_space import Room, Scratch
+from hubdist.system.disk_space import Scratch, SpaceBudget
 from hubdist.system.foreign import Fault, call_foreign, fault_of
 from hubdist.testing.hub import LoopbackHub
 from hubdist.testing.memory import MemorySink, MemorySource
@@ -585,7 +585,7 @@ def test_closing_ends_calls_that_wait(gate: threading.Event) -> None:
 
 
 def test_what_lies_beside_a_model_counts(tmp_path: Path) -> None:
-    room = Room(tmp_path, 1000)
+    room = SpaceBudget(tmp_path, 1000)
     scratch = Scratch(tmp_path, room)
     with scratch.open_file("spool") as spooled:
         spooled.write(b"x" * 900)
@@ -600,7 +600,7 @@ def test_what_lies_beside_a_model_counts(tmp_path: Path) -> None:
 
 def test_a_model_and_what_lies_beside_it_share_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hubdist.system.disk_space.free_bytes", lambda _: 1000)
-    room = Room(tmp_path, None)
+    room = SpaceBudget(tmp_path, None)
     room.claim_beside(500)
     with pytest.raises(errors.StoreFullError, match="its disk has free"):
         room.claim(500)

@@ -24,7 +24,7 @@ from hubdist.model.manifest import Chunk, EntryDigester, Manifest, cut_chunks
 from hubdist.origins import open_origin
 from hubdist.remote import Tree, gcs_contents, inflated_copies, open_tree
 from hubdist.remote.compressed_objects import Inflated, KnownSizes
-from hubdist.remote.gcs_client import PlainObjects
+from hubdist.remote.gcs_client import GcsClient
 from hubdist.remote.snapshot_copy import CopyReader, RemoteCopy, check_copy, copy_remote, list_copy, probe
 from hubdist.shared_cache.cache import SharedCache
 from hubdist.store.store import Store
@@ -227,9 +227,9 @@ def test_ranges_are_those_of_the_content(
     data = gzip.compress(DATA, 1) if stored in ("gzip", "no-transform") else DATA
     server.put(BUCKET, f"{folder}/file", data, encoding="" if stored == "plain" else "gzip")
     if stored == "no-transform":  # the server then never inflates, as if all requests accepted gzip
-        get = PlainObjects._get
+        get = GcsClient._get
         monkeypatch.setattr(
-            PlainObjects,
+            GcsClient,
             "_get",
             lambda self, path, version, headers: get(self, path, version, {**headers, "Accept-Encoding": "gzip"}),
         )
@@ -335,8 +335,8 @@ def test_a_disk_without_room_for_a_copy_is_told_with_what_to_do(
     server: FakeGcs, tree: Tree, folder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.put_gzipped(BUCKET, folder, {"file": bytes(10 << 20)})
-    room = inflated_copies.Room
-    monkeypatch.setattr(inflated_copies, "Room", lambda parent, _: room(parent, 5 << 20))
+    room = inflated_copies.SpaceBudget
+    monkeypatch.setattr(inflated_copies, "SpaceBudget", lambda parent, _: room(parent, 5 << 20))
     assert tree.listing()["file"].size == 10 << 20  # which needs no copy
     with pytest.raises(errors.StoreFullError, match=f"{folder}/file.*TMPDIR"):
         tree.read("file", 0, 1)

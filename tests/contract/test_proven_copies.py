@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from hubdist.client.local import Embedded
+from hubdist.client.local import LocalBackend
 from hubdist.client.read_modes import Reader
 from hubdist.cluster.agent.agent import NodeAgent
 from hubdist.cluster.coordinator.job_pins import DirectRead, JobPins
@@ -29,7 +29,7 @@ from hubdist.remote import StoredFile
 from hubdist.remote.proven_copies import ProvenCopies
 from hubdist.remote.snapshot_copy import RemoteCopy, copy_remote, list_copy
 from hubdist.resolver.resolver import Resolver
-from hubdist.resolver.values import Access
+from hubdist.resolver.values import ReadSources
 from hubdist.store.store import Store
 from hubdist.testing.hub import LoopbackHub
 from tests.support.gcs import FakeGcs, fake_gcs, gcs_environment
@@ -292,8 +292,8 @@ def no_chunks(manifest: Manifest, chunk: Chunk) -> Any:
     raise AssertionError((manifest, chunk))
 
 
-def access(copy: RemoteCopy, files: dict[str, bytes]) -> Access:
-    return Access.ordered(manifest_of(files), {Route.DIRECT: copy}, None)
+def access(copy: RemoteCopy, files: dict[str, bytes]) -> ReadSources:
+    return ReadSources.ordered(manifest_of(files), {Route.DIRECT: copy}, None)
 
 
 def opened(place: InPlace) -> dict[str, bytes]:
@@ -350,14 +350,14 @@ def test_what_changes_while_it_is_opened_is_not_taken(tmp_path: Path) -> None:
 
 def test_without_a_place_it_is_an_error() -> None:
     with pytest.raises(ConfigError, match="this model has none"):
-        Reader(CONFIG, no_chunks, lambda: True).in_place(Access(manifest_of(OLD), ((Route.DRIVER, None),)), opened)
+        Reader(CONFIG, no_chunks, lambda: True).in_place(ReadSources(manifest_of(OLD), ((Route.DRIVER, None),)), opened)
 
 
 def test_a_frozen_job_without_ray_opens_the_pinned_model_or_nothing(tmp_path: Path) -> None:
     model = write_model(tmp_path / "model", OLD)
     settings = {"store": str(tmp_path / "store"), "lock_file": str(tmp_path / "hubdist.lock")}
     for frozen in (False, True):
-        way = Embedded(Config(**settings, frozen=frozen), tmp_path)
+        way = LocalBackend(Config(**settings, frozen=frozen), tmp_path)
         pin = way.resolve(str(model), None, None)
         reader = Reader(CONFIG, way.read, lambda: True)
         assert reader.in_place(way.access(pin, None), opened) == (None if frozen else OLD)

@@ -446,4 +446,4 @@ def test_the_record_says_what_it_is(place: Place, tmp_path: Path, digest: Digest
     assert record["hubdist_record"] == 1
     assert record["versions"].keys() == FILES.keys()
     pointer = json.loads(place.files()[f"handles/{HANDLE.key}.json"])
-    assert pointer == {"hubdist_handle": 1, "handle": HANDLE.public, "digest": str(digest)}
+    assert pointer == {"hubdist_handle": 1, "handle": HANDLE.redacted, "digest": str(digest)}

@@ -319,7 +319,7 @@ def test_a_probe_ends_in_time(server: FakeGcs) -> None:
 
 def test_errors_hide_secrets(tmp_path: Path) -> None:
     copy = RemoteCopy("gs://user:secret@bucket/model", {})
-    assert "secret" not in copy.public
+    assert "secret" not in copy.redacted
 
 
 def test_large_objects_are_not_read_for_an_error(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -190,12 +190,12 @@ def test_a_read_is_tried_again(server: FakeGcs) -> None:
 
 
 def test_a_server_that_ignores_ranges_is_refused(server: FakeGcs, monkeypatch: pytest.MonkeyPatch) -> None:
-    from hubdist.remote.gcs_client import PlainObjects
+    from hubdist.remote.gcs_client import GcsClient
 
     place = GcsPlace(server, BUCKET, "ignored")
     place.put("file", b"content")
-    get = PlainObjects._get
-    monkeypatch.setattr(PlainObjects, "_get", lambda self, path, version, headers: get(self, path, version, {}))
+    get = GcsClient._get
+    monkeypatch.setattr(GcsClient, "_get", lambda self, path, version, headers: get(self, path, version, {}))
     with open_tree(place.url, CONFIG) as tree, pytest.raises(errors.OriginError, match="ignored/file"):
         tree.read("file", 0, 3)
 

@@ -12,7 +12,7 @@ from hubdist.delivery import (
     ChunksAdded,
     Closed,
     Command,
-    Delivery,
+    DeliveryPlan,
     Event,
     Fetch,
     Finish,
@@ -75,7 +75,7 @@ class World:
         self.later = deque(tuple(more) for more in later)
         self.is_place = is_place
         self.liars = liars
-        self.plan = Delivery(
+        self.plan = DeliveryPlan(
             sizes,
             source=SOURCE,
             nodes=nodes,

@@ -17,7 +17,7 @@ import pytest
 from hubdist.cluster.agent import chunk_exchange, chunk_rpc
 from hubdist.cluster.agent.agent import NodeAgent
 from hubdist.cluster.coordinator import agent_pool, delivery_run, liveness, origin_feed, running, store_groups
-from hubdist.cluster.coordinator.agent_pool import Agents
+from hubdist.cluster.coordinator.agent_pool import AgentPool
 from hubdist.cluster.nodes import Node
 from hubdist.config.schema import Config
 from hubdist.errors import HubdistError
@@ -120,7 +120,7 @@ class FakeNodes:
         self.before: dict[str, Callable[[str, tuple[Any, ...]], None]] = defaultdict(lambda: lambda *_: None)
         self.after = self.before.copy()
         self.calls: Counter[tuple[str, str]] = Counter()
-        self.agents = Agents(self.config, lambda config, node: FakeActor(self, config, node))
+        self.agents = AgentPool(self.config, lambda config, node: FakeActor(self, config, node))
         self.threads: list[threading.Thread] = []
         self.ended = False
         self._running = {name: threading.Event() for name in self.nodes}

@@ -8,13 +8,13 @@ from pathlib import Path
 
 from hubdist.errors import StoreError
 from hubdist.model.manifest import Digest, EntryDigester, Manifest, cut_chunks
-from hubdist.store.stage import Stage
+from hubdist.store.stage import StreamStage
 from hubdist.store.store import Store
 
 FILES = {"saved_model.pb": b"graph" * 500, "assets/words.txt": b"one\ntwo\n"}
 
 
-def fill(stage: Stage) -> None:
+def fill(stage: StreamStage) -> None:
     """Write the model as an origin would."""
     for path, data in FILES.items():
         with stage.open_file(path) as writer:

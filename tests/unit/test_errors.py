@@ -85,14 +85,14 @@ def test_every_error_can_be_copied_and_placed(kind: type[HubdistError]) -> None:
     error = make(kind)
     assert fields(copy.copy(error)) == fields(error)
     error.handle = error.node = None
-    placed = error.placed(handle="gs://b/m", node="n1")
-    assert (placed.handle, placed.node, type(placed)) == ("gs://b/m", "n1", kind)
+    with_context = error.with_context(handle="gs://b/m", node="n1")
+    assert (with_context.handle, with_context.node, type(with_context)) == ("gs://b/m", "n1", kind)
     assert (error.handle, error.node) == (None, None)
 
 
 def test_placing_keeps_what_is_known() -> None:
-    placed = make(PeerError).placed(handle="other", node="other")
-    assert (placed.handle, placed.node) == ("https://h/m", "10.0.0.7")
+    with_context = make(PeerError).with_context(handle="other", node="other")
+    assert (with_context.handle, with_context.node) == ("https://h/m", "10.0.0.7")
 
 
 def test_a_message_does_not_name_the_handle_twice() -> None:

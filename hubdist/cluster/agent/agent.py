@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from hubdist.cluster.agent.chunk_exchange import Exchange
-from hubdist.cluster.agent.chunk_rpc import Sender, as_results
+from hubdist.cluster.agent.chunk_exchange import ChunkExchange
+from hubdist.cluster.agent.chunk_rpc import Sender, split_into_results
 from hubdist.cluster.refresh_marks import grow_mark
 from hubdist.config.schema import Config
 from hubdist.errors import ModelNotFoundError, StoreError
@@ -42,7 +42,7 @@ class NodeAgent:
     def __init__(self, config: Config, node_id: str) -> None:
         self._config = config
         self._node_id = node_id
-        self._exchange = Exchange(lambda: self._store, config)
+        self._exchange = ChunkExchange(lambda: self._store, config)
 
     @functools.cached_property
     def _store(self) -> Store:
@@ -50,38 +50,38 @@ class NodeAgent:
         return Store(self._config.store_root(self._node_id), max_bytes=self._config.max_bytes)
 
     def begin(self, delivery: str, manifest: Manifest | None, place: RemoteCopy | None) -> bool:
-        """See `Exchange.begin`."""
+        """See `ChunkExchange.begin`."""
         return self._exchange.begin(delivery, manifest, place)
 
     def hold(self, delivery: str, digest: Digest, ordinals: Sequence[int]) -> None:
-        """See `Exchange.hold`."""
+        """See `ChunkExchange.hold`."""
         self._exchange.hold(delivery, digest, ordinals)
 
     def give(self, delivery: str, part: ProvenChunk) -> tuple[bytes, ...]:
-        """See `Exchange.give`; the bytes as several results."""
-        return as_results(memoryview(self._exchange.give(delivery, part)))
+        """See `ChunkExchange.give`; the bytes as several results."""
+        return split_into_results(memoryview(self._exchange.give(delivery, part)))
 
     def give_staged(self, stage: str, paths: Sequence[str], part: ProvenChunk) -> tuple[bytes, ...]:
-        """See `Exchange.give_staged`; the bytes as several results."""
-        return as_results(memoryview(self._exchange.give_staged(stage, paths, part)))
+        """See `ChunkExchange.give_staged`; the bytes as several results."""
+        return split_into_results(memoryview(self._exchange.give_staged(stage, paths, part)))
 
     def fetch(self, delivery: str, chunk: ProvenChunk, sender: Sender | None) -> float:
-        """See `Exchange.fetch`."""
+        """See `ChunkExchange.fetch`."""
         return self._exchange.fetch(delivery, chunk, sender)
 
     def give_up(self, delivery: str, agent: bytes) -> None:
-        """See `Exchange.give_up`."""
+        """See `ChunkExchange.give_up`."""
         self._exchange.give_up(delivery, agent)
 
     def answer(self) -> None:
         """Show that this node is alive; called in a thread of its own, however busy the others are."""
 
     def publish(self, delivery: str, manifest: Manifest, ordinals: Sequence[int], unproven: bool) -> None:
-        """See `Exchange.publish`."""
+        """See `ChunkExchange.publish`."""
         self._exchange.publish(delivery, manifest, ordinals, unproven)
 
     def forget(self, delivery: str) -> None:
-        """See `Exchange.forget`."""
+        """See `ChunkExchange.forget`."""
         self._exchange.forget(delivery)
 
     def holds(self, digest: Digest) -> bool:

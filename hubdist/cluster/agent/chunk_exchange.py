@@ -14,7 +14,7 @@ from hubdist.config.schema import Config
 from hubdist.errors import IntegrityError, PeerError
 from hubdist.model.manifest import Digest, Manifest, ProvenChunk
 from hubdist.remote.snapshot_copy import CopyReader, RemoteCopy
-from hubdist.store.chunk_stage import GrowingStage, read_pieces
+from hubdist.store.chunk_stage import ChunkStage, read_pieces
 from hubdist.store.snapshot import Snapshot
 from hubdist.store.store import Store
 
@@ -23,7 +23,7 @@ from hubdist.store.store import Store
 class _Incoming:
     """A stage that is being filled; the lock is held while it turns into a snapshot."""
 
-    stage: GrowingStage
+    stage: ChunkStage
     place: CopyReader | None
     publishing: threading.Lock = field(default_factory=threading.Lock)
 
@@ -45,7 +45,7 @@ class _Awaited:
     given_up: Future[None]
 
 
-class Exchange:
+class ChunkExchange:
     """Receives chunks into stages, and gives chunks of stages and snapshots. Safe for use by several threads.
 
     Args:

@@ -26,7 +26,7 @@ from hubdist.model.manifest import ProvenChunk
 PART_BYTES = 8 << 20
 """Most bytes of one call's results: above 10 MiB Ray uses the object stores."""
 
-GIVING = "giving"
+SEND_GROUP = "giving"
 """The agents' threads for these calls, apart from those that wait for other agents' answers."""
 
 _RESULT_BYTES = 96 << 10
@@ -69,7 +69,7 @@ def _agent(pickled: bytes) -> Any:
     return cloudpickle.loads(pickled)
 
 
-def as_results(data: memoryview) -> tuple[bytes, ...]:
+def split_into_results(data: memoryview) -> tuple[bytes, ...]:
     """Bytes as results of a call."""
     count = _count(len(data))
     return tuple(bytes(data[at * _RESULT_BYTES : (at + 1) * _RESULT_BYTES]) for at in range(count))
@@ -90,7 +90,7 @@ def fetch(sender: Sender, delivery: str, part: ProvenChunk, timeout_s: float) ->
         TransferError: They did not come, or were given up.
     """
     agent, size = _agent(sender.agent), part.chunk.size
-    options = {"num_returns": _count(size), "concurrency_group": GIVING, "enable_task_events": False}
+    options = {"num_returns": _count(size), "concurrency_group": SEND_GROUP, "enable_task_events": False}
     if sender.stage is None:
         results = agent.give.options(**options).remote(delivery, part)
     else:
@@ -107,11 +107,11 @@ def fetch(sender: Sender, delivery: str, part: ProvenChunk, timeout_s: float) ->
     except TimeoutError:
         raise TransferTimeoutError(f"the chunk did not come within {timeout_s:g} s") from None
     except ray.exceptions.RayError as error:
-        raise as_seen_from_afar(translated(error, None)) from error
+        raise sender_error(translated(error, None)) from error
     return bytearray().join(found)
 
 
-def as_seen_from_afar(error: HubdistError) -> HubdistError:
+def sender_error(error: HubdistError) -> HubdistError:
     """The error of a node that should send, for the one that should receive: its own agent and disk are well."""
     if isinstance(error, NodeLostError):
         return SenderLostError("the agent that should send the chunk is gone")

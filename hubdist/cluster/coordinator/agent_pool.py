@@ -23,7 +23,7 @@ AGENT_TRIES = 3
 """How many agents on a living node may be lost before the work is given up."""
 
 
-class Agents:
+class AgentPool:
     """Makes, shares and ends node agents. Owned by the coordinator's event loop.
 
     An agent that stayed would keep its node from scaling down.

@@ -6,16 +6,16 @@ import asyncio
 import functools
 from collections.abc import Callable
 
-from hubdist.cluster.coordinator.progress import Brought
+from hubdist.cluster.coordinator.progress import DeliveryStats
 from hubdist.cluster.coordinator.report_log import pickled, unpickled
 from hubdist.cluster.nodes import Node
 from hubdist.model.manifest import Digest
 from hubdist.report.delivery import NodeReport
 
-_MOST = 10_000
+_MAX_ARRIVALS = 10_000
 """Of reports that are kept until somebody asks for the model on that node; most often nobody does."""
 
-Coming = asyncio.Task[Brought | None]
+Coming = asyncio.Task[DeliveryStats | None]
 
 
 class Arrivals:
@@ -25,7 +25,7 @@ class Arrivals:
         report: Makes and notes the report of a handle's model that came to a node, by the handle without secrets.
     """
 
-    def __init__(self, report: Callable[[str, Digest, Node, Brought], NodeReport]) -> None:
+    def __init__(self, report: Callable[[str, Digest, Node, DeliveryStats], NodeReport]) -> None:
         self._report = report
         self._coming: dict[tuple[Digest, str], Coming] = {}
         self._came: dict[tuple[Digest, str], bytes] = {}
@@ -62,5 +62,5 @@ class Arrivals:
         if brought is None:
             return
         self._came[key] = pickled(self._report(handle, digest, node, brought))
-        if len(self._came) > _MOST:
+        if len(self._came) > _MAX_ARRIVALS:
             del self._came[next(iter(self._came))]

@@ -17,25 +17,25 @@ from typing import Any
 
 from hubdist.cluster.agent.agent import read_chunk
 from hubdist.cluster.calls import stop_this_actor
-from hubdist.cluster.coordinator.agent_pool import START_TIMEOUT_S, Agents
+from hubdist.cluster.coordinator.agent_pool import START_TIMEOUT_S, AgentPool
 from hubdist.cluster.coordinator.job_pins import DirectRead, JobPins, Pinned, Reader
-from hubdist.cluster.coordinator.lifetime import Life, answering
-from hubdist.cluster.coordinator.origin_feed import EarlyDelivery
-from hubdist.cluster.coordinator.probes import Ways
+from hubdist.cluster.coordinator.lifetime import Lifetime, answering
+from hubdist.cluster.coordinator.origin_feed import OriginFeed
+from hubdist.cluster.coordinator.probes import Probes
 from hubdist.cluster.coordinator.report_log import PINS_BYTES, newest
-from hubdist.cluster.coordinator.route_runner import Deliveries
+from hubdist.cluster.coordinator.route_runner import RouteRunner
 from hubdist.cluster.job import Job, Terms
-from hubdist.cluster.job_record import Ledger
+from hubdist.cluster.job_record import JobRecord
 from hubdist.cluster.nodes import Node, alive_nodes, job_is_over
 from hubdist.cluster.refresh_marks import grow_mark
 from hubdist.config.schema import Config, ReadMode, RouteName
-from hubdist.delivery.routes import Evidence, Order, Route, order_routes
+from hubdist.delivery.routes import Evidence, Route, RouteOrder, order_routes
 from hubdist.errors import ConfigError, HubdistError, NotPinnedError
 from hubdist.model.handle import Handle, Kind
 from hubdist.model.manifest import Chunk, Digest, Manifest
 from hubdist.report.delivery import NodePlan, NodeReport, PinReport, Plan, Refreshed, Report, RouteTotal
 from hubdist.resolver.resolver import Pin, Resolver
-from hubdist.resolver.values import Access
+from hubdist.resolver.values import ReadSources
 from hubdist.store.store import Store
 
 _LOG = logging.getLogger(__name__)
@@ -81,10 +81,10 @@ class Coordinator:
         self._job = job
         self._job_id = job_id
         self._node = node
-        self._ledger = Ledger(job_id)
-        self._agents = Agents(job.config, lambda _, node: make_agent(job.config_on(node.id), node))
-        self._life = Life()
-        self._reading: dict[str, EarlyDelivery] = {}
+        self._ledger = JobRecord(job_id)
+        self._agents = AgentPool(job.config, lambda _, node: make_agent(job.config_on(node.id), node))
+        self._life = Lifetime()
+        self._reading: dict[str, OriginFeed] = {}
         """`Handle.key` -> the delivery of a model whose origin is being read."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._first_delivery: asyncio.Task[None] | None = None
@@ -100,8 +100,8 @@ class Coordinator:
         return self._job.whole_config(self._node.id)
 
     @functools.cached_property
-    def _ways(self) -> Ways:
-        return Ways(self._agents, self._config)
+    def _ways(self) -> Probes:
+        return Probes(self._agents, self._config)
 
     @functools.cached_property
     def _pins(self) -> JobPins:
@@ -110,8 +110,8 @@ class Coordinator:
         return JobPins(store, resolver, self._job.scope, self._ledger)
 
     @functools.cached_property
-    def _deliveries(self) -> Deliveries:
-        return Deliveries(self._pins, self._agents, self._ways, self._node, self._config)
+    def _deliveries(self) -> RouteRunner:
+        return RouteRunner(self._pins, self._agents, self._ways, self._node, self._config)
 
     @answering
     async def join(self, handles: list[str]) -> Membership:
@@ -152,7 +152,7 @@ class Coordinator:
         """
         pinned = await self._pin(text, route, node_id, read_mode, terms=terms)
         settings = terms.settings(pinned.handle, self._pins.settings_of(pinned.handle))
-        return Pin(pinned.handle.public, pinned.resolution.digest, settings, pinned.resolution.seen)
+        return Pin(pinned.handle.redacted, pinned.resolution.digest, settings, pinned.resolution.seen)
 
     @answering
     async def refresh(self, text: str, node_id: str, route: RouteName | None) -> Refreshed:
@@ -174,9 +174,9 @@ class Coordinator:
             wanted = self._config.wanted_route(self._pins.settings_of(handle), route)
             before, digest = await self._pins.refresh(handle, wanted, self._reader(wanted, node_id, keep=False))
         except HubdistError as error:
-            raise error.placed(node=self._node.name) from error.__cause__
+            raise error.with_context(node=self._node.name) from error.__cause__
         untold = await self._tell_nodes() if before not in (None, digest) else ()
-        return Refreshed(handle.public, None if before is None else str(before), str(digest), untold)
+        return Refreshed(handle.redacted, None if before is None else str(before), str(digest), untold)
 
     async def _tell_nodes(self) -> tuple[str, ...]:
         """Let every process ask again for what it remembers; returns the nodes that could not be told."""
@@ -210,11 +210,11 @@ class Coordinator:
         return report
 
     @answering
-    async def access(self, pin: Pin, route: RouteName | None) -> Access:
+    async def access(self, pin: Pin, route: RouteName | None) -> ReadSources:
         """How a process can read a pinned model by itself."""
         manifest = await self._pins.manifest(pin.digest)
         wanted = self._config.wanted_route(pin.settings, route)
-        return Access.ordered(manifest, self._deliveries.copies(pin.digest), wanted)
+        return ReadSources.ordered(manifest, self._deliveries.copies(pin.digest), wanted)
 
     @answering
     async def prefetch(self, texts: list[str], wanted: list[str] | None) -> Report:
@@ -241,7 +241,7 @@ class Coordinator:
         except HubdistError as error:
             return error, []
         wanted = self._config.wanted_route(self._pins.settings_of(pin.handle), None)
-        work = (self._deliveries.bring(pin.resolution.digest, pin.handle.public, node, wanted) for node in nodes)
+        work = (self._deliveries.bring(pin.resolution.digest, pin.handle.redacted, node, wanted) for node in nodes)
         return pin.report, await asyncio.gather(*work)
 
     @answering
@@ -270,7 +270,7 @@ class Coordinator:
         digest = resolution.digest if resolution else None
         orders = await asyncio.gather(*(self._plan_node(node, digest, places, first) for node in nodes))
         return Plan(
-            handle=handle.public,
+            handle=handle.redacted,
             digest=None if digest is None else str(digest),
             total_bytes=None if resolution is None else resolution.manifest.total_bytes,
             known=None if resolution is None else ("this job" if pinned else f"the {resolution.source}"),
@@ -280,7 +280,7 @@ class Coordinator:
 
     async def _plan_node(
         self, node: Node, digest: Digest | None, places: Mapping[Route, str], wanted: Route | None
-    ) -> Order:
+    ) -> RouteOrder:
         if await self._holds(node, digest):
             return order_routes(Evidence(node_holds_snapshot=True))
         return await self._deliveries.order(node, places, wanted)
@@ -321,7 +321,7 @@ class Coordinator:
         try:
             _ = self._pins
         except HubdistError as error:
-            raise error.placed(node=self._node.name) from error.__cause__
+            raise error.with_context(node=self._node.name) from error.__cause__
 
     async def _pin(
         self,
@@ -344,7 +344,7 @@ class Coordinator:
                 pinned = await self._resolve(handle, wanted, node_id, nodes or [node_id], keep=keep)
             terms.check(handle, pinned.resolution.digest)
         except HubdistError as error:
-            raise error.placed(node=self._node.name) from error.__cause__
+            raise error.with_context(node=self._node.name) from error.__cause__
         return pinned
 
     async def _find(self, handle: Handle, terms: Terms) -> Pinned | None:
@@ -358,13 +358,13 @@ class Coordinator:
         if terms.frozen and (own is None or own.digest is None) and not await self._pins.is_chosen(handle):
             raise NotPinnedError(
                 "this process is frozen, and this handle has no pin",
-                handle=handle.public,
+                handle=handle.redacted,
                 advice="Add it to models with its digest, in this process's init or in the job's.",
             )
         if known is None and terms.offline and handle.kind is not Kind.LOCAL and await self._pins.look(handle) is None:
             raise NotPinnedError(
                 "this process is offline, and the job has not resolved this handle",
-                handle=handle.public,
+                handle=handle.redacted,
                 advice="Resolve it in the driver, or in a process that is not offline.",
             )
         return known
@@ -378,19 +378,19 @@ class Coordinator:
         finally:
             self._reading.pop(handle.key, None)
 
-    def _early(self, handle: Handle, wanted: Route | None, nodes: list[str]) -> EarlyDelivery | None:
+    def _early(self, handle: Handle, wanted: Route | None, nodes: list[str]) -> OriginFeed | None:
         """Lets nodes take part in a delivery while the origin is being read; None if they may read elsewhere."""
         if wanted not in (None, Route.DRIVER) or (wanted is None and self._config.shared_cache is not None):
             return None
         early = self._reading.get(handle.key)
         if early is None:
-            early = self._reading[handle.key] = self._deliveries.early(handle.public)
+            early = self._reading[handle.key] = self._deliveries.early(handle.redacted)
         task = asyncio.create_task(self._add_nodes(early, handle, nodes))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return early
 
-    async def _add_nodes(self, early: EarlyDelivery, handle: Handle, ids: list[str]) -> None:
+    async def _add_nodes(self, early: OriginFeed, handle: Handle, ids: list[str]) -> None:
         """Add the nodes but for those that have what the handle stood for last time; it is likely to be the same."""
         last = await self._pins.last_digest(handle)
         nodes = [node for node in await asyncio.to_thread(alive_nodes) if node.id in ids and node.id != self._node.id]

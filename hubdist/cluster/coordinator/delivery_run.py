@@ -17,17 +17,17 @@ from hubdist.cluster.calls import NodeLostError, settle
 from hubdist.cluster.coordinator.agent_pool import AGENT_TRIES, START_TIMEOUT_S
 from hubdist.cluster.coordinator.fetches import Fetches, Means
 from hubdist.cluster.coordinator.liveness import SILENT_S
-from hubdist.cluster.coordinator.payload import Contents, FirstSource
-from hubdist.cluster.coordinator.progress import Brought, Receiver
+from hubdist.cluster.coordinator.payload import Payload, SeedSource
+from hubdist.cluster.coordinator.progress import DeliveryStats, NodeProgress
 from hubdist.cluster.nodes import Node, alive_nodes
-from hubdist.cluster.single_flight import SharedWork
+from hubdist.cluster.single_flight import SingleFlight
 from hubdist.delivery import (
     ChunkArrived,
     ChunkFailed,
     ChunksAdded,
     Closed,
     Command,
-    Delivery,
+    DeliveryPlan,
     Event,
     Fetch,
     Finish,
@@ -51,13 +51,13 @@ _LOOK_S = 1.0
 _HOLDERS_S = 5.0
 """How long to wait for nodes that have the model: the source shall not send what they can."""
 
-_MOST_HOLDERS = 8
+_MAX_HOLDERS = 8
 
 _END_S = 2.0
 """How long the last node waits until all have been told that it is over; one that gives no answer keeps nobody."""
 
 
-class Transfer:
+class DeliveryRun:
     """One running delivery of one model. Owned by the coordinator's event loop.
 
     Args:
@@ -72,8 +72,8 @@ class Transfer:
 
     def __init__(
         self,
-        contents: Contents,
-        source: FirstSource,
+        contents: Payload,
+        source: SeedSource,
         *,
         window_bytes: int,
         chunk_bytes: int,
@@ -88,7 +88,7 @@ class Transfer:
         self._agents = means.agents
         self._pulse = means.pulse
         self._config = means.config
-        self._delivery = Delivery(
+        self._delivery = DeliveryPlan(
             [chunk.chunk.size for chunk in contents.chunks],
             source=source.name,
             nodes=nodes,
@@ -99,7 +99,7 @@ class Transfer:
             closed=contents.manifest is not None,
         )
         self._nodes: dict[str, Node] = {} if source.node is None else {source.node.id: source.node}
-        self._receivers: dict[str, Receiver] = {}
+        self._receivers: dict[str, NodeProgress] = {}
         self._fetches = Fetches(
             self.name, contents, source, self._nodes, receives=lambda node_id: node_id in self._receivers, means=means
         )
@@ -107,7 +107,7 @@ class Transfer:
         """Nodes whose agents may be asked for chunks until the end."""
         self._uses = contextlib.AsyncExitStack()
         self._running: set[asyncio.Task[None]] = set()
-        self._work = SharedWork()
+        self._work = SingleFlight()
         self._users = 0
         self._holders = list(holders)
         self._ready: asyncio.Task[None] | None = None
@@ -159,7 +159,7 @@ class Transfer:
 
     # Nodes
 
-    async def bring(self, node: Node) -> Brought | None:
+    async def bring(self, node: Node) -> DeliveryStats | None:
         """Bring the model to one node; None if its store had it. Who asks again meanwhile waits for the same.
 
         An agent that is lost while its node is alive (a process can be killed for its memory, a call that starts it
@@ -168,9 +168,9 @@ class Transfer:
         Raises:
             HubdistError: Why the node could not get it.
         """
-        return await self._work.once(node.id, lambda: self._bring_or_retry(node))
+        return await self._work.run(node.id, lambda: self._bring_or_retry(node))
 
-    async def _bring_or_retry(self, node: Node) -> Brought | None:
+    async def _bring_or_retry(self, node: Node) -> DeliveryStats | None:
         async with self.use():
             if self._ready is None:
                 self._ready = self._start(self._make_ready())
@@ -184,7 +184,7 @@ class Transfer:
                         raise
             return await self._bring(node)
 
-    async def _bring(self, node: Node) -> Brought | None:
+    async def _bring(self, node: Node) -> DeliveryStats | None:
         await self._keep(node)
         async with self._agents.use(node) as agent:
             begin = agent.begin.remote(self.name, self.contents.manifest, self._source.place)
@@ -196,7 +196,7 @@ class Transfer:
             if has_it:
                 await self._add_holder(node)
                 return None
-            receiver = Receiver(node, asyncio.get_running_loop().create_future())
+            receiver = NodeProgress(node, asyncio.get_running_loop().create_future())
             self._receivers[node.id] = receiver
             self._nodes[node.id] = node
             self._fetches.silent.pop(node.id, None)  # it has just answered
@@ -220,7 +220,7 @@ class Transfer:
         """Start the source's agent, and let nodes that have the snapshot give of it, those that answer soon."""
         if self._source.node is not None:
             await self._keep(self._source.node)
-        tasks = [self._start(self._add_holder(node)) for node in self._holders[:_MOST_HOLDERS]]
+        tasks = [self._start(self._add_holder(node)) for node in self._holders[:_MAX_HOLDERS]]
         if tasks:
             await asyncio.wait(tasks, timeout=_HOLDERS_S)
 
@@ -331,7 +331,7 @@ class Transfer:
 
     def _public(self, source: str) -> str:
         node = self._nodes.get(source)
-        return self._source.public if node is None else node.name
+        return self._source.redacted if node is None else node.name
 
     def _obey(self, command: Command) -> None:
         match command:
@@ -342,7 +342,7 @@ class Transfer:
             case Finish(node, error):
                 self._finish(node, error)
 
-    def _run(self, work: Coroutine[Any, Any, Event], receiver: Receiver) -> None:
+    def _run(self, work: Coroutine[Any, Any, Event], receiver: NodeProgress) -> None:
         async def carry_out() -> None:
             event = await work
             # A node that failed and asks again is a new one: answers to its first life are nothing to its second.
@@ -407,7 +407,7 @@ class Transfer:
         if error is None:
             receiver.done.set_result(None)
         else:
-            receiver.done.set_exception(error.placed(node=receiver.node.name))
+            receiver.done.set_exception(error.with_context(node=receiver.node.name))
 
     async def _tell_to_forget(self, node: Node) -> None:
         """Let a node's agent drop what it keeps for this delivery. If it cannot, its end does the same."""

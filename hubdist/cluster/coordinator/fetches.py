@@ -8,14 +8,14 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from hubdist.cluster.agent.chunk_rpc import Sender, SenderLostError, as_seen_from_afar
+from hubdist.cluster.agent.chunk_rpc import Sender, SenderLostError, sender_error
 from hubdist.cluster.calls import settle
-from hubdist.cluster.coordinator.agent_pool import START_TIMEOUT_S, Agents
-from hubdist.cluster.coordinator.liveness import ANSWERING, Pulse
-from hubdist.cluster.coordinator.payload import Contents, FirstSource
-from hubdist.cluster.coordinator.windows import Room, Windows
+from hubdist.cluster.coordinator.agent_pool import START_TIMEOUT_S, AgentPool
+from hubdist.cluster.coordinator.liveness import ANSWERING, Liveness
+from hubdist.cluster.coordinator.payload import Payload, SeedSource
+from hubdist.cluster.coordinator.windows import WindowRoom, Windows
 from hubdist.cluster.nodes import Node
-from hubdist.cluster.single_flight import SharedWork
+from hubdist.cluster.single_flight import SingleFlight
 from hubdist.config.schema import Config
 from hubdist.errors import HubdistError, IntegrityError, PeerError
 from hubdist.model.manifest import ProvenChunk
@@ -35,9 +35,9 @@ class Means:
         config: Windows and deadlines.
     """
 
-    agents: Agents
+    agents: AgentPool
     windows: Windows
-    pulse: Pulse
+    pulse: Liveness
     config: Config
 
 
@@ -48,7 +48,7 @@ class _Owed:
     receiver: Node
     agent: Any
     sender: Node | None
-    room: Room | None = None
+    room: WindowRoom | None = None
     pickled: bytes = b""
 
 
@@ -71,8 +71,8 @@ class Fetches:
     def __init__(
         self,
         name: str,
-        contents: Contents,
-        source: FirstSource,
+        contents: Payload,
+        source: SeedSource,
         nodes: Mapping[str, Node],
         *,
         receives: Callable[[str], bool],
@@ -84,7 +84,7 @@ class Fetches:
         self._nodes = nodes
         self._receives = receives
         self._means = means
-        self._work = SharedWork()
+        self._work = SingleFlight()
         self._holding: dict[str, Any] = {}
         """Node -> its agent, which gives from the node's snapshot."""
         self._owed: set[_Owed] = set()
@@ -184,9 +184,9 @@ class Fetches:
             await asyncio.wait_for(self.closed.wait(), self._means.config.timeout_s)
         if not self._receives(sending.id):
             try:
-                await self._work.once(("hold", sending.id), lambda: self.hold(sending, sending_agent))
+                await self._work.run(("hold", sending.id), lambda: self.hold(sending, sending_agent))
             except HubdistError as error:  # no fault of the one that receives
-                raise as_seen_from_afar(error) from error
+                raise sender_error(error) from error
         return await self._call(owed, chunk, Sender(owed.pickled))
 
     async def _call(self, owed: _Owed, chunk: ProvenChunk, sender: Sender | None) -> float:

@@ -15,9 +15,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from hubdist.cluster.coordinator.origin_feed import EarlyDelivery
+from hubdist.cluster.coordinator.origin_feed import OriginFeed
 from hubdist.cluster.coordinator.slots import Slots
-from hubdist.cluster.single_flight import SharedWork
+from hubdist.cluster.single_flight import SingleFlight
 from hubdist.config.schema import ModelSettings
 from hubdist.delivery.routes import Route
 from hubdist.errors import DigestMismatchError, HubdistError, IntegrityError, NotPinnedError, OriginError, StoreError
@@ -82,7 +82,7 @@ Reader = Callable[[str], Coroutine[Any, Any, DirectRead | None]]
 
 
 class Book(Protocol):
-    """Where else pins are noted, by `Handle.key`; the driver's node may be lost. See `Ledger`."""
+    """Where else pins are noted, by `Handle.key`; the driver's node may be lost. See `JobRecord`."""
 
     def find(self, key: str) -> Digest | None:
         """The digest that is noted, or None."""
@@ -114,7 +114,7 @@ class JobPins:
         self._looking = ThreadPoolExecutor(_LOOKING_THREADS, thread_name_prefix="hubdist-look")
         self._reading = ThreadPoolExecutor(_READING_THREADS, thread_name_prefix="hubdist-read")
         self._slots = Slots(_READS_AT_ONCE, _PATIENCE_S)
-        self._work = SharedWork()
+        self._work = SingleFlight()
         self._pinned: dict[str, Pinned] = {}
         self._former: dict[Digest, Pinned] = {}
         """What handles stood for before they were refreshed; a model that travels may need it still."""
@@ -150,7 +150,7 @@ class JobPins:
         return self._pinned.get(handle.key)
 
     async def pin(
-        self, handle: Handle, route: Route | None, reader: Reader | None, early: EarlyDelivery | None = None
+        self, handle: Handle, route: Route | None, reader: Reader | None, early: OriginFeed | None = None
     ) -> Pinned:
         """The pin of a handle; the first call resolves it.
 
@@ -165,7 +165,7 @@ class JobPins:
         """
         pinned = self._pinned.get(handle.key)
         if pinned is None:
-            await self._work.once(handle.key, lambda: self._pin_and_tell(handle, route, reader, early))
+            await self._work.run(handle.key, lambda: self._pin_and_tell(handle, route, reader, early))
             pinned = self._pinned[handle.key]
         return pinned
 
@@ -190,7 +190,7 @@ class JobPins:
         pinned = known or await self.pin(handle, route, reader)
         if known is None and pinned.report.origin_reads:
             return None, pinned.resolution.digest
-        digest = await self._work.once(("refresh", handle.key), lambda: self._refresh(handle, route, reader))
+        digest = await self._work.run(("refresh", handle.key), lambda: self._refresh(handle, route, reader))
         return (None if known is None else known.resolution.digest), digest
 
     async def _refresh(self, handle: Handle, route: Route | None, reader: Reader | None) -> Digest:
@@ -270,7 +270,7 @@ class JobPins:
             NotPinnedError: This job did not resolve it, and the store lacks it.
             HubdistError: It was lost and cannot be had again.
         """
-        return await self._work.once(digest, lambda: self._snapshot(digest))
+        return await self._work.run(digest, lambda: self._snapshot(digest))
 
     async def held(self, digest: Digest) -> Snapshot | None:
         """The driver's snapshot if its store has it."""
@@ -309,7 +309,7 @@ class JobPins:
         return False
 
     async def _pin_and_tell(
-        self, handle: Handle, route: Route | None, reader: Reader | None, early: EarlyDelivery | None
+        self, handle: Handle, route: Route | None, reader: Reader | None, early: OriginFeed | None
     ) -> None:
         try:
             await self._pin(handle, route, reader, early)
@@ -320,9 +320,7 @@ class JobPins:
         if early is not None:
             early.settle()
 
-    async def _pin(
-        self, handle: Handle, route: Route | None, reader: Reader | None, early: EarlyDelivery | None
-    ) -> None:
+    async def _pin(self, handle: Handle, route: Route | None, reader: Reader | None, early: OriginFeed | None) -> None:
         before = await self._run(lambda: self._noted(handle))
         url = None
         if route in (None, Route.DIRECT):
@@ -358,7 +356,7 @@ class JobPins:
             await self._bring(last)
         snapshot = await self.held(digest)
         if snapshot is None:
-            raise IntegrityError(f"the model {digest} was lost from the driver's store", handle=last.handle.public)
+            raise IntegrityError(f"the model {digest} was lost from the driver's store", handle=last.handle.redacted)
         return snapshot
 
     async def _bring(self, pinned: Pinned) -> None:
@@ -403,7 +401,7 @@ def _check_unchanged(handle: Handle, pinned: Digest | None, found: Digest) -> No
             "the origin changed during the job, and the driver's store lost the model that the job began with",
             expected=str(pinned),
             actual=str(found),
-            handle=handle.public,
+            handle=handle.redacted,
             advice="Start the job again to take the new model.",
         )
 

@@ -20,7 +20,7 @@ _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 
-class Life:
+class Lifetime:
     """Counts what an actor has to do. Its clock starts with it, and stands while there is work."""
 
     def __init__(self) -> None:
@@ -68,7 +68,7 @@ class Life:
 
 
 class _Living(Protocol):
-    _life: Life
+    _life: Lifetime
 
 
 _Actor = TypeVar("_Actor", bound=_Living)

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from hubdist.cluster.calls import NodeLostError, settle
-from hubdist.cluster.coordinator.agent_pool import Agents
+from hubdist.cluster.coordinator.agent_pool import AgentPool
 from hubdist.cluster.nodes import Node
 from hubdist.errors import HubdistError
 
@@ -54,7 +54,7 @@ class _Heard:
     call: asyncio.Task[None] | None = None
 
 
-class Pulse:
+class Liveness:
     """Notes signs of life, and asks for them; one for all transfers of a job. Owned by one event loop.
 
     Args:
@@ -62,7 +62,7 @@ class Pulse:
         clock: Tells the time in seconds.
     """
 
-    def __init__(self, agents: Agents, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, agents: AgentPool, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._agents = agents
         self._clock = clock
         self._nodes: dict[str, _Heard] = {}

@@ -7,10 +7,10 @@ import logging
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
-from hubdist.cluster.coordinator.delivery_run import Transfer
-from hubdist.cluster.coordinator.progress import Brought
-from hubdist.cluster.coordinator.running import EARLY_CHUNK_BYTES, Transfers
-from hubdist.cluster.coordinator.store_groups import Stores
+from hubdist.cluster.coordinator.delivery_run import DeliveryRun
+from hubdist.cluster.coordinator.progress import DeliveryStats
+from hubdist.cluster.coordinator.running import EARLY_CHUNK_BYTES, RunningDeliveries
+from hubdist.cluster.coordinator.store_groups import StoreGroups
 from hubdist.cluster.nodes import Node, alive_nodes
 from hubdist.errors import HubdistError
 from hubdist.model.manifest import Digest, Manifest, ProvenChunk
@@ -19,11 +19,11 @@ _LOG = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 
-Expect = Callable[[Digest, Node, asyncio.Task[Brought | None]], None]
+Expect = Callable[[Digest, Node, asyncio.Task[DeliveryStats | None]], None]
 
 
-class EarlyDelivery:
-    """Sends the chunks of a handle's origin on while they come; a `fetching.Watcher`.
+class OriginFeed:
+    """Sends the chunks of a handle's origin on while they come; a `fetching.Feed`.
 
     `began`, `grew` and `published` are called by the thread that reads the origin, everything else in the
     coordinator's event loop. Nothing is published on a node before `settle`.
@@ -38,16 +38,16 @@ class EarlyDelivery:
             the task that ends with what it took; None if the node did not get it.
     """
 
-    def __init__(self, transfers: Transfers, node: Node, stores: Stores, expect: Expect) -> None:
+    def __init__(self, transfers: RunningDeliveries, node: Node, stores: StoreGroups, expect: Expect) -> None:
         self._transfers = transfers
         self._stores = stores
         self._expect = expect
-        self._bringing: list[tuple[Node, asyncio.Task[Brought | None]]] = []
+        self._bringing: list[tuple[Node, asyncio.Task[DeliveryStats | None]]] = []
         self._joined = {node.id}
         """Nodes in whose stores the model is being written."""
         self._loop = asyncio.get_running_loop()
         self._wanted: dict[str, Node] = {}
-        self._transfer: Transfer | None = None
+        self._transfer: DeliveryRun | None = None
         self._paths: list[tuple[str, ...]] = []
         self._files: tuple[Manifest, tuple[int, ...]] | None = None
         self._over = asyncio.Event()
@@ -57,7 +57,7 @@ class EarlyDelivery:
     # In the thread that reads the origin
 
     def began(self, stage: str) -> None:
-        """See `Watcher`."""
+        """See `Feed`."""
         try:
             alive = alive_nodes()
         except HubdistError as error:  # the origin is read all the same, and sent on afterwards
@@ -66,11 +66,11 @@ class EarlyDelivery:
         self._loop.call_soon_threadsafe(self._begin, stage, alive)
 
     def grew(self, chunk: ProvenChunk, paths: Sequence[str]) -> None:
-        """See `Watcher`."""
+        """See `Feed`."""
         self._loop.call_soon_threadsafe(self._grow, chunk, tuple(paths))
 
     def published(self, manifest: Manifest, ordinals: Sequence[int]) -> None:
-        """See `Watcher`."""
+        """See `Feed`."""
         self._loop.call_soon_threadsafe(self._publish, manifest, tuple(ordinals))
 
     # In the event loop
@@ -122,12 +122,12 @@ class EarlyDelivery:
     def _publish(self, manifest: Manifest, ordinals: tuple[int, ...]) -> None:
         self._files = (manifest, ordinals)
 
-    async def _keep(self, transfer: Transfer) -> None:
+    async def _keep(self, transfer: DeliveryRun) -> None:
         async with transfer.use():
             await self._over.wait()
         self._transfers.drop_ended()
 
-    async def _bring(self, transfer: Transfer, node: Node) -> None:
+    async def _bring(self, transfer: DeliveryRun, node: Node) -> None:
         try:
             node = await self._stores.first(node)
         except HubdistError as error:
@@ -137,7 +137,7 @@ class EarlyDelivery:
             self._joined.add(node.id)
             self._bringing.append((node, self._start(self._receive, transfer, node)))
 
-    async def _receive(self, transfer: Transfer, node: Node) -> Brought | None:
+    async def _receive(self, transfer: DeliveryRun, node: Node) -> DeliveryStats | None:
         try:
             return await transfer.bring(node)
         except HubdistError as error:  # whoever asks for the model on this node tries again, and hears of it

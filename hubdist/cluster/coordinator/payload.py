@@ -14,19 +14,19 @@ Staged = Callable[[ProvenChunk], tuple[str, Mapping[int, str]]]
 
 
 @dataclass(frozen=True, slots=True)
-class FirstSource:
+class SeedSource:
     """Where the chunks of a transfer first come from: a node's snapshot, unless one of the calls says otherwise.
 
     Attributes:
         name: In the plan: a node's id, or anything else for a place that nodes read themselves.
-        public: The same for people.
+        redacted: The same for people.
         node: The node; None for a place.
         staged: Where a chunk lies while the origin is being read: the name of a stage, and the paths of files there.
         place: The place.
     """
 
     name: str
-    public: str
+    redacted: str
     node: Node | None
     staged: Staged | None = None
     place: RemoteCopy | None = None
@@ -39,11 +39,11 @@ class FirstSource:
     @classmethod
     def read_at(cls, place: RemoteCopy) -> Self:
         """A place that nodes read themselves."""
-        return cls(place.public, place.public, None, None, place)
+        return cls(place.redacted, place.redacted, None, None, place)
 
 
 @dataclass(slots=True)
-class Contents:
+class Payload:
     """What is known of the model so far.
 
     Attributes:

@@ -6,16 +6,16 @@ import logging
 import time
 from dataclasses import dataclass
 
-from hubdist.cluster.coordinator.agent_pool import START_TIMEOUT_S, Agents
+from hubdist.cluster.coordinator.agent_pool import START_TIMEOUT_S, AgentPool
 from hubdist.cluster.coordinator.job_pins import DirectRead
 from hubdist.cluster.coordinator.windows import Windows
 from hubdist.cluster.nodes import Node
 from hubdist.config.schema import Config
-from hubdist.delivery.routes import Finding
+from hubdist.delivery.routes import ProbeResult
 from hubdist.errors import HubdistError, ModelNotFoundError, ResolveError, TransferError
 from hubdist.model.manifest import Manifest
 from hubdist.model.redact import redact_url
-from hubdist.remote.snapshot_copy import UNREADABLE, RemoteCopy, bytes_in_flight
+from hubdist.remote.snapshot_copy import FALLBACK_ERRORS, RemoteCopy, bytes_in_flight
 
 _LOG = logging.getLogger(__name__)
 
@@ -25,11 +25,11 @@ _UNUSABLE_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    finding: Finding
+    finding: ProbeResult
     until: float
 
 
-class Ways:
+class Probes:
     """Probes nodes, remembers for a while what they could read, and lets them read. Owned by one event loop.
 
     Args:
@@ -37,14 +37,14 @@ class Ways:
         config: Deadlines.
     """
 
-    def __init__(self, agents: Agents, config: Config) -> None:
+    def __init__(self, agents: AgentPool, config: Config) -> None:
         self._agents = agents
         self._config = config
         self._found: dict[tuple[str, str], _Found] = {}
         self._said: set[tuple[str, str]] = set()
         self._windows = Windows(config.in_flight_bytes)
 
-    async def probe(self, node: Node, url: str) -> Finding:
+    async def probe(self, node: Node, url: str) -> ProbeResult:
         """Whether a process on the node can read a directory; asked once per node and bucket, or mounted directory."""
         for place in (url, _place(url)):
             known = self._found.get((node.id, place))
@@ -54,9 +54,9 @@ class Ways:
         try:
             timeout_s = START_TIMEOUT_S + self._config.probe_timeout_s
             await self._agents.call(node, "probe", url, timeout_s=timeout_s)
-            finding = Finding(usable=True, why=f"the node can read {redact_url(place)}")
+            finding = ProbeResult(usable=True, why=f"the node can read {redact_url(place)}")
         except HubdistError as error:
-            finding = Finding(usable=False, why=error.what)
+            finding = ProbeResult(usable=False, why=error.what)
             if isinstance(error, ModelNotFoundError):
                 place = url  # which says nothing of the rest of the bucket
         return self._keep(node, place, finding)
@@ -75,7 +75,7 @@ class Ways:
                 arguments = (manifest, copy)
                 read: int | None = await self._agents.call(node, "copy", *arguments, timeout_s=self._config.timeout_s)
             except (ResolveError, TransferError) as error:
-                self._keep(node, copy.url, Finding(usable=False, why=error.what))
+                self._keep(node, copy.url, ProbeResult(usable=False, why=error.what))
                 raise
         return read
 
@@ -97,7 +97,7 @@ class Ways:
             manifest, copy = await self._agents.call(
                 node, "read_directory", *arguments, timeout_s=self._config.timeout_s
             )
-        except UNREADABLE as error:
+        except FALLBACK_ERRORS as error:
             self.say(node, url, str(error))
             return None
         return DirectRead(manifest, copy, node.name)
@@ -109,7 +109,7 @@ class Ways:
             self._said.add(key)
             _LOG.log(level, "hubdist: %s does not read %s itself: %s", node.name, redact_url(url), why)
 
-    def _keep(self, node: Node, place: str, finding: Finding) -> Finding:
+    def _keep(self, node: Node, place: str, finding: ProbeResult) -> ProbeResult:
         keep_s = _USABLE_S if finding.usable else _UNUSABLE_S
         self._found[node.id, place] = _Found(finding, time.monotonic() + keep_s)
         return finding

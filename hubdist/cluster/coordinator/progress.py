@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from hubdist.cluster.coordinator.report_log import thinned
 from hubdist.cluster.nodes import Node
 
-_MOST_MARKS = 256
+_MAX_MARKS = 256
 
 
 @dataclass(frozen=True, slots=True)
-class Brought:
+class DeliveryStats:
     """What it took to bring a model to a node.
 
     Attributes:
@@ -31,7 +31,7 @@ class Brought:
 
 
 @dataclass(slots=True)
-class Receiver:
+class NodeProgress:
     """One node's way to the model.
 
     Attributes:
@@ -61,7 +61,7 @@ class Receiver:
         self._refused += refused
 
     @property
-    def brought(self) -> Brought:
+    def brought(self) -> DeliveryStats:
         """For the report."""
-        marks = thinned(self._marks, _MOST_MARKS)
-        return Brought(tuple(self._sources.most_common()), marks, self._retries, self._refused)
+        marks = thinned(self._marks, _MAX_MARKS)
+        return DeliveryStats(tuple(self._sources.most_common()), marks, self._retries, self._refused)

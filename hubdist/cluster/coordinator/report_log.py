@@ -32,10 +32,10 @@ PINS_BYTES = 256 << 10
 _UNPICKLABLE = (pickle.PicklingError, TypeError, AttributeError, ValueError)
 _SENDERS = 4
 _TEXT = 1000
-_MOST_BRIEF_BYTES = 16 << 10
+_MAX_BRIEF_BYTES = 16 << 10
 
 
-class Reports:
+class ReportLog:
     """Takes reports in, in the order in which nodes were done.
 
     Args:
@@ -121,7 +121,7 @@ def _in_brief(whole: bytes) -> bytes:
     report = unpickled(whole)
     report = replace(report, timeline=(), sources=report.sources[:_SENDERS])
     data = pickled(report)
-    if len(data) <= _MOST_BRIEF_BYTES:
+    if len(data) <= _MAX_BRIEF_BYTES:
         return data
     error = report.error and HubdistError(_cut(str(report.error)))
     return pickled(replace(report, error=error, handle=_cut(report.handle), reason=_cut(report.reason)))

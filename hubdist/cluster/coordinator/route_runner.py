@@ -12,23 +12,23 @@ from dataclasses import replace
 from typing import Any
 
 from hubdist.cluster.calls import NodeLostError
-from hubdist.cluster.coordinator.agent_pool import START_TIMEOUT_S, Agents
+from hubdist.cluster.coordinator.agent_pool import START_TIMEOUT_S, AgentPool
 from hubdist.cluster.coordinator.arrivals import Arrivals
 from hubdist.cluster.coordinator.job_pins import JobPins
 from hubdist.cluster.coordinator.liveness import SILENT_S
-from hubdist.cluster.coordinator.origin_feed import EarlyDelivery
-from hubdist.cluster.coordinator.probes import Ways
-from hubdist.cluster.coordinator.progress import Brought
-from hubdist.cluster.coordinator.report_log import Reports, thinned
-from hubdist.cluster.coordinator.running import Transfers
-from hubdist.cluster.coordinator.store_groups import Stores
+from hubdist.cluster.coordinator.origin_feed import OriginFeed
+from hubdist.cluster.coordinator.probes import Probes
+from hubdist.cluster.coordinator.progress import DeliveryStats
+from hubdist.cluster.coordinator.report_log import ReportLog, thinned
+from hubdist.cluster.coordinator.running import RunningDeliveries
+from hubdist.cluster.coordinator.store_groups import StoreGroups
 from hubdist.cluster.nodes import Node
-from hubdist.cluster.single_flight import SharedWork
+from hubdist.cluster.single_flight import SingleFlight
 from hubdist.config.schema import Config
-from hubdist.delivery.routes import Choice, Evidence, Finding, Order, Route, order_routes
+from hubdist.delivery.routes import Evidence, ProbeResult, Route, RouteChoice, RouteOrder, order_routes
 from hubdist.errors import HubdistError, IntegrityError, NotPinnedError, PeerError
 from hubdist.model.manifest import Digest, Manifest
-from hubdist.remote.snapshot_copy import UNREADABLE, RemoteCopy
+from hubdist.remote.snapshot_copy import FALLBACK_ERRORS, RemoteCopy
 from hubdist.report.delivery import NodeReport
 
 _LOG = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ _POINTS = 1 << 15
 _LEAST_POINTS = 4
 
 
-class Deliveries:
+class RouteRunner:
     """All deliveries of a job. Owned by the coordinator's event loop.
 
     Args:
@@ -55,16 +55,16 @@ class Deliveries:
         config: The job's settings.
     """
 
-    def __init__(self, pins: JobPins, agents: Agents, ways: Ways, node: Node, config: Config) -> None:
+    def __init__(self, pins: JobPins, agents: AgentPool, ways: Probes, node: Node, config: Config) -> None:
         self._pins = pins
         self._agents = agents
         self._ways = ways
         self._node = node
         self._config = config
-        self._work = SharedWork()
-        self._transfers = Transfers(node, agents, config)
-        self._stores = Stores(node, agents, pins.nonces)
-        self._reports = Reports(_MAX_REPORTS)
+        self._work = SingleFlight()
+        self._transfers = RunningDeliveries(node, agents, config)
+        self._stores = StoreGroups(node, agents, pins.nonces)
+        self._reports = ReportLog(_MAX_REPORTS)
         self._arrivals = Arrivals(self._report_early)
 
     @property
@@ -73,7 +73,7 @@ class Deliveries:
         return self._transfers.active
 
     @property
-    def reports(self) -> Reports:
+    def reports(self) -> ReportLog:
         """What nodes got."""
         return self._reports
 
@@ -87,10 +87,10 @@ class Deliveries:
 
         To a node that shares the store of another one nothing is sent: that one gets the model, and this one looks.
         """
-        shared = await self._work.once(("share", digest, node.id), lambda: self._share(digest, handle, node, wanted))
+        shared = await self._work.run(("share", digest, node.id), lambda: self._share(digest, handle, node, wanted))
         return shared or await self._once(digest, handle, node, wanted)
 
-    def early(self, handle: str) -> EarlyDelivery:
+    def early(self, handle: str) -> OriginFeed:
         """A delivery that can begin while an origin is being read.
 
         Each node that it brings the model to has a report, whether anybody asks for the model there or not.
@@ -98,9 +98,7 @@ class Deliveries:
         Args:
             handle: The handle without secrets.
         """
-        return EarlyDelivery(
-            self._transfers, self._node, self._stores, functools.partial(self._arrivals.expect, handle)
-        )
+        return OriginFeed(self._transfers, self._node, self._stores, functools.partial(self._arrivals.expect, handle))
 
     def copies(self, digest: Digest) -> dict[Route, RemoteCopy]:
         """The places where nodes could read a model themselves."""
@@ -111,7 +109,7 @@ class Deliveries:
         found = {Route.SHARED: pinned.resolution.shared, Route.DIRECT: pinned.direct}
         return {route: copy for route, copy in found.items() if copy is not None}
 
-    async def order(self, node: Node, places: Mapping[Route, str], wanted: Route | None) -> Order:
+    async def order(self, node: Node, places: Mapping[Route, str], wanted: Route | None) -> RouteOrder:
         """The routes of a node that lacks a model, by what its own process can read.
 
         Args:
@@ -125,8 +123,8 @@ class Deliveries:
                 return order_routes(Evidence(shares=self._stores.reason(first)))
         return await self._order(node, places, wanted)
 
-    async def _order(self, node: Node, places: Mapping[Route, str], wanted: Route | None) -> Order:
-        findings: dict[Route, Finding] = {}
+    async def _order(self, node: Node, places: Mapping[Route, str], wanted: Route | None) -> RouteOrder:
+        findings: dict[Route, ProbeResult] = {}
         if wanted is not Route.DRIVER:
             probes = await asyncio.gather(*(self._ways.probe(node, url) for url in places.values()))
             findings = dict(zip(places, probes, strict=True))
@@ -134,7 +132,7 @@ class Deliveries:
         return order_routes(evidence)
 
     async def _once(self, digest: Digest, handle: str, node: Node, wanted: Route | None) -> NodeReport:
-        return await self._work.once((digest, node.id), lambda: self._deliver(digest, handle, node, wanted))
+        return await self._work.run((digest, node.id), lambda: self._deliver(digest, handle, node, wanted))
 
     async def _share(self, digest: Digest, handle: str, node: Node, wanted: Route | None) -> NodeReport | None:
         """Wait until a node that shares this one's store has the model, and look; None if that is of no use.
@@ -181,9 +179,9 @@ class Deliveries:
         _LOG.info("hubdist: %s to %s", report.handle, report)
         return report
 
-    def _report_early(self, handle: str, digest: Digest, node: Node, brought: Brought) -> NodeReport:
+    def _report_early(self, handle: str, digest: Digest, node: Node, brought: DeliveryStats) -> NodeReport:
         report = NodeReport(node.id, node.name, handle, str(digest), None, "")
-        report = _brought(report, Choice(Route.DRIVER, _EARLY), self._node.name, brought)
+        report = _brought(report, RouteChoice(Route.DRIVER, _EARLY), self._node.name, brought)
         return self._note(digest, node, replace(report, seconds=report.timeline[-1][0] if report.timeline else 0.0))
 
     async def _came_early(self, digest: Digest, node: Node) -> NodeReport | None:
@@ -206,7 +204,7 @@ class Deliveries:
                 return replace(early, handle=handle)
             report = await self._bring(digest, report, node, wanted)
         except HubdistError as error:
-            report = replace(report, error=error.placed(handle=handle, node=node.name), reason="it failed")
+            report = replace(report, error=error.with_context(handle=handle, node=node.name), reason="it failed")
         except Exception as error:  # noqa: BLE001 - the actor's loop: a failure becomes a report
             _LOG.error("hubdist: unexpected error", exc_info=error)
             failed = PeerError(f"unexpected {type(error).__name__}: {error}", handle=handle, node=node.name)
@@ -229,12 +227,12 @@ class Deliveries:
             try:
                 if self._config.fanout == "swarm":
                     brought = await self._transfers.bring(manifest, node, choice.route, copy)
-                    found = _brought(report, choice, copy.public, brought)
+                    found = _brought(report, choice, copy.redacted, brought)
                 else:
                     found = _copied(report, choice, copy, await self._ways.copy(node, manifest, copy))
             except NodeLostError:
                 raise
-            except UNREADABLE as error:
+            except FALLBACK_ERRORS as error:
                 self._ways.say(node, copy.url, str(error))
                 failed.append(f"not {choice.route}: {error.what}")
             else:
@@ -242,7 +240,7 @@ class Deliveries:
         last = order.choices[-1]
         return await self._send(manifest, report, node, replace(last, reason="; ".join(failed) or last.reason))
 
-    async def _send(self, manifest: Manifest, report: NodeReport, node: Node, choice: Choice) -> NodeReport:
+    async def _send(self, manifest: Manifest, report: NodeReport, node: Node, choice: RouteChoice) -> NodeReport:
         """The last way: from the driver's node, which reads the origin first if it lacks the model."""
         digest = manifest.digest
         await self._pins.snapshot(digest)
@@ -259,20 +257,20 @@ class Deliveries:
         return _brought(report, choice, self._node.name, brought)
 
 
-def _copied(report: NodeReport, choice: Choice, copy: RemoteCopy, read: int | None) -> NodeReport:
+def _copied(report: NodeReport, choice: RouteChoice, copy: RemoteCopy, read: int | None) -> NodeReport:
     if read is None:
         return _had_it(report)
     return replace(
         report,
         route=choice.route,
         reason=choice.reason,
-        source=copy.public,
+        source=copy.redacted,
         bytes_received=read,
-        sources=((copy.public, read),),
+        sources=((copy.redacted, read),),
     )
 
 
-def _brought(report: NodeReport, choice: Choice, source: str, brought: Brought | None) -> NodeReport:
+def _brought(report: NodeReport, choice: RouteChoice, source: str, brought: DeliveryStats | None) -> NodeReport:
     if brought is None:
         return _had_it(report)
     return replace(

@@ -6,12 +6,12 @@ import asyncio
 import itertools
 import sys
 
-from hubdist.cluster.coordinator.agent_pool import Agents
-from hubdist.cluster.coordinator.delivery_run import Transfer
+from hubdist.cluster.coordinator.agent_pool import AgentPool
+from hubdist.cluster.coordinator.delivery_run import DeliveryRun
 from hubdist.cluster.coordinator.fetches import Means
-from hubdist.cluster.coordinator.liveness import Pulse
-from hubdist.cluster.coordinator.payload import Contents, FirstSource, Staged
-from hubdist.cluster.coordinator.progress import Brought
+from hubdist.cluster.coordinator.liveness import Liveness
+from hubdist.cluster.coordinator.payload import Payload, SeedSource, Staged
+from hubdist.cluster.coordinator.progress import DeliveryStats
 from hubdist.cluster.coordinator.windows import Windows
 from hubdist.cluster.nodes import Node, alive_nodes
 from hubdist.config.schema import Config
@@ -24,14 +24,14 @@ from hubdist.remote.snapshot_copy import RemoteCopy
 _STORAGE_CHUNK_BYTES = 8 << 20
 """A request to object storage for less takes longer to be answered than to be transferred."""
 
-_MOST_BARS = 200
+_MAX_BARS = 200
 """Of progress bars, nobody looks at more."""
 
 EARLY_CHUNK_BYTES = 4 << 20
 """Most bytes of a chunk while the model's size is unknown; the first ones are smaller."""
 
 
-class Transfers:
+class RunningDeliveries:
     """Begins transfers, and remembers which nodes have had a model. Owned by the coordinator's event loop.
 
     Args:
@@ -40,11 +40,11 @@ class Transfers:
         config: Windows and deadlines.
     """
 
-    def __init__(self, node: Node, agents: Agents, config: Config) -> None:
+    def __init__(self, node: Node, agents: AgentPool, config: Config) -> None:
         self._node = node
         self._config = config
-        self._means = Means(agents, Windows(config.in_flight_bytes), Pulse(agents), config)
-        self._running: dict[tuple[Digest, Route], Transfer] = {}
+        self._means = Means(agents, Windows(config.in_flight_bytes), Liveness(agents), config)
+        self._running: dict[tuple[Digest, Route], DeliveryRun] = {}
         self._holders: dict[Digest, set[str]] = {}
         """Model -> ids of nodes."""
 
@@ -61,10 +61,10 @@ class Transfers:
             for (digest, _), transfer in self._running.items()
             for name, arrived in transfer.arrived_bytes.items()
         )
-        return dict(itertools.islice(found, _MOST_BARS))
+        return dict(itertools.islice(found, _MAX_BARS))
 
     @property
-    def pulse(self) -> Pulse:
+    def pulse(self) -> Liveness:
         """Tells which nodes give no answer."""
         return self._means.pulse
 
@@ -73,7 +73,9 @@ class Transfers:
         if node.id != self._node.id:
             self._holders.setdefault(digest, set()).add(sys.intern(node.id))
 
-    async def bring(self, manifest: Manifest, node: Node, route: Route, place: RemoteCopy | None) -> Brought | None:
+    async def bring(
+        self, manifest: Manifest, node: Node, route: Route, place: RemoteCopy | None
+    ) -> DeliveryStats | None:
         """Bring a model to a node; None if its store had it.
 
         Args:
@@ -110,16 +112,16 @@ class Transfers:
 
     # While the origin is being read
 
-    def open(self, nodes: list[Node], staged: Staged) -> Transfer:
+    def open(self, nodes: list[Node], staged: Staged) -> DeliveryRun:
         """A transfer whose chunks are still to come.
 
         Args:
             nodes: All that are alive.
-            staged: See `FirstSource`.
+            staged: See `SeedSource`.
         """
-        return self._make(Contents(), FirstSource.at(self._node, staged), nodes, [], EARLY_CHUNK_BYTES)
+        return self._make(Payload(), SeedSource.at(self._node, staged), nodes, [], EARLY_CHUNK_BYTES)
 
-    def adopt(self, transfer: Transfer) -> None:
+    def adopt(self, transfer: DeliveryRun) -> None:
         """The model of an opened transfer is known: others who ask for it take part."""
         digest = transfer.contents.digest
         assert digest is not None
@@ -127,27 +129,27 @@ class Transfers:
         if running is None or running.ended:
             self._running[digest, Route.DRIVER] = transfer
 
-    def _begin(self, manifest: Manifest, nodes: list[Node], place: RemoteCopy | None) -> Transfer:
+    def _begin(self, manifest: Manifest, nodes: list[Node], place: RemoteCopy | None) -> DeliveryRun:
         room = self._config.in_flight_bytes
         chunk_bytes = choose_chunk_bytes(manifest.total_bytes, room_bytes=room, nodes=len(nodes))
         if place is not None:
             chunk_bytes = max(
                 chunk_bytes, min(_STORAGE_CHUNK_BYTES, choose_chunk_bytes(1 << 62, room_bytes=room, nodes=len(nodes)))
             )
-        contents = Contents(
+        contents = Payload(
             [prove(manifest, chunk) for chunk in cut_chunks(manifest, chunk_bytes)],
             manifest,
             tuple(range(len(manifest.entries))),
             unproven=place is not None and place.unproven,
         )
         holders = self._holders.get(manifest.digest, ())
-        source = FirstSource.at(self._node) if place is None else FirstSource.read_at(place)
+        source = SeedSource.at(self._node) if place is None else SeedSource.read_at(place)
         return self._make(contents, source, nodes, [node for node in nodes if node.id in holders], chunk_bytes)
 
     def _make(
-        self, contents: Contents, source: FirstSource, nodes: list[Node], holders: list[Node], chunk_bytes: int
-    ) -> Transfer:
-        return Transfer(
+        self, contents: Payload, source: SeedSource, nodes: list[Node], holders: list[Node], chunk_bytes: int
+    ) -> DeliveryRun:
+        return DeliveryRun(
             contents,
             source,
             window_bytes=self._config.in_flight_bytes,

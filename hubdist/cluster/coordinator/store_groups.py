@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
-from hubdist.cluster.coordinator.agent_pool import START_TIMEOUT_S, Agents
+from hubdist.cluster.coordinator.agent_pool import START_TIMEOUT_S, AgentPool
 from hubdist.cluster.nodes import Node, alive_nodes
-from hubdist.cluster.single_flight import SharedWork
+from hubdist.cluster.single_flight import SingleFlight
 from hubdist.store.nonces import Nonces
 
 _DRIVERS = "the driver's"
@@ -28,7 +28,7 @@ class _Answer:
     losses: int
 
 
-class Stores:
+class StoreGroups:
     """Finds out, with nonces, which nodes see the same store. Owned by the coordinator's event loop.
 
     A node's answer is kept, for a store does not move, until an agent of that node is lost.
@@ -39,11 +39,11 @@ class Stores:
         nonces: Those of the driver's store.
     """
 
-    def __init__(self, node: Node, agents: Agents, nonces: Nonces) -> None:
+    def __init__(self, node: Node, agents: AgentPool, nonces: Nonces) -> None:
         self._node = node
         self._agents = agents
         self._nonces = nonces
-        self._work = SharedWork()
+        self._work = SingleFlight()
         self._answers: dict[str, _Answer] = {}
         """Node's id -> what was found out, in that order."""
         self._shown: list[str] = []
@@ -59,7 +59,7 @@ class Stores:
             return node
         answer = self._answers.get(node.id)
         if answer is None or answer.losses != self._agents.losses[node.id]:
-            answer = await self._work.once(node.id, lambda: self._ask(node))
+            answer = await self._work.run(node.id, lambda: self._ask(node))
         if answer.store == _DRIVERS:
             return self._node
         others = [other for other in self._answers.values() if other.store == answer.store]

@@ -9,7 +9,7 @@ from collections import Counter, deque
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-_MOST_CALLS = 64
+_MAX_CALLS = 64
 """A window holds at most as many chunks, however small: each takes a thread of an agent."""
 
 Pair = tuple[str, str | None]
@@ -17,7 +17,7 @@ Pair = tuple[str, str | None]
 
 
 @dataclass(slots=True, eq=False)
-class Room:
+class WindowRoom:
     """Bytes that may be under way from now on.
 
     Attributes:
@@ -34,7 +34,7 @@ class Room:
 @dataclass(slots=True, eq=False)
 class _Waiting:
     number: int
-    room: Room
+    room: WindowRoom
     granted: asyncio.Future[None]
 
 
@@ -51,14 +51,14 @@ class Windows:
 
     def __init__(self, most_bytes: int) -> None:
         self._most = most_bytes
-        self._least = most_bytes // _MOST_CALLS
+        self._least = most_bytes // _MAX_CALLS
         self._to: Counter[str] = Counter()
         self._from: Counter[str] = Counter()
         self._waiting: dict[Pair, deque[_Waiting]] = {}
         self._numbers = itertools.count()
 
     @contextlib.asynccontextmanager
-    async def room(self, receiver: str, sender: str | None, size: int) -> AsyncIterator[Room]:
+    async def room(self, receiver: str, sender: str | None, size: int) -> AsyncIterator[WindowRoom]:
         """Room for bytes, for as long as the block runs or until it is given back. No time of theirs runs before.
 
         Args:
@@ -66,7 +66,7 @@ class Windows:
             sender: Id of the node that they come from; None for a place.
             size: How many.
         """
-        room = Room((receiver, sender), max(size, self._least))
+        room = WindowRoom((receiver, sender), max(size, self._least))
         waiting = _Waiting(next(self._numbers), room, asyncio.get_running_loop().create_future())
         self._waiting.setdefault(room.pair, deque()).append(waiting)
         try:
@@ -77,7 +77,7 @@ class Windows:
             self._leave(waiting)
             self.give_back(room)
 
-    def give_back(self, room: Room) -> None:
+    def give_back(self, room: WindowRoom) -> None:
         """The bytes of a room are not under way any more, or never will be; harmless if it was given back."""
         if room.taken:
             room.taken = False
@@ -131,7 +131,7 @@ class Windows:
         used = (self._to if end[0] == "to" else self._from)[end[1]]
         return used == 0 or used + size <= self._most
 
-    def _count(self, room: Room, sign: int) -> None:
+    def _count(self, room: WindowRoom, sign: int) -> None:
         receiver, sender = room.pair
         for counter, node in ((self._to, receiver), (self._from, sender)):
             if node is not None:

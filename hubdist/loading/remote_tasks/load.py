@@ -16,7 +16,7 @@ from hubdist.loading.lifetime import hold_files
 from hubdist.loading.loading import load_files
 from hubdist.loading.ram import RamModel, copy_to_memory
 from hubdist.loading.remote_tasks.assets import RemoteAssets, host_errors
-from hubdist.loading.remote_tasks.tf_tasks import Hosts, task_of
+from hubdist.loading.remote_tasks.tf_tasks import TfTasks, task_of
 from hubdist.store.snapshot import Snapshot
 
 
@@ -25,7 +25,7 @@ def load_on_hosts(
     located: Snapshot | RamModel,
     tags: Sequence[str] | None,
     options: Mapping[str, Any],
-    hosts: Hosts,
+    hosts: TfTasks,
 ) -> Any:
     """Load a model under the current device and strategy, whose tasks are not all in this process.
 
@@ -69,7 +69,7 @@ def load_on_hosts(
     return model
 
 
-def _own_reader(tensorflow: Any, options: Mapping[str, Any], hosts: Hosts) -> str:
+def _own_reader(tensorflow: Any, options: Mapping[str, Any], hosts: TfTasks) -> str:
     asked = options.get("experimental_io_device")
     if asked is not None and task_of(tensorflow, asked, hosts.own) != hosts.own:
         raise ConfigError(

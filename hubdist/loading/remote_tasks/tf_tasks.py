@@ -16,7 +16,7 @@ _CONNECT_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class Hosts:
+class TfTasks:
     """The tasks of a TensorFlow cluster that a load touches.
 
     Attributes:
@@ -28,7 +28,7 @@ class Hosts:
     others: tuple[str, ...]
 
 
-def find_hosts(tensorflow: Any, device: str | None) -> Hosts:
+def find_hosts(tensorflow: Any, device: str | None) -> TfTasks:
     """The tasks that a load under a device, and under the current strategy, reaches.
 
     Of the strategies, only those that one process drives reach others: a TPU or parameter server strategy. Each
@@ -63,7 +63,7 @@ def find_hosts(tensorflow: Any, device: str | None) -> Hosts:
         )
     others = tuple(sorted(names - {own}))
     reach_hosts(*others)
-    return Hosts(own, others)
+    return TfTasks(own, others)
 
 
 def reach_hosts(*tasks: str) -> None:

@@ -223,17 +223,17 @@ def _forbidden(url: str) -> OriginError:
     return OriginError(f"{redact_url(url)} leads to a link-local or metadata address, which hubdist never asks")
 
 
-def _put_into_words(error: Exception, shown: str, rules: HttpRules) -> HubdistError | InterruptedReadError:
+def _put_into_words(error: Exception, redacted: str, rules: HttpRules) -> HubdistError | InterruptedReadError:
     causes = list(_causes(error))
     if any(isinstance(cause, ssl.SSLCertVerificationError) for cause in causes):
         return OriginError(
-            f"{shown}: the certificate is not trusted", advice="An own CA is named by REQUESTS_CA_BUNDLE."
+            f"{redacted}: the certificate is not trusted", advice="An own CA is named by REQUESTS_CA_BUNDLE."
         )
     if isinstance(error, ValueError):
-        return OriginError(f"{shown} cannot be asked ({type(error).__name__})")
+        return OriginError(f"{redacted} cannot be asked ({type(error).__name__})")
     if not isinstance(error, requests.RequestException | urllib3.exceptions.HTTPError):
         return OriginError(
-            f"{shown} cannot be asked ({type(error).__name__})",
+            f"{redacted} cannot be asked ({type(error).__name__})",
             advice="If REQUESTS_CA_BUNDLE or CURL_CA_BUNDLE is set, it must name a file that this machine has.",
         )
     if isinstance(error, requests.ConnectTimeout):

@@ -34,7 +34,7 @@ class Retries:
     """Runs a step until it succeeds, its failures are used up, or the deadline would pass while waiting.
 
     Args:
-        shown: The URL for messages, secrets removed.
+        redacted: The URL for messages, secrets removed.
         rules: Numbers of retries and waits.
         deadline: When all is over, on `clock`.
         clock: Seconds, growing.
@@ -43,13 +43,13 @@ class Retries:
 
     def __init__(
         self,
-        shown: str,
+        redacted: str,
         rules: HttpRules,
         deadline: float,
         clock: Callable[[], float],
         sleep: Callable[[float], None],
     ) -> None:
-        self._shown = shown
+        self._shown = redacted
         self._rules = rules
         self._deadline = deadline
         self._clock = clock

@@ -87,20 +87,20 @@ def parse_retry_after(text: str | None, now: dt.datetime) -> float | None:
     return max(0.0, (when - now).total_seconds())
 
 
-def status_error(status: int, shown: str) -> HubdistError:
+def status_error(status: int, redacted: str) -> HubdistError:
     """The error for a status that brings no bytes and that no retry mends.
 
     Args:
         status: The HTTP status.
-        shown: The URL, secrets removed.
+        redacted: The URL, secrets removed.
     """
     if status in (401, 403):
         return AccessDeniedError(
-            f"{shown} answered {status}", advice="Give credentials that may read it, or a fresh signed URL."
+            f"{redacted} answered {status}", advice="Give credentials that may read it, or a fresh signed URL."
         )
     if status in (404, 410):
-        return ModelNotFoundError(f"{shown} answered {status}: there is nothing", advice="Check the handle.")
-    return OriginError(f"{shown} answered with status {status}, which brings no model")
+        return ModelNotFoundError(f"{redacted} answered {status}: there is nothing", advice="Check the handle.")
+    return OriginError(f"{redacted} answered with status {status}, which brings no model")
 
 
 def looks_like_html(content_type: str | None, first_bytes: bytes) -> bool:
@@ -110,7 +110,7 @@ def looks_like_html(content_type: str | None, first_bytes: bytes) -> bool:
     return kind in ("text/html", "application/xhtml+xml") or text.startswith(_HTML_STARTS)
 
 
-def check_encoding(headers: Mapping[str, str], shown: str) -> None:
+def check_encoding(headers: Mapping[str, str], redacted: str) -> None:
     """Refuse bodies in an encoding that nobody asked for.
 
     Gzip passes, for servers use it unasked: for what was uploaded compressed, and as a label of .tar.gz files.
@@ -120,7 +120,7 @@ def check_encoding(headers: Mapping[str, str], shown: str) -> None:
     """
     encoding = _encoding(headers)
     if encoding not in ("", "identity") and not is_gzipped(headers):
-        raise OriginError(f"{shown} answered in the encoding {encoding[:40]!r}, although none was asked for")
+        raise OriginError(f"{redacted} answered in the encoding {encoding[:40]!r}, although none was asked for")
 
 
 def is_gzipped(headers: Mapping[str, str]) -> bool:
@@ -195,13 +195,13 @@ class BodyPlan:
     identity: FileIdentity
 
 
-def resume_headers(at: int, first: FileIdentity | None, shown: str) -> dict[str, str]:
+def resume_headers(at: int, first: FileIdentity | None, redacted: str) -> dict[str, str]:
     """Headers of the request for the bytes from offset `at` on.
 
     Args:
         at: Bytes of the file that were read already.
         first: Which file they were of; None if none was opened yet.
-        shown: The URL, secrets removed.
+        redacted: The URL, secrets removed.
 
     Raises:
         OriginError: Bytes were read, and nothing tells whether further ones would be of the same file.
@@ -210,13 +210,13 @@ def resume_headers(at: int, first: FileIdentity | None, shown: str) -> dict[str,
         return {}
     if first is None or first.validator is None:
         raise OriginError(
-            f"{shown} broke off at byte {at} and cannot be resumed: it names no ETag or Last-Modified",
+            f"{redacted} broke off at byte {at} and cannot be resumed: it names no ETag or Last-Modified",
             advice="Load again: the download then starts at its beginning.",
         )
     return {"Range": f"bytes={at}-", "If-Range": first.validator}
 
 
-def plan_body(status: int, headers: Mapping[str, str], at: int, first: FileIdentity | None, shown: str) -> BodyPlan:
+def plan_body(status: int, headers: Mapping[str, str], at: int, first: FileIdentity | None, redacted: str) -> BodyPlan:
     """Decide how an answer continues a download of which `at` bytes were read.
 
     Args:
@@ -224,7 +224,7 @@ def plan_body(status: int, headers: Mapping[str, str], at: int, first: FileIdent
         headers: Of the answer; a mapping that ignores case.
         at: Bytes that were read already.
         first: Which file they were of. Ignored if `at` is 0: then the file may be another one.
-        shown: The URL, secrets removed.
+        redacted: The URL, secrets removed.
 
     Raises:
         IntegrityError: The file is another one than before, or not surely the same.
@@ -232,33 +232,33 @@ def plan_body(status: int, headers: Mapping[str, str], at: int, first: FileIdent
         OriginError: The status or the range is none that was asked for.
     """
     if status == 206 and at:
-        plan = _plan_part(headers, at, first, shown)
+        plan = _plan_part(headers, at, first, redacted)
     elif status == 200:
         length = _content_length(headers)
         plan = BodyPlan(at, length, FileIdentity.of(headers, length))
     elif status == 416 and at:
-        raise IntegrityError(f"{shown} changed while it was read: it has no byte {at} any more")
+        raise IntegrityError(f"{redacted} changed while it was read: it has no byte {at} any more")
     else:
-        raise status_error(status, shown)
+        raise status_error(status, redacted)
     if at and (first is None or not first.is_same_file(plan.identity)):
         raise IntegrityError(
-            f"{shown} changed while it was read, or does not say that it is the same; stopped at byte {at}",
+            f"{redacted} changed while it was read, or does not say that it is the same; stopped at byte {at}",
             advice="Load again.",
         )
     return plan
 
 
-def _plan_part(headers: Mapping[str, str], at: int, first: FileIdentity | None, shown: str) -> BodyPlan:
+def _plan_part(headers: Mapping[str, str], at: int, first: FileIdentity | None, redacted: str) -> BodyPlan:
     part = _CONTENT_RANGE.fullmatch(headers.get("Content-Range", "").strip())
     if part is None or int(part[1]) != at or int(part[2]) < at:
-        raise OriginError(f"{shown} was asked for bytes from {at} on and answered with another range")
+        raise OriginError(f"{redacted} was asked for bytes from {at} on and answered with another range")
     stop, total = int(part[2]) + 1, None if part[3] == "*" else int(part[3])
     known = first.length if first is not None else None
     ends = [end for end in (total, known) if end is not None]
     if any(stop > end for end in ends):
-        raise LengthMismatchError(f"{shown} answered with bytes up to {stop} of a file of {min(ends)} bytes")
+        raise LengthMismatchError(f"{redacted} answered with bytes up to {stop} of a file of {min(ends)} bytes")
     if _content_length(headers) not in (None, stop - at):
-        raise LengthMismatchError(f"{shown} answered with a length that contradicts its range")
+        raise LengthMismatchError(f"{redacted} answered with a length that contradicts its range")
     return BodyPlan(0, stop, FileIdentity.of(headers, total))
 
 

@@ -258,32 +258,34 @@ def fetch_text(
     Raises:
         OriginError: The body is longer, or no UTF-8; otherwise as for `HttpStream`.
     """
-    shown = redact_url(url)
+    redacted = redact_url(url)
     requester = HttpRequester(url, rules, headers=headers, session=session, clock=clock)
 
     def fetch() -> tuple[int, bytes]:
         with requester.get({}) as response:
             status, body = response.status_code, b""
             if status not in (200, 303):
-                raise status_error(status, shown)
+                raise status_error(status, redacted)
             if response.headers.get("Content-Encoding", "identity").lower() != "identity":
-                raise OriginError(f"{shown} answered an encoded text, although none was asked for")
+                raise OriginError(f"{redacted} answered an encoded text, although none was asked for")
             while data := requester.read_some(response, max_bytes + 1 - len(body)):
                 body += data
                 if len(body) > max_bytes:
-                    raise OriginError(f"{shown} answered more than {max_bytes} bytes where a short text was expected")
+                    raise OriginError(
+                        f"{redacted} answered more than {max_bytes} bytes where a short text was expected"
+                    )
             length = response.headers.get("Content-Length", "")
             _check_complete(len(body), int(length) if length.isdecimal() else None)
             return status, body
 
     try:
-        status, body = Retries(shown, rules, requester.deadline, clock, sleep).run(fetch)
+        status, body = Retries(redacted, rules, requester.deadline, clock, sleep).run(fetch)
     finally:
         requester.close()
     try:
         return status, body.decode("utf-8")
     except UnicodeDecodeError:
-        raise OriginError(f"{shown} answered bytes where a text was expected") from None
+        raise OriginError(f"{redacted} answered bytes where a text was expected") from None
 
 
 def _check_complete(at: int, stop: int | None) -> None:

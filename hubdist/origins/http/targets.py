@@ -36,17 +36,17 @@ def check_url(url: str) -> str:
     Raises:
         HandleError: It is not.
     """
-    shown = redact_url(url)
+    redacted = redact_url(url)
     try:
         parts = urlsplit(url)
         port = parts.port
     except ValueError:
-        raise HandleError(f"{shown!r} is no valid URL") from None
+        raise HandleError(f"{redacted!r} is no valid URL") from None
     # Parsers of URLs disagree on where a host ends at a backslash or a control character, so both are refused.
     if parts.scheme not in _PORTS or not parts.hostname or port == 0 or "\\" in parts.netloc or not url.isprintable():
-        raise HandleError(f"{shown!r} is no http or https URL")
+        raise HandleError(f"{redacted!r} is no http or https URL")
     if is_forbidden_host(parts.hostname):
-        raise HandleError(f"{shown} is a link-local or metadata address, which hubdist never asks")
+        raise HandleError(f"{redacted} is a link-local or metadata address, which hubdist never asks")
     return url
 
 
@@ -60,19 +60,19 @@ def redirect_target(base: str, location: str) -> str:
     Raises:
         OriginError: It leads from https to http, or where `check_url` says no.
     """
-    shown = redact_url(base)
+    redacted = redact_url(base)
     refusal: HubdistError
     try:
         # Credentials come from the caller only; those that an origin puts into a Location are dropped.
         target = split_userinfo(urldefrag(urljoin(base, location)).url)[0]
         check_url(target)
     except HandleError as error:
-        refusal = OriginError(f"{shown} redirects where hubdist does not follow: {error.what}")
+        refusal = OriginError(f"{redacted} redirects where hubdist does not follow: {error.what}")
     except ValueError:
-        refusal = OriginError(f"{shown} redirects to what is no URL")
+        refusal = OriginError(f"{redacted} redirects to what is no URL")
     else:
         if urlsplit(base).scheme == "https" and urlsplit(target).scheme == "http":
-            raise OriginError(f"{shown} redirects from https to http, to {redact_url(target)}")
+            raise OriginError(f"{redacted} redirects from https to http, to {redact_url(target)}")
         return target
     raise refusal
 

@@ -15,7 +15,7 @@ from hubdist.errors import DigestMismatchError
 from hubdist.model.manifest import EntryDigester, Manifest, cut_chunks
 from hubdist.remote.snapshot_copy import list_copy
 from hubdist.resolver.resolver import Resolver
-from hubdist.resolver.values import Access
+from hubdist.resolver.values import ReadSources
 from hubdist.shared_cache.cache import SharedCache, SharedSnapshot
 from hubdist.store.snapshot import Snapshot
 from hubdist.store.store import Store
@@ -92,7 +92,7 @@ def test_a_process_that_loads_into_memory_refuses_it(
     def fetch(*_: object) -> memoryview:
         raise DigestMismatchError("the driver was asked", expected="", actual="")
 
-    access = Access(found.manifest, ((Route.SHARED, found.copy), (Route.DRIVER, None)))
+    access = ReadSources(found.manifest, ((Route.SHARED, found.copy), (Route.DRIVER, None)))
     with pytest.raises(DigestMismatchError, match="the driver was asked"):
         Reader(config, fetch, lambda: False).to_memory(access, None)
 

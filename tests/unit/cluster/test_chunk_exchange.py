@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 
 from hubdist.cluster.agent import chunk_exchange
-from hubdist.cluster.agent.chunk_exchange import Exchange
+from hubdist.cluster.agent.chunk_exchange import ChunkExchange
 from hubdist.cluster.agent.chunk_rpc import Sender
 from hubdist.config.schema import Config
 from hubdist.errors import HubdistError, IntegrityError, PeerError, StoreError
 from hubdist.model.manifest import Manifest, cut_chunks, prove
 from hubdist.remote.snapshot_copy import CopyReader, RemoteCopy, list_copy
-from hubdist.store.chunk_stage import GrowingStage
+from hubdist.store.chunk_stage import ChunkStage
 from hubdist.store.store import Store
 
 MIB = 1 << 20
@@ -39,8 +39,8 @@ class Pair:
                 self.manifest: Manifest = snapshot.manifest
                 self.files = snapshot.path
         self.chunks = [prove(self.manifest, chunk) for chunk in cut_chunks(self.manifest, MIB)]
-        self.giver = Exchange(lambda: self.given, self.config)
-        self.taker = Exchange(lambda: self.taken, self.config)
+        self.giver = ChunkExchange(lambda: self.given, self.config)
+        self.taker = ChunkExchange(lambda: self.taken, self.config)
         self.ordinals = tuple(range(len(self.manifest.entries)))
         self.sender = Sender(b"giver")
 
@@ -90,7 +90,7 @@ def test_two_calls_to_begin_at_once_leave_one_stage(pair: Pair, monkeypatch: pyt
     both = threading.Barrier(2, timeout=20)
     real = Store.stage_growing
 
-    def stage_growing(self: Store, expected_bytes: int | None) -> GrowingStage:
+    def stage_growing(self: Store, expected_bytes: int | None) -> ChunkStage:
         both.wait()
         return real(self, expected_bytes)
 
@@ -128,13 +128,13 @@ def test_a_stage_that_cannot_be_removed_keeps_nothing_else(pair: Pair, monkeypat
     real = CopyReader.close
     monkeypatch.setattr(CopyReader, "close", lambda self: (closed.append(self), real(self)))
     assert pair.taker.begin("d", pair.manifest, list_copy(str(pair.files), pair.config)) is False
-    discard = GrowingStage.discard
+    discard = ChunkStage.discard
 
-    def refuse(self: GrowingStage) -> None:
+    def refuse(self: ChunkStage) -> None:
         discard(self)
         raise StoreError("the disk refuses", path="/disk")
 
-    monkeypatch.setattr(GrowingStage, "discard", refuse)
+    monkeypatch.setattr(ChunkStage, "discard", refuse)
     with pytest.raises(StoreError):
         pair.taker.forget("d")
     assert len(closed) == 1

@@ -8,14 +8,14 @@ import threading
 import pytest
 
 from hubdist import errors
-from hubdist.cluster.coordinator.lifetime import Life, answering
+from hubdist.cluster.coordinator.lifetime import Lifetime, answering
 
 
 class Actor:
     """Answers in several ways."""
 
     def __init__(self) -> None:
-        self._life = Life()
+        self._life = Lifetime()
         self.go_on = asyncio.Event()
 
     @answering
@@ -46,13 +46,13 @@ def test_work_stops_the_clock() -> None:
 
 def test_who_was_never_asked_ends_too() -> None:
     ended = threading.Event()
-    Life().end_when_idle(lambda _: 0.1, ended.set)
+    Lifetime().end_when_idle(lambda _: 0.1, ended.set)
     assert ended.wait(20)
 
 
 def test_who_works_does_not_end() -> None:
     ended, looked = threading.Event(), threading.Event()
-    life = Life()
+    life = Lifetime()
 
     def limit_s(idle_s: float) -> float:
         assert idle_s == 0 or released.is_set()

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from hubdist.cluster.calls import NodeLostError
-from hubdist.cluster.coordinator.liveness import QUIET_S, SILENT_S, Pulse
+from hubdist.cluster.coordinator.liveness import QUIET_S, SILENT_S, Liveness
 from tests.support.fake_agents import FakeNodes, fake_nodes, until
 
 
@@ -28,20 +28,20 @@ class Clock:
 def looked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     """Runs a test with nodes, a pulse and its clock."""
 
-    def run(work: Callable[[FakeNodes, Pulse, Clock], Coroutine[Any, Any, None]]) -> None:
+    def run(work: Callable[[FakeNodes, Liveness, Clock], Coroutine[Any, Any, None]]) -> None:
         with fake_nodes(monkeypatch, tmp_path, "a") as nodes:
             monkeypatch.setattr("hubdist.cluster.coordinator.liveness.QUIET_S", QUIET_S)
             clock = Clock()
 
             async def within() -> None:
-                await asyncio.wait_for(work(nodes, Pulse(nodes.agents, clock=clock), clock), 30)
+                await asyncio.wait_for(work(nodes, Liveness(nodes.agents, clock=clock), clock), 30)
 
             asyncio.run(within())
 
     return run
 
 
-def pass_by(pulse: Pulse, clock: Clock, nodes: FakeNodes, seconds: float) -> float:
+def pass_by(pulse: Liveness, clock: Clock, nodes: FakeNodes, seconds: float) -> float:
     """Look each second, as transfers do; how long the node is silent at the end."""
     silent_s = 0.0
     for _ in range(int(seconds)):
@@ -51,7 +51,7 @@ def pass_by(pulse: Pulse, clock: Clock, nodes: FakeNodes, seconds: float) -> flo
 
 
 def test_a_node_that_is_heard_of_is_not_asked(looked: Any) -> None:
-    async def work(nodes: FakeNodes, pulse: Pulse, clock: Clock) -> None:
+    async def work(nodes: FakeNodes, pulse: Liveness, clock: Clock) -> None:
         for _ in range(20):
             clock.now += 1
             pulse.heard("a")
@@ -62,7 +62,7 @@ def test_a_node_that_is_heard_of_is_not_asked(looked: Any) -> None:
 
 
 def test_a_node_that_answers_is_never_silent_and_is_asked_from_time_to_time(looked: Any) -> None:
-    async def work(nodes: FakeNodes, pulse: Pulse, clock: Clock) -> None:
+    async def work(nodes: FakeNodes, pulse: Liveness, clock: Clock) -> None:
         for asked in range(1, 5):
             assert pass_by(pulse, clock, nodes, QUIET_S + 1) < SILENT_S
             await until(lambda asked=asked: nodes.calls["a", "answer"] == asked)  # type: ignore[misc]  # default
@@ -72,7 +72,7 @@ def test_a_node_that_answers_is_never_silent_and_is_asked_from_time_to_time(look
 
 
 def test_a_node_that_stops_is_silent_until_it_answers(looked: Any) -> None:
-    async def work(nodes: FakeNodes, pulse: Pulse, clock: Clock) -> None:
+    async def work(nodes: FakeNodes, pulse: Liveness, clock: Clock) -> None:
         pulse.heard("a")
         nodes.stop("a")
         assert pass_by(pulse, clock, nodes, QUIET_S) < SILENT_S
@@ -85,7 +85,7 @@ def test_a_node_that_stops_is_silent_until_it_answers(looked: Any) -> None:
 
 
 def test_what_a_node_owed_long_ago_is_not_held_against_it(looked: Any) -> None:
-    async def work(nodes: FakeNodes, pulse: Pulse, clock: Clock) -> None:
+    async def work(nodes: FakeNodes, pulse: Liveness, clock: Clock) -> None:
         nodes.stop("a")
         assert pass_by(pulse, clock, nodes, 20) > SILENT_S
         clock.now += 3600  # nobody cares
@@ -97,7 +97,7 @@ def test_what_a_node_owed_long_ago_is_not_held_against_it(looked: Any) -> None:
 def test_an_agent_that_was_lost_is_no_silent_node(looked: Any) -> None:
     """Its next one may take long to start."""
 
-    async def work(nodes: FakeNodes, pulse: Pulse, clock: Clock) -> None:
+    async def work(nodes: FakeNodes, pulse: Liveness, clock: Clock) -> None:
         def lose(_: str, __: tuple[Any, ...]) -> None:
             raise NodeLostError("it was killed")
 

@@ -12,9 +12,9 @@ from typing import Any, cast
 import pytest
 
 from hubdist.cluster.coordinator.job_pins import JobPins
-from hubdist.cluster.coordinator.origin_feed import EarlyDelivery
-from hubdist.cluster.coordinator.probes import Ways
-from hubdist.cluster.coordinator.route_runner import Deliveries
+from hubdist.cluster.coordinator.origin_feed import OriginFeed
+from hubdist.cluster.coordinator.probes import Probes
+from hubdist.cluster.coordinator.route_runner import RouteRunner
 from hubdist.delivery.routes import Route
 from hubdist.errors import NotPinnedError, OriginError, StoreError
 from hubdist.model.handle import parse_handle
@@ -45,13 +45,13 @@ class Job:
             held=self._snapshot,
             snapshot=self._snapshot,
         )
-        ways = cast(Ways, None)
-        self.deliveries = Deliveries(cast(JobPins, pins), nodes.agents, ways, nodes.nodes[DRIVER], nodes.config)
+        ways = cast(Probes, None)
+        self.deliveries = RouteRunner(cast(JobPins, pins), nodes.agents, ways, nodes.nodes[DRIVER], nodes.config)
         self.digest: Digest | None = None
 
-    async def read(self, *names: str) -> EarlyDelivery:
+    async def read(self, *names: str) -> OriginFeed:
         """Read the origin; nodes take part, and have all chunks at the end."""
-        early = self.deliveries.early(self.handle.public)
+        early = self.deliveries.early(self.handle.redacted)
         for name in names:
             early.add(self.nodes.nodes[name])
         resolution = await asyncio.to_thread(self._resolver.resolve, self.handle, early)
@@ -62,7 +62,7 @@ class Job:
 
     async def ask(self, name: str) -> NodeReport:
         assert self.digest is not None
-        return await self.deliveries.bring(self.digest, self.handle.public, self.nodes.nodes[name], None)
+        return await self.deliveries.bring(self.digest, self.handle.redacted, self.nodes.nodes[name], None)
 
     async def reported(self, count: int) -> tuple[NodeReport, ...]:
         await until(lambda: self.deliveries.reports.count >= count)
@@ -90,7 +90,7 @@ def check(report: NodeReport, job: Job) -> None:
     assert report.reason == "it came while the origin was being read"
     assert report.source == "node driver"
     assert report.bytes_received == sum(size for _, size in report.sources) == report.timeline[-1][1] == SIZE
-    assert (report.handle, report.digest) == (job.handle.public, str(job.digest))
+    assert (report.handle, report.digest) == (job.handle.redacted, str(job.digest))
     assert report.seconds >= report.timeline[-1][0] > 0
 
 

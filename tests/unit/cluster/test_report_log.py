@@ -11,11 +11,11 @@ from typing import Any, cast
 
 import pytest
 
-from hubdist.cluster.coordinator.agent_pool import Agents
+from hubdist.cluster.coordinator.agent_pool import AgentPool
 from hubdist.cluster.coordinator.job_pins import JobPins
-from hubdist.cluster.coordinator.probes import Ways
-from hubdist.cluster.coordinator.report_log import PINS_BYTES, Reports, newest, thinned
-from hubdist.cluster.coordinator.route_runner import Deliveries
+from hubdist.cluster.coordinator.probes import Probes
+from hubdist.cluster.coordinator.report_log import PINS_BYTES, ReportLog, newest, thinned
+from hubdist.cluster.coordinator.route_runner import RouteRunner
 from hubdist.cluster.nodes import Node
 from hubdist.config.schema import Config
 from hubdist.delivery.routes import Route
@@ -33,10 +33,10 @@ SOURCES = tuple((node.name, 12 * MIB) for node in NODES)
 
 
 @pytest.fixture
-def deliveries(tmp_path: Path) -> Deliveries:
+def deliveries(tmp_path: Path) -> RouteRunner:
     pins = cast(JobPins, SimpleNamespace(nonces=Nonces(Store(tmp_path))))
-    agents = Agents(Config(), lambda *_: None)
-    return Deliveries(pins, agents, cast(Ways, None), NODES[0], Config())
+    agents = AgentPool(Config(), lambda *_: None)
+    return RouteRunner(pins, agents, cast(Probes, None), NODES[0], Config())
 
 
 def report(number: int, node: Node, **changes: Any) -> NodeReport:
@@ -61,14 +61,14 @@ def pin(handle: int) -> PinReport:
     return PinReport(one.handle, one.digest, 240 * MIB, 5, "origin", 1, 1.5)
 
 
-def status_of(deliveries: Deliveries, pins: list[PinReport]) -> Status:
+def status_of(deliveries: RouteRunner, pins: list[PinReport]) -> Status:
     """As the coordinator makes it."""
     done, shown = deliveries.reports, newest(pins, PINS_BYTES)
     left_out = (len(pins) - len(shown), done.left_out)
     return Status("ray", "node", "/store", shown, done.newest, (), *left_out, done.totals)
 
 
-def test_five_thousand_handles_on_twenty_nodes_take_little_memory_and_a_small_status(deliveries: Deliveries) -> None:
+def test_five_thousand_handles_on_twenty_nodes_take_little_memory_and_a_small_status(deliveries: RouteRunner) -> None:
     for handle in range(HANDLES):
         digest = Digest(f"{handle:064x}")
         if handle == HANDLES - 500:  # of all that is kept at the end, nothing but whom the models are with is older
@@ -94,7 +94,7 @@ def test_five_thousand_handles_on_twenty_nodes_take_little_memory_and_a_small_st
     assert "older deliveries; all together: " in str(status)
 
 
-def test_all_reports_of_a_large_prefetch_together_take_bounded_memory(deliveries: Deliveries) -> None:
+def test_all_reports_of_a_large_prefetch_together_take_bounded_memory(deliveries: RouteRunner) -> None:
     """The caller of a prefetch gets one for each model and node, and the coordinator holds them until then."""
     points = 0
     for handle in range(2_000):
@@ -107,7 +107,7 @@ def test_all_reports_of_a_large_prefetch_together_take_bounded_memory(deliveries
 
 
 def test_the_newest_are_whole_and_older_ones_are_brief() -> None:
-    reports = Reports(most=10_000)
+    reports = ReportLog(most=10_000)
     for handle in range(1_000):
         reports.note(report(handle, NODES[1], error=StoreFullError("full", need_bytes=2, free_bytes=1)))
     found = reports.newest
@@ -122,7 +122,7 @@ def test_the_newest_are_whole_and_older_ones_are_brief() -> None:
 
 
 def test_no_more_are_kept_than_allowed_and_a_small_job_sees_all() -> None:
-    reports = Reports(most=5)
+    reports = ReportLog(most=5)
     for handle in range(5):
         reports.note(report(handle, NODES[1]))
     assert (len(reports.newest), reports.left_out) == (5, 0)
@@ -137,7 +137,7 @@ def test_one_huge_report_does_not_break_the_bounds(large: str) -> None:
         "error": HubdistError("x" * 2_000_000),
         "handle": "https://host/" + "x" * 2_000_000,
     }
-    reports = Reports(most=1000)
+    reports = ReportLog(most=1000)
     for _ in range(50):
         reports.note(report(1, NODES[1], **{large: huge[large]}))
     reports.note(report(2, NODES[1]))
@@ -152,7 +152,7 @@ def test_an_error_that_cannot_be_pickled_is_kept_as_text() -> None:
         def __reduce__(self) -> Any:
             raise TypeError("never")
 
-    reports = Reports(most=10)
+    reports = ReportLog(most=10)
     reports.note(report(1, NODES[1], error=OwnError("what happened")))
     assert str(reports.newest[0].error) == "what happened"
 
@@ -171,7 +171,7 @@ def test_a_report_that_is_kept_holds_on_to_nothing_of_its_error() -> None:
         except OriginError as error:
             return error
 
-    reports = Reports(most=10)
+    reports = ReportLog(most=10)
     reports.note(report(1, NODES[1], error=fail()))
     assert Large.gone
 

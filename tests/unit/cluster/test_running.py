@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from hubdist.cluster.agent import chunk_exchange
-from hubdist.cluster.coordinator.progress import Brought
-from hubdist.cluster.coordinator.running import Transfers
+from hubdist.cluster.coordinator.progress import DeliveryStats
+from hubdist.cluster.coordinator.running import RunningDeliveries
 from hubdist.delivery.routes import Route
 from hubdist.model.manifest import Manifest
 from tests.support.fake_agents import DRIVER, FakeNodes, fake_nodes, run
@@ -31,9 +31,9 @@ class Job:
     def __init__(self, nodes: FakeNodes, mib: int = 12) -> None:
         self.nodes = nodes
         self.manifest = nodes.publish(DRIVER, {"saved_model.pb": os.urandom(mib * MIB)})
-        self.transfers = Transfers(nodes.nodes[DRIVER], nodes.agents, nodes.config)
+        self.transfers = RunningDeliveries(nodes.nodes[DRIVER], nodes.agents, nodes.config)
 
-    async def bring(self, name: str, manifest: Manifest | None = None) -> Brought | None:
+    async def bring(self, name: str, manifest: Manifest | None = None) -> DeliveryStats | None:
         node = self.nodes.nodes[name]
         brought = await self.transfers.bring(manifest or self.manifest, node, Route.DRIVER, None)
         self.transfers.note_holder(self.manifest.digest, node)
@@ -256,6 +256,6 @@ def test_a_delivery_whose_agent_cannot_be_made_fails_alone(monkeypatch: pytest.M
         async def work() -> None:
             results = await asyncio.gather(job.bring("bad"), job.bring("good"), return_exceptions=True)
             assert isinstance(results[0], RuntimeError)
-            assert isinstance(results[1], Brought)
+            assert isinstance(results[1], DeliveryStats)
 
         run(work)

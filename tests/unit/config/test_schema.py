@@ -144,8 +144,8 @@ def test_a_task_cannot_change_what_the_coordinator_and_the_agents_do(key: str, v
 def test_a_task_may_say_what_the_job_says(key: str, value: Any) -> None:
     whole = job_with(key).changed({key: value})
     schemes = set(value) if key == "origins" else ()
-    changed = whole.for_nodes().changed_in_process({key: value, "read_mode": "memory"}, schemes)
-    assert changed == whole.for_nodes().changed({"read_mode": "memory"})
+    changed = whole.without_secrets().changed_in_process({key: value, "read_mode": "memory"}, schemes)
+    assert changed == whole.without_secrets().changed({"read_mode": "memory"})
 
 
 def test_a_task_may_have_a_store_of_its_own_and_limit_it() -> None:
@@ -165,7 +165,7 @@ def test_a_task_may_have_a_store_of_its_own_and_limit_it() -> None:
     ],
 )
 def test_what_has_an_effect_in_a_task_is_taken(settings: dict[str, Any]) -> None:
-    assert Config().changed_in_process(settings, ()).keys_set() == Config(**settings).keys_set()
+    assert Config().changed_in_process(settings, ()).explicit_values() == Config(**settings).explicit_values()
 
 
 def test_keys_of_models_are_those_of_the_job() -> None:
@@ -186,7 +186,7 @@ def test_the_store_follows_xdg(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_each_node_has_its_own_xdg(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", "/home/alice/.cache")
-    driver = pickle.dumps(load().for_nodes())
+    driver = pickle.dumps(load().without_secrets())
     monkeypatch.setenv("XDG_CACHE_HOME", "/scratch/ray")
     assert pickle.loads(driver).store_root("n") == Path("/scratch/ray/hubdist")
     monkeypatch.delenv("XDG_CACHE_HOME")
@@ -442,7 +442,7 @@ def test_changed_refuses_what_load_refuses() -> None:
 
 
 def test_only_the_keys_that_were_given_are_set() -> None:
-    assert load({"HUBDIST_RETRIES": "1"}, offline=True).keys_set() == {"retries": 1, "offline": True}
+    assert load({"HUBDIST_RETRIES": "1"}, offline=True).explicit_values() == {"retries": 1, "offline": True}
 
 
 def test_from_yaml_reads_a_text_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -455,13 +455,13 @@ def test_from_yaml_reads_a_text_alone(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_functions_for_origins_are_kept_and_do_not_leave_for_the_nodes() -> None:
     config = load(origins={"mine": MemorySource})
     assert config.origins["mine"] is MemorySource
-    assert config.for_nodes().origins == {}
+    assert config.without_secrets().origins == {}
     assert "MemorySource" not in repr(config)
 
 
 def test_what_nodes_get_can_be_pickled_and_holds_no_handles() -> None:
     config = load(models=[f"https://me:{SECRET}@h/m"], retries=1)
-    data = pickle.dumps(config.for_nodes())
+    data = pickle.dumps(config.without_secrets())
     assert SECRET.encode() not in data
     assert pickle.loads(data).retries == 1
 

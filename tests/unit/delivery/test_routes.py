@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from hubdist.delivery.routes import Evidence, Finding, Route, order_routes
+from hubdist.delivery.routes import Evidence, ProbeResult, Route, order_routes
 
-YES = Finding(usable=True, why="it can")
-NO = Finding(usable=False, why="no credentials")
+YES = ProbeResult(usable=True, why="it can")
+NO = ProbeResult(usable=False, why="no credentials")
 
 
 @pytest.mark.parametrize(

@@ -270,7 +270,7 @@ _WITH_SECRETS = [
 
 @pytest.mark.parametrize("text", _WITH_SECRETS)
 def test_no_secret_is_public(text: str) -> None:
-    assert SECRET not in parse(text).public
+    assert SECRET not in parse(text).redacted
 
 
 @pytest.mark.parametrize(
@@ -388,7 +388,7 @@ def test_a_handle_that_hides_nothing_is_its_own_label(text: str) -> None:
     ],
 )
 def test_labels_tell_apart_what_is_equal_in_public(one: str, other: str) -> None:
-    assert parse(one).public == parse(other).public
+    assert parse(one).redacted == parse(other).redacted
     assert parse(one).label != parse(other).label
 
 

@@ -130,18 +130,18 @@ def test_a_file_by_url_arrives_whole_or_not_at_all(hub: LoopbackHub, store: Path
 def test_a_file_that_changes_while_it_is_read_is_refused(
     tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from hubdist.store.stage import Stage
+    from hubdist.store.stage import StreamStage
 
     path = tmp_path / "model.onnx"
     path.write_bytes(b"old")
     os.utime(path, (0, 0))
-    begin = Stage.open_file
+    begin = StreamStage.open_file
 
-    def write_and_begin(stage: Stage, name: str) -> object:
+    def write_and_begin(stage: StreamStage, name: str) -> object:
         path.write_bytes(b"new")
         return begin(stage, name)
 
-    monkeypatch.setattr(Stage, "open_file", write_and_begin)
+    monkeypatch.setattr(StreamStage, "open_file", write_and_begin)
     assert "changed while it was read" in str(refused(path, errors.OriginError, store))
 
 

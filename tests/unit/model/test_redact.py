@@ -81,7 +81,7 @@ def test_no_part_of_a_secret_is_in_what_a_handle_shows(text: str) -> None:
     except HubdistError as error:
         shown += list(texts_of(error))
     else:
-        shown += [handle.public, handle.label, handle.key, repr(handle), repr(RemoteCopy(handle.text, {}))]
+        shown += [handle.redacted, handle.label, handle.key, repr(handle), repr(RemoteCopy(handle.text, {}))]
     with contextlib.suppress(HubdistError):
         parse_handle(text, custom_schemes={"ftp"})
     assert not [each for each in shown if CANARY in each]
@@ -96,7 +96,7 @@ def test_no_part_of_a_secret_is_in_what_settings_show(text: str) -> None:
         except HubdistError as error:
             shown += list(texts_of(error))
         else:
-            shown += [repr(config), str(config), f"{config}", repr(config.models), repr(config.for_nodes())]
+            shown += [repr(config), str(config), f"{config}", repr(config.models), repr(config.without_secrets())]
             with contextlib.suppress(HubdistError):  # of a scheme that nobody has registered
                 shown += [repr(settings) for settings in config.model_settings().items()]
     assert not [each for each in shown if CANARY in each]
@@ -148,4 +148,4 @@ def test_what_is_no_secret_is_shown(url: str, shown: str) -> None:
 def test_a_container_is_no_password() -> None:
     handle = parse_handle("abfss://container@account.dfs.core.windows.net/models/m")
     assert handle.kind is Kind.TREE
-    assert handle.public == handle.text
+    assert handle.redacted == handle.text

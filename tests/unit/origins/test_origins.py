@@ -16,7 +16,7 @@ import pytest
 
 import hubdist
 from hubdist import errors
-from hubdist.store.stage import Stage
+from hubdist.store.stage import StreamStage
 from hubdist.testing.hub import HtmlPage, LoopbackHub, Reset, ShortBody, Status, WrongBytes
 from hubdist.testing.memory import MemorySource
 from tests.support.archives import tar, targz, zipped
@@ -284,15 +284,15 @@ def test_a_path_that_changes_while_it_is_read_is_refused(
     (tmp_path / "x.tar").write_bytes(tar(FILES))
     for path in (tmp_path / "x.tar", tmp_path / "model" / "saved_model.pb"):
         os.utime(path, (0, 0))  # long ago, for the clock of a disk is coarse
-    begin = Stage.open_file
+    begin = StreamStage.open_file
 
-    def write_and_begin(stage: Stage, path: str) -> Any:
+    def write_and_begin(stage: StreamStage, path: str) -> Any:
         if path == "empty.txt":
             write_files(tmp_path / "model", {"saved_model.pb": FILES["saved_model.pb"][::-1]})
             (tmp_path / "x.tar").write_bytes(tar({**FILES, "noise.bin": bytes(50_000)}))
         return begin(stage, path)
 
-    monkeypatch.setattr(Stage, "open_file", write_and_begin)
+    monkeypatch.setattr(StreamStage, "open_file", write_and_begin)
     assert "changed while it was read" in str(refused(tmp_path / name, store, errors.OriginError))
 
 

@@ -23,7 +23,7 @@ from hubdist.model.chunker import ChunkCutter
 from hubdist.model.handle import parse_handle
 from hubdist.model.manifest import BLOCK_BYTES, Chunk, Digest, Entry, Manifest, Piece, ProvenChunk, cut_chunks, prove
 from hubdist.origins import open_origin
-from hubdist.store.chunk_stage import GrowingStage, read_pieces
+from hubdist.store.chunk_stage import ChunkStage, read_pieces
 from hubdist.store.store import Store
 from hubdist.system.disk import remove_tree
 from tests.support.archives import tar, targz
@@ -73,7 +73,7 @@ def files_of(root: Path) -> dict[str, bytes]:
     return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
 
-def fill(stage: GrowingStage, chunks: list[tuple[ProvenChunk, bytes]]) -> None:
+def fill(stage: ChunkStage, chunks: list[tuple[ProvenChunk, bytes]]) -> None:
     for chunk, data in chunks:
         stage.write_chunk(chunk, memoryview(data))
 

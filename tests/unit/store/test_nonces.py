@@ -13,11 +13,11 @@ from typing import Any, cast
 import pytest
 
 from hubdist.cluster.coordinator import store_groups
-from hubdist.cluster.coordinator.agent_pool import Agents
+from hubdist.cluster.coordinator.agent_pool import AgentPool
 from hubdist.cluster.coordinator.job_pins import JobPins
-from hubdist.cluster.coordinator.probes import Ways
-from hubdist.cluster.coordinator.route_runner import Deliveries
-from hubdist.cluster.coordinator.store_groups import Stores
+from hubdist.cluster.coordinator.probes import Probes
+from hubdist.cluster.coordinator.route_runner import RouteRunner
+from hubdist.cluster.coordinator.store_groups import StoreGroups
 from hubdist.cluster.nodes import Node
 from hubdist.config.schema import Config
 from hubdist.delivery.routes import Route
@@ -93,15 +93,15 @@ class Disks:
         nonces = Nonces(Store(self.disks[node.id]))
         return nonces.show() if method == "show_nonce" else nonces.find(*args)
 
-    def stores(self) -> Stores:
-        return Stores(node("driver"), cast(Agents, self), Nonces(Store(self.disks["driver"])))
+    def stores(self) -> StoreGroups:
+        return StoreGroups(node("driver"), cast(AgentPool, self), Nonces(Store(self.disks["driver"])))
 
 
 def node(name: str) -> Node:
     return Node(id=name, name=f"node {name}", address=name, is_head=name == "driver")
 
 
-def ask(stores: Stores, *names: str) -> list[str]:
+def ask(stores: StoreGroups, *names: str) -> list[str]:
     async def together() -> list[Node]:
         return await asyncio.gather(*(stores.first(node(name)) for name in names))
 
@@ -220,9 +220,9 @@ def test_who_shares_a_store_waits_for_the_first_and_receives_if_that_does_not_he
         return NodeReport(to.id, to.name, handle, str(digest), Route.DRIVER, "", bytes_received=9, error=error)
 
     async def bring() -> list[NodeReport]:
-        agents = cast(Agents, Agent(monkeypatch, **disks.disks))
+        agents = cast(AgentPool, Agent(monkeypatch, **disks.disks))
         pins = cast(JobPins, SimpleNamespace(nonces=Nonces(Store(tmp_path / "driver"))))
-        deliveries = Deliveries(pins, agents, cast(Ways, None), node("driver"), Config())
+        deliveries = RouteRunner(pins, agents, cast(Probes, None), node("driver"), Config())
         monkeypatch.setattr(deliveries, "_deliver", deliver)
         assert await deliveries._stores.first(node("a")) == node("a")
         return await asyncio.gather(*(deliveries.bring(Digest("0" * 64), "model", node(name), None) for name in "ba"))

@@ -79,7 +79,7 @@ def test_a_damaged_pin_is_none(pins: Pins, tmp_path: Path, content: bytes) -> No
     assert pins.find(MODEL) is None
 
 
-@pytest.mark.parametrize("handle", SECRETIVE, ids=lambda handle: handle.public)
+@pytest.mark.parametrize("handle", SECRETIVE, ids=lambda handle: handle.redacted)
 def test_no_secret_is_written_with_a_pin(pins: Pins, tmp_path: Path, handle: Handle) -> None:
     pins.keep(handle, ONE)
     assert SECRET not in texts(tmp_path)
@@ -126,14 +126,14 @@ def test_other_bytes_are_refused_and_the_pin_stays(path: Path) -> None:
     with pytest.raises(DigestMismatchError, match="remove the pin") as caught:
         lock.keep(MODEL, TWO)
     assert (caught.value.expected, caught.value.actual) == (str(ONE), str(TWO))
-    assert caught.value.handle == MODEL.public
+    assert caught.value.handle == MODEL.redacted
     assert lock.find(MODEL) == ONE
 
 
 def test_a_frozen_file_refuses_an_unknown_handle_and_is_not_made(path: Path) -> None:
     with pytest.raises(NotPinnedError) as caught:
         LockFile(path, frozen=True).keep(MODEL, ONE)
-    assert caught.value.handle == MODEL.public
+    assert caught.value.handle == MODEL.redacted
     assert not path.exists()
 
 
@@ -164,7 +164,7 @@ def test_a_file_that_is_a_directory_is_an_error(path: Path) -> None:
         LockFile(path, frozen=False).find(MODEL)
 
 
-@pytest.mark.parametrize("handle", SECRETIVE, ids=lambda handle: handle.public)
+@pytest.mark.parametrize("handle", SECRETIVE, ids=lambda handle: handle.redacted)
 def test_no_secret_is_written_to_the_file(path: Path, handle: Handle) -> None:
     lock = LockFile(path, frozen=False)
     lock.keep(handle, ONE)
@@ -208,7 +208,7 @@ def test_threads_that_pin_at_once_lose_no_pin(path: Path) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert set(json.loads(path.read_text())) == {handle.public for handle in handles}
+    assert set(json.loads(path.read_text())) == {handle.redacted for handle in handles}
 
 
 _ADD = """
