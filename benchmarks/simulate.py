@@ -3,8 +3,8 @@
     python benchmarks/simulate.py [--nodes 8 64 512 4096] [--mib 1024] [--rate-mbit 100] [--latency-ms 1]
 
 `hubdist.delivery.DeliveryPlan` is driven as the coordinator drives it; it does not know that time is simulated. Every
-node and the source have one link up and one down, which fetches share fairly (max-min). A command and an answer take the
-latency each; a fetch takes one more round trip before its first byte. A step is an eighth of the time that a chunk
+node and the source have one link up and one down, which fetches share fairly (max-min). A command and an answer take
+the latency each; a fetch takes one more round trip before its first byte. A step is an eighth of the time that a chunk
 takes on a free link; few nodes are simulated without steps, from change to change.
 
 T is when the last node is done; with slow nodes, when the last one of the others is. With S bytes in C chunks, N nodes

@@ -1,7 +1,7 @@
 """Stages: where a snapshot's files are written under a temporary name before they are published.
 
-A stage is a fresh directory that only its maker writes to. `StreamStage` takes what comes from an origin, file after file
-in order; `ChunkStage` and `FilledStage` of `chunk_stage` take chunks in any order.
+A stage is a fresh directory that only its maker writes to. `StreamStage` takes what comes from an origin, one file
+after another; `ChunkStage` and `FilledStage` of `chunk_stage` take chunks in any order.
 Every file is made with O_EXCL and O_NOFOLLOW below the stage's directory and is on disk (fsync) when it is finished.
 """
 

@@ -163,7 +163,7 @@ def test_a_node_that_is_gone_is_first_for_nobody(monkeypatch: pytest.MonkeyPatch
     stores = disks.stores()
     assert ask(stores, "a") + ask(stores, "b", "c") == ["a", "a", "a"]
     disks.alive.remove("a")
-    assert ask(stores, "b", "c") == ["b", "b"]
+    assert ask(stores, "b", "c") in (["b", "b"], ["c", "c"])  # whose answer came first
 
 
 def test_the_first_node_stays_the_first_when_its_agent_was_lost(
