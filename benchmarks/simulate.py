@@ -115,7 +115,7 @@ class Simulation:
                 raise RuntimeError(f"{case.nodes - len(self._done)} nodes wait for nothing")
             for when, number in links.advance(max(change, links.now + step)):
                 begun, fetch = self._fetches.pop(number)
-                arrived = ChunkArrived(fetch.node, fetch.chunk, fetch.source, when - begun)
+                arrived = ChunkArrived(fetch.node, fetch.chunk, fetch.sender, when - begun)
                 self._tell(when + case.latency_s, arrived)
             while self._events and self._events[0][0] <= links.now:
                 when, _, event = heapq.heappop(self._events)
@@ -179,9 +179,9 @@ class Simulation:
                 self._finish(now, self._index[node], error)
 
     def _fetch(self, now: float, fetch: Fetch) -> None:
-        reader, sender, latency = self._index[fetch.node], self._index[fetch.source], self._case.latency_s
+        reader, sender, latency = self._index[fetch.node], self._index[fetch.sender], self._case.latency_s
         if fetch.chunk not in self._has[sender]:
-            raise RuntimeError(f"{fetch.source} has no chunk {fetch.chunk}")
+            raise RuntimeError(f"{fetch.sender} has no chunk {fetch.chunk}")
         outcome, size = self._outcome, self._sizes[fetch.chunk]
         outcome.fetches += 1
         self._to_bytes[reader] += size
@@ -203,7 +203,7 @@ class Simulation:
     def _lose(self, now: float, fetch: Fetch) -> None:
         error = PeerError("the other node died")
         when = now + self._random.uniform(0.5, 1.5) * NOTICED_S
-        self._tell(when, ChunkFailed(fetch.node, fetch.chunk, fetch.source, error))
+        self._tell(when, ChunkFailed(fetch.node, fetch.chunk, fetch.sender, error))
 
     def _die(self, now: float, node: int) -> None:
         self._dead.add(node)

@@ -1,15 +1,14 @@
 """PURE: who sends which chunk to whom. Events in, commands out; no I/O, no clock, no threads, no ray.
 
-One `DeliveryPlan` brings one model's chunks to a set of nodes. The coordinator feeds it what happened and carries out
-what it answers; `benchmarks/simulate.py` drives the same code with thousands of nodes that do not exist.
+One `DeliveryPlan` brings one model's chunks to a set of nodes. The coordinator tells the plan what happened and carries
+out the commands that the plan answers. `benchmarks/simulate.py` drives the same code with thousands of simulated nodes.
 """
 
 from hubdist.delivery.chunk_sizes import choose_chunk_bytes
 from hubdist.delivery.events import (
     ChunkArrived,
     ChunkFailed,
-    ChunksAdded,
-    Closed,
+    ChunksReady,
     Command,
     Event,
     Fetch,
@@ -22,6 +21,7 @@ from hubdist.delivery.events import (
     NodeSilent,
     Publish,
     SourceFailed,
+    SourcePublished,
 )
 from hubdist.delivery.plan import MAX_TRIES, DeliveryPlan
 
@@ -29,8 +29,7 @@ __all__ = [
     "MAX_TRIES",
     "ChunkArrived",
     "ChunkFailed",
-    "ChunksAdded",
-    "Closed",
+    "ChunksReady",
     "Command",
     "DeliveryPlan",
     "Event",
@@ -44,5 +43,6 @@ __all__ = [
     "NodeSilent",
     "Publish",
     "SourceFailed",
+    "SourcePublished",
     "choose_chunk_bytes",
 ]

@@ -1,348 +1,269 @@
-"""What a delivery knows of its nodes and chunks, kept consistent at every change.
-
-Sets of nodes and sets of chunks are integers with a bit for each, so that thousands of nodes are told apart by a few
-machine instructions.
-"""
+"""Which peer has or wants which chunk, and how rare each chunk is."""
 
 from __future__ import annotations
 
-from hubdist.delivery.events import Command, Fetch
-from hubdist.delivery.peers import Peer, Role, ascending, descending, turned, without
+from collections.abc import Iterator
 
-_LOOKED_AT = 4
-"""Senders that are compared, to take the least loaded one."""
+from hubdist.delivery.bitsets import ascending, without
+from hubdist.delivery.peers import Peer
 
 
 class ChunkMap:
-    """Who has which chunk, who lacks it, and what is under way.
+    """The chunks of one delivery: for each of them the peers that have it and the peers that want it.
 
-    Args:
-        source: What has all chunks.
-
-    Attributes:
-        members: Nodes by name, without those that left.
-        order: All that ever were; a node's place here is its bit.
-        commands: To be carried out.
-        receiving: Nodes that lack or fetch chunks.
-        publishing: Nodes that have all, and publish.
-        hungry: Nodes that may fetch another chunk.
-        roomy: Nodes that may fetch another chunk that matters more than others.
-        open: Nodes that may be read by another.
-        unfit: Nodes that could not read the source.
-        barred: Nodes that sent wrong bytes.
-        lacking: For each chunk, the nodes that lack it and do not fetch it.
-        held: For each chunk, the nodes that others may fetch it from; without the source.
-        wanted: Chunks that somebody lacks.
-        levels: Chunks by how many nodes have or fetch them: none, 1, 2 to 3, 4 to 7, and so on. Nodes that were barred
-            do not count, nor does the source.
-        rescued: Chunk -> nodes that shall have it from the source.
-        seeding: Node -> how many chunks it fetches from the source.
-        fed: Nodes that may have got room for another fetch; looked at when an event has been taken in.
-        served: Nodes that have got room to send.
-        fresh: Nodes and chunks that they have just got.
+    The source has every chunk and is not in the map. Chunks are numbered from 0; sets of chunks and of peers are bit
+    sets.
     """
 
-    def __init__(self, source: Peer) -> None:
-        self.source = source
-        self.members: dict[str, Peer] = {}
-        self.order: list[Peer] = []
-        self.commands: list[Command] = []
-        self.receiving = 0
-        self.publishing = 0
-        self.hungry = 0
-        self.roomy = 0
-        self.open = 0
-        self.unfit = 0
-        self.barred = 0
-        self.lacking: list[int] = []
-        self.held: list[int] = []
-        self.wanted = 0
-        self.levels = [0]
-        self.rescued: dict[int, int] = {}
-        self.seeding: dict[Peer, int] = {}
-        self.fed: list[Peer] = []
-        self.served: list[Peer] = []
-        self.fresh: list[tuple[Peer, int]] = []
+    def __init__(self) -> None:
+        self._wanted_by: list[int] = []
+        """Chunk -> peers that want the chunk and do not fetch it."""
+        self._had_by: list[int] = []
+        """Chunk -> peers that others may fetch the chunk from."""
         self._copies: list[int] = []
-        self._turn = 0
+        """Chunk -> how many peers have or fetch the chunk; banned peers do not count."""
+        self._wanted = 0
+        """Chunks that a peer wants."""
+        self._by_availability = [0]
+        """Chunks with no copy, with 1 copy, with 2 or 3, with 4 to 7, and so on."""
+        self._source_only: dict[int, int] = {}
+        """Chunk -> peers that get the chunk from the source and from nobody else."""
+        self._new_copies: list[tuple[Peer, int]] = []
 
     @property
-    def all_chunks(self) -> int:
-        """The set of all chunks so far."""
-        return (1 << len(self.lacking)) - 1
-
-    @property
-    def cold(self) -> int:
-        """Chunks that somebody lacks and that no node has or fetches."""
-        return self.levels[0] & self.wanted
+    def unavailable(self) -> int:
+        """Chunks that a peer wants and that no peer has or fetches."""
+        return self._by_availability[0] & self._wanted
 
     @property
     def for_source(self) -> int:
-        """Chunks that the source is asked for: cold ones, and those that failed elsewhere."""
-        return self.cold | sum(1 << chunk for chunk in self.rescued)
+        """Chunks that the source is asked for: unavailable ones, and those that failed from nodes too often."""
+        return self.unavailable | sum(1 << chunk for chunk in self._source_only)
 
     @property
-    def seed_share(self) -> float:
-        """Links that what is under way from the source can fill: each fetch gets an equal part of its node's."""
-        share = 0.0
-        for member, count in self.seeding.items():
-            share += count / member.down.used
-        return share
+    def needs_source(self) -> bool:
+        """True if `for_source` is not empty."""
+        return bool(self._source_only or self.unavailable)
 
-    def known(self, name: str) -> Peer | None:
-        """The source or a node that has not left."""
-        return self.source if name == self.source.name else self.members.get(name)
+    @property
+    def has_new_copies(self) -> bool:
+        """True if `take_new_copies` would return anything."""
+        return bool(self._new_copies)
 
-    def members_of(self, nodes: int) -> list[Peer]:
-        """The members of a set."""
-        return [self.order[index] for index in descending(nodes)]
+    def wanted_by(self, chunk: int) -> int:
+        """Return the peers that want a chunk and do not fetch it."""
+        return self._wanted_by[chunk]
 
-    def next_of(self, nodes: int) -> Peer:
-        """One of these nodes, in turns."""
-        self._turn = turned(nodes, self._turn)
-        return self.order[self._turn]
+    def had_by(self, chunk: int) -> int:
+        """Return the peers that others may fetch a chunk from."""
+        return self._had_by[chunk]
 
-    def some_of(self, nodes: int, most: int) -> int:
-        """As many of these nodes, in turns."""
-        if nodes.bit_count() <= most:
-            return nodes
-        some = 0
-        for _ in range(most):
-            some |= self.next_of(nodes ^ some).bit
-        return some
+    def source_only(self, chunk: int) -> int:
+        """Return the peers that get a chunk from the source and from nobody else."""
+        return self._source_only.get(chunk, 0)
 
-    def least_busy(self, nodes: int) -> Peer:
-        """The one of a few of these nodes that sends least at the moment, then the one that has sent least so far."""
-        best = self.next_of(nodes)
-        for _ in range(_LOOKED_AT - 1):
-            nodes = without(nodes, best.bit)
-            if not nodes:
-                break
-            other = self.order[turned(nodes, self._turn)]
-            if (other.up.used, other.sent) < (best.up.used, best.sent):
-                best = other
-        return best
+    def wanted_from(self, sender: Peer) -> int:
+        """Return the chunks that a peer has and another one wants."""
+        return sender.has & self._wanted
 
-    # Nodes and chunks
+    def rarest_first(self, chunks: int) -> Iterator[int]:
+        """Yield the chunks of a set, those with the fewest copies first."""
+        for level in self._by_availability:
+            rest = chunks & level
+            while rest:
+                chunk = rest.bit_length() - 1
+                yield chunk
+                rest ^= 1 << chunk
 
-    def add(self, member: Peer) -> None:
-        """A node comes; its bit is its place in the order."""
-        self.members[member.name] = member
-        self.order.append(member)
-        self.open |= member.bit
-        if member.role is Role.HOLDING:
-            for chunk in range(len(self.lacking)):
-                self.have(member, chunk)
-            self.served.append(member)
-            return
-        member.lacks = self.all_chunks
-        self.wanted = self.all_chunks
-        self.receiving |= member.bit
-        self.hungry |= member.bit
-        self.roomy |= member.bit
-        for chunk in range(len(self.lacking)):
-            self.lacking[chunk] |= member.bit
-        self.fed.append(member)
+    # Chunks and peers that come and go
 
-    def add_chunks(self, count: int) -> None:
-        """All nodes that receive lack further chunks."""
-        for _ in range(count):
-            flag = 1 << len(self.lacking)
-            self.lacking.append(self.receiving)
-            self.held.append(0)
-            self._copies.append(0)
-            self.levels[0] |= flag
-            self.wanted |= flag if self.receiving else 0
-            for member in self.members_of(self.receiving):
-                member.lacks |= flag
+    def add_chunks(self, count: int, receivers: list[Peer]) -> None:
+        """Add chunks that the source has from now on.
 
-    def complete(self, member: Peer) -> None:
-        """A node has all chunks."""
-        member.role = Role.PUBLISHING
-        self.receiving = without(self.receiving, member.bit)
-        self.hungry = without(self.hungry, member.bit)
-        self.roomy = without(self.roomy, member.bit)
-        self.publishing |= member.bit
-
-    def published(self, member: Peer) -> None:
-        """A node has the snapshot."""
-        member.role = Role.HOLDING
-        self.publishing = without(self.publishing, member.bit)
-
-    def forget(self, member: Peer) -> None:
-        """A node leaves; who read from it lacks those chunks again."""
-        del self.members[member.name]
-        for chunk in list(member.reads):
-            self.end_read(member, chunk)
-        self._drop_reads_from(member)
-        for chunk in ascending(member.holds):
-            self.have_not(member, chunk)
-        for chunk in range(len(self.lacking)):
-            self._lacks_no_more(member, chunk)
-        for chunk in ascending(member.only_source):
-            self._end_rescue(member, chunk)
-        self.receiving = without(self.receiving, member.bit)
-        self.publishing = without(self.publishing, member.bit)
-        self.hungry = without(self.hungry, member.bit)
-        self.roomy = without(self.roomy, member.bit)
-        self.open = without(self.open, member.bit)
-
-    def silence(self, member: Peer) -> None:
-        """Do not count on a node for now: it gives no answer.
-
-        What it has counts as not there; what is under way to it or from it is lacked again, and asked of others. An
-        answer that comes after all is welcome, see `late`.
+        Args:
+            count: How many chunks.
+            receivers: The peers that receive the model: each of them wants the chunks.
         """
-        member.silent = True
-        member.resting = member.holds
-        for chunk in ascending(member.holds):
-            self.have_not(member, chunk)
-        self.open = without(self.open, member.bit)
-        for chunk in list(member.reads):
-            self.end_read(member, chunk)
-            self.lack(member, chunk)
-        self.hungry = without(self.hungry, member.bit)
-        self.roomy = without(self.roomy, member.bit)
-        self._drop_reads_from(member)
+        wanted_by = sum(peer.bit for peer in receivers)
+        for _ in range(count):
+            flag = 1 << len(self._wanted_by)
+            self._wanted_by.append(wanted_by)
+            self._had_by.append(0)
+            self._copies.append(0)
+            self._by_availability[0] |= flag
+            self._wanted |= flag if receivers else 0
+            for peer in receivers:
+                peer.wants |= flag
 
-    def hear(self, member: Peer) -> None:
-        """Count on a node again."""
-        member.silent = False
-        chunks, member.resting = member.resting, 0
-        if not member.barred:
+    def add_receiver(self, peer: Peer) -> None:
+        """Note that a new peer wants every chunk."""
+        self._wanted = peer.wants = (1 << len(self._wanted_by)) - 1
+        for chunk in range(len(self._wanted_by)):
+            self._wanted_by[chunk] |= peer.bit
+
+    def add_holder(self, peer: Peer) -> None:
+        """Note that a new peer has every chunk."""
+        for chunk in range(len(self._wanted_by)):
+            self.add_copy(peer, chunk)
+
+    def remove(self, peer: Peer) -> None:
+        """Forget a peer that left; its fetches have been ended before."""
+        self._drop_copies(peer)
+        for chunk in range(len(self._wanted_by)):
+            self._stop_wanting(peer, chunk)
+        for chunk in ascending(peer.source_only):
+            self._end_source_only(peer, chunk)
+
+    def withhold(self, peer: Peer) -> None:
+        """Offer none of a silent peer's chunks, but remember them."""
+        peer.withheld = peer.has
+        self._drop_copies(peer)
+
+    def offer_withheld(self, peer: Peer) -> None:
+        """Offer the chunks of a peer that answers again, unless it was banned."""
+        chunks, peer.withheld = peer.withheld, 0
+        if not peer.banned:
             for chunk in ascending(chunks):
-                self.have(member, chunk)
-        if member.up.has_room and not member.barred:
-            self.open |= member.bit
-            self.served.append(member)
-        if member.role is Role.RECEIVING:
-            self._look_at_room(member)
-            self.fed.append(member)
+                self.add_copy(peer, chunk)
 
-    def late(self, member: Peer, chunk: int) -> bool:
-        """A chunk came that a node was given up for, or that was given up for it; True if it still lacked it."""
-        flag = 1 << chunk
-        if not (member.lacks | member.only_source) & flag:
-            return False
-        member.lacks &= ~flag
-        if member.only_source & flag:
-            self._end_rescue(member, chunk)
-        self._lacks_no_more(member, chunk)
-        return True
-
-    def _drop_reads_from(self, sender: Peer) -> None:
-        for reader in self.members_of(self.receiving):
-            for chunk in [chunk for chunk, other in reader.reads.items() if other is sender]:
-                self.end_read(reader, chunk)
-                self.lack(reader, chunk)
-
-    def bar(self, member: Peer) -> None:
-        """Do not ask a node again: it sent wrong bytes."""
-        if member.barred:
-            return
-        member.resting = 0
-        for chunk in ascending(member.holds):
-            self.have_not(member, chunk)
-        for chunk in member.reads:
+    def ban(self, peer: Peer) -> None:
+        """Offer none of a peer's chunks again, and do not count on those that it fetches; call it before the ban."""
+        peer.withheld = 0
+        self._drop_copies(peer)
+        for chunk in peer.fetches:
             self._count(chunk, -1)
-        member.barred = True
-        self.barred |= member.bit
-        self.open = without(self.open, member.bit)
 
-    # Who has and who lacks a chunk
+    # Which peer has or wants a chunk
 
-    def have(self, member: Peer, chunk: int) -> None:
-        """A node has a chunk on its disk, for others too."""
-        member.holds |= 1 << chunk
-        self.held[chunk] |= member.bit
+    def add_copy(self, peer: Peer, chunk: int) -> None:
+        """Note that others may fetch a chunk from a peer.
+
+        Args:
+            peer: The peer that has the chunk on its disk.
+            chunk: The chunk's number.
+        """
+        peer.has |= 1 << chunk
+        self._had_by[chunk] |= peer.bit
         self._count(chunk, 1)
 
-    def have_not(self, member: Peer, chunk: int) -> None:
-        """A node is not asked for a chunk that it had."""
-        member.holds &= ~(1 << chunk)
-        self.held[chunk] = without(self.held[chunk], member.bit)
+    def add_new_copy(self, peer: Peer, chunk: int) -> None:
+        """Note that a chunk has just arrived at a peer.
+
+        Args:
+            peer: The peer that fetched the chunk. Of a silent peer the copy is withheld, of a banned one not offered.
+            chunk: The chunk's number.
+        """
+        if peer.silent:
+            peer.withheld |= 1 << chunk
+        elif not peer.banned:
+            self.add_copy(peer, chunk)
+            self._new_copies.append((peer, chunk))
+
+    def drop_copy(self, peer: Peer, chunk: int) -> None:
+        """Note that a chunk is not fetched from a peer any more.
+
+        Args:
+            peer: A peer that was noted to have the chunk.
+            chunk: The chunk's number.
+        """
+        peer.has &= ~(1 << chunk)
+        self._had_by[chunk] = without(self._had_by[chunk], peer.bit)
         self._count(chunk, -1)
 
-    def lack(self, member: Peer, chunk: int) -> None:
-        """A node did not get a chunk."""
-        member.lacks |= 1 << chunk
-        self.lacking[chunk] |= member.bit
-        self.wanted |= 1 << chunk
-        self.fed.append(member)
+    def take_new_copies(self) -> list[tuple[Peer, int]]:
+        """Return the peers and chunks that `add_new_copy` has offered since the last call."""
+        new, self._new_copies = self._new_copies, []
+        return new
 
-    def rescue(self, member: Peer, chunk: int) -> None:
-        """Let a node have a chunk from the source and from nobody else."""
-        member.lacks &= ~(1 << chunk)
-        member.only_source |= 1 << chunk
-        self._lacks_no_more(member, chunk)
-        self.rescued[chunk] = self.rescued.get(chunk, 0) | member.bit
+    def want(self, peer: Peer, chunk: int) -> None:
+        """Note that a peer wants a chunk again, because its fetch failed.
 
-    def _end_rescue(self, member: Peer, chunk: int) -> None:
-        member.only_source &= ~(1 << chunk)
-        self.rescued[chunk] &= ~member.bit
-        if not self.rescued[chunk]:
-            del self.rescued[chunk]
+        Args:
+            peer: The peer.
+            chunk: The chunk's number.
+        """
+        peer.wants |= 1 << chunk
+        self._wanted_by[chunk] |= peer.bit
+        self._wanted |= 1 << chunk
 
-    def _lacks_no_more(self, member: Peer, chunk: int) -> None:
-        self.lacking[chunk] = without(self.lacking[chunk], member.bit)
-        if not self.lacking[chunk]:
-            self.wanted &= ~(1 << chunk)
+    def want_from_source(self, peer: Peer, chunk: int) -> None:
+        """Let a peer get a chunk from the source and from nobody else.
+
+        Args:
+            peer: A peer that wants the chunk.
+            chunk: The chunk's number.
+        """
+        peer.wants &= ~(1 << chunk)
+        peer.source_only |= 1 << chunk
+        self._stop_wanting(peer, chunk)
+        self._source_only[chunk] = self._source_only.get(chunk, 0) | peer.bit
+
+    def accept_late(self, peer: Peer, chunk: int) -> bool:
+        """Take a chunk that came although its fetch had been given up.
+
+        Args:
+            peer: The peer that got the chunk.
+            chunk: The chunk's number.
+
+        Returns:
+            True if the peer still wanted the chunk, so that it need not be fetched again.
+        """
+        if not (peer.wants | peer.source_only) & 1 << chunk:
+            return False
+        self._satisfy(peer, chunk)
+        return True
+
+    def begin_fetch(self, peer: Peer, chunk: int) -> None:
+        """Count a chunk that a peer begins to fetch as a copy to come.
+
+        Args:
+            peer: The peer that fetches.
+            chunk: The chunk's number.
+        """
+        self._satisfy(peer, chunk)
+        if not peer.banned:
+            self._count(chunk, 1)
+
+    def end_fetch(self, peer: Peer, chunk: int) -> None:
+        """Stop counting a chunk that a peer fetched, whether or not it came.
+
+        Args:
+            peer: The peer that fetched.
+            chunk: The chunk's number.
+        """
+        if not peer.banned:
+            self._count(chunk, -1)
+
+    def _satisfy(self, peer: Peer, chunk: int) -> None:
+        flag = 1 << chunk
+        peer.wants &= ~flag
+        if peer.source_only & flag:
+            self._end_source_only(peer, chunk)
+        self._stop_wanting(peer, chunk)
+
+    def _stop_wanting(self, peer: Peer, chunk: int) -> None:
+        left = self._wanted_by[chunk] = without(self._wanted_by[chunk], peer.bit)
+        if not left:
+            self._wanted = without(self._wanted, 1 << chunk)
+
+    def _end_source_only(self, peer: Peer, chunk: int) -> None:
+        peer.source_only &= ~(1 << chunk)
+        self._source_only[chunk] &= ~peer.bit
+        if not self._source_only[chunk]:
+            del self._source_only[chunk]
+
+    def _drop_copies(self, peer: Peer) -> None:
+        for chunk in ascending(peer.has):
+            self.drop_copy(peer, chunk)
 
     def _count(self, chunk: int, change: int) -> None:
-        """One node more or fewer has or fetches a chunk."""
-        copies = self._copies[chunk]
-        self._copies[chunk] = copies + change
-        before, after = copies.bit_length(), (copies + change).bit_length()
-        if after == before:
+        """Count one copy more or less, and keep `_by_availability` in step."""
+        before = self._copies[chunk].bit_length()
+        self._copies[chunk] += change
+        after = self._copies[chunk].bit_length()
+        if after == before:  # most changes of many copies do not change the level
             return
-        if after == len(self.levels):
-            self.levels.append(0)
-        self.levels[before] &= ~(1 << chunk)
-        self.levels[after] |= 1 << chunk
-
-    # Fetches
-
-    def begin_read(self, member: Peer, chunk: int, sender: Peer) -> None:
-        """A node fetches a chunk."""
-        flag = 1 << chunk
-        member.lacks &= ~flag
-        if member.only_source & flag:
-            self._end_rescue(member, chunk)
-        self._lacks_no_more(member, chunk)
-        if not member.barred:
-            self._count(chunk, 1)
-        member.reads[chunk] = sender
-        member.down.used += 1
-        sender.up.used += 1
-        sender.sent += 1
-        if sender is self.source:
-            self.seeding[member] = self.seeding.get(member, 0) + 1
-        self._look_at_room(member)
-        if not sender.up.has_room:
-            self.open = without(self.open, sender.bit)
-        self.commands.append(Fetch(member.name, chunk, sender.name))
-
-    def end_read(self, member: Peer, chunk: int) -> None:
-        """A fetch is over, well or not."""
-        sender = member.reads.pop(chunk)
-        if sender is self.source:
-            self.seeding[member] -= 1
-            if not self.seeding[member]:
-                del self.seeding[member]
-        if not member.barred:
-            self._count(chunk, -1)
-        member.down.used -= 1
-        sender.up.used -= 1
-        self._look_at_room(member)
-        self.fed.append(member)
-        if not sender.up.has_room or sender.barred or sender.silent or self.members.get(sender.name) is not sender:
-            self.open = without(self.open, sender.bit)
-        elif not self.open & sender.bit:
-            self.open |= sender.bit
-            self.served.append(sender)
-
-    def _look_at_room(self, member: Peer) -> None:
-        """Note whether a node that receives may fetch more."""
-        down, bit, heard = member.down, member.bit, not member.silent
-        self.hungry = self.hungry | bit if heard and down.used < down.size else without(self.hungry, bit)
-        self.roomy = self.roomy | bit if heard and down.has_spare_room else without(self.roomy, bit)
+        if after == len(self._by_availability):
+            self._by_availability.append(0)
+        self._by_availability[before] &= ~(1 << chunk)
+        self._by_availability[after] |= 1 << chunk

@@ -1,4 +1,4 @@
-"""What a delivery is told, and what it answers. Nodes are named by text, chunks by number."""
+"""What a delivery plan is told, and the commands that it answers. Nodes are named by text, chunks by number."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hubdist.errors import HubdistError
 
 @dataclass(frozen=True, slots=True)
 class NodeJoined:
-    """A node has a stage and lacks all chunks."""
+    """A node has a stage and wants all chunks."""
 
     node: str
 
@@ -22,34 +22,34 @@ class HolderJoined:
 
 
 @dataclass(frozen=True, slots=True)
-class ChunksAdded:
+class ChunksReady:
     """The source has more chunks, of these sizes in bytes; the origin is still being read."""
 
     sizes: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Closed:
-    """The source has all chunks of the model."""
+class SourcePublished:
+    """The source has all chunks of the model: no more will be ready, and nodes may publish."""
 
 
 @dataclass(frozen=True, slots=True)
 class ChunkArrived:
-    """A node has fetched, checked and written a chunk; `source` sent it, in `seconds`."""
+    """A node has fetched, checked and written a chunk; `sender` sent it, in `seconds`."""
 
     node: str
     chunk: int
-    source: str
+    sender: str
     seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class ChunkFailed:
-    """A chunk did not reach a node from `source`, or came with wrong bytes; another try may do."""
+    """A chunk did not reach a node from `sender`, or came with wrong bytes; another try may help."""
 
     node: str
     chunk: int
-    source: str
+    sender: str
     error: HubdistError
 
 
@@ -63,7 +63,7 @@ class NodeFailed:
 
 @dataclass(frozen=True, slots=True)
 class NodeSilent:
-    """A node gives no answer. It may be gone, or come back: nobody counts on it meanwhile."""
+    """A node gives no answer. It may be gone or come back; until then the plan does not count on it."""
 
     node: str
 
@@ -92,8 +92,8 @@ class SourceFailed:
 Event = (
     NodeJoined
     | HolderJoined
-    | ChunksAdded
-    | Closed
+    | ChunksReady
+    | SourcePublished
     | ChunkArrived
     | ChunkFailed
     | NodeFailed
@@ -106,11 +106,11 @@ Event = (
 
 @dataclass(frozen=True, slots=True)
 class Fetch:
-    """Let this node fetch a chunk from `source`; answered by ChunkArrived, ChunkFailed or NodeFailed."""
+    """Let this node fetch a chunk from `sender`; answered by ChunkArrived, ChunkFailed or NodeFailed."""
 
     node: str
     chunk: int
-    source: str
+    sender: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +122,7 @@ class Publish:
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """This node is done, with an error or without; said once for each node that joined."""
+    """This node is done, with an error or without; given once for each node that joined."""
 
     node: str
     error: HubdistError | None

@@ -1,126 +1,106 @@
-"""What a delivery knows of each node, and how much may be under way to and from it."""
+"""What is known of one peer of a delivery: a node, or the source."""
 
 from __future__ import annotations
 
 import enum
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 _SLOW_S = 5.0
-"""Chunks that take so long are too many at the same time: they wait for each other, and should stay far from the time
-after which they are asked for again."""
+"""A chunk that takes longer than this shows that too many fetches share a link: each of them comes closer to the
+deadline after which its chunk is asked for again."""
 
-_SPARE = 2
-"""Chunks that may be under way besides, if they matter more than others."""
+_URGENT_SLOTS = 2
+"""Extra slots for urgent fetches, those of chunks that no node has or fetches."""
 
 
 @dataclass(slots=True)
 class Window:
-    """How many chunks may be under way at the same time.
+    """The slots of one peer for fetches in one direction; fewer while chunks are slow.
 
     Attributes:
-        most: Never more.
-        bound: Never more, also of those that matter more than others.
-        size: As many at the moment.
-        used: As many are.
+        max_slots: Slots while chunks come quickly.
+        max_urgent_slots: Slots that urgent fetches may use; never exceeded.
+        slots: Slots at the moment, from 1 to `max_slots`.
+        used: Fetches that take a slot now.
     """
 
-    most: int
-    bound: int
-    size: int = field(init=False)
+    max_slots: int
+    max_urgent_slots: int
+    slots: int = field(init=False)
     used: int = 0
 
     def __post_init__(self) -> None:
-        self.size = self.most
+        self.slots = self.max_slots
 
     @property
-    def has_room(self) -> bool:
-        """True if another chunk may be under way."""
-        return self.used < self.size
+    def has_slot(self) -> bool:
+        """True if another fetch may begin."""
+        return self.used < self.slots
 
     @property
-    def has_spare_room(self) -> bool:
-        """True if one that matters more may be under way too."""
-        return self.used < min(self.bound, self.size + _SPARE)
+    def has_urgent_slot(self) -> bool:
+        """True if another urgent fetch may begin."""
+        return self.used < min(self.max_urgent_slots, self.slots + _URGENT_SLOTS)
 
-    def learn(self, seconds: float) -> None:
-        """A chunk took as long as this."""
+    def adapt(self, seconds: float) -> None:
+        """Take a slot away after a slow chunk, and give one back after a quick one."""
         if seconds > _SLOW_S:
-            self.size = max(1, self.size - 1)
-        elif self.size < self.most:
-            self.size += 1
+            self.slots = max(1, self.slots - 1)
+        elif self.slots < self.max_slots:
+            self.slots += 1
 
 
 class Role(enum.Enum):
-    """What a member does."""
+    """What a peer does in the delivery."""
 
     RECEIVING = enum.auto()
+    """The node wants or fetches chunks."""
+
     PUBLISHING = enum.auto()
+    """The node has every chunk and turns its stage into a snapshot."""
+
     HOLDING = enum.auto()
-    """It has the snapshot, and only sends."""
+    """The node has the snapshot and only sends."""
 
 
 @dataclass(slots=True, eq=False)
 class Peer:
-    """One node, or the source. Sets of chunks and of nodes are integers with a bit for each.
+    """One node, or the source. Sets of chunks are bit sets.
+
+    `PeerSet` changes role, windows, `sent`, `banned` and `silent`; `ChunkMap` changes the sets of chunks;
+    `PendingFetches` changes `fetches`; `DeliveryPlan` changes `tries` and `accused`.
 
     Attributes:
-        name: The node's.
-        bit: Its bit in sets of nodes.
-        role: What it does.
-        down: Chunks that it fetches.
-        up: Fetches from it.
-        lacks: Chunks that it has not and does not fetch.
-        holds: Chunks that others may fetch from it.
-        reads: Chunk -> who it is fetched from.
-        only_source: Chunks that failed from peers again and again.
-        sent: Fetches from it so far.
-        tries: Chunk -> failed fetches.
-        accused: Peers whose bytes it found wrong.
-        barred: It sent wrong bytes and is not asked again.
-        silent: It gives no answer; nobody counts on it until it does.
-        resting: Chunks that others may fetch from it when it is not silent any more.
+        name: The node's name, or the source's.
+        bit: The peer's bit in sets of peers; 0 for the source, which is in no set.
+        role: What the peer does.
+        fetch_window: Slots for what the peer fetches.
+        send_window: Slots for what others fetch from the peer.
+        wants: Chunks that the peer needs and does not fetch yet.
+        has: Chunks that others may fetch from the peer.
+        withheld: Chunks that a silent peer has; others may fetch them once the peer answers again.
+        source_only: Chunks that failed from other nodes too often: the peer gets them from the source.
+        fetches: Chunk -> the peer that it is being fetched from.
+        sent: How many fetches from this peer have begun.
+        tries: Chunk -> how many fetches of it have failed.
+        accused: Names of peers whose bytes this peer found wrong.
+        banned: True once the peer has sent wrong bytes; nobody fetches from it again.
+        silent: True while the peer gives no answer; nobody counts on it meanwhile.
     """
 
     name: str
     bit: int
     role: Role
-    down: Window
-    up: Window
-    lacks: int = 0
-    holds: int = 0
-    reads: dict[int, Peer] = field(default_factory=dict)
-    only_source: int = 0
+    fetch_window: Window
+    send_window: Window
+    wants: int = 0
+    has: int = 0
+    withheld: int = 0
+    source_only: int = 0
+    fetches: dict[int, Peer] = field(default_factory=dict)
     sent: int = 0
     tries: Counter[int] = field(default_factory=Counter)
     accused: set[str] = field(default_factory=set)
-    barred: bool = False
+    banned: bool = False
     silent: bool = False
-    resting: int = 0
-
-
-def ascending(mask: int) -> Iterator[int]:
-    """The numbers in a set, lowest first."""
-    while mask:
-        low = mask & -mask
-        yield low.bit_length() - 1
-        mask ^= low
-
-
-def descending(mask: int) -> Iterator[int]:
-    """The numbers in a set, highest first; the quicker way for large sets."""
-    while mask:
-        high = mask.bit_length() - 1
-        yield high
-        mask ^= 1 << high
-
-
-def turned(mask: int, start: int) -> int:
-    """The highest number in a set that is below `start`, else the highest of all. The set is not empty."""
-    return (mask & (1 << start) - 1 or mask).bit_length() - 1
-
-
-def without(mask: int, bit: int) -> int:
-    """A set without one of its numbers, or of others; several times as quick as `& ~bit`."""
-    return mask ^ bit if mask & bit else mask

@@ -1,4 +1,4 @@
-"""PURE: which ways a node tries to a snapshot, in which order, from evidence, with the reasons in words."""
+"""PURE: in which order a node tries the routes to a snapshot, decided from evidence, with the reasons in words."""
 
 from __future__ import annotations
 
@@ -7,24 +7,27 @@ from dataclasses import dataclass
 
 
 class Route(enum.StrEnum):
-    """How a node gets at a snapshot.
-
-    STORE: it has it. SHARED: from the shared cache. DIRECT: from where the handle points. DRIVER: from the driver's
-    node.
-    """
+    """How a node gets a snapshot."""
 
     STORE = "store"
+    """The node's own store has the snapshot."""
+
     SHARED = "shared"
+    """The node reads the shared cache."""
+
     DIRECT = "direct"
+    """The node reads the directory that the handle names."""
+
     DRIVER = "driver"
+    """The driver's node sends the snapshot, and nodes that have chunks pass them on."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProbeResult:
-    """What was found out about one way.
+    """Whether one route can be used from one node.
 
     Attributes:
-        usable: A process on the node can read it.
+        usable: True if a process on the node can read the route's directory.
         why: A clause that says how this is known, or what is in the way.
     """
 
@@ -34,15 +37,15 @@ class ProbeResult:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What was found out before a route is chosen for one node and one snapshot.
+    """What is known before a route is chosen for one node and one snapshot.
 
     Attributes:
         wanted: The route to try first; None for the best.
-        node_holds_snapshot: A complete snapshot was found in the node's store, by a process on that node.
-        shares: A clause that says whose store the node sees as its own, which gets the snapshot first; None if it is
-            not known to share any.
-        shared: Whether the node can read the snapshot in the shared cache; None if it is in none.
-        direct: Whether the node can read what the handle points to as it is; None if that is no directory.
+        node_holds_snapshot: True if a process on the node found a complete snapshot in the node's store.
+        shares: A clause that names the node whose store this node shares, and which gets the snapshot first; None if
+            the node is not known to share a store.
+        shared: Whether the node can read the snapshot in the shared cache; None if no shared cache has the snapshot.
+        direct: Whether the node can read the directory that the handle names; None if the handle names none.
     """
 
     wanted: Route | None = None
@@ -54,23 +57,23 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class RouteChoice:
-    """A route and why it is taken at this place of the order; the reason is a clause for logs and reports."""
+    """A route, and a clause for logs and reports that says why the route has its place in the order."""
 
     route: Route
     reason: str
 
     def __str__(self) -> str:
-        """`route (reason)`."""
+        """Return `route (reason)`."""
         return f"{self.route} ({self.reason})"
 
 
 @dataclass(frozen=True, slots=True)
 class RouteOrder:
-    """The ways that a node tries one after another; the last one always exists.
+    """The routes that a node tries.
 
     Attributes:
-        choices: What is tried, the first first.
-        refused: What would have come earlier but cannot be used, with the reason.
+        choices: The routes in the order in which they are tried; at least one.
+        refused: Routes that would have come earlier but cannot be used, with the reason.
     """
 
     choices: tuple[RouteChoice, ...]
@@ -78,15 +81,15 @@ class RouteOrder:
 
     @property
     def first(self) -> RouteChoice:
-        """What is tried first."""
+        """The route that is tried first."""
         return self.choices[0]
 
 
 def order_routes(evidence: Evidence) -> RouteOrder:
-    """The order of routes for one node.
+    """Return the order of routes for one node.
 
-    The node's own store comes before everything. Of the others the wanted one comes first, then the shared cache,
-    which was set up for this, then the place that the handle names. The driver's node is last: it can always send,
+    The node's own store comes before everything. Of the other routes the wanted one comes first, then the shared cache,
+    which was set up for this, then the directory that the handle names. The driver's node is last: it can always send,
     but over one link to all nodes.
     """
     if evidence.node_holds_snapshot:
@@ -97,16 +100,16 @@ def order_routes(evidence: Evidence) -> RouteOrder:
         return RouteOrder((RouteChoice(Route.DRIVER, "route: driver is set"),))
     choices: list[RouteChoice] = []
     refused: list[RouteChoice] = []
-    ways = [(Route.SHARED, evidence.shared), (Route.DIRECT, evidence.direct)]
-    ways.sort(key=lambda way: way[0] is not evidence.wanted)
-    for route, finding in ways:
-        if finding is None:
+    probed = [(Route.SHARED, evidence.shared), (Route.DIRECT, evidence.direct)]
+    probed.sort(key=lambda each: each[0] is not evidence.wanted)  # a stable sort: the wanted route moves to the front
+    for route, result in probed:
+        if result is None:
             if route is evidence.wanted:
                 refused.append(RouteChoice(route, _MISSING[route]))
-        elif finding.usable:
-            choices.append(RouteChoice(route, finding.why))
+        elif result.usable:
+            choices.append(RouteChoice(route, result.why))
         else:
-            refused.append(RouteChoice(route, finding.why))
+            refused.append(RouteChoice(route, result.why))
     choices.append(RouteChoice(Route.DRIVER, _why_driver(refused, first=not choices)))
     return RouteOrder(tuple(choices), tuple(refused))
 

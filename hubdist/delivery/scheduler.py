@@ -1,132 +1,125 @@
-"""Matches those who have chunks with those who lack them, as far as there is room under way.
+"""Decides who fetches which chunk from whom, as far as peers have free slots.
 
-A chunk that no node has or fetches is cold: one node fetches it from the source. Whatever a node has, all that lack it
-may fetch from there, whenever either side has room. The rarest chunk goes first, counting what is under way: so nodes
-get different chunks, and each soon has something for the others.
+A chunk that no node has or fetches is unavailable: one node fetches it from the source. What a node has, all others
+may fetch from that node, whenever either side gets a free slot. The rarest chunk goes first, counting the copies that
+are being fetched: so nodes get different chunks, and each node soon has something that the others want.
 
-The source's link is the one that everything depends on. It is full if those that fetch from it can take as much: a
-node's link is shared by all that the node fetches. So there are as many fetches from the source as that needs, and no
-more, for with many of them the first chunk would come as late as the last.
+Everything depends on the source's link. It is full as soon as the nodes that fetch from it can take as much as it
+sends, and a node's link is shared by all that the node fetches. More fetches than that would only make the first chunk
+come as late as the last, so the scheduler begins no more.
 """
 
 from __future__ import annotations
 
+from hubdist.delivery.bitsets import ascending
 from hubdist.delivery.chunk_map import ChunkMap
-from hubdist.delivery.peers import Peer, ascending, descending, turned
+from hubdist.delivery.events import Fetch
+from hubdist.delivery.peer_set import PeerSet
+from hubdist.delivery.peers import Peer
+from hubdist.delivery.pending_fetches import PendingFetches
 
-_FEW = 8
-"""Up to as many nodes that could send are all looked at."""
+_FEW_SENDERS = 8
+"""Up to this many possible senders are all considered."""
 
-_SAMPLE = 3
-"""Of more of them, so many are, as a rule."""
+_SAMPLED_SENDERS = 3
+"""How many of more senders are considered, unless the receiver has nothing else to wait for."""
 
 
 class Scheduler:
-    """Adds fetches to a board's commands.
+    """Begins fetches, rarest chunk first.
 
     Args:
-        board: What there is to match.
-        seeds: Fetches from the source that there may be in any case.
+        peers: The delivery's peers.
+        chunks: The delivery's chunk map.
+        fetches: Begins the fetches.
+        min_source_fetches: Fetches from the source that may always run, however full its link is.
     """
 
-    def __init__(self, board: ChunkMap, *, seeds: int) -> None:
-        self._board = board
-        self._seeds = seeds
-        self._seed_turn = 0
+    def __init__(self, peers: PeerSet, chunks: ChunkMap, fetches: PendingFetches, *, min_source_fetches: int) -> None:
+        self._peers = peers
+        self._chunks = chunks
+        self._fetches = fetches
+        self._min_source_fetches = min_source_fetches
 
-    def match(self) -> None:
-        """Match all that can be; called when an event has been taken in."""
-        board = self._board
-        if board.fresh or board.fed or board.served:
-            self._spread()
-        if (board.rescued or board.cold) and self._source_has_room:
-            self._seed()
+    def begin_fetches(self) -> list[Fetch]:
+        """Begin every fetch that is possible now. The plan calls this after each event."""
+        begun: list[Fetch] = []
+        if self._chunks.has_new_copies or self._peers.slots_freed:
+            self._fetch_from_nodes(begun)
+        if self._chunks.needs_source and self._source_has_slot:
+            self._fetch_from_source(begun)
+        return begun
 
-    def _spread(self) -> None:
-        """Match nodes with nodes, where either side may have got room or something new."""
-        board = self._board
-        fresh, board.fresh = board.fresh, []
-        served, board.served = board.served, []
-        fed, board.fed = board.fed, []
-        for sender, chunk in fresh:
-            while sender.bit & board.open and (takers := board.lacking[chunk] & board.hungry):
-                board.begin_read(board.next_of(takers), chunk, sender)
-        for sender in dict.fromkeys(served):
-            while board.open & sender.bit:
-                found = self._taker(sender)
+    def _fetch_from_nodes(self, begun: list[Fetch]) -> None:
+        """Match nodes with nodes, but only those whose slots or chunks have changed: the others have no match."""
+        peers, chunks, begin = self._peers, self._chunks, self._fetches.begin
+        new_copies = chunks.take_new_copies()
+        senders, receivers = peers.take_freed()
+        for sender, chunk in new_copies:
+            while sender.bit & peers.can_send and (able := chunks.wanted_by(chunk) & peers.can_fetch):
+                begun.append(begin(peers.pick(able), chunk, sender))
+        for sender in senders:
+            while peers.can_send & sender.bit:
+                found = self._find_receiver(sender)
                 if found is None:
                     break
-                board.begin_read(*found, sender)
-        for member in dict.fromkeys(fed):
-            while board.hungry & member.bit:
-                sent = self._sender(member)
-                if sent is None:
+                begun.append(begin(*found, sender))
+        for receiver in receivers:
+            while peers.can_fetch & receiver.bit:
+                offer = self._find_sender(receiver)
+                if offer is None:
                     break
-                board.begin_read(member, *sent)
+                begun.append(begin(receiver, *offer))
 
-    def _taker(self, sender: Peer) -> tuple[Peer, int] | None:
-        """Who shall fetch from a node, and which chunk."""
-        board = self._board
-        chunks = sender.holds & board.wanted
-        for level in board.levels:
-            for chunk in descending(chunks & level):
-                takers = board.lacking[chunk] & board.hungry
-                if takers:
-                    return board.next_of(takers), chunk
+    def _find_receiver(self, sender: Peer) -> tuple[Peer, int] | None:
+        """Find who should fetch from a sender, and which chunk."""
+        chunks, can_fetch = self._chunks, self._peers.can_fetch
+        for chunk in chunks.rarest_first(chunks.wanted_from(sender)):
+            able = chunks.wanted_by(chunk) & can_fetch
+            if able:
+                return self._peers.pick(able), chunk
         return None
 
-    def _sender(self, member: Peer) -> tuple[int, Peer] | None:
-        """Which chunk a node shall fetch, and from whom.
+    def _find_sender(self, receiver: Peer) -> tuple[int, Peer] | None:
+        """Find which chunk a receiver should fetch, and from whom.
 
-        Of many that could send, most have nothing new, so a few are looked at; but all if this node has nothing else
-        under way, whose end would let it look again. So nobody waits in vain.
+        Of many possible senders most have nothing new, so a sample is enough: the receiver is looked at again when one
+        of its fetches ends. A receiver without a running fetch has no such end, so all senders are considered for it.
         """
-        board = self._board
-        chunks, senders = member.lacks, board.open
-        few = senders.bit_count() <= _FEW
-        if few or member.down.used:
-            senders = senders if few else board.some_of(senders, _SAMPLE)
-            held = 0
-            for sender in board.members_of(senders):
-                held |= sender.holds
-            chunks &= held
-        for level in board.levels:
-            for chunk in descending(chunks & level):
-                found = board.held[chunk] & senders
-                if found:
-                    return chunk, board.least_busy(found)
+        peers, wants, senders = self._peers, receiver.wants, self._peers.can_send
+        few = senders.bit_count() <= _FEW_SENDERS
+        if few or receiver.fetch_window.used:
+            senders = senders if few else peers.pick_some(senders, _SAMPLED_SENDERS)
+            offered = 0
+            for sender in peers.peers_of(senders):
+                offered |= sender.has
+            wants &= offered
+        for chunk in self._chunks.rarest_first(wants):
+            able = self._chunks.had_by(chunk) & senders
+            if able:
+                return chunk, peers.pick_least_busy(able)
         return None
 
     # From the source
 
     @property
-    def _source_has_room(self) -> bool:
-        board, up = self._board, self._board.source.up
-        return up.used < up.size and (up.used < self._seeds or board.seed_share < 1)
+    def _source_has_slot(self) -> bool:
+        window = self._peers.source.send_window
+        return window.has_slot and (window.used < self._min_source_fetches or self._peers.source_fetches_in_links < 1)
 
-    def _seed(self) -> None:
-        """Let one node fetch each cold chunk from the source, in turns."""
-        board, source = self._board, self._board.source
-        for chunk in ascending(board.for_source):
-            if not self._source_has_room:
+    def _fetch_from_source(self, begun: list[Fetch]) -> None:
+        """Let one node fetch each unavailable chunk from the source, in turns."""
+        peers, chunks = self._peers, self._chunks
+        unavailable = chunks.unavailable
+        for chunk in ascending(chunks.for_source):
+            if not (self._source_has_slot and peers.can_fetch_urgent):
                 return
-            rescued = board.rescued.get(chunk, 0) & board.hungry
-            taker = board.next_of(rescued) if rescued else self._next_seed(chunk)
-            if taker is not None:
-                board.begin_read(taker, chunk, source)
-
-    def _next_seed(self, chunk: int) -> Peer | None:
-        """The node that fetches a cold chunk from the source, in turns of their own; None if all are busy.
-
-        One that will not be asked for it, or that the source is known not to serve, only if there is no other.
-        """
-        board = self._board
-        if not board.cold >> chunk & 1:
-            return None
-        nodes = board.lacking[chunk]
-        nodes = nodes & ~board.barred or nodes
-        nodes = (nodes & ~board.unfit or nodes) & board.roomy
-        if not nodes:
-            return None
-        self._seed_turn = turned(nodes, self._seed_turn)
-        return board.order[self._seed_turn]
+            source_only = chunks.source_only(chunk) & peers.can_fetch
+            if source_only:
+                receiver: Peer | None = peers.pick(source_only)
+            elif unavailable >> chunk & 1:
+                receiver = peers.pick_seed(chunks.wanted_by(chunk))
+            else:
+                continue
+            if receiver is not None:
+                begun.append(self._fetches.begin(receiver, chunk, peers.source))

@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 from hubdist.delivery import (
     ChunkArrived,
     ChunkFailed,
-    ChunksAdded,
-    Closed,
+    ChunksReady,
     Command,
     DeliveryPlan,
     Event,
@@ -23,6 +22,7 @@ from hubdist.delivery import (
     NodePublished,
     NodeSilent,
     Publish,
+    SourcePublished,
 )
 from hubdist.errors import DigestMismatchError, HubdistError, OriginError, PeerError, StoreFullError
 
@@ -37,8 +37,8 @@ Answerable = Fetch | Publish
 
 @dataclass
 class WorldNode:
-    holds: set[int] = field(default_factory=set)
-    reads: dict[int, Fetch] = field(default_factory=dict)
+    has: set[int] = field(default_factory=set)
+    fetches: dict[int, Fetch] = field(default_factory=dict)
     told_to_publish: bool = False
     finished: bool = False
     error: HubdistError | None = None
@@ -54,7 +54,7 @@ class World:
         window: Bytes in flight to a node, and from it.
         source_window: Bytes in flight from the source.
         later: Bytes of chunks that come while the delivery runs.
-        is_place: The source is read by the nodes themselves.
+        is_remote: The source is read by the nodes themselves.
         liars: Nodes that send wrong bytes.
     """
 
@@ -65,7 +65,7 @@ class World:
         window: int = 100,
         source_window: int = 100,
         later: Sequence[Sequence[int]] = (),
-        is_place: bool = False,
+        is_remote: bool = False,
         liars: frozenset[str] = frozenset(),
         nodes: int = 4,
     ) -> None:
@@ -73,7 +73,7 @@ class World:
         self.window = window
         self.source_window = source_window
         self.later = deque(tuple(more) for more in later)
-        self.is_place = is_place
+        self.is_remote = is_remote
         self.liars = liars
         self.plan = DeliveryPlan(
             sizes,
@@ -82,8 +82,8 @@ class World:
             node_window_bytes=window,
             source_window_bytes=source_window,
             largest_bytes=max([*sizes, *(size for more in later for size in more)], default=1),
-            is_place=is_place,
-            closed=not later,
+            is_remote=is_remote,
+            complete=not later,
         )
         self.nodes: dict[str, WorldNode] = {}
         self.waiting: deque[Answerable] = deque()
@@ -105,7 +105,7 @@ class World:
         return self.tell(NodeJoined(name))
 
     def hold(self, name: str) -> list[Command]:
-        self.nodes[name] = WorldNode(holds=set(range(len(self.sizes))), finished=True)
+        self.nodes[name] = WorldNode(has=set(range(len(self.sizes))), finished=True)
         return self.tell(HolderJoined(name))
 
     def tell(self, event: Event) -> list[Command]:
@@ -121,27 +121,27 @@ class World:
         """Add the next chunks that come later, or say that there are no more."""
         more = self.later.popleft()
         self.sizes.extend(more)
-        self.tell(ChunksAdded(more))
+        self.tell(ChunksReady(more))
         if not self.later:
-            self.tell(Closed())
+            self.tell(SourcePublished())
 
     def answer(self, command: Answerable) -> None:
         """The answer if all goes well."""
         match command:
-            case Fetch(name, chunk, source) if source in self.liars:
-                if self._is_current(name, chunk, source):
-                    self.blamed.add((name, source))
-                self.tell(ChunkFailed(name, chunk, source, WRONG))
-            case Fetch(name, chunk, source):
-                self.tell(ChunkArrived(name, chunk, source))
+            case Fetch(name, chunk, sender) if sender in self.liars:
+                if self._is_current(name, chunk, sender):
+                    self.blamed.add((name, sender))
+                self.tell(ChunkFailed(name, chunk, sender, WRONG))
+            case Fetch(name, chunk, sender):
+                self.tell(ChunkArrived(name, chunk, sender))
             case Publish(name):
                 self.tell(NodePublished(name))
 
     def refuse(self, command: Answerable, *, whole_node: bool) -> None:
         """The answer if it goes badly."""
         match command:
-            case Fetch(name, chunk, source) if not whole_node:
-                self.tell(ChunkFailed(name, chunk, source, LOST))
+            case Fetch(name, chunk, sender) if not whole_node:
+                self.tell(ChunkFailed(name, chunk, sender, LOST))
             case Fetch(name) | Publish(name):
                 self.kill(name)
 
@@ -153,9 +153,9 @@ class World:
     def silence(self, name: str) -> None:
         """A node gives no answer; what it was asked for, or should send, may still come."""
         self.nodes[name].silent = True
-        self.nodes[name].reads.clear()
+        self.nodes[name].fetches.clear()
         for node in self.nodes.values():
-            node.reads = {chunk: fetch for chunk, fetch in node.reads.items() if fetch.source != name}
+            node.fetches = {chunk: fetch for chunk, fetch in node.fetches.items() if fetch.sender != name}
         self.tell(NodeSilent(name))
 
     def hear(self, name: str) -> None:
@@ -165,9 +165,9 @@ class World:
 
     def _gone(self, name: str) -> None:
         self.nodes[name].alive = False
-        self.nodes[name].reads.clear()
+        self.nodes[name].fetches.clear()
         for node in self.nodes.values():  # what was fetched from there is asked of others; the old answers still come
-            node.reads = {chunk: fetch for chunk, fetch in node.reads.items() if fetch.source != name}
+            node.fetches = {chunk: fetch for chunk, fetch in node.fetches.items() if fetch.sender != name}
 
     def run(self) -> None:
         """Answer everything in order."""
@@ -177,46 +177,46 @@ class World:
             else:
                 self.grow()
 
-    def _is_current(self, name: str, chunk: int, source: str) -> bool:
-        fetch = self.nodes[name].reads.get(chunk)
-        return fetch is not None and fetch.source == source and not self.nodes[name].finished
+    def _is_current(self, name: str, chunk: int, sender: str) -> bool:
+        fetch = self.nodes[name].fetches.get(chunk)
+        return fetch is not None and fetch.sender == sender and not self.nodes[name].finished
 
-    def _lacks(self, name: str, chunk: int) -> bool:
+    def _wants(self, name: str, chunk: int) -> bool:
         node = self.nodes[name]
-        return not node.finished and chunk not in node.reads and chunk not in node.holds
+        return not node.finished and chunk not in node.fetches and chunk not in node.has
 
     def _take_in(self, event: Event) -> None:
         match event:
-            case ChunkArrived(name, chunk, source) if self._is_current(name, chunk, source):
-                del self.nodes[name].reads[chunk]
-                self.nodes[name].holds.add(chunk)
-                self.sent[source] += self.sizes[chunk]
-            case ChunkArrived(name, chunk) if self._lacks(name, chunk):  # late, and not asked for again until now
-                self.nodes[name].holds.add(chunk)
-            case ChunkFailed(name, chunk, source, _) if self._is_current(name, chunk, source):
-                del self.nodes[name].reads[chunk]
+            case ChunkArrived(name, chunk, sender) if self._is_current(name, chunk, sender):
+                del self.nodes[name].fetches[chunk]
+                self.nodes[name].has.add(chunk)
+                self.sent[sender] += self.sizes[chunk]
+            case ChunkArrived(name, chunk) if self._wants(name, chunk):  # late, and not asked for again until now
+                self.nodes[name].has.add(chunk)
+            case ChunkFailed(name, chunk, sender, _) if self._is_current(name, chunk, sender):
+                del self.nodes[name].fetches[chunk]
 
     def _obey(self, command: Command) -> None:
         match command:
-            case Fetch(name, chunk, source):
+            case Fetch(name, chunk, sender):
                 node = self.nodes[name]
                 assert not node.finished
-                assert source != name
-                assert source == SOURCE or self.nodes[source].alive
-                assert source == SOURCE or not self.nodes[source].silent, "asked one that gives no answer"
+                assert sender != name
+                assert sender == SOURCE or self.nodes[sender].alive
+                assert sender == SOURCE or not self.nodes[sender].silent, "asked one that gives no answer"
                 assert not node.silent, "told one that gives no answer"
-                assert source == SOURCE or chunk in self.nodes[source].holds, "it lacks what it shall send"
-                assert chunk not in node.holds, "sent again what had arrived"
-                assert (name, source) not in self.blamed, "asked again who sent wrong bytes"
-                assert chunk not in node.reads
-                node.reads[chunk] = command
+                assert sender == SOURCE or chunk in self.nodes[sender].has, "the sender does not have the chunk"
+                assert chunk not in node.has, "sent again what had arrived"
+                assert (name, sender) not in self.blamed, "asked again who sent wrong bytes"
+                assert chunk not in node.fetches
+                node.fetches[chunk] = command
                 self.waiting.append(command)
             case Publish(name):
                 node = self.nodes[name]
                 assert not node.finished
                 assert not node.told_to_publish
                 assert not self.later
-                assert node.holds == set(range(len(self.sizes))), "told to publish a part"
+                assert node.has == set(range(len(self.sizes))), "told to publish a part"
                 node.told_to_publish = True
                 self.waiting.append(command)
             case Finish(name, error):
@@ -232,10 +232,10 @@ class World:
         for node in self.nodes.values():
             if node.finished:
                 continue
-            sizes = [self.sizes[chunk] for chunk in node.reads]
+            sizes = [self.sizes[chunk] for chunk in node.fetches]
             assert sum(sizes) <= max(self.window, self.largest), "too much in flight to a node"
-            for fetch in node.reads.values():
-                sending[fetch.source] += self.sizes[fetch.chunk]
+            for fetch in node.fetches.values():
+                sending[fetch.sender] += self.sizes[fetch.chunk]
         from_source = sending.pop(SOURCE, 0)
-        assert self.is_place or from_source <= max(self.source_window, self.largest), "too much from the source"
+        assert self.is_remote or from_source <= max(self.source_window, self.largest), "too much from the source"
         assert all(size <= max(self.window, self.largest) for size in sending.values()), "too much from a node"

@@ -24,8 +24,7 @@ from hubdist.cluster.single_flight import SingleFlight
 from hubdist.delivery import (
     ChunkArrived,
     ChunkFailed,
-    ChunksAdded,
-    Closed,
+    ChunksReady,
     Command,
     DeliveryPlan,
     Event,
@@ -39,6 +38,7 @@ from hubdist.delivery import (
     NodeSilent,
     Publish,
     SourceFailed,
+    SourcePublished,
 )
 from hubdist.errors import HubdistError, IntegrityError, PeerError, StoreError
 from hubdist.model.manifest import Manifest, ProvenChunk
@@ -95,8 +95,8 @@ class DeliveryRun:
             node_window_bytes=window_bytes,
             source_window_bytes=window_bytes,
             largest_bytes=chunk_bytes,
-            is_place=source.place is not None,
-            closed=contents.manifest is not None,
+            is_remote=source.place is not None,
+            complete=contents.manifest is not None,
         )
         self._nodes: dict[str, Node] = {} if source.node is None else {source.node.id: source.node}
         self._receivers: dict[str, NodeProgress] = {}
@@ -143,14 +143,14 @@ class DeliveryRun:
         """The origin has further chunks."""
         more = list(chunks)
         self.contents.chunks.extend(more)
-        self._feed(ChunksAdded(tuple(chunk.chunk.size for chunk in more)))
+        self._feed(ChunksReady(tuple(chunk.chunk.size for chunk in more)))
 
     def close(self, manifest: Manifest, ordinals: Sequence[int]) -> None:
         """The origin has been read: these are the model's files."""
         self.contents.manifest = manifest
         self.contents.ordinals = tuple(ordinals)
         self._fetches.closed.set()
-        self._feed(Closed())
+        self._feed(SourcePublished())
 
     def fail(self, error: HubdistError) -> None:
         """The origin cannot be read."""
@@ -317,7 +317,7 @@ class DeliveryRun:
         """Remember for the report what happened."""
         if isinstance(event, ChunkArrived) and event.node in self._receivers:
             size = self.contents.chunks[event.chunk].chunk.size
-            self._receivers[event.node].note_arrival(size, self._public(event.source))
+            self._receivers[event.node].note_arrival(size, self._public(event.sender))
         elif isinstance(event, ChunkFailed) and event.node in self._receivers:
             receiver = self._receivers[event.node]
             receiver.note_failure(refused=isinstance(event.error, IntegrityError))
@@ -325,7 +325,7 @@ class DeliveryRun:
                 "hubdist: chunk %d did not reach %s from %s: %s",
                 event.chunk,
                 receiver.node.name,
-                self._public(event.source),
+                self._public(event.sender),
                 event.error,
             )
 
@@ -361,13 +361,13 @@ class DeliveryRun:
         proven = self.contents.chunks[command.chunk]
 
         async def fetch(agent: Any) -> Event:
-            seconds = await self._fetches.fetch(proven, command.source, node, agent)
-            return ChunkArrived(node.id, command.chunk, command.source, seconds)
+            seconds = await self._fetches.fetch(proven, command.sender, node, agent)
+            return ChunkArrived(node.id, command.chunk, command.sender, seconds)
 
         def failed(error: HubdistError) -> Event:
             if isinstance(error, (NodeLostError, StoreError)):
                 return NodeFailed(node.id, error)
-            return ChunkFailed(node.id, command.chunk, command.source, error)
+            return ChunkFailed(node.id, command.chunk, command.sender, error)
 
         return await self._ask(node, fetch, failed)
 

@@ -140,9 +140,9 @@ def test_a_peer_that_did_not_send_a_chunk_is_not_asked_for_it_again() -> None:
     world.hold("h2")
     [first] = world.join("a")
     assert isinstance(first, Fetch)
-    [second] = world.tell(ChunkFailed("a", 0, first.source, LOST))
+    [second] = world.tell(ChunkFailed("a", 0, first.sender, LOST))
     assert isinstance(second, Fetch)
-    assert {first.source, second.source} == {"h1", "h2"}
+    assert {first.sender, second.sender} == {"h1", "h2"}
 
 
 def test_a_node_that_the_source_cannot_reach_is_given_up() -> None:
@@ -159,7 +159,7 @@ def test_what_a_lost_node_had_to_send_is_fetched_elsewhere_at_once() -> None:
     world = World([1] * 6)
     for name in ("a", "b", "c"):
         world.join(name)
-    while not any(isinstance(command, Fetch) and command.source == "a" for command in world.waiting):
+    while not any(isinstance(command, Fetch) and command.sender == "a" for command in world.waiting):
         world.answer(world.waiting.popleft())
     world.kill("a")
     world.run()
@@ -190,7 +190,7 @@ def test_a_node_that_finds_everybody_wrong_is_not_believed() -> None:
         command = world.waiting.popleft()
         if isinstance(command, Fetch):
             failed += 1
-            world.tell(ChunkFailed("x", command.chunk, command.source, WRONG))
+            world.tell(ChunkFailed("x", command.chunk, command.sender, WRONG))
         else:
             world.answer(command)
     world.join("y")
@@ -243,12 +243,12 @@ def test_what_a_silent_node_should_send_is_fetched_elsewhere_at_once() -> None:
     world = World([1] * 12)
     world.hold("holder")
     world.join("a")
-    asked = [command.chunk for command in world.waiting if isinstance(command, Fetch) and command.source == "holder"]
+    asked = [command.chunk for command in world.waiting if isinstance(command, Fetch) and command.sender == "holder"]
     assert asked
     world.silence("holder")
-    again = [command.chunk for command in world.waiting if isinstance(command, Fetch) and command.source == SOURCE]
+    again = [command.chunk for command in world.waiting if isinstance(command, Fetch) and command.sender == SOURCE]
     assert again
-    world.waiting = deque(command for command in world.waiting if command.source == SOURCE)  # the others never come
+    world.waiting = deque(command for command in world.waiting if command.sender == SOURCE)  # the others never come
     world.run()
     assert world.nodes["a"].error is None
     assert world.nodes["a"].finished
@@ -314,7 +314,7 @@ def test_chunks_travel_before_the_model_is_complete_and_nothing_is_published_bef
     world.join("b")
     while world.waiting:
         world.answer(world.waiting.popleft())
-    assert world.nodes["a"].holds == {0, 1}
+    assert world.nodes["a"].has == {0, 1}
     assert world.commands[Publish] == 0
     world.run()
     assert world.sent[SOURCE] == 6
@@ -322,7 +322,7 @@ def test_chunks_travel_before_the_model_is_complete_and_nothing_is_published_bef
 
 
 def test_a_place_is_read_once_by_all_nodes_together() -> None:
-    world = World([1] * 40, is_place=True)
+    world = World([1] * 40, is_remote=True)
     for name in "abcd":
         world.join(name)
     world.run()
@@ -331,12 +331,12 @@ def test_a_place_is_read_once_by_all_nodes_together() -> None:
 
 
 def test_a_node_that_cannot_read_the_place_gets_everything_from_the_others() -> None:
-    world = World([1] * 40, is_place=True)
+    world = World([1] * 40, is_remote=True)
     for name in "abcd":
         world.join(name)
     while world.waiting:
         command = world.waiting.popleft()
-        if isinstance(command, Fetch) and (command.node, command.source) == ("a", SOURCE):
+        if isinstance(command, Fetch) and (command.node, command.sender) == ("a", SOURCE):
             world.refuse(command, whole_node=False)
         else:
             world.answer(command)
@@ -370,7 +370,7 @@ def _world(data: st.DataObject) -> World:
         window=data.draw(_WINDOWS),
         source_window=data.draw(_WINDOWS),
         later=data.draw(st.lists(st.lists(st.integers(1, 4), max_size=4), max_size=3)),
-        is_place=data.draw(st.booleans()),
+        is_remote=data.draw(st.booleans()),
         liars=data.draw(st.frozensets(st.sampled_from(["n0", "n1"]), max_size=1)),
         nodes=data.draw(st.integers(1, 5)),
     )
@@ -456,5 +456,5 @@ def test_with_any_failures_every_node_is_finished_once_and_the_plan_comes_to_an_
         assert world.waiting or to_join or world.later or not world.unfinished, "nobody acts any more"
     for node in world.nodes.values():
         assert node.finished
-        assert not node.alive or node.error is not None or node.holds == set(range(len(world.sizes)))
+        assert not node.alive or node.error is not None or node.has == set(range(len(world.sizes)))
     assert not world.plan.active
