@@ -8,9 +8,8 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from hubdist.cluster.agent.agent import NodeAgent
-from hubdist.cluster.agent.chunk_rpc import SEND_GROUP
+from hubdist.cluster.agent.chunk_rpc import ANSWER_GROUP, SEND_GROUP
 from hubdist.cluster.coordinator.coordinator import Coordinator
-from hubdist.cluster.coordinator.liveness import ANSWERING
 from hubdist.cluster.job import Job
 from hubdist.cluster.nodes import Node, ProcessRole, alive_nodes, driver_node
 from hubdist.config.schema import Config
@@ -21,7 +20,7 @@ _PROTOCOL = 1
 
 _COORDINATOR_CALLS = 10_000
 _AGENT_THREADS = 96
-_GIVING_THREADS = 32
+_SEND_THREADS = 32
 _LOST_CALLS = 5
 """How often Ray sends a call to an agent again that got lost on the way; the methods may run twice."""
 
@@ -72,7 +71,7 @@ def find_coordinator(job_id: str) -> Any | None:
 def make_agent(config: Config, node: Node) -> Any:
     """A new agent on a node. It belongs to the process that made it and ends with it at the latest."""
     return (
-        ray.remote(concurrency_groups={SEND_GROUP: _GIVING_THREADS, ANSWERING: 2})(NodeAgent)  # type: ignore[call-overload]  # ray's types lack it
+        ray.remote(concurrency_groups={SEND_GROUP: _SEND_THREADS, ANSWER_GROUP: 2})(NodeAgent)  # type: ignore[call-overload]  # ray's types lack it
         .options(
             num_cpus=0,
             max_restarts=0,

@@ -36,13 +36,13 @@ class Feed(Protocol):
     """Is told what an origin gives while it is being read, in the thread that reads."""
 
     chunk_bytes: int
-    """Most bytes of a chunk that `grew` gets."""
+    """Most bytes of a chunk that `chunk_ready` gets."""
 
-    def began(self, stage: str) -> None:
+    def started(self, stage: str) -> None:
         """The files are written into the stage of this name."""
         ...
 
-    def grew(self, chunk: ProvenChunk, paths: Sequence[str]) -> None:
+    def chunk_ready(self, chunk: ProvenChunk, paths: Sequence[str]) -> None:
         """These bytes are in the stage, in the files at these paths, one for each piece."""
         ...
 
@@ -172,11 +172,11 @@ class Fetcher:
                 (origin or open_origin(handle, self._config, stage.scratch, deadline)).fetch(stage)
                 return self._store.publish(stage)
 
-        def grew(chunk: ProvenChunk) -> None:
-            watcher.grew(chunk, [stage.path_of(piece.entry_index) for piece in chunk.chunk.pieces])
+        def chunk_ready(chunk: ProvenChunk) -> None:
+            watcher.chunk_ready(chunk, [stage.path_of(piece.entry_index) for piece in chunk.chunk.pieces])
 
-        with self._store.stage(watch=grew, chunk_bytes=watcher.chunk_bytes) as stage:
-            watcher.began(stage.path.name)
+        with self._store.stage(watch=chunk_ready, chunk_bytes=watcher.chunk_bytes) as stage:
+            watcher.started(stage.path.name)
             (origin or open_origin(handle, self._config, stage.scratch, deadline)).fetch(stage)
             snapshot = self._store.publish(stage)
             watcher.published(snapshot.manifest, stage.ordinals)

@@ -102,7 +102,7 @@ def test_a_chunk_of_many_files_and_parts_arrives_without_the_object_stores(pair:
 def test_one_who_receives_can_give_at_once(pair: Pair) -> None:
     small = prove(pair.manifest, Chunk(0, (Piece(1, 0, SIZES[1]),)))
     pair.call(pair.reader.fetch, "d", small, pair.sender)
-    results = ray.get(pair.reader.give.options(num_returns=2).remote("d", small), timeout=60)
+    results = ray.get(pair.reader.send.options(num_returns=2).remote("d", small), timeout=60)
     assert b"".join(results) == pair.files["part1"]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import threading
 import time
 from collections import Counter, defaultdict
@@ -12,12 +13,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-from hubdist.cluster.agent import chunk_exchange, chunk_rpc
 from hubdist.cluster.agent.agent import NodeAgent
-from hubdist.cluster.coordinator import agent_pool, delivery_run, liveness, origin_feed, running, store_groups
+from hubdist.cluster.agent.chunk_rpc import request_part
 from hubdist.cluster.coordinator.agent_pool import AgentPool
+from hubdist.cluster.coordinator.cluster_view import ClusterView
+from hubdist.cluster.coordinator.liveness import LivenessTimes
 from hubdist.cluster.nodes import Node
 from hubdist.config.schema import Config
 from hubdist.errors import HubdistError
@@ -25,6 +25,9 @@ from hubdist.model.manifest import Manifest
 from hubdist.store.store import Store
 
 DRIVER = "driver"
+
+QUICK = LivenessTimes(quiet_s=0.1, silent_s=0.5, look_s=0.05)
+"""So that tests need not wait for seconds."""
 
 
 class Reference:
@@ -71,7 +74,7 @@ class FakeActor:
 
     def __init__(self, nodes: FakeNodes, config: Config, node: Node) -> None:
         self._nodes = nodes
-        self._agent = NodeAgent(config, node.id)
+        self._agent = NodeAgent(config, node.id, request=nodes.request)
         self.node = node
         self.killed = False
 
@@ -103,6 +106,10 @@ class FakeActor:
         thread.start()
 
 
+def _get_results(references: list[Reference], timeout: float) -> list[Any]:
+    return [reference.answer.result(timeout) for reference in references]
+
+
 class FakeNodes:
     """A driver's node and others.
 
@@ -111,6 +118,8 @@ class FakeNodes:
         before: Method -> called in the agent's thread before the method runs, with the node's id and the arguments.
         after: The same, when it has run and the caller has no answer yet.
         calls: Node and method -> how often it was called.
+        request: Gets bytes from another agent; for agents that start after it was set.
+        cluster: All nodes are alive.
     """
 
     def __init__(self, folder: Path, names: tuple[str, ...], **settings: Any) -> None:
@@ -120,12 +129,28 @@ class FakeNodes:
         self.before: dict[str, Callable[[str, tuple[Any, ...]], None]] = defaultdict(lambda: lambda *_: None)
         self.after = self.before.copy()
         self.calls: Counter[tuple[str, str]] = Counter()
-        self.agents = AgentPool(self.config, lambda config, node: FakeActor(self, config, node))
+        self.cluster = ClusterView(lambda: list(self.nodes.values()))
+        self._actors: dict[bytes, FakeActor] = {}
+        self.agents = AgentPool(
+            self.config,
+            lambda config, node: FakeActor(self, config, node),
+            self.cluster,
+            stop_agent=lambda actor: setattr(actor, "killed", True),
+            pickle_agent=self._pickle,
+        )
+        self.request: Callable[..., bytearray] = functools.partial(
+            request_part, load_agent=self._actors.__getitem__, get_results=_get_results
+        )
         self.threads: list[threading.Thread] = []
         self.ended = False
         self._running = {name: threading.Event() for name in self.nodes}
         for event in self._running.values():
             event.set()
+
+    def _pickle(self, actor: FakeActor) -> bytes:
+        name = actor.node.id.encode()
+        self._actors[name] = actor
+        return name
 
     def stop(self, name: str) -> None:
         """The node gives no answer any more."""
@@ -184,34 +209,15 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 @contextmanager
-def fake_nodes(monkeypatch: pytest.MonkeyPatch, folder: Path, *names: str, **settings: Any) -> Iterator[FakeNodes]:
-    """Nodes with these names, and time that runs faster for those that look after them."""
+def fake_nodes(folder: Path, *names: str, **settings: Any) -> Iterator[FakeNodes]:
+    """Nodes with these names."""
     nodes = FakeNodes(folder, names, **settings)
-    for module in (agent_pool, origin_feed, store_groups, delivery_run, running):
-        monkeypatch.setattr(module, "alive_nodes", lambda: list(nodes.nodes.values()), raising=False)
-    actors: dict[bytes, FakeActor] = {}
-
-    def pickled(actor: FakeActor) -> bytes:
-        actors[actor.node.id.encode()] = actor
-        return actor.node.id.encode()
-
-    def get(references: list[Reference], timeout: float) -> list[Any]:
-        return [reference.answer.result(timeout) for reference in references]
-
-    monkeypatch.setattr(agent_pool, "pickle_agent", pickled)
-    monkeypatch.setattr(agent_pool, "stop_actor", lambda actor: setattr(actor, "killed", True))
-    monkeypatch.setattr(chunk_rpc, "_agent", actors.__getitem__)
-    monkeypatch.setattr(chunk_rpc.ray, "get", get)
-    monkeypatch.setattr(chunk_exchange, "fetch", chunk_rpc.fetch)
-    monkeypatch.setattr(liveness, "QUIET_S", 0.1)
-    monkeypatch.setattr(delivery_run, "SILENT_S", 0.5)
-    monkeypatch.setattr(delivery_run, "_LOOK_S", 0.05)
     try:
         yield nodes
     finally:
         nodes.ended = True
         for name in nodes.nodes:
             nodes.go_on(name)
-        for thread in nodes.threads:  # before the real functions are back
+        for thread in nodes.threads:
             thread.join(20)
             assert not thread.is_alive(), thread.name

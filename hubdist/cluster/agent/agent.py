@@ -1,15 +1,15 @@
 """The node agent: works on one node while a delivery runs.
 
-It fetches chunks into a stage and publishes it; it gives chunks of stages and snapshots to other nodes, by delivery
-and chunk, never by path; and it reads what nodes can read themselves, with the node's own credentials and mounts. A
-plain class: `actors` makes an actor of it, with several threads.
+The agent fetches chunks into a stage and publishes the stage. It sends chunks of stages and snapshots to other nodes,
+which name a delivery and a chunk, never a path. And it reads remote directories with the node's own credentials and
+mounts. `NodeAgent` is a plain class; `cluster.actors` makes an actor with several threads of it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from hubdist.cluster.agent.chunk_exchange import ChunkExchange
-from hubdist.cluster.agent.chunk_rpc import Sender, split_into_results
+from hubdist.cluster.agent.chunk_rpc import Sender, request_part, split_into_results
 from hubdist.cluster.refresh_marks import grow_mark
 from hubdist.config.schema import Config
 from hubdist.errors import ModelNotFoundError, StoreError
@@ -32,109 +32,197 @@ from hubdist.store.store import Store
 
 
 class NodeAgent:
-    """Receives, gives and reads on one node. Safe for use by several threads.
+    """Receives, sends and reads on one node. Safe for use by several threads.
+
+    Every method may be called again with the same arguments: Ray repeats a call whose answer was lost.
 
     Args:
         config: The job's settings.
-        node_id: Ray's id of the node; tells the store's root.
+        node_id: Ray's id of the node; the store's root may depend on it.
+        request: Gets bytes from another agent, as `request_part`; tests pass a fake.
     """
 
-    def __init__(self, config: Config, node_id: str) -> None:
+    def __init__(
+        self,
+        config: Config,
+        node_id: str,
+        *,
+        request: Callable[[Sender, str, ProvenChunk, float], bytearray] = request_part,
+    ) -> None:
         self._config = config
         self._node_id = node_id
-        self._exchange = ChunkExchange(lambda: self._store, config)
+        self._exchange = ChunkExchange(lambda: self._store, config, request=request)
 
     @functools.cached_property
     def _store(self) -> Store:
-        """Made at the first call and not before: an error of the constructor would reach nobody with its type."""
+        """Made at the first call, because an error of the actor's constructor would lose its type."""
         return Store(self._config.store_root(self._node_id), max_bytes=self._config.max_bytes)
 
-    def begin(self, delivery: str, manifest: Manifest | None, place: RemoteCopy | None) -> bool:
-        """See `ChunkExchange.begin`."""
-        return self._exchange.begin(delivery, manifest, place)
+    def begin(self, delivery: str, manifest: Manifest | None, copy: RemoteCopy | None) -> bool:
+        """Make ready to receive a model; return True if the node's store has the model already.
+
+        Args:
+            delivery: Name of the delivery.
+            manifest: The model's manifest; None while its origin is still being read.
+            copy: The remote directory that this node reads chunks from; None if agents send all chunks.
+
+        Raises:
+            StoreError: The node's disk refuses, or has too little room.
+            TransferError, ResolveError: The remote directory cannot be read.
+        """
+        return self._exchange.begin(delivery, manifest, copy)
 
     def hold(self, delivery: str, digest: Digest, ordinals: Sequence[int]) -> None:
-        """See `ChunkExchange.hold`."""
+        """Make ready to send chunks of a published snapshot.
+
+        Args:
+            delivery: Name of the delivery.
+            digest: The model's digest.
+            ordinals: For each entry of the model's manifest, the number of its file in the delivery's chunks.
+
+        Raises:
+            IntegrityError: The snapshot is missing or damaged on this node.
+        """
         self._exchange.hold(delivery, digest, ordinals)
 
-    def give(self, delivery: str, part: ProvenChunk) -> tuple[bytes, ...]:
-        """See `ChunkExchange.give`; the bytes as several results."""
-        return split_into_results(memoryview(self._exchange.give(delivery, part)))
+    def send(self, delivery: str, part: ProvenChunk) -> tuple[bytes, ...]:
+        """Return bytes of a chunk to another agent, split into several results of the call.
 
-    def give_staged(self, stage: str, paths: Sequence[str], part: ProvenChunk) -> tuple[bytes, ...]:
-        """See `ChunkExchange.give_staged`; the bytes as several results."""
-        return split_into_results(memoryview(self._exchange.give_staged(stage, paths, part)))
+        Args:
+            delivery: Name of the delivery.
+            part: Which bytes.
+
+        Raises:
+            IntegrityError: The bytes are missing on this node.
+            PeerError: This node takes no part in the delivery.
+            StoreError: The node's disk refuses.
+        """
+        return split_into_results(memoryview(self._exchange.send(delivery, part)))
+
+    def send_staged(self, stage: str, paths: Sequence[str], part: ProvenChunk) -> tuple[bytes, ...]:
+        """Return bytes of a stage that the coordinator is writing, split into several results of the call.
+
+        Args:
+            stage: Name of the stage in this node's store.
+            paths: For each piece of the part, the path of its file in the stage.
+            part: Which bytes.
+
+        Raises:
+            IntegrityError: The bytes are not there; the stage may have become a snapshot.
+            StoreError: The node's disk refuses.
+        """
+        return split_into_results(memoryview(self._exchange.send_staged(stage, paths, part)))
 
     def fetch(self, delivery: str, chunk: ProvenChunk, sender: Sender | None) -> float:
-        """See `ChunkExchange.fetch`."""
+        """Fetch one chunk, check it and write it into the stage; return the seconds that the bytes took.
+
+        Args:
+            delivery: Name of the delivery.
+            chunk: Which bytes, and their digests.
+            sender: The agent to ask for the chunk; None to read the remote directory.
+
+        Raises:
+            IntegrityError: The bytes do not have the manifest's digests.
+            TransferError: The chunk did not come.
+            StoreError: The node's disk refuses.
+        """
         return self._exchange.fetch(delivery, chunk, sender)
 
-    def give_up(self, delivery: str, agent: bytes) -> None:
-        """See `ChunkExchange.give_up`."""
-        self._exchange.give_up(delivery, agent)
+    def cancel_requests(self, delivery: str, agent: bytes) -> None:
+        """Wait no longer for chunks that an agent was asked for.
+
+        Args:
+            delivery: Name of the delivery.
+            agent: The agent's handle, made by `pickle_agent`.
+        """
+        self._exchange.cancel_requests(delivery, agent)
 
     def answer(self) -> None:
-        """Show that this node is alive; called in a thread of its own, however busy the others are."""
+        """Show that this node is alive. Runs in a thread of `ANSWER_GROUP`, so that no other work delays it."""
 
     def publish(self, delivery: str, manifest: Manifest, ordinals: Sequence[int], unproven: bool) -> None:
-        """See `ChunkExchange.publish`."""
+        """Publish a stage that has all its chunks.
+
+        Args:
+            delivery: Name of the delivery.
+            manifest: The model's manifest.
+            ordinals: For each entry of the manifest, the number of its file in the delivery's chunks.
+            unproven: True if the digests of the chunks are not trusted; whole files are digested then.
+
+        Raises:
+            IntegrityError: The stage does not hold exactly the manifest's files.
+            StoreError: The node's disk refuses.
+        """
         self._exchange.publish(delivery, manifest, ordinals, unproven)
 
     def forget(self, delivery: str) -> None:
-        """See `ChunkExchange.forget`."""
+        """Take no further part in a delivery."""
         self._exchange.forget(delivery)
 
     def holds(self, digest: Digest) -> bool:
-        """True if the node's store has a complete snapshot."""
+        """Return True if the node's store has a complete snapshot of the model."""
         snapshot = self._store.find(digest)
         if snapshot is not None:
             snapshot.release()
         return snapshot is not None
 
     def note_refresh(self, scope: str) -> None:
-        """Tell this node's processes that the job has refreshed a handle; see `marks`."""
+        """Tell this node's processes that the job has refreshed a handle, so that they ask for its digest again.
+
+        The mark of a refresh is a file in the node's store, named by `scope`.
+        """
         grow_mark(self._config.store_root(self._node_id), scope)
 
     def find_nonce(self, nonces: Sequence[str]) -> str | None:
-        """The first of these nonces that the node's store shows; None also if the node can have no store."""
+        """Return the first of these nonces that the node's store shows.
+
+        None means that the store shows none of them, or that the node has no usable store.
+        """
         with contextlib.suppress(StoreError):
             return Nonces(self._store).find(nonces)
         return None
 
     def show_nonce(self) -> str | None:
-        """Show a new nonce in the node's store; None if that cannot be written to."""
+        """Show a new nonce in the node's store and return it; None if the store cannot be written to."""
         with contextlib.suppress(StoreError):
             return Nonces(self._store).show()
         return None
 
     def look_again(self, digest: Digest) -> bool:
-        """As `holds`, for a snapshot that another node has just published in the same directory."""
+        """Return True if the node's store has a snapshot that another node has just published in the same directory.
+
+        A network file system may show an old listing at first; the store is refreshed then.
+        """
         if self.holds(digest):
             return True
         self._store.refresh()
         return self.holds(digest)
 
     def probe(self, url: str) -> None:
-        """Find out whether this node can read a directory on object storage or a mount.
+        """Check that this node can read a directory on object storage or a mount.
 
         Raises:
-            HubdistError: Why not.
+            TransferError, ResolveError: Why the node cannot read the directory.
         """
         try:
             probe(url, self._config, timeout_s=self._config.probe_timeout_s)
         except ModelNotFoundError:
-            if url != self._config.shared_cache:  # where nothing need have been put yet
+            if url != self._config.shared_cache:  # a shared cache may still be empty
                 raise
 
     def copy(self, manifest: Manifest, copy: RemoteCopy) -> int | None:
-        """Copy a model from where it lies into the node's store.
+        """Copy a model from a remote directory into the node's store.
+
+        Args:
+            manifest: The model's manifest; the files are checked against it.
+            copy: The remote directory.
 
         Returns:
-            Bytes that were read; None if the store had it.
+            Bytes that were read; None if the store had the model already.
 
         Raises:
-            IntegrityError: What lies there is not the manifest's.
-            TransferError, ResolveError: It cannot be read.
+            IntegrityError: The directory does not hold the manifest's files.
+            TransferError, ResolveError: The directory cannot be read.
             StoreError: The node's disk refuses.
         """
         with self._store.lock(f"copy-{manifest.digest.value}", self._config.timeout_s):
@@ -146,14 +234,16 @@ class NodeAgent:
         return read
 
     def read_directory(self, url: str, keep: bool) -> tuple[Manifest, RemoteCopy]:
-        """Read a directory that a handle names, to learn which model it is.
+        """Read a directory that a handle names, to learn which model it holds.
 
         Args:
-            url: On object storage.
+            url: The directory, on object storage or a mount.
             keep: Put the files into the node's store as well.
 
         Raises:
-            HubdistError: It cannot be read, or changed meanwhile; or the node's disk refuses.
+            IntegrityError: The directory changed while it was read.
+            TransferError, ResolveError: The directory cannot be read.
+            StoreError: The node's disk refuses.
         """
         before = list_copy(url, self._config)
         handle = parse_handle(url)
@@ -171,7 +261,11 @@ class NodeAgent:
 
 
 def read_chunk(snapshot: Snapshot, chunk: Chunk) -> Any:
-    """A chunk's bytes, checked, as a numpy array of uint8: Ray hands those on without a copy.
+    """Return a chunk's bytes, checked, as a numpy array of uint8, which Ray sends without a copy.
+
+    Args:
+        snapshot: The snapshot to read.
+        chunk: Which bytes.
 
     Raises:
         IntegrityError: The snapshot is damaged.

@@ -1,4 +1,4 @@
-"""The chunks that one node receives and gives to others, for each delivery that it takes part in."""
+"""The chunks that one node receives and sends to others, for each delivery that the node takes part in."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 
-from hubdist.cluster.agent.chunk_rpc import PART_BYTES, Sender, fetch
+from hubdist.cluster.agent.chunk_rpc import PART_BYTES, Sender, request_part
 from hubdist.config.schema import Config
 from hubdist.errors import IntegrityError, PeerError
 from hubdist.model.manifest import Digest, Manifest, ProvenChunk
@@ -21,16 +21,23 @@ from hubdist.store.store import Store
 
 @dataclass(slots=True)
 class _Incoming:
-    """A stage that is being filled; the lock is held while it turns into a snapshot."""
+    """A stage that is being filled.
+
+    Attributes:
+        stage: The stage.
+        copy: Reads the chunks that no agent sends; None if agents send all of them.
+        publishing: Held while the stage becomes a snapshot. Whoever finds the stage gone waits for the lock and then
+            finds the snapshot.
+    """
 
     stage: ChunkStage
-    place: CopyReader | None
+    copy: CopyReader | None
     publishing: threading.Lock = field(default_factory=threading.Lock)
 
 
 @dataclass(slots=True)
 class _Held:
-    """A published snapshot that chunks are given from; `paths` are its files in the order of the delivery."""
+    """A published snapshot that chunks are sent from; `paths` are its files in the order of the delivery."""
 
     snapshot: Snapshot
     paths: tuple[str, ...]
@@ -38,70 +45,83 @@ class _Held:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Awaited:
-    """A chunk that another agent was asked for."""
+    """A chunk that another agent was asked for; `cancelled` is done when this node waits no longer."""
 
     delivery: str
     sender: Sender
-    given_up: Future[None]
+    cancelled: Future[None]
 
 
 class ChunkExchange:
-    """Receives chunks into stages, and gives chunks of stages and snapshots. Safe for use by several threads.
+    """Receives chunks into stages, and sends chunks of stages and snapshots. Safe for use by several threads.
 
     Args:
-        store: Gives the node's store.
-        config: Deadlines.
+        store: Returns the node's store.
+        config: Deadline of a chunk, and how remote directories are read.
+        request: Gets bytes from another agent, as `request_part`.
+        clock: Tells the time in seconds.
     """
 
-    def __init__(self, store: Callable[[], Store], config: Config) -> None:
+    def __init__(
+        self,
+        store: Callable[[], Store],
+        config: Config,
+        *,
+        request: Callable[[Sender, str, ProvenChunk, float], bytearray] = request_part,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._store = store
         self._config = config
+        self._request = request
+        self._clock = clock
         self._guard = threading.Lock()
         self._incoming: dict[str, _Incoming] = {}
         self._held: dict[str, _Held] = {}
         self._awaited: set[_Awaited] = set()
 
-    def begin(self, delivery: str, manifest: Manifest | None, place: RemoteCopy | None) -> bool:
-        """Make ready to receive a model; True if the store has it already.
+    def begin(self, delivery: str, manifest: Manifest | None, copy: RemoteCopy | None) -> bool:
+        """Make ready to receive a model.
 
-        May be called again: what was received until then is discarded, and a snapshot that this node gives from is
-        given from as before.
+        Another call discards what was received until then. A snapshot that this node sends from stays in use.
 
         Args:
-            delivery: Names the delivery.
-            manifest: The model's; None while its origin is still being read.
-            place: Where this node reads chunks that are not sent to it.
+            delivery: Name of the delivery.
+            manifest: The model's manifest; None while its origin is still being read.
+            copy: The remote directory that this node reads chunks from; None if agents send all chunks.
+
+        Returns:
+            True if the store has the model already, so that nothing will be received.
 
         Raises:
-            StoreError: The node's disk refuses, or lacks room.
-            HubdistError: The place cannot be read.
+            StoreError: The node's disk refuses, or has too little room.
+            TransferError, ResolveError: The remote directory cannot be read.
         """
-        self._discard(delivery)  # a stage of a delivery that was broken off
+        self._discard(delivery)  # the stage of an attempt that was broken off
         snapshot = None if manifest is None else self._store().find(manifest.digest)
         if snapshot is not None:
             snapshot.release()
             return True
-        self._let_go(delivery)  # of a snapshot that the store has lost
+        self._release(delivery)  # a snapshot that the store has lost
         with contextlib.ExitStack() as undo:
             stage = self._store().stage_growing(None if manifest is None else manifest.total_bytes)
             undo.callback(stage.discard)
-            reader = None if manifest is None or place is None else CopyReader(place, manifest, self._config)
+            reader = None if manifest is None or copy is None else CopyReader(copy, manifest, self._config)
             if reader is not None:
                 undo.callback(reader.close)
             with self._guard:
-                if delivery in self._incoming:  # two calls at once, after an answer was lost
+                if delivery in self._incoming:  # the caller repeated the call, because an answer was lost
                     return False
                 self._incoming[delivery] = _Incoming(stage, reader)
             undo.pop_all()
         return False
 
     def hold(self, delivery: str, digest: Digest, ordinals: Sequence[int]) -> None:
-        """Make ready to give chunks of a published snapshot.
+        """Make ready to send chunks of a published snapshot.
 
         Args:
-            delivery: Names the delivery.
-            digest: The model's.
-            ordinals: For each entry of its manifest, which of the delivery's files it is.
+            delivery: Name of the delivery.
+            digest: The model's digest.
+            ordinals: For each entry of the model's manifest, the number of its file in the delivery's chunks.
 
         Raises:
             IntegrityError: The snapshot is missing or damaged on this node.
@@ -118,14 +138,18 @@ class ChunkExchange:
         with self._guard:
             before = self._held.get(delivery)
             self._held[delivery] = _Held(snapshot, tuple(paths))
-        if before is not None:  # asked again, after the answer was lost
+        if before is not None:  # the coordinator repeated the call, because the answer was lost
             before.snapshot.release()
 
-    def give(self, delivery: str, part: ProvenChunk) -> bytearray:
-        """Bytes of a stage or snapshot, for another node, which checks them.
+    def send(self, delivery: str, part: ProvenChunk) -> bytearray:
+        """Return bytes of a chunk for another node, which checks them.
+
+        Args:
+            delivery: Name of the delivery.
+            part: Which bytes.
 
         Raises:
-            IntegrityError: They are missing on this node.
+            IntegrityError: The bytes are missing on this node.
             PeerError: This node takes no part in the delivery.
             StoreError: The node's disk refuses.
         """
@@ -136,7 +160,7 @@ class ChunkExchange:
             try:
                 incoming.stage.read_chunk(part, memoryview(data))
             except IntegrityError:
-                with incoming.publishing, self._guard:  # it may have become a snapshot meanwhile
+                with incoming.publishing, self._guard:  # the stage may have become a snapshot meanwhile
                     if delivery not in self._held:
                         raise
             else:
@@ -149,16 +173,16 @@ class ChunkExchange:
         read_pieces(held.snapshot.path, paths, part, memoryview(data))
         return data
 
-    def give_staged(self, stage: str, paths: Sequence[str], part: ProvenChunk) -> bytearray:
-        """As `give`, from a stage of this node's store that another process is writing.
+    def send_staged(self, stage: str, paths: Sequence[str], part: ProvenChunk) -> bytearray:
+        """Return bytes of a stage that another process of this node is writing; the receiver checks them.
 
         Args:
-            stage: The stage's name in the store.
-            paths: The files of the pieces, below the stage's files.
+            stage: Name of the stage in this node's store.
+            paths: For each piece of the part, the path of its file in the stage.
             part: Which bytes.
 
         Raises:
-            IntegrityError: They are not there, perhaps not any more.
+            IntegrityError: The bytes are not there; the stage may have become a snapshot.
             StoreError: The node's disk refuses.
         """
         data = bytearray(part.chunk.size)
@@ -169,15 +193,15 @@ class ChunkExchange:
         """Fetch one chunk, check it and write it into the stage.
 
         Args:
-            delivery: Names the delivery.
+            delivery: Name of the delivery.
             chunk: Which bytes, and their digests.
-            sender: Whom to ask for them; None to read the place.
+            sender: The agent to ask for the chunk; None to read the remote directory.
 
         Returns:
             Seconds that the bytes took to come.
 
         Raises:
-            IntegrityError: The bytes are not the manifest's.
+            IntegrityError: The bytes do not have the manifest's digests.
             TransferError: The chunk did not come.
             StoreError: The node's disk refuses.
         """
@@ -186,27 +210,33 @@ class ChunkExchange:
         if incoming is None:
             raise PeerError(f"this node takes no part in the delivery {delivery}")
         if sender is None:
-            return _read_place(incoming, chunk)
+            return self._read_copy(incoming, chunk)
         seconds = 0.0
         with self._await(delivery, sender) as asked:
             for part in chunk.cut(PART_BYTES):
-                begin = time.monotonic()
-                data = fetch(asked, delivery, part, self._config.chunk_timeout_s - seconds)
-                seconds += time.monotonic() - begin
+                begin = self._clock()
+                data = self._request(asked, delivery, part, self._config.chunk_timeout_s - seconds)
+                seconds += self._clock() - begin
                 incoming.stage.write_chunk(part, memoryview(data))
         return seconds
 
-    def give_up(self, delivery: str, agent: bytes) -> None:
+    def cancel_requests(self, delivery: str, agent: bytes) -> None:
         """Wait no longer for chunks that an agent was asked for: their `fetch` ends with a PeerError.
 
         Args:
-            delivery: Names the delivery.
-            agent: As in `Sender`.
+            delivery: Name of the delivery.
+            agent: The agent's handle, made by `pickle_agent`.
         """
-        self._give_up(lambda awaited: (awaited.delivery, awaited.sender.agent) == (delivery, agent))
+        self._cancel(lambda awaited: (awaited.delivery, awaited.sender.agent) == (delivery, agent))
 
     def publish(self, delivery: str, manifest: Manifest, ordinals: Sequence[int], unproven: bool) -> None:
-        """Publish a stage that has all its chunks, and go on to give them from the snapshot.
+        """Publish a stage that has all its chunks, and send chunks from the snapshot from then on.
+
+        Args:
+            delivery: Name of the delivery.
+            manifest: The model's manifest.
+            ordinals: For each entry of the manifest, the number of its file in the delivery's chunks.
+            unproven: True if the digests of the chunks are not trusted; whole files are digested then.
 
         Raises:
             IntegrityError: The stage does not hold exactly the manifest's files.
@@ -215,10 +245,10 @@ class ChunkExchange:
         with self._guard:
             incoming = self._incoming.get(delivery)
         if incoming is None:
-            return  # asked again, after the answer was lost
+            return  # the coordinator repeated the call, because the answer was lost
         with incoming.publishing:
             with self._guard:
-                if delivery in self._held:  # asked again, while the first call was at work
+                if delivery in self._held:  # the first of two calls has published meanwhile
                     return
             incoming.stage.close(manifest, ordinals, unproven=unproven)
             self._store().publish(incoming.stage).release()
@@ -226,18 +256,18 @@ class ChunkExchange:
         self._discard(delivery)
 
     def forget(self, delivery: str) -> None:
-        """Take no further part in a delivery: discard its stage, let go of its snapshot, wait for no chunk."""
-        self._give_up(lambda awaited: awaited.delivery == delivery)
+        """Take no further part in a delivery: cancel requests, discard the stage, release the snapshot."""
+        self._cancel(lambda awaited: awaited.delivery == delivery)
         try:
             self._discard(delivery)
         finally:
-            self._let_go(delivery)
+            self._release(delivery)
 
     @contextlib.contextmanager
     def _await(self, delivery: str, sender: Sender) -> Iterator[Sender]:
-        """The sender, so that what it was asked for can be given up while the block runs."""
-        given_up: Future[None] = Future()
-        awaited = _Awaited(delivery, replace(sender, given_up=given_up), given_up)
+        """Note a request to a sender, so that `cancel_requests` finds it while the block runs."""
+        cancelled: Future[None] = Future()
+        awaited = _Awaited(delivery, replace(sender, cancelled=cancelled), cancelled)
         with self._guard:
             self._awaited.add(awaited)
         try:
@@ -246,38 +276,37 @@ class ChunkExchange:
             with self._guard:
                 self._awaited.discard(awaited)
 
-    def _give_up(self, meant: Callable[[_Awaited], bool]) -> None:
+    def _cancel(self, matches: Callable[[_Awaited], bool]) -> None:
         with self._guard:
-            found = [awaited for awaited in self._awaited if meant(awaited)]
+            found = [awaited for awaited in self._awaited if matches(awaited)]
             self._awaited.difference_update(found)
         for awaited in found:
-            awaited.given_up.set_result(None)
+            awaited.cancelled.set_result(None)
+
+    def _read_copy(self, incoming: _Incoming, chunk: ProvenChunk) -> float:
+        assert incoming.copy is not None
+        begin = self._clock()
+        data = memoryview(bytearray(chunk.chunk.size))
+        incoming.copy.read(chunk.chunk, data)
+        seconds = self._clock() - begin
+        try:
+            incoming.stage.write_chunk(chunk, data)
+        except IntegrityError as error:
+            raise incoming.copy.blame(error, chunk.chunk, data) from None
+        return seconds
 
     def _discard(self, delivery: str) -> None:
         with self._guard:
             incoming = self._incoming.pop(delivery, None)
         if incoming is None:
             return
-        with contextlib.ExitStack() as ending:
-            if incoming.place is not None:
-                ending.callback(incoming.place.close)
+        with contextlib.ExitStack() as ending:  # closes the reader even if the stage cannot be removed
+            if incoming.copy is not None:
+                ending.callback(incoming.copy.close)
             incoming.stage.discard()
 
-    def _let_go(self, delivery: str) -> None:
+    def _release(self, delivery: str) -> None:
         with self._guard:
             held = self._held.pop(delivery, None)
         if held is not None:
             held.snapshot.release()
-
-
-def _read_place(incoming: _Incoming, chunk: ProvenChunk) -> float:
-    assert incoming.place is not None
-    begin = time.monotonic()
-    data = memoryview(bytearray(chunk.chunk.size))
-    incoming.place.read(chunk.chunk, data)
-    seconds = time.monotonic() - begin
-    try:
-        incoming.stage.write_chunk(chunk, data)
-    except IntegrityError as error:
-        raise incoming.place.blame(error, chunk.chunk, data) from None
-    return seconds

@@ -1,16 +1,16 @@
-"""How bytes go from one agent to another: as many small results of one call.
+"""How an agent gets bytes from another agent: as many small results of one actor call.
 
-Ray sends a result of at most 100 KiB inside the answer to the call, from process to process. A larger one goes through
-the object stores of both nodes, which costs more than twice the processor time (`benchmarks/calls.py`). Source:
-`max_direct_call_object_size` and `task_rpc_inlined_bytes_limit` in Ray's `src/ray/common/ray_config_def.h`. Where
-somebody has set these lower, bytes take the slower way.
+Ray sends a result of at most 100 KiB inside the answer to the call, from process to process. A larger result goes
+through the object stores of both nodes, which costs more than twice the processor time (`benchmarks/calls.py`). Source:
+`max_direct_call_object_size` and `task_rpc_inlined_bytes_limit` in Ray's `src/ray/common/ray_config_def.h`. In a
+cluster where these limits are set lower, the bytes go through the object stores.
 """
 
 from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
 from typing import Any
@@ -26,84 +26,103 @@ from hubdist.model.manifest import ProvenChunk
 PART_BYTES = 8 << 20
 """Most bytes of one call's results: above 10 MiB Ray uses the object stores."""
 
-SEND_GROUP = "giving"
-"""The agents' threads for these calls, apart from those that wait for other agents' answers."""
+SEND_GROUP = "sending"
+"""The agents' threads that send chunks. They are apart from the threads that fetch: otherwise agents whose threads all
+wait for each other's chunks would never answer."""
+
+ANSWER_GROUP = "answering"
+"""The agents' threads for calls that must not queue behind others; such calls take no time."""
 
 _RESULT_BYTES = 96 << 10
-"""Of one result, so that there is room for what Ray adds."""
+"""Size of one result; below 100 KiB, because Ray adds some bytes of its own."""
 
 
 class SenderLostError(PeerError):
-    """The agent that should send is gone."""
+    """The agent that should send a chunk is gone."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sender:
-    """Whom an agent asks for a chunk.
+    """The agent that another agent asks for a chunk.
 
     Attributes:
-        agent: Handle of the agent that has it, by `pickle_agent`.
-        stage: Where it lies while an origin is being read: the stage's name in that node's store; None if the agent
-            takes part in the delivery.
-        paths: Number of a file -> where it is, below the files of that stage.
-        given_up: Ends when nobody wants the bytes from there any more. Made by the agent that asks; does not travel.
+        agent: Handle of the agent that has the chunk, made by `pickle_agent`.
+        stage: Name of the stage in the sender's store that holds the chunk while an origin is being read; None if the
+            sending agent takes part in the delivery and finds the chunk itself.
+        paths: Number of a file -> the file's path in that stage; None without a stage.
+        cancelled: Done when nobody wants the bytes from this sender any more. The asking agent makes it; it is not
+            sent with the call.
     """
 
     agent: bytes
     stage: str | None = None
     paths: Mapping[int, str] | None = None
-    given_up: Future[None] | None = None
+    cancelled: Future[None] | None = None
 
 
 def pickle_agent(agent: Any) -> bytes:
-    """An agent's handle, for others to call it.
+    """Return an agent's handle as bytes, with which other agents can call that agent.
 
-    As bytes it costs Ray no bookkeeping in every call. It does not keep the agent alive; the coordinator does.
+    Bytes cost Ray no bookkeeping in every call, which a handle would. They do not keep the agent alive; the
+    coordinator does.
     """
     pickled: bytes = cloudpickle.dumps(agent)
     return pickled
 
 
 @functools.lru_cache(maxsize=10_000)
-def _agent(pickled: bytes) -> Any:
+def load_agent(pickled: bytes) -> Any:
+    """Return the agent's handle that `pickle_agent` made bytes of."""
     return cloudpickle.loads(pickled)
 
 
 def split_into_results(data: memoryview) -> tuple[bytes, ...]:
-    """Bytes as results of a call."""
-    count = _count(len(data))
+    """Split bytes into the results of one call."""
+    count = _result_count(len(data))
     return tuple(bytes(data[at * _RESULT_BYTES : (at + 1) * _RESULT_BYTES]) for at in range(count))
 
 
-def fetch(sender: Sender, delivery: str, part: ProvenChunk, timeout_s: float) -> bytearray:
-    """Ask another agent for bytes.
+def request_part(
+    sender: Sender,
+    delivery: str,
+    part: ProvenChunk,
+    timeout_s: float,
+    *,
+    load_agent: Callable[[bytes], Any] = load_agent,
+    get_results: Callable[..., list[bytes]] = ray.get,
+) -> bytearray:
+    """Ask another agent for bytes of a chunk, and wait for them.
 
     Args:
-        sender: Which.
-        delivery: Names the delivery.
-        part: Which bytes; at most `PART_BYTES`. They are not checked here.
+        sender: The agent to ask.
+        delivery: Name of the delivery.
+        part: Which bytes; at most `PART_BYTES`. The caller checks them.
         timeout_s: Deadline in seconds.
+        load_agent: Turns `Sender.agent` into a handle; tests pass a fake.
+        get_results: Returns the results of references, as `ray.get`; tests pass a fake.
 
     Raises:
-        IntegrityError: The other node does not have them.
-        SenderLostError: The other agent is gone.
-        TransferError: They did not come, or were given up.
+        IntegrityError: The sender does not have the bytes.
+        SenderLostError: The sending agent is gone.
+        TransferError: The bytes did not come in time, or the request was cancelled.
     """
-    agent, size = _agent(sender.agent), part.chunk.size
-    options = {"num_returns": _count(size), "concurrency_group": SEND_GROUP, "enable_task_events": False}
+    agent, size = load_agent(sender.agent), part.chunk.size
+    options = {"num_returns": _result_count(size), "concurrency_group": SEND_GROUP, "enable_task_events": False}
     if sender.stage is None:
-        results = agent.give.options(**options).remote(delivery, part)
+        results = agent.send.options(**options).remote(delivery, part)
     else:
         paths = [(sender.paths or {})[piece.entry_index] for piece in part.chunk.pieces]
-        results = agent.give_staged.options(**options).remote(sender.stage, paths, part)
+        results = agent.send_staged.options(**options).remote(sender.stage, paths, part)
     deadline = time.monotonic() + timeout_s
-    last, given_up = results[-1].future(), sender.given_up  # `ray.get` waits under a lock of the whole process
-    wait({last} if given_up is None else {last, given_up}, timeout=timeout_s, return_when=FIRST_COMPLETED)
-    if given_up is not None and given_up.done() and not last.done():  # Ray drops what comes later
+    # `ray.get` holds a lock of the whole process while it waits, so only results that have come are got with it.
+    last, cancelled = results[-1].future(), sender.cancelled
+    wait({last} if cancelled is None else {last, cancelled}, timeout=timeout_s, return_when=FIRST_COMPLETED)
+    if cancelled is not None and cancelled.done() and not last.done():  # Ray drops results that come later
         raise PeerError("the node that should send the chunk gives no answer, and others are asked for it")
     try:
         last.result(timeout=0)
-        found = ray.get(results, timeout=max(1.0, deadline - time.monotonic()))  # all came with one answer
+        # One answer carries all results, so the others are there too.
+        found = get_results(results, timeout=max(1.0, deadline - time.monotonic()))
     except TimeoutError:
         raise TransferTimeoutError(f"the chunk did not come within {timeout_s:g} s") from None
     except ray.exceptions.RayError as error:
@@ -112,14 +131,14 @@ def fetch(sender: Sender, delivery: str, part: ProvenChunk, timeout_s: float) ->
 
 
 def sender_error(error: HubdistError) -> HubdistError:
-    """The error of a node that should send, for the one that should receive: its own agent and disk are well."""
+    """Translate a sender's error for the receiver, so that the receiver does not blame its own agent or disk."""
     if isinstance(error, NodeLostError):
         return SenderLostError("the agent that should send the chunk is gone")
-    if isinstance(error, StoreError):  # not this node's disk
+    if isinstance(error, StoreError):  # the sender's disk, while a StoreError means the receiver's
         return PeerError(f"the node that should send the chunk cannot read it: {error.what}")
     return error
 
 
-def _count(size: int) -> int:
-    """How many results so many bytes take; at least two, for Ray does not take a single one apart."""
+def _result_count(size: int) -> int:
+    """How many results carry `size` bytes; at least two, because Ray does not unpack the tuple of a single result."""
     return max(2, -(-size // _RESULT_BYTES))

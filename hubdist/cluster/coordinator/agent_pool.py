@@ -1,4 +1,4 @@
-"""The coordinator's agents: one on each node with work, ended when it has had none for a while."""
+"""The coordinator's agents: one on each node with work. An agent without work is ended after a while."""
 
 from __future__ import annotations
 
@@ -11,31 +11,46 @@ from typing import Any
 
 from hubdist.cluster.agent.chunk_rpc import pickle_agent
 from hubdist.cluster.calls import NodeLostError, settle, stop_actor
-from hubdist.cluster.nodes import Node, alive_nodes
+from hubdist.cluster.coordinator.cluster_view import ClusterView
+from hubdist.cluster.nodes import Node
 from hubdist.config.schema import Config
 
 _LOG = logging.getLogger(__name__)
 
 START_TIMEOUT_S = 180.0
-"""For an agent's first answer: its process may have to be started, on a node that is busy."""
+"""Deadline of an agent's first answer: its process may have to be started, on a node that is busy."""
 
 AGENT_TRIES = 3
-"""How many agents on a living node may be lost before the work is given up."""
+"""After this many agents that were lost on a living node, the work there is given up."""
 
 
 class AgentPool:
-    """Makes, shares and ends node agents. Owned by the coordinator's event loop.
+    """Starts, lends and ends node agents. Owned by the coordinator's event loop.
 
-    An agent that stayed would keep its node from scaling down.
+    Agents without work are ended, because an agent keeps its node from scaling down.
 
     Args:
-        config: The settings that agents get.
-        make_agent: Starts an agent on a node.
+        config: The settings that agents get; `agent_idle_s` is how long an agent without work is kept.
+        make_agent: Starts an agent on a node and returns its handle.
+        cluster: Tells which nodes are alive.
+        stop_agent: Ends an agent for good.
+        pickle_agent: Returns an agent's handle as bytes.
     """
 
-    def __init__(self, config: Config, make_agent: Callable[[Config, Node], Any]) -> None:
+    def __init__(
+        self,
+        config: Config,
+        make_agent: Callable[[Config, Node], Any],
+        cluster: ClusterView,
+        *,
+        stop_agent: Callable[[Any], None] = stop_actor,
+        pickle_agent: Callable[[Any], bytes] = pickle_agent,
+    ) -> None:
         self._config = config
         self._make_agent = make_agent
+        self._cluster = cluster
+        self._stop_agent = stop_agent
+        self._pickle_agent = pickle_agent
         self._agents: dict[str, tuple[Node, Any]] = {}
         self._uses: Counter[str] = Counter()
         self._ends: dict[str, asyncio.TimerHandle] = {}
@@ -45,16 +60,16 @@ class AgentPool:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The nodes that have an agent now."""
+        """The names of the nodes that have an agent now."""
         return tuple(sorted(node.name for node, _ in self._agents.values()))
 
     def runs(self, node: Node) -> bool:
-        """True if the node has an agent now."""
+        """Return True if the node has an agent now."""
         return node.id in self._agents
 
     @contextlib.asynccontextmanager
     async def use(self, node: Node) -> AsyncIterator[Any]:
-        """The node's agent, kept for as long as the block runs."""
+        """Lend the node's agent, which is started if there is none, for as long as the block runs."""
         if node.id not in self._agents:
             self._agents[node.id] = (node, self._make_agent(self._config, node))
         timer = self._ends.pop(node.id, None)
@@ -71,18 +86,25 @@ class AgentPool:
                 self._ends[node.id] = loop.call_later(self._config.agent_idle_s, self._end, node.id)
 
     def pickled(self, agent: Any) -> bytes:
-        """The handle of an agent, for other agents; see `pickle_agent`."""
+        """Return the handle of an agent as bytes, for other agents to call it."""
         known = self._pickled.get(agent)
         if known is None:
-            known = self._pickled[agent] = pickle_agent(agent)
+            known = self._pickled[agent] = self._pickle_agent(agent)
         return known
 
     async def call(self, node: Node, method: str, *args: Any, timeout_s: float) -> Any:
-        """Call a method of the node's agent; one that may run twice, for a lost agent is replaced and called again.
+        """Call a method of the node's agent. An agent that is lost is replaced and called again.
+
+        Args:
+            node: The node.
+            method: Name of the method, which may run twice.
+            *args: The method's arguments.
+            timeout_s: Deadline in seconds for the answer of each agent.
 
         Raises:
             NodeLostError: The node is gone, or its agents are lost again and again.
-            HubdistError: What the method raised, or that it gave no answer in `timeout_s` seconds.
+            TransferTimeoutError: No answer before the deadline.
+            HubdistError: The method raised this error.
         """
         for last in range(1 - AGENT_TRIES, 1):
             async with self.use(node) as agent:
@@ -91,12 +113,17 @@ class AgentPool:
                 except NodeLostError as error:
                     self.forget(node, agent)
                     _LOG.warning("hubdist: the agent on %s is lost: %s", node.name, error)
-                    if last == 0 or node.id not in {alive.id for alive in await asyncio.to_thread(alive_nodes)}:
+                    if last == 0 or node.id not in await self._cluster.alive_ids():
                         raise
         raise AssertionError("the last try returns or raises")
 
     def forget(self, node: Node, agent: Any) -> None:
-        """An agent is gone or does not answer: end it, and let the next use make a new one."""
+        """End an agent that is gone or gives no answer; the next `use` starts a new one.
+
+        Args:
+            node: The agent's node.
+            agent: The agent. If another one has replaced it, nothing happens.
+        """
         known = self._agents.get(node.id)
         if known is not None and known[1] is agent:
             self.losses[node.id] += 1
@@ -108,4 +135,4 @@ class AgentPool:
             timer.cancel()
         _, agent = self._agents.pop(node_id)
         self._pickled.pop(agent, None)
-        stop_actor(agent)
+        self._stop_agent(agent)

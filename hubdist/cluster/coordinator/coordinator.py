@@ -18,6 +18,7 @@ from typing import Any
 from hubdist.cluster.agent.agent import read_chunk
 from hubdist.cluster.calls import stop_this_actor
 from hubdist.cluster.coordinator.agent_pool import START_TIMEOUT_S, AgentPool
+from hubdist.cluster.coordinator.cluster_view import ClusterView
 from hubdist.cluster.coordinator.job_pins import DirectRead, JobPins, Pinned, Reader
 from hubdist.cluster.coordinator.lifetime import Lifetime, answering
 from hubdist.cluster.coordinator.origin_feed import OriginFeed
@@ -82,7 +83,8 @@ class Coordinator:
         self._job_id = job_id
         self._node = node
         self._ledger = JobRecord(job_id)
-        self._agents = AgentPool(job.config, lambda _, node: make_agent(job.config_on(node.id), node))
+        self._cluster = ClusterView()
+        self._agents = AgentPool(job.config, lambda _, node: make_agent(job.config_on(node.id), node), self._cluster)
         self._life = Lifetime()
         self._reading: dict[str, OriginFeed] = {}
         """`Handle.key` -> the delivery of a model whose origin is being read."""
@@ -111,7 +113,7 @@ class Coordinator:
 
     @functools.cached_property
     def _deliveries(self) -> RouteRunner:
-        return RouteRunner(self._pins, self._agents, self._ways, self._node, self._config)
+        return RouteRunner(self._pins, self._agents, self._ways, self._node, self._config, cluster=self._cluster)
 
     @answering
     async def join(self, handles: list[str]) -> Membership:

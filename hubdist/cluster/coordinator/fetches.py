@@ -1,4 +1,4 @@
-"""The chunks of one delivery that agents are asked to fetch, and who owes an answer for them."""
+"""Lets agents fetch the chunks of one delivery, and knows which nodes owe an answer for a chunk."""
 
 from __future__ import annotations
 
@@ -8,200 +8,208 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from hubdist.cluster.agent.chunk_rpc import Sender, SenderLostError, sender_error
+from hubdist.cluster.agent.chunk_rpc import ANSWER_GROUP, Sender, SenderLostError, sender_error
 from hubdist.cluster.calls import settle
-from hubdist.cluster.coordinator.agent_pool import START_TIMEOUT_S, AgentPool
-from hubdist.cluster.coordinator.liveness import ANSWERING, Liveness
+from hubdist.cluster.coordinator.agent_pool import START_TIMEOUT_S
+from hubdist.cluster.coordinator.context import DeliveryContext
 from hubdist.cluster.coordinator.payload import Payload, SeedSource
-from hubdist.cluster.coordinator.windows import WindowRoom, Windows
+from hubdist.cluster.coordinator.windows import WindowRoom
 from hubdist.cluster.nodes import Node
 from hubdist.cluster.single_flight import SingleFlight
-from hubdist.config.schema import Config
 from hubdist.errors import HubdistError, IntegrityError, PeerError
 from hubdist.model.manifest import ProvenChunk
 
 _MARGIN_S = 15.0
-"""What a call may take beside the time of its chunk."""
-
-
-@dataclass(frozen=True, slots=True)
-class Means:
-    """What all transfers of a job share.
-
-    Attributes:
-        agents: Agents by node.
-        windows: Room for bytes under way.
-        pulse: Tells which nodes give no answer.
-        config: Windows and deadlines.
-    """
-
-    agents: AgentPool
-    windows: Windows
-    pulse: Liveness
-    config: Config
+"""Seconds that a call may take in addition to the deadline of its chunk."""
 
 
 @dataclass(slots=True, eq=False)
-class _Owed:
-    """A chunk that is under way, or waits for room: who fetches it, who sends it, and in which room."""
+class _PendingFetch:
+    """A fetch whose chunk is in flight, or waits for room.
+
+    Attributes:
+        receiver: The node that fetches.
+        agent: The receiver's agent.
+        sender: The node that sends; None for a remote directory.
+        room: The room of the chunk's bytes; None while it waits.
+        sender_agent: Handle of the sender's agent as bytes; empty for a remote directory.
+    """
 
     receiver: Node
     agent: Any
     sender: Node | None
     room: WindowRoom | None = None
-    pickled: bytes = b""
+    sender_agent: bytes = b""
 
 
 class Fetches:
-    """Lets agents fetch chunks of one delivery, when there is room. Owned by the coordinator's event loop.
+    """Lets agents fetch chunks of one delivery when there is room. Owned by the coordinator's event loop.
 
     Args:
-        name: Names the delivery.
-        contents: The model, as far as it is known.
-        source: Where its chunks first come from.
-        nodes: The delivery's nodes by id; changes while it runs.
-        receives: True for the id of a node that is still to publish.
-        means: What all transfers share.
+        name: Name of the delivery.
+        payload: The model, as far as it is known.
+        source: Where the chunks first come from.
+        nodes: The delivery's nodes by id; nodes come and go while the delivery runs.
+        receives: Returns True for the id of a node that has not published yet.
+        context: What all deliveries share.
 
     Attributes:
-        closed: The model is known, or will not be.
-        silent: Nodes that give no answer.
+        source_ended: Set when the origin has been read, or will not be.
+        silent: Id -> node that gives no answer.
     """
 
     def __init__(
         self,
         name: str,
-        contents: Payload,
+        payload: Payload,
         source: SeedSource,
         nodes: Mapping[str, Node],
         *,
         receives: Callable[[str], bool],
-        means: Means,
+        context: DeliveryContext,
     ) -> None:
         self._name = name
-        self._contents = contents
+        self._payload = payload
         self._source = source
         self._nodes = nodes
         self._receives = receives
-        self._means = means
+        self._context = context
         self._work = SingleFlight()
         self._holding: dict[str, Any] = {}
-        """Node -> its agent, which gives from the node's snapshot."""
-        self._owed: set[_Owed] = set()
-        self._undoubted = set() if source.node is None else {source.node.id}
-        self.closed = asyncio.Event()
+        """Node's id -> the agent that was told to send from the node's snapshot."""
+        self._pending: set[_PendingFetch] = set()
+        self._never_silent = set() if source.node is None else {source.node.id}
+        self.source_ended = asyncio.Event()
         self.silent: dict[str, Node] = {}
 
     @property
     def owing(self) -> dict[str, Node]:
-        """Nodes that have to answer for a chunk, by id; without the first source, which is not doubted."""
-        nodes = [node for owed in self._owed for node in (owed.receiver, owed.sender) if node is not None]
-        return {node.id: node for node in nodes if node.id not in self._undoubted}
+        """Id -> node that owes an answer for a chunk.
 
-    async def fetch(self, chunk: ProvenChunk, source: str, node: Node, agent: Any) -> float:
-        """Let a node's agent fetch a chunk from the place, or from the agent of another node.
+        The source's node is left out: it runs the coordinator, so it cannot be gone.
+        """
+        nodes = [node for pending in self._pending for node in (pending.receiver, pending.sender) if node is not None]
+        return {node.id: node for node in nodes if node.id not in self._never_silent}
+
+    async def fetch(self, chunk: ProvenChunk, sender_name: str, node: Node, agent: Any) -> float:
+        """Let a node's agent fetch a chunk from the remote directory, or from the agent of another node.
 
         Args:
             chunk: Which bytes.
-            source: What the plan calls the sender.
-            node: Who fetches.
-            agent: Its agent.
+            sender_name: The plan's name of the sender.
+            node: The node that fetches.
+            agent: The agent of that node.
 
         Returns:
             Seconds that the bytes took.
 
         Raises:
-            HubdistError: They did not come.
+            IntegrityError: The chunk came with wrong bytes, or the sender does not have it.
+            NodeLostError, StoreError: The receiving node failed.
+            TransferError: The chunk did not come.
         """
-        if self._source.place is not None and source == self._source.name:
-            with self._owe(_Owed(node, agent, None)) as owed:
-                return await self._call(owed, chunk, None)
-        sending = self._nodes.get(source)
+        if self._source.copy is not None and sender_name == self._source.name:
+            with self._note(_PendingFetch(node, agent, None)) as pending:
+                return await self._call(pending, chunk, None)
+        sending = self._nodes.get(sender_name)
         if sending is None:
             raise PeerError("the node that had the chunk is gone")
-        agents = self._means.agents
+        agents = self._context.agents
         async with agents.use(sending) as sending_agent:
-            with self._owe(_Owed(node, agent, sending, pickled=agents.pickled(sending_agent))) as owed:
+            with self._note(_PendingFetch(node, agent, sending, sender_agent=agents.pickled(sending_agent))) as pending:
                 try:
-                    return await self._fetch(chunk, owed, sending_agent)
+                    return await self._fetch(chunk, pending, sending_agent)
                 except SenderLostError:
                     agents.forget(sending, sending_agent)
                     raise
 
     async def hold(self, node: Node, agent: Any) -> None:
-        """See to it that a node's agent gives from the node's snapshot.
+        """Make sure that a node's agent sends from the node's snapshot.
+
+        Args:
+            node: The node.
+            agent: The agent of the node.
 
         Raises:
-            HubdistError: It cannot.
+            IntegrityError: The node does not have the snapshot.
+            NodeLostError, TransferTimeoutError: The agent gives no answer.
         """
         if self._holding.get(node.id) is not agent:
-            call = agent.hold.remote(self._name, self._contents.digest, self._contents.ordinals)
+            call = agent.hold.remote(self._name, self._payload.digest, self._payload.ordinals)
             await settle(call, timeout_s=START_TIMEOUT_S, node=node.name)
             self._holding[node.id] = agent
 
     def note_holder(self, node: Node, agent: Any) -> None:
-        """A node's agent has published, and gives from the snapshot."""
+        """Note that a node has published: its agent sends from the snapshot from now on.
+
+        Args:
+            node: The node.
+            agent: The agent that published.
+        """
         self._holding[node.id] = agent
 
     def lose(self, node_id: str) -> None:
-        """A node takes no part any more."""
+        """Forget a node that takes no part any more."""
         self._holding.pop(node_id, None)
         self.silent.pop(node_id, None)
 
-    async def give_up(self, node: Node) -> None:
-        """Wait no longer for a node that gives no answer; what is under way to it or from it makes room.
+    async def stop_waiting_for(self, node: Node) -> None:
+        """Give back the room of chunks to and from a node that gives no answer.
 
-        What it was to receive holds no memory but its own. Who waits for chunks from it is told to drop them.
+        Chunks to the node take no memory elsewhere, so their room is free at once. Agents that wait for chunks from
+        the node are told to cancel their requests, which gives back their room.
         """
-        waiting: dict[str, _Owed] = {}
-        for owed in self._owed:
-            if owed.receiver.id == node.id and owed.room is not None:
-                self._means.windows.give_back(owed.room)
-            elif owed.sender is not None and owed.sender.id == node.id:
-                waiting[owed.receiver.id] = owed
+        waiting: dict[str, _PendingFetch] = {}
+        for pending in self._pending:
+            if pending.receiver.id == node.id and pending.room is not None:
+                self._context.windows.give_back(pending.room)
+            elif pending.sender is not None and pending.sender.id == node.id:
+                waiting[pending.receiver.id] = pending
         calls = [
-            owed.agent.give_up.options(concurrency_group=ANSWERING).remote(self._name, owed.pickled)
-            for owed in waiting.values()
+            pending.agent.cancel_requests.options(concurrency_group=ANSWER_GROUP).remote(
+                self._name, pending.sender_agent
+            )
+            for pending in waiting.values()
         ]
-        for owed, call in zip(waiting.values(), calls, strict=True):
-            with contextlib.suppress(HubdistError):  # its own call ends at its deadline
-                await settle(call, timeout_s=_MARGIN_S, node=owed.receiver.name)
+        for pending, call in zip(waiting.values(), calls, strict=True):
+            with contextlib.suppress(HubdistError):  # the fetch ends at its own deadline
+                await settle(call, timeout_s=_MARGIN_S, node=pending.receiver.name)
 
     @contextlib.contextmanager
-    def _owe(self, owed: _Owed) -> Iterator[_Owed]:
-        self._owed.add(owed)
+    def _note(self, pending: _PendingFetch) -> Iterator[_PendingFetch]:
+        self._pending.add(pending)
         try:
-            yield owed
+            yield pending
         finally:
-            self._owed.discard(owed)
+            self._pending.discard(pending)
 
-    async def _fetch(self, chunk: ProvenChunk, owed: _Owed, sending_agent: Any) -> float:
-        sending = owed.sender
+    async def _fetch(self, chunk: ProvenChunk, pending: _PendingFetch, sending_agent: Any) -> float:
+        sending = pending.sender
         assert sending is not None
-        if self._source.staged is not None and sending.id in self._undoubted and self._contents.manifest is None:
+        if self._source.staged is not None and sending.id in self._never_silent and self._payload.manifest is None:
             with contextlib.suppress(IntegrityError):  # the stage has just become a snapshot
-                return await self._call(owed, chunk, Sender(owed.pickled, *self._source.staged(chunk)))
-            await asyncio.wait_for(self.closed.wait(), self._means.config.timeout_s)
+                return await self._call(pending, chunk, Sender(pending.sender_agent, *self._source.staged(chunk)))
+            await asyncio.wait_for(self.source_ended.wait(), self._context.config.timeout_s)
         if not self._receives(sending.id):
             try:
                 await self._work.run(("hold", sending.id), lambda: self.hold(sending, sending_agent))
-            except HubdistError as error:  # no fault of the one that receives
+            except HubdistError as error:  # not the receiver's fault
                 raise sender_error(error) from error
-        return await self._call(owed, chunk, Sender(owed.pickled))
+        return await self._call(pending, chunk, Sender(pending.sender_agent))
 
-    async def _call(self, owed: _Owed, chunk: ProvenChunk, sender: Sender | None) -> float:
-        receiver, sending = owed.receiver, owed.sender
-        means = self._means
-        async with means.windows.room(
+    async def _call(self, pending: _PendingFetch, chunk: ProvenChunk, sender: Sender | None) -> float:
+        receiver, sending = pending.receiver, pending.sender
+        context = self._context
+        async with context.windows.room(
             receiver.id, None if sending is None else sending.id, chunk.chunk.size
-        ) as owed.room:
+        ) as pending.room:
             for node in (receiver, sending):
-                if node is not None and node.id in self.silent:  # since it waits for room
+                if node is not None and node.id in self.silent:  # became silent while the chunk waited for room
                     raise PeerError(f"{node.name} gives no answer")
-            call = owed.agent.fetch.options(enable_task_events=False).remote(self._name, chunk, sender)
-            timeout_s = means.config.chunk_timeout_s + _MARGIN_S
+            call = pending.agent.fetch.options(enable_task_events=False).remote(self._name, chunk, sender)
+            timeout_s = context.config.chunk_timeout_s + _MARGIN_S
             seconds: float = await settle(call, timeout_s=timeout_s, node=receiver.name)
         for node in (receiver, sending):
             if node is not None:
-                means.pulse.heard(node.id)
+                context.liveness.heard(node.id)
         return seconds

@@ -1,51 +1,60 @@
-"""Which nodes give no answer: their host is gone, or stopped, and no connection says so.
+"""Finds nodes that give no answer: their host is gone or stopped, and no closed connection says so.
 
-Ray needs up to a minute to call such a node dead, and a chunk may take `chunk_timeout_s`. Others shall not wait so
-long, and a slow node shall not be taken for a dead one. So a node that owes something and was not heard of for a while
-is asked for an answer that costs it nothing. A node that lives gives it in milliseconds, however slow its links are.
+Ray needs up to a minute to declare such a node dead, and a chunk may take `chunk_timeout_s`. Other nodes must not wait
+that long, and a slow node must not be taken for a dead one. So a node that owes an answer and has given none for a
+while gets a call that costs nothing. A node that lives answers it in milliseconds, however slow its links are.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
+from hubdist.cluster.agent.chunk_rpc import ANSWER_GROUP
 from hubdist.cluster.calls import NodeLostError, settle
 from hubdist.cluster.coordinator.agent_pool import AgentPool
+from hubdist.cluster.coordinator.cluster_view import ClusterView
 from hubdist.cluster.nodes import Node
 from hubdist.errors import HubdistError
 
 _LOG = logging.getLogger(__name__)
 
-QUIET_S = 2.0
-"""After so many seconds without a sign of life a node is asked for one."""
 
-SILENT_S = 6.0
-"""A node that does not give it for so many seconds is silent: others do not count on it. With `QUIET_S`, and the second
-between two looks, that is well below the 15 s for which a lost node may delay others; and far above what the answer
-takes on a node that is busy."""
+@dataclass(frozen=True, slots=True)
+class LivenessTimes:
+    """How long nodes may give no answer, and how often the coordinator looks.
 
-_PAUSE_S = 5.0
+    `quiet_s`, `silent_s` and `look_s` together stay well below the 15 s for which a lost node may delay others, and far
+    above what an answer takes on a busy node.
 
-ANSWER_S = 20.0
-"""After so many seconds without an answer a node is asked again."""
+    Attributes:
+        quiet_s: After this many seconds without any answer a node is asked for one.
+        silent_s: A node that does not answer that question for so many seconds is silent: others do not count on it.
+        look_s: Seconds between two looks at all nodes of a delivery.
+        pause_s: If nobody looked at a node for longer than this, its earlier silence does not count.
+        answer_s: After this many seconds without an answer the question is asked again.
+    """
 
-ANSWERING = "answering"
-"""The agents' threads for calls that must not wait for others: they take no time."""
+    quiet_s: float = 2.0
+    silent_s: float = 6.0
+    look_s: float = 1.0
+    pause_s: float = 5.0
+    answer_s: float = 20.0
+
+
+DEFAULT_TIMES = LivenessTimes()
 
 
 @dataclass(slots=True)
 class _Heard:
-    """What is known of a node.
+    """When a node was heard, and what it was asked.
 
     Attributes:
-        last: When it was heard of last.
-        looked: When somebody wanted to know last.
-        asked: When it was asked for the first time since then; None if it was not.
-        call: The question that has no answer yet.
+        last: Time of the node's last answer.
+        looked: Time when `silent_s` was last called for the node.
+        asked: Time of the first question since the last answer; None if the node was not asked.
+        call: The last question; not done while it has no answer.
     """
 
     last: float
@@ -55,20 +64,22 @@ class _Heard:
 
 
 class Liveness:
-    """Notes signs of life, and asks for them; one for all transfers of a job. Owned by one event loop.
+    """Notes answers of nodes, and asks for them; one for all deliveries of a job. Owned by one event loop.
 
     Args:
-        agents: Agents by node.
-        clock: Tells the time in seconds.
+        agents: Lends the agents that are asked.
+        cluster: Tells the time.
+        times: How long nodes may give no answer.
     """
 
-    def __init__(self, agents: AgentPool, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, agents: AgentPool, cluster: ClusterView, times: LivenessTimes = DEFAULT_TIMES) -> None:
         self._agents = agents
-        self._clock = clock
+        self._clock = cluster.clock
+        self._times = times
         self._nodes: dict[str, _Heard] = {}
 
     def heard(self, node_id: str) -> None:
-        """A node gave an answer of any kind."""
+        """Note that a node gave an answer of any kind."""
         known = self._nodes.get(node_id)
         if known is None:
             self._nodes[node_id] = _Heard(self._clock(), self._clock())
@@ -76,32 +87,36 @@ class Liveness:
             known.last, known.asked = self._clock(), None
 
     def silent_s(self, node: Node) -> float:
-        """For how many seconds a node, which owes something, has given no answer; asks it if it is time to.
+        """Return for how many seconds a node has given no answer to a question; ask the node if it has been quiet.
 
-        To be called about once in a second while it owes something; a longer pause begins anew.
+        Call this every `look_s` seconds while the node owes an answer; after a longer pause the seconds count from 0.
         """
         now = self._clock()
         known = self._nodes.setdefault(node.id, _Heard(now, now))
-        if now - known.looked > _PAUSE_S:
+        if now - known.looked > self._times.pause_s:
             known.asked = None
         known.looked = now
-        if now - known.last >= QUIET_S and (known.call is None or known.call.done()):
+        if now - known.last >= self._times.quiet_s and (known.call is None or known.call.done()):
             known.asked = now if known.asked is None else known.asked
             known.call = asyncio.create_task(self._ask(node))
         return 0.0 if known.asked is None else now - known.asked
 
+    def is_silent(self, node: Node) -> bool:
+        """Return True if others should not count on a node; call this every `look_s` seconds, like `silent_s`."""
+        return self.silent_s(node) >= self._times.silent_s
+
     def forget(self, node_id: str) -> None:
-        """A node is gone."""
+        """Forget a node that is gone."""
         self._nodes.pop(node_id, None)
 
     async def _ask(self, node: Node) -> None:
         try:
             async with self._agents.use(node) as agent:
-                answer = agent.answer.options(concurrency_group=ANSWERING, enable_task_events=False).remote()
-                await settle(answer, timeout_s=ANSWER_S, node=node.name)
-        except NodeLostError:  # which all who called it hear of; its next agent may take a while to start
+                answer = agent.answer.options(concurrency_group=ANSWER_GROUP, enable_task_events=False).remote()
+                await settle(answer, timeout_s=self._times.answer_s, node=node.name)
+        except NodeLostError:  # not silence: other calls of the agent fail too, and its next agent needs time to start
             self.heard(node.id)
-        except HubdistError as error:  # it is asked again
-            _LOG.debug("hubdist: %s gives no sign of life: %s", node.name, error)
+        except HubdistError as error:  # `silent_s` asks again
+            _LOG.debug("hubdist: %s does not say that it is alive: %s", node.name, error)
         else:
             self.heard(node.id)

@@ -1,4 +1,4 @@
-"""Deliveries that begin while the origin is still being read; the manifest closes them."""
+"""Deliveries that begin while the origin is still being read; they end with the manifest."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import logging
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
+from hubdist.cluster.coordinator.cluster_view import ClusterView
 from hubdist.cluster.coordinator.delivery_run import DeliveryRun
 from hubdist.cluster.coordinator.progress import DeliveryStats
 from hubdist.cluster.coordinator.running import EARLY_CHUNK_BYTES, RunningDeliveries
 from hubdist.cluster.coordinator.store_groups import StoreGroups
-from hubdist.cluster.nodes import Node, alive_nodes
+from hubdist.cluster.nodes import Node
 from hubdist.errors import HubdistError
 from hubdist.model.manifest import Digest, Manifest, ProvenChunk
 
@@ -23,55 +24,70 @@ Expect = Callable[[Digest, Node, asyncio.Task[DeliveryStats | None]], None]
 
 
 class OriginFeed:
-    """Sends the chunks of a handle's origin on while they come; a `fetching.Feed`.
+    """Delivers the chunks of an origin to nodes while the origin is being read; a `Feed` of the resolver.
 
-    `began`, `grew` and `published` are called by the thread that reads the origin, everything else in the
-    coordinator's event loop. Nothing is published on a node before `settle`.
+    The thread that reads the origin calls `started`, `chunk_ready` and `published`. Everything else runs in the
+    coordinator's event loop. No node publishes before `settle`, because the pin may still refuse what was read.
 
-    Of nodes that share a store one takes part, and none of those that share the driver's.
+    Of nodes that share a store one takes part, and none of those that share the driver's store.
 
     Args:
-        transfers: The job's.
+        deliveries: The job's running deliveries.
         node: The driver's node.
         stores: Tells which nodes share a store.
-        expect: Told at `settle` of each node that the model is on its way to, or that has it: the model, the node, and
-            the task that ends with what it took; None if the node did not get it.
+        expect: Told at `settle` of each node that has joined: the model, the node, and the task that ends with the
+            delivery's figures, or with None if the node did not get the model.
+        cluster: Tells which nodes are alive.
     """
 
-    def __init__(self, transfers: RunningDeliveries, node: Node, stores: StoreGroups, expect: Expect) -> None:
-        self._transfers = transfers
+    def __init__(
+        self, deliveries: RunningDeliveries, node: Node, stores: StoreGroups, expect: Expect, cluster: ClusterView
+    ) -> None:
+        self._deliveries = deliveries
         self._stores = stores
         self._expect = expect
-        self._bringing: list[tuple[Node, asyncio.Task[DeliveryStats | None]]] = []
+        self._cluster = cluster
+        self._receiving: list[tuple[Node, asyncio.Task[DeliveryStats | None]]] = []
         self._joined = {node.id}
-        """Nodes in whose stores the model is being written."""
+        """Ids of nodes in whose stores the model is being written."""
         self._loop = asyncio.get_running_loop()
         self._wanted: dict[str, Node] = {}
-        self._transfer: DeliveryRun | None = None
+        self._run: DeliveryRun | None = None
         self._paths: list[tuple[str, ...]] = []
-        self._files: tuple[Manifest, tuple[int, ...]] | None = None
+        """Chunk -> the paths of its files in the stage."""
+        self._model: tuple[Manifest, tuple[int, ...]] | None = None
         self._over = asyncio.Event()
         self._tasks: set[asyncio.Task[Any]] = set()
         self.chunk_bytes = EARLY_CHUNK_BYTES
 
     # In the thread that reads the origin
 
-    def began(self, stage: str) -> None:
-        """See `Feed`."""
+    def started(self, stage: str) -> None:
+        """Start the delivery: files are being written into the stage of this name."""
         try:
-            alive = alive_nodes()
-        except HubdistError as error:  # the origin is read all the same, and sent on afterwards
-            _LOG.warning("hubdist: nothing is sent on while the origin is read: %s", error)
+            alive = self._cluster.list_nodes()
+        except HubdistError as error:  # the origin is read all the same, and delivered afterwards
+            _LOG.warning("hubdist: nothing is delivered while the origin is read: %s", error)
             return
-        self._loop.call_soon_threadsafe(self._begin, stage, alive)
+        self._loop.call_soon_threadsafe(self._on_started, stage, alive)
 
-    def grew(self, chunk: ProvenChunk, paths: Sequence[str]) -> None:
-        """See `Feed`."""
-        self._loop.call_soon_threadsafe(self._grow, chunk, tuple(paths))
+    def chunk_ready(self, chunk: ProvenChunk, paths: Sequence[str]) -> None:
+        """Deliver a chunk that has been written into the stage.
+
+        Args:
+            chunk: The chunk, with its digests.
+            paths: For each piece of the chunk, the path of its file in the stage.
+        """
+        self._loop.call_soon_threadsafe(self._on_chunk_ready, chunk, tuple(paths))
 
     def published(self, manifest: Manifest, ordinals: Sequence[int]) -> None:
-        """See `Feed`."""
-        self._loop.call_soon_threadsafe(self._publish, manifest, tuple(ordinals))
+        """Remember the manifest for `settle`: the stage has become a snapshot.
+
+        Args:
+            manifest: The snapshot's manifest.
+            ordinals: For each entry of the manifest, the number of its file in the chunks.
+        """
+        self._loop.call_soon_threadsafe(self._on_published, manifest, tuple(ordinals))
 
     # In the event loop
 
@@ -79,29 +95,29 @@ class OriginFeed:
         """Let a node take part."""
         if node.id not in self._wanted:
             self._wanted[node.id] = node
-            if self._transfer is not None and not self._over.is_set():
-                self._start(self._bring, self._transfer, node)
+            if self._run is not None and not self._over.is_set():
+                self._start(self._let_join, self._run, node)
 
     def settle(self) -> None:
-        """What was read is what the handle stands for: let the nodes publish it."""
-        if self._transfer is not None and not self._over.is_set():
-            if self._files is None:  # the origin was not read to its end after all
-                self._transfer.fail(HubdistError("the model was found elsewhere"))
+        """Let the nodes publish: the model that was read is the one that the handle stands for."""
+        if self._run is not None and not self._over.is_set():
+            if self._model is None:  # the resolver found the model elsewhere and stopped reading
+                self._run.fail(HubdistError("the model was found elsewhere"))
             else:
-                self._transfer.close(*self._files)
-                self._transfers.adopt(self._transfer)
-                for node, task in self._bringing:
-                    self._expect(self._files[0].digest, node, task)
+                self._run.published(*self._model)
+                self._deliveries.adopt(self._run)
+                for node, task in self._receiving:
+                    self._expect(self._model[0].digest, node, task)
         self._over.set()
 
     def fail(self, error: HubdistError) -> None:
-        """It is not, or could not be read: let the nodes discard what they have."""
-        if self._transfer is not None and not self._over.is_set():
-            self._transfer.fail(error)
+        """Let the nodes discard what they received: the origin failed, or a pin refused the model."""
+        if self._run is not None and not self._over.is_set():
+            self._run.fail(error)
         self._over.set()
 
-    def _begin(self, stage: str, alive: list[Node]) -> None:
-        if self._transfer is not None:  # the first try failed, and another origin is being read
+    def _on_started(self, stage: str, alive: list[Node]) -> None:
+        if self._run is not None:  # the first attempt failed, and another origin is being read
             self.fail(HubdistError("another origin is read"))
             return
 
@@ -109,45 +125,47 @@ class OriginFeed:
             numbers = [piece.entry_index for piece in chunk.chunk.pieces]
             return stage, dict(zip(numbers, self._paths[chunk.chunk.index], strict=True))
 
-        self._transfer = self._transfers.open(alive, staged)
-        self._start(self._keep, self._transfer)
+        self._run = self._deliveries.start_early(alive, staged)
+        self._start(self._keep, self._run)
         for node in self._wanted.values():
-            self._start(self._bring, self._transfer, node)
+            self._start(self._let_join, self._run, node)
 
-    def _grow(self, chunk: ProvenChunk, paths: tuple[str, ...]) -> None:
-        if self._transfer is not None and not self._over.is_set():
+    def _on_chunk_ready(self, chunk: ProvenChunk, paths: tuple[str, ...]) -> None:
+        if self._run is not None and not self._over.is_set():
             self._paths.append(paths)
-            self._transfer.add([chunk])
+            self._run.chunk_ready(chunk)
 
-    def _publish(self, manifest: Manifest, ordinals: tuple[int, ...]) -> None:
-        self._files = (manifest, ordinals)
+    def _on_published(self, manifest: Manifest, ordinals: tuple[int, ...]) -> None:
+        self._model = (manifest, ordinals)
 
-    async def _keep(self, transfer: DeliveryRun) -> None:
-        async with transfer.use():
+    async def _keep(self, run: DeliveryRun) -> None:
+        """Keep the delivery from ending before the origin has been read, even if no node takes part yet."""
+        async with run.use():
             await self._over.wait()
-        self._transfers.drop_ended()
+        self._deliveries.drop_ended()
 
-    async def _bring(self, transfer: DeliveryRun, node: Node) -> None:
+    async def _let_join(self, run: DeliveryRun, node: Node) -> None:
+        """Let the node that receives for this node's store join the delivery, once for each store."""
         try:
             node = await self._stores.first(node)
         except HubdistError as error:
             _LOG.info("hubdist: %s was not asked whose store it shares: %s", node.name, error)
             return
-        if node.id not in self._joined and transfer is self._transfer and not self._over.is_set():
+        if node.id not in self._joined and run is self._run and not self._over.is_set():
             self._joined.add(node.id)
-            self._bringing.append((node, self._start(self._receive, transfer, node)))
+            self._receiving.append((node, self._start(self._receive, run, node)))
 
-    async def _receive(self, transfer: DeliveryRun, node: Node) -> DeliveryStats | None:
+    async def _receive(self, run: DeliveryRun, node: Node) -> DeliveryStats | None:
         try:
-            return await transfer.bring(node)
-        except HubdistError as error:  # whoever asks for the model on this node tries again, and hears of it
+            return await run.receive(node)
+        except HubdistError as error:  # whoever asks for the model on this node tries again and gets the error
             _LOG.info("hubdist: %s did not get the model while it was read: %s", node.name, error)
             return None
         finally:
-            self._transfers.drop_ended()
+            self._deliveries.drop_ended()
 
     def _start(self, work: Callable[..., Coroutine[Any, Any, _T]], *arguments: Any) -> asyncio.Task[_T]:
         task = asyncio.create_task(work(*arguments))
-        self._tasks.add(task)
+        self._tasks.add(task)  # the event loop itself keeps only a weak reference
         task.add_done_callback(self._tasks.discard)
         return task

@@ -1,4 +1,4 @@
-"""What a transfer brings, and where it first comes from."""
+"""What a delivery carries, and where its chunks first come from."""
 
 from __future__ import annotations
 
@@ -11,46 +11,52 @@ from hubdist.model.manifest import Digest, Manifest, ProvenChunk
 from hubdist.remote.snapshot_copy import RemoteCopy
 
 Staged = Callable[[ProvenChunk], tuple[str, Mapping[int, str]]]
+"""Chunk -> the name of the stage that holds it, and the paths of the chunk's files in that stage, by their numbers."""
 
 
 @dataclass(frozen=True, slots=True)
 class SeedSource:
-    """Where the chunks of a transfer first come from: a node's snapshot, unless one of the calls says otherwise.
+    """The seed of a delivery: a node's snapshot, a stage that is still being written, or a remote directory.
 
     Attributes:
-        name: In the plan: a node's id, or anything else for a place that nodes read themselves.
-        redacted: The same for people.
-        node: The node; None for a place.
-        staged: Where a chunk lies while the origin is being read: the name of a stage, and the paths of files there.
-        place: The place.
+        name: The source's name in the plan: the node's id, or the directory's redacted URL.
+        redacted: The source's name for people, without secrets.
+        node: The node that has the snapshot or the stage; None for a remote directory.
+        staged: Finds a chunk in the stage while the origin is being read; None for a snapshot or a remote directory.
+        copy: The remote directory; None for a node.
     """
 
     name: str
     redacted: str
     node: Node | None
     staged: Staged | None = None
-    place: RemoteCopy | None = None
+    copy: RemoteCopy | None = None
 
     @classmethod
     def at(cls, node: Node, staged: Staged | None = None) -> Self:
-        """The driver's node."""
+        """Make the driver's node the source.
+
+        Args:
+            node: The driver's node.
+            staged: Finds chunks in the stage that is being written there; None if the node has the snapshot.
+        """
         return cls(node.id, node.name, node, staged)
 
     @classmethod
-    def read_at(cls, place: RemoteCopy) -> Self:
-        """A place that nodes read themselves."""
-        return cls(place.redacted, place.redacted, None, None, place)
+    def remote(cls, copy: RemoteCopy) -> Self:
+        """Make a remote directory, which nodes read themselves, the source."""
+        return cls(copy.redacted, copy.redacted, None, None, copy)
 
 
 @dataclass(slots=True)
 class Payload:
-    """What is known of the model so far.
+    """The model that is delivered, as far as it is known.
 
     Attributes:
-        chunks: Its chunks; more come while the origin is being read.
-        manifest: Its files; None until the origin has been read.
-        ordinals: For each entry of the manifest, which of the files of the chunks it is.
-        unproven: The blocks of the chunks are not trusted; whole files are digested before they are published.
+        chunks: The model's chunks; more are ready while the origin is being read.
+        manifest: The model's manifest; None until the origin has been read.
+        ordinals: For each entry of the manifest, the number of its file in the chunks.
+        unproven: The digests of the chunks are not trusted; nodes digest whole files before they publish.
     """
 
     chunks: list[ProvenChunk] = field(default_factory=list)
@@ -60,10 +66,10 @@ class Payload:
 
     @property
     def digest(self) -> Digest | None:
-        """The model's, once it is known."""
+        """The model's digest; None while the origin is being read."""
         return None if self.manifest is None else self.manifest.digest
 
     @property
     def total_bytes(self) -> int:
-        """Bytes, as far as they are known."""
+        """Bytes of the model's chunks so far."""
         return sum(chunk.chunk.size for chunk in self.chunks)

@@ -1,10 +1,10 @@
-"""What a transfer remembers of each node that it brings a model to."""
+"""What a delivery remembers of each node that receives the model, for the node's report."""
 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from hubdist.cluster.coordinator.report_log import thinned
@@ -15,13 +15,13 @@ _MAX_MARKS = 256
 
 @dataclass(frozen=True, slots=True)
 class DeliveryStats:
-    """What it took to bring a model to a node.
+    """The figures of one node's part in a delivery.
 
     Attributes:
-        sources: Who sent -> bytes.
-        timeline: Seconds since the node joined, bytes that had arrived.
-        retries: Chunks that had to be sent again.
-        refused: Those of them that came with wrong bytes.
+        sources: Name of each sender, and the bytes that came from there; the largest first.
+        timeline: Pairs of seconds since the node joined and bytes that had arrived by then.
+        retries: How many fetches failed and were repeated.
+        refused: How many of them failed because of wrong bytes.
     """
 
     sources: tuple[tuple[str, int], ...]
@@ -32,36 +32,46 @@ class DeliveryStats:
 
 @dataclass(slots=True)
 class NodeProgress:
-    """One node's way to the model.
+    """How far one node is with receiving the model.
 
     Attributes:
         node: The node.
-        done: Ends when it has published, or failed.
+        done: Ends when the node has published, or failed.
+        clock: Tells the time in seconds.
         arrived_bytes: Bytes that have arrived.
     """
 
     node: Node
     done: asyncio.Future[None]
+    clock: Callable[[], float]
     arrived_bytes: int = 0
-    _begin: float = field(default_factory=time.monotonic)
+    _begin: float = field(init=False)
     _sources: Counter[str] = field(default_factory=Counter)
     _marks: list[tuple[float, int]] = field(default_factory=list)
     _retries: int = 0
     _refused: int = 0
 
+    def __post_init__(self) -> None:
+        self._begin = self.clock()
+
     def note_arrival(self, size: int, source: str) -> None:
-        """So many bytes came from a source."""
+        """Count a chunk that arrived.
+
+        Args:
+            size: Bytes of the chunk.
+            source: Name of the sender for people.
+        """
         self.arrived_bytes += size
         self._sources[source] += size
-        self._marks.append((time.monotonic() - self._begin, self.arrived_bytes))
+        self._marks.append((self.clock() - self._begin, self.arrived_bytes))
 
     def note_failure(self, *, refused: bool) -> None:
-        """A chunk did not come, or came with wrong bytes."""
+        """Count a chunk that did not come; `refused` if it came with wrong bytes."""
         self._retries += 1
         self._refused += refused
 
     @property
-    def brought(self) -> DeliveryStats:
-        """For the report."""
+    def stats(self) -> DeliveryStats:
+        """The figures for the node's report."""
         marks = thinned(self._marks, _MAX_MARKS)
         return DeliveryStats(tuple(self._sources.most_common()), marks, self._retries, self._refused)

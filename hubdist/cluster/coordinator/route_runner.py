@@ -14,8 +14,9 @@ from typing import Any
 from hubdist.cluster.calls import NodeLostError
 from hubdist.cluster.coordinator.agent_pool import START_TIMEOUT_S, AgentPool
 from hubdist.cluster.coordinator.arrivals import Arrivals
+from hubdist.cluster.coordinator.cluster_view import ClusterView
 from hubdist.cluster.coordinator.job_pins import JobPins
-from hubdist.cluster.coordinator.liveness import SILENT_S
+from hubdist.cluster.coordinator.liveness import DEFAULT_TIMES, LivenessTimes
 from hubdist.cluster.coordinator.origin_feed import OriginFeed
 from hubdist.cluster.coordinator.probes import Probes
 from hubdist.cluster.coordinator.progress import DeliveryStats
@@ -53,17 +54,30 @@ class RouteRunner:
         ways: What nodes can read themselves.
         node: The driver's node.
         config: The job's settings.
+        cluster: Tells which nodes are alive.
+        times: How long nodes may give no answer.
     """
 
-    def __init__(self, pins: JobPins, agents: AgentPool, ways: Probes, node: Node, config: Config) -> None:
+    def __init__(
+        self,
+        pins: JobPins,
+        agents: AgentPool,
+        ways: Probes,
+        node: Node,
+        config: Config,
+        *,
+        cluster: ClusterView,
+        times: LivenessTimes = DEFAULT_TIMES,
+    ) -> None:
+        self._cluster = cluster
         self._pins = pins
         self._agents = agents
         self._ways = ways
         self._node = node
         self._config = config
         self._work = SingleFlight()
-        self._transfers = RunningDeliveries(node, agents, config)
-        self._stores = StoreGroups(node, agents, pins.nonces)
+        self._transfers = RunningDeliveries(node, agents, cluster, config, times)
+        self._stores = StoreGroups(node, agents, pins.nonces, cluster)
         self._reports = ReportLog(_MAX_REPORTS)
         self._arrivals = Arrivals(self._report_early)
 
@@ -98,7 +112,8 @@ class RouteRunner:
         Args:
             handle: The handle without secrets.
         """
-        return OriginFeed(self._transfers, self._node, self._stores, functools.partial(self._arrivals.expect, handle))
+        expect = functools.partial(self._arrivals.expect, handle)
+        return OriginFeed(self._transfers, self._node, self._stores, expect, self._cluster)
 
     def copies(self, digest: Digest) -> dict[Route, RemoteCopy]:
         """The places where nodes could read a model themselves."""
@@ -164,7 +179,7 @@ class RouteRunner:
         """What another node got; None if that one gives no answer, which must not keep the others waiting."""
         task = asyncio.create_task(work)
         while not (await asyncio.wait([task], timeout=_LOOK_S))[0]:
-            if self._transfers.pulse.silent_s(first) >= SILENT_S:
+            if self._transfers.liveness.is_silent(first):
                 _LOG.warning("hubdist: %s gives no answer; nodes that share its store do not wait for it", first.name)
                 return None
         return task.result()
@@ -226,7 +241,7 @@ class RouteRunner:
             copy = copies[choice.route]
             try:
                 if self._config.fanout == "swarm":
-                    brought = await self._transfers.bring(manifest, node, choice.route, copy)
+                    brought = await self._transfers.join_delivery(manifest, node, choice.route, copy)
                     found = _brought(report, choice, copy.redacted, brought)
                 else:
                     found = _copied(report, choice, copy, await self._ways.copy(node, manifest, copy))
@@ -247,13 +262,13 @@ class RouteRunner:
         if node.id == self._node.id:
             return replace(report, route=Route.STORE, reason="it is the driver's own node")
         try:
-            brought = await self._transfers.bring(manifest, node, Route.DRIVER, None)
+            brought = await self._transfers.join_delivery(manifest, node, Route.DRIVER, None)
         except IntegrityError:
             if not await self._pins.repair(digest):
                 raise
             _LOG.warning("hubdist: the driver's snapshot %s was damaged and is fetched again", digest)
             await self._pins.snapshot(digest)
-            brought = await self._transfers.bring(manifest, node, Route.DRIVER, None)
+            brought = await self._transfers.join_delivery(manifest, node, Route.DRIVER, None)
         return _brought(report, choice, self._node.name, brought)
 
 

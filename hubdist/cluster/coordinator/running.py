@@ -1,19 +1,19 @@
-"""The running transfers of a job: nodes that ask for a model while it travels take part in its delivery."""
+"""The running deliveries of a job: nodes that ask for a model while its delivery runs take part in that delivery."""
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import sys
 
 from hubdist.cluster.coordinator.agent_pool import AgentPool
+from hubdist.cluster.coordinator.cluster_view import ClusterView
+from hubdist.cluster.coordinator.context import DeliveryContext
 from hubdist.cluster.coordinator.delivery_run import DeliveryRun
-from hubdist.cluster.coordinator.fetches import Means
-from hubdist.cluster.coordinator.liveness import Liveness
+from hubdist.cluster.coordinator.liveness import DEFAULT_TIMES, Liveness, LivenessTimes
 from hubdist.cluster.coordinator.payload import Payload, SeedSource, Staged
 from hubdist.cluster.coordinator.progress import DeliveryStats
 from hubdist.cluster.coordinator.windows import Windows
-from hubdist.cluster.nodes import Node, alive_nodes
+from hubdist.cluster.nodes import Node
 from hubdist.config.schema import Config
 from hubdist.delivery import choose_chunk_bytes
 from hubdist.delivery.routes import Route
@@ -21,140 +21,149 @@ from hubdist.errors import StoreFullError
 from hubdist.model.manifest import Digest, Manifest, cut_chunks, prove
 from hubdist.remote.snapshot_copy import RemoteCopy
 
-_STORAGE_CHUNK_BYTES = 8 << 20
-"""A request to object storage for less takes longer to be answered than to be transferred."""
+_REMOTE_CHUNK_BYTES = 8 << 20
+"""Least size of a chunk that is read from object storage: for less, waiting for the answer takes longer than the
+transfer."""
 
-_MAX_BARS = 200
-"""Of progress bars, nobody looks at more."""
+_HUGE_BYTES = 1 << 62
+
+_MAX_PROGRESS = 200
+"""Most entries of `progress`: nobody looks at more progress bars."""
 
 EARLY_CHUNK_BYTES = 4 << 20
 """Most bytes of a chunk while the model's size is unknown; the first ones are smaller."""
 
 
 class RunningDeliveries:
-    """Begins transfers, and remembers which nodes have had a model. Owned by the coordinator's event loop.
+    """Starts deliveries, and remembers which nodes have received a model. Owned by the coordinator's event loop.
 
     Args:
         node: The driver's node.
-        agents: Agents by node.
-        config: Windows and deadlines.
+        agents: Starts and lends agents.
+        cluster: Tells which nodes are alive.
+        config: The job's settings: bytes in flight and deadlines.
+        times: How long nodes may give no answer.
     """
 
-    def __init__(self, node: Node, agents: AgentPool, config: Config) -> None:
+    def __init__(
+        self, node: Node, agents: AgentPool, cluster: ClusterView, config: Config, times: LivenessTimes = DEFAULT_TIMES
+    ) -> None:
         self._node = node
-        self._config = config
-        self._means = Means(agents, Windows(config.in_flight_bytes), Liveness(agents), config)
+        windows, liveness = Windows(config.in_flight_bytes), Liveness(agents, cluster, times)
+        self._context = DeliveryContext(cluster, agents, windows, liveness, times, config)
         self._running: dict[tuple[Digest, Route], DeliveryRun] = {}
         self._holders: dict[Digest, set[str]] = {}
-        """Model -> ids of nodes."""
+        """Model's digest -> ids of nodes."""
 
     @property
     def active(self) -> bool:
-        """True while a model travels."""
+        """True while a delivery runs."""
         return bool(self._running)
 
     @property
     def progress(self) -> dict[str, tuple[int, int]]:
-        """Node and model -> bytes that arrived, bytes in all; of what began first, if there is much."""
+        """Name of node and model -> bytes that arrived, bytes in all; the deliveries that began first come first."""
         found = (
-            (f"{name} {digest.value[:8]}", (arrived, transfer.contents.total_bytes))
-            for (digest, _), transfer in self._running.items()
-            for name, arrived in transfer.arrived_bytes.items()
+            (f"{name} {digest.value[:8]}", (arrived, run.payload.total_bytes))
+            for (digest, _), run in self._running.items()
+            for name, arrived in run.arrived_bytes.items()
         )
-        return dict(itertools.islice(found, _MAX_BARS))
+        return dict(itertools.islice(found, _MAX_PROGRESS))
 
     @property
-    def pulse(self) -> Liveness:
+    def liveness(self) -> Liveness:
         """Tells which nodes give no answer."""
-        return self._means.pulse
+        return self._context.liveness
 
     def note_holder(self, digest: Digest, node: Node) -> None:
-        """A node has a model in its store; it may send it to others."""
+        """Note that a node has a model in its store and may send it to others.
+
+        Args:
+            digest: The model's digest.
+            node: The node. The driver's node is not noted, because it is the source anyway.
+        """
         if node.id != self._node.id:
             self._holders.setdefault(digest, set()).add(sys.intern(node.id))
 
-    async def bring(
-        self, manifest: Manifest, node: Node, route: Route, place: RemoteCopy | None
+    async def join_delivery(
+        self, manifest: Manifest, node: Node, route: Route, copy: RemoteCopy | None
     ) -> DeliveryStats | None:
-        """Bring a model to a node; None if its store had it.
+        """Let a node take part in the delivery of a model, which starts if none runs; return when the node has it.
 
         Args:
-            manifest: The model.
-            node: Which.
-            route: Tells transfers of one model apart.
-            place: What nodes read themselves, each a share, for all; None to send from the driver's node.
+            manifest: The model's manifest.
+            node: The node.
+            route: Tells deliveries of one model apart.
+            copy: A remote directory that the nodes read together, each a share for all; None to send from the
+                driver's node.
+
+        Returns:
+            None if the node's store had the model.
 
         Raises:
-            HubdistError: Why the node could not get it.
+            HubdistError: Why the node could not get the model, with the node's name.
         """
         key = (manifest.digest, route)
-        transfer = self._running.get(key)
-        if transfer is None or transfer.ended:
-            nodes = await asyncio.to_thread(alive_nodes)
-            transfer = self._running.get(key)
-            if transfer is None or transfer.ended:
-                transfer = self._begin(manifest, nodes, place)
-                self._running[key] = transfer
+        run = self._running.get(key)
+        if run is None or run.ended:
+            nodes = await self._context.cluster.alive()
+            run = self._running.get(key)
+            if run is None or run.ended:  # nobody else has started the delivery meanwhile
+                run = self._running[key] = self._start_run(manifest, nodes, copy)
         try:
             try:
-                return await transfer.bring(node)
+                return await run.receive(node)
             except StoreFullError:
-                if not transfer.began_early:
+                if not run.began_early:
                     raise
-                return await transfer.bring(node)  # now that its size is known, room is made for the model
+                # The model's size was unknown when the node began. Now it is known, and the store makes room for it.
+                return await run.receive(node)
         finally:
             self.drop_ended()
 
     def drop_ended(self) -> None:
-        """Forget transfers that are over."""
-        for key in [key for key, transfer in self._running.items() if transfer.ended]:
+        """Forget deliveries that have ended."""
+        for key in [key for key, run in self._running.items() if run.ended]:
             del self._running[key]
 
     # While the origin is being read
 
-    def open(self, nodes: list[Node], staged: Staged) -> DeliveryRun:
-        """A transfer whose chunks are still to come.
+    def start_early(self, nodes: list[Node], staged: Staged) -> DeliveryRun:
+        """Start a delivery whose chunks are still to come.
 
         Args:
-            nodes: All that are alive.
-            staged: See `SeedSource`.
+            nodes: All nodes that are alive.
+            staged: Finds a chunk in the stage of the driver's node.
         """
-        return self._make(Payload(), SeedSource.at(self._node, staged), nodes, [], EARLY_CHUNK_BYTES)
+        return self._make_run(Payload(), SeedSource.at(self._node, staged), nodes, [], EARLY_CHUNK_BYTES)
 
-    def adopt(self, transfer: DeliveryRun) -> None:
-        """The model of an opened transfer is known: others who ask for it take part."""
-        digest = transfer.contents.digest
+    def adopt(self, run: DeliveryRun) -> None:
+        """Let others who ask for the model take part in a delivery that started early; the model is known now."""
+        digest = run.payload.digest
         assert digest is not None
         running = self._running.get((digest, Route.DRIVER))
         if running is None or running.ended:
-            self._running[digest, Route.DRIVER] = transfer
+            self._running[digest, Route.DRIVER] = run
 
-    def _begin(self, manifest: Manifest, nodes: list[Node], place: RemoteCopy | None) -> DeliveryRun:
-        room = self._config.in_flight_bytes
+    def _start_run(self, manifest: Manifest, nodes: list[Node], copy: RemoteCopy | None) -> DeliveryRun:
+        room = self._context.config.in_flight_bytes
         chunk_bytes = choose_chunk_bytes(manifest.total_bytes, room_bytes=room, nodes=len(nodes))
-        if place is not None:
-            chunk_bytes = max(
-                chunk_bytes, min(_STORAGE_CHUNK_BYTES, choose_chunk_bytes(1 << 62, room_bytes=room, nodes=len(nodes)))
-            )
-        contents = Payload(
+        if copy is not None:
+            largest = choose_chunk_bytes(_HUGE_BYTES, room_bytes=room, nodes=len(nodes))
+            chunk_bytes = max(chunk_bytes, min(_REMOTE_CHUNK_BYTES, largest))
+        payload = Payload(
             [prove(manifest, chunk) for chunk in cut_chunks(manifest, chunk_bytes)],
             manifest,
             tuple(range(len(manifest.entries))),
-            unproven=place is not None and place.unproven,
+            unproven=copy is not None and copy.unproven,
         )
         holders = self._holders.get(manifest.digest, ())
-        source = SeedSource.at(self._node) if place is None else SeedSource.read_at(place)
-        return self._make(contents, source, nodes, [node for node in nodes if node.id in holders], chunk_bytes)
+        source = SeedSource.at(self._node) if copy is None else SeedSource.remote(copy)
+        return self._make_run(payload, source, nodes, [node for node in nodes if node.id in holders], chunk_bytes)
 
-    def _make(
-        self, contents: Payload, source: SeedSource, nodes: list[Node], holders: list[Node], chunk_bytes: int
+    def _make_run(
+        self, payload: Payload, source: SeedSource, nodes: list[Node], holders: list[Node], chunk_bytes: int
     ) -> DeliveryRun:
         return DeliveryRun(
-            contents,
-            source,
-            window_bytes=self._config.in_flight_bytes,
-            chunk_bytes=chunk_bytes,
-            nodes=len(nodes),
-            holders=holders,
-            means=self._means,
+            payload, source, chunk_bytes=chunk_bytes, nodes=len(nodes), holders=holders, context=self._context
         )

@@ -1,4 +1,4 @@
-"""Slots for slow work: so many pieces at a time, and more when those that run stand still."""
+"""Slots for slow work: a fixed number at a time, and more while the work inside stands still."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from collections.abc import AsyncIterator
 
 
 class Slots:
-    """Lets so many in at a time. Owned by one event loop.
+    """Limits how many callers work at a time. Owned by one event loop.
 
-    Whoever waits is let in all the same, one each `patience_s`, while nobody comes out: those inside may wait for an
-    origin that does not answer, which must not stop the others.
+    While no slot becomes free, one more caller is let in every `patience_s`: those inside may wait for an origin that
+    does not answer, and that must not stop the others.
 
     Args:
-        at_once: How many are let in at a time.
-        patience_s: Seconds.
+        at_once: How many callers are let in at a time.
+        patience_s: Seconds without a free slot after which one more caller is let in.
     """
 
     def __init__(self, at_once: int, patience_s: float) -> None:
@@ -28,7 +28,7 @@ class Slots:
 
     @contextlib.asynccontextmanager
     async def take(self) -> AsyncIterator[None]:
-        """Wait for a slot; it is taken for as long as the block."""
+        """Wait for a slot, and take it for as long as the block runs."""
         if self._inside < self._at_once and not self._waiting:
             self._inside += 1
         else:
@@ -51,13 +51,13 @@ class Slots:
             if admitted.cancelled():
                 with contextlib.suppress(ValueError):
                     self._waiting.remove(admitted)
-            else:  # it was let in at the same moment
+            else:  # cancelled after being let in: the slot goes to the next caller
                 self._inside -= 1
                 self._admit()
             raise
 
     def _admit(self) -> None:
-        """Let the first one in; those who wait behind it have patience again."""
+        """Let the first caller in, and start the timer anew for those behind it."""
         while self._waiting and self._waiting[0].cancelled():
             self._waiting.popleft()
         if self._timer is not None:

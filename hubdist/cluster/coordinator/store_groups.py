@@ -1,4 +1,4 @@
-"""Which nodes see the same store: a home on a network file system, several nodes on one machine."""
+"""Finds nodes that share a store: their home is on a network file system, or they are on one machine."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import asyncio
 from dataclasses import dataclass
 
 from hubdist.cluster.coordinator.agent_pool import START_TIMEOUT_S, AgentPool
-from hubdist.cluster.nodes import Node, alive_nodes
+from hubdist.cluster.coordinator.cluster_view import ClusterView
+from hubdist.cluster.nodes import Node
 from hubdist.cluster.single_flight import SingleFlight
 from hubdist.store.nonces import Nonces
 
@@ -19,8 +20,8 @@ class _Answer:
 
     Attributes:
         node: The node.
-        store: Names its store: `_DRIVERS`, or the first nonce that a node has shown there.
-        losses: How many of the node's agents had been lost by then.
+        store: The name of the node's store: `_DRIVERS`, or the first nonce that a node has shown there.
+        losses: How many of the node's agents had been lost when the node was asked.
     """
 
     node: Node
@@ -29,31 +30,35 @@ class _Answer:
 
 
 class StoreGroups:
-    """Finds out, with nonces, which nodes see the same store. Owned by the coordinator's event loop.
+    """Finds out, with nonces, which nodes share a store. Owned by the coordinator's event loop.
 
-    A node's answer is kept, for a store does not move, until an agent of that node is lost.
+    A store does not move, so a node's answer is kept until an agent of that node is lost.
 
     Args:
         node: The driver's node.
-        agents: Agents by node.
-        nonces: Those of the driver's store.
+        agents: Calls the agents of nodes.
+        nonces: The nonces of the driver's store.
+        cluster: Tells which nodes are alive.
     """
 
-    def __init__(self, node: Node, agents: AgentPool, nonces: Nonces) -> None:
+    def __init__(self, node: Node, agents: AgentPool, nonces: Nonces, cluster: ClusterView) -> None:
         self._node = node
         self._agents = agents
+        self._cluster = cluster
         self._nonces = nonces
         self._work = SingleFlight()
         self._answers: dict[str, _Answer] = {}
-        """Node's id -> what was found out, in that order."""
+        """Node's id -> what was found out; the node that was asked first comes first."""
         self._shown: list[str] = []
-        """Nonces that nodes have shown in their own stores, one for each store, and of those that are still asked."""
+        """Nonces that nodes have shown: one for each store that is known, and one for each node that is being asked."""
 
     async def first(self, node: Node) -> Node:
-        """The node that receives what all who see this node's store need; itself if it alone sees it.
+        """Return the node that receives for all nodes that share this node's store.
+
+        That is the node itself if no other living node shares its store.
 
         Raises:
-            HubdistError: The node could not be asked.
+            NodeLostError, TransferTimeoutError: The node could not be asked.
         """
         if node.id == self._node.id:
             return node
@@ -64,22 +69,22 @@ class StoreGroups:
             return self._node
         others = [other for other in self._answers.values() if other.store == answer.store]
         if len(others) > 1:
-            alive = {each.id for each in await asyncio.to_thread(alive_nodes)}
+            alive = await self._cluster.alive_ids()
             others = [other for other in others if other.node.id in alive]
         return next((other.node for other in others), node)
 
     def reason(self, first: Node) -> str:
-        """Why a node is sent nothing, as a clause for logs and reports.
+        """Return why a node is sent nothing, as a clause for logs and reports.
 
         Args:
-            first: The other node that sees its store.
+            first: The other node, which receives for this one.
         """
         return f"it shares {_DRIVERS} store" if first.id == self._node.id else f"it shares the store of {first.name}"
 
     async def _ask(self, node: Node) -> _Answer:
         losses = self._agents.losses[node.id]
         store = await self._find(node)
-        self._answers[node.id] = _Answer(node, store, losses)  # in its old place, so that the first stays the first
+        self._answers[node.id] = _Answer(node, store, losses)  # keeps its place in the dict: the first stays first
         return self._answers[node.id]
 
     async def _find(self, node: Node) -> str:
@@ -93,7 +98,7 @@ class StoreGroups:
         own = await self._call(node, "show_nonce")
         if own is None:
             return node.id
-        # Of two nodes that are asked at the same time, the one whose nonce comes later sees the other's.
+        # Of two nodes that are asked at the same time, the one whose nonce is noted later finds the other's nonce.
         earlier = list(self._shown)
         self._shown.append(own)
         found = await self._call(node, "find_nonce", earlier) if earlier else None

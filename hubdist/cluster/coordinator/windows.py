@@ -1,4 +1,4 @@
-"""How many bytes may be under way to each node and from each: one bound for all deliveries of a job."""
+"""Bounds the bytes in flight to each node and from each node, for all deliveries of a job together."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 _MAX_CALLS = 64
-"""A window holds at most as many chunks, however small: each takes a thread of an agent."""
+"""A window holds at most this many chunks, however small, because each of them takes a thread of an agent."""
 
 Pair = tuple[str, str | None]
-"""Who receives, and who sends; None for a place that takes no node's memory."""
+"""Ids of the receiving and of the sending node; None for a remote directory, which takes no node's memory."""
 
 
 @dataclass(slots=True, eq=False)
 class WindowRoom:
-    """Bytes that may be under way from now on.
+    """Room for the bytes of one chunk.
 
     Attributes:
-        pair: Who receives and who sends.
-        size: How many.
-        taken: False before it was granted, and after it was given back.
+        pair: The ids of the receiver and of the sender.
+        size: Bytes.
+        taken: True from when the room is granted until it is given back.
     """
 
     pair: Pair
@@ -39,19 +39,19 @@ class _Waiting:
 
 
 class Windows:
-    """Grants room for bytes under way, first come, first served. Owned by one event loop.
+    """Grants room for bytes in flight, first come, first served. Owned by one event loop.
 
-    Room is taken at both ends at the same time and never at one alone, so nobody holds what somebody else waits for,
-    and every wait ends when others have what they asked for. Who waits for a busy end lets others pass at the free
-    one: a slow node does not keep the driver's node from sending to the rest.
+    A chunk takes room at both ends at the same time, never at one end alone. So no chunk holds room that another one
+    waits for, and there is no deadlock. A chunk that waits for a busy end lets others pass at the free end: a slow
+    node does not keep the driver's node from sending to the rest.
 
     Args:
-        most_bytes: Most bytes to a node, and from one. More are let through alone.
+        max_bytes: Most bytes in flight to a node, and from one. A larger chunk is let through alone.
     """
 
-    def __init__(self, most_bytes: int) -> None:
-        self._most = most_bytes
-        self._least = most_bytes // _MAX_CALLS
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._min_room_bytes = max_bytes // _MAX_CALLS
         self._to: Counter[str] = Counter()
         self._from: Counter[str] = Counter()
         self._waiting: dict[Pair, deque[_Waiting]] = {}
@@ -59,14 +59,16 @@ class Windows:
 
     @contextlib.asynccontextmanager
     async def room(self, receiver: str, sender: str | None, size: int) -> AsyncIterator[WindowRoom]:
-        """Room for bytes, for as long as the block runs or until it is given back. No time of theirs runs before.
+        """Wait for room, and take it for as long as the block runs or until `give_back`.
+
+        The deadline of a chunk starts in the block, so the wait costs the chunk nothing.
 
         Args:
-            receiver: Id of the node that they go to.
-            sender: Id of the node that they come from; None for a place.
-            size: How many.
+            receiver: Id of the node that the bytes go to.
+            sender: Id of the node that the bytes come from; None for a remote directory.
+            size: Bytes of the chunk.
         """
-        room = WindowRoom((receiver, sender), max(size, self._least))
+        room = WindowRoom((receiver, sender), max(size, self._min_room_bytes))
         waiting = _Waiting(next(self._numbers), room, asyncio.get_running_loop().create_future())
         self._waiting.setdefault(room.pair, deque()).append(waiting)
         try:
@@ -78,30 +80,31 @@ class Windows:
             self.give_back(room)
 
     def give_back(self, room: WindowRoom) -> None:
-        """The bytes of a room are not under way any more, or never will be; harmless if it was given back."""
+        """Give back room whose bytes are not in flight any more; harmless if the room was given back before."""
         if room.taken:
             room.taken = False
             self._count(room, -1)
             self._grant_beside(room.pair)
 
     def used(self, node: str) -> tuple[int, int]:
-        """Bytes under way to a node, and from it."""
+        """Return the bytes in flight to a node, and from it."""
         return self._to[node], self._from[node]
 
     def _leave(self, waiting: _Waiting) -> None:
         queue = self._waiting.get(waiting.room.pair)
-        if queue is not None and waiting in queue:  # cancelled
+        if queue is not None and waiting in queue:  # cancelled before room was granted
             queue.remove(waiting)
             if not queue:
                 del self._waiting[waiting.room.pair]
 
     def _grant_beside(self, changed: Pair) -> None:
-        """Let those begin that have room at both ends, who came first before the others.
+        """Grant room to waiting chunks that fit at both ends, the oldest first.
+
+        A chunk that does not fit at one end keeps younger chunks from taking room there, so that a large chunk gets its
+        turn.
 
         Args:
-            changed: Only those are looked at that have an end in common with these.
-
-        A pair that lacks room at one end keeps younger ones from taking it there, so that a large chunk gets its turn.
+            changed: Where room has changed: only chunks with one of these ends are considered.
         """
         full: set[tuple[str, str]] = set()
         receiver, sender = changed
@@ -120,7 +123,7 @@ class Windows:
                 del queues[at]
                 continue
             waiting = queue.popleft()
-            if not waiting.granted.done():  # else it was cancelled
+            if not waiting.granted.done():  # otherwise it was cancelled
                 waiting.room.taken = True
                 self._count(waiting.room, 1)
                 waiting.granted.set_result(None)
@@ -129,7 +132,7 @@ class Windows:
 
     def _fits(self, end: tuple[str, str], size: int) -> bool:
         used = (self._to if end[0] == "to" else self._from)[end[1]]
-        return used == 0 or used + size <= self._most
+        return used == 0 or used + size <= self._max_bytes
 
     def _count(self, room: WindowRoom, sign: int) -> None:
         receiver, sender = room.pair

@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from hubdist.cluster.agent import chunk_exchange
 from hubdist.cluster.agent.chunk_exchange import ChunkExchange
 from hubdist.cluster.agent.chunk_rpc import Sender
 from hubdist.config.schema import Config
@@ -26,27 +25,31 @@ MIB = 1 << 20
 
 
 class Pair:
-    """One exchange that gives from a snapshot, and one that receives."""
+    """One exchange that sends from a snapshot, and one that receives."""
 
     def __init__(self, folder: Path) -> None:
-        self.config = Config(store=str(folder / "taker"))
-        self.given, self.taken = Store(folder / "giver"), Store(folder / "taker")
-        with self.given.stage() as stage:
+        self.config = Config(store=str(folder / "receiving"))
+        self.sent_store, self.taken = Store(folder / "sending"), Store(folder / "receiving")
+        with self.sent_store.stage() as stage:
             for name, size in (("a", 2 * MIB), ("b", 100)):
                 with stage.open_file(name) as file:
                     file.write(os.urandom(size))
-            with self.given.publish(stage) as snapshot:
+            with self.sent_store.publish(stage) as snapshot:
                 self.manifest: Manifest = snapshot.manifest
                 self.files = snapshot.path
         self.chunks = [prove(self.manifest, chunk) for chunk in cut_chunks(self.manifest, MIB)]
-        self.giver = ChunkExchange(lambda: self.given, self.config)
-        self.taker = ChunkExchange(lambda: self.taken, self.config)
+        self.sending = ChunkExchange(lambda: self.sent_store, self.config)
+        self.receiving = ChunkExchange(lambda: self.taken, self.config, request=self.ask)
         self.ordinals = tuple(range(len(self.manifest.entries)))
-        self.sender = Sender(b"giver")
+        self.sender = Sender(b"sender")
+        self.request: Callable[..., bytearray] = lambda _, delivery, part, __: self.sending.send(delivery, part)
+
+    def ask(self, *args: Any) -> bytearray:
+        return self.request(*args)
 
     def receive(self) -> None:
         for chunk in self.chunks:
-            self.taker.fetch("d", chunk, self.sender)
+            self.receiving.fetch("d", chunk, self.sender)
 
     @property
     def stages(self) -> list[Path]:
@@ -54,35 +57,34 @@ class Pair:
 
 
 @pytest.fixture
-def pair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pair]:
+def pair(tmp_path: Path) -> Iterator[Pair]:
     pair = Pair(tmp_path)
-    pair.giver.hold("d", pair.manifest.digest, pair.ordinals)
-    monkeypatch.setattr(chunk_exchange, "fetch", lambda _, delivery, part, __: pair.giver.give(delivery, part))
+    pair.sending.hold("d", pair.manifest.digest, pair.ordinals)
     yield pair
-    pair.taker.forget("d")
-    pair.giver.forget("d")
+    pair.receiving.forget("d")
+    pair.sending.forget("d")
 
 
-def test_a_node_that_published_and_begins_again_gives_as_before(pair: Pair) -> None:
-    assert pair.taker.begin("d", pair.manifest, None) is False
+def test_a_node_that_published_and_begins_again_sends_as_before(pair: Pair) -> None:
+    assert pair.receiving.begin("d", pair.manifest, None) is False
     pair.receive()
-    pair.taker.publish("d", pair.manifest, pair.ordinals, False)
+    pair.receiving.publish("d", pair.manifest, pair.ordinals, False)
     for _ in range(2):
-        assert pair.taker.begin("d", pair.manifest, None) is True
-        assert pair.taker.give("d", pair.chunks[0])
+        assert pair.receiving.begin("d", pair.manifest, None) is True
+        assert pair.receiving.send("d", pair.chunks[0])
 
 
-def test_a_node_that_lost_its_snapshot_begins_anew_and_gives_no_more_from_it(pair: Pair) -> None:
-    assert pair.taker.begin("d", pair.manifest, None) is False
+def test_a_node_that_lost_its_snapshot_begins_anew_and_sends_no_more_from_it(pair: Pair) -> None:
+    assert pair.receiving.begin("d", pair.manifest, None) is False
     pair.receive()
-    pair.taker.publish("d", pair.manifest, pair.ordinals, False)
+    pair.receiving.publish("d", pair.manifest, pair.ordinals, False)
     (pair.taken.root / "snapshots" / pair.manifest.digest.value).rename(pair.taken.root / "lost")
-    assert pair.taker.begin("d", pair.manifest, None) is False
+    assert pair.receiving.begin("d", pair.manifest, None) is False
     with pytest.raises(HubdistError):
-        pair.taker.give("d", pair.chunks[0])
+        pair.receiving.send("d", pair.chunks[0])
     pair.receive()
-    pair.taker.publish("d", pair.manifest, pair.ordinals, False)
-    assert pair.taker.give("d", pair.chunks[0])
+    pair.receiving.publish("d", pair.manifest, pair.ordinals, False)
+    assert pair.receiving.send("d", pair.chunks[0])
     assert pair.stages == []
 
 
@@ -95,13 +97,13 @@ def test_two_calls_to_begin_at_once_leave_one_stage(pair: Pair, monkeypatch: pyt
         return real(self, expected_bytes)
 
     monkeypatch.setattr(Store, "stage_growing", stage_growing)
-    threads = [threading.Thread(target=pair.taker.begin, args=("d", pair.manifest, None)) for _ in range(2)]
+    threads = [threading.Thread(target=pair.receiving.begin, args=("d", pair.manifest, None)) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(20)
     assert len(pair.stages) == 1
-    pair.taker.forget("d")
+    pair.receiving.forget("d")
     assert pair.stages == []
 
 
@@ -117,17 +119,17 @@ def test_a_place_that_cannot_be_read_leaves_no_stage_and_no_connection(
     if copy is None:
         monkeypatch.setattr(CopyReader, "__init__", fail)
     with pytest.raises((HubdistError, RuntimeError)):
-        pair.taker.begin("d", pair.manifest, copy or list_copy(str(pair.files), pair.config))
+        pair.receiving.begin("d", pair.manifest, copy or list_copy(str(pair.files), pair.config))
     assert pair.stages == []
     with pytest.raises(PeerError, match="takes no part"):
-        pair.taker.fetch("d", pair.chunks[0], pair.sender)
+        pair.receiving.fetch("d", pair.chunks[0], pair.sender)
 
 
 def test_a_stage_that_cannot_be_removed_keeps_nothing_else(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     closed = []
     real = CopyReader.close
     monkeypatch.setattr(CopyReader, "close", lambda self: (closed.append(self), real(self)))
-    assert pair.taker.begin("d", pair.manifest, list_copy(str(pair.files), pair.config)) is False
+    assert pair.receiving.begin("d", pair.manifest, list_copy(str(pair.files), pair.config)) is False
     discard = ChunkStage.discard
 
     def refuse(self: ChunkStage) -> None:
@@ -136,34 +138,34 @@ def test_a_stage_that_cannot_be_removed_keeps_nothing_else(pair: Pair, monkeypat
 
     monkeypatch.setattr(ChunkStage, "discard", refuse)
     with pytest.raises(StoreError):
-        pair.taker.forget("d")
+        pair.receiving.forget("d")
     assert len(closed) == 1
 
 
 def test_names_that_do_not_fit_the_snapshot_hold_nothing(pair: Pair) -> None:
     with pytest.raises(ValueError, match="shorter"):
-        pair.giver.hold("other", pair.manifest.digest, pair.ordinals[:-1])
-    pair.giver.forget("d")
-    assert pair.given.evict(pair.manifest.digest) is True  # nobody uses it
+        pair.sending.hold("other", pair.manifest.digest, pair.ordinals[:-1])
+    pair.sending.forget("d")
+    assert pair.sent_store.evict(pair.manifest.digest) is True  # nobody uses it
 
 
-@pytest.mark.parametrize("how", ["given up", "forgotten"])
-def test_a_fetch_that_nobody_wants_any_more_ends_at_once(pair: Pair, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+@pytest.mark.parametrize("how", ["cancelled", "forgotten"])
+def test_a_fetch_that_nobody_wants_any_more_ends_at_once(pair: Pair, how: str) -> None:
     asked = threading.Event()
 
     def fetch(sender: Sender, delivery: str, part: Any, timeout_s: float) -> bytearray:
         asked.set()
-        assert isinstance(sender.given_up, Future)
-        sender.given_up.result(timeout=timeout_s)
+        assert isinstance(sender.cancelled, Future)
+        sender.cancelled.result(timeout=timeout_s)
         raise PeerError("nobody wants it")
 
-    monkeypatch.setattr(chunk_exchange, "fetch", fetch)
-    assert pair.taker.begin("d", pair.manifest, None) is False
+    pair.request = fetch
+    assert pair.receiving.begin("d", pair.manifest, None) is False
     errors: list[BaseException] = []
 
     def work() -> None:
         try:
-            pair.taker.fetch("d", pair.chunks[0], pair.sender)
+            pair.receiving.fetch("d", pair.chunks[0], pair.sender)
         except PeerError as error:
             errors.append(error)
 
@@ -171,19 +173,19 @@ def test_a_fetch_that_nobody_wants_any_more_ends_at_once(pair: Pair, monkeypatch
     thread.start()
     assert asked.wait(20)
     begin = time.monotonic()
-    if how == "given up":
-        pair.taker.give_up("d", b"another")
-        pair.taker.give_up("another", b"giver")
+    if how == "cancelled":
+        pair.receiving.cancel_requests("d", b"another")
+        pair.receiving.cancel_requests("another", b"sender")
         assert thread.is_alive()
-        pair.taker.give_up("d", b"giver")
+        pair.receiving.cancel_requests("d", b"sender")
     else:
-        pair.taker.forget("d")
+        pair.receiving.forget("d")
     thread.join(20)
     assert time.monotonic() - begin < 10
     assert len(errors) == 1
-    assert not pair.taker._awaited
+    assert not pair.receiving._awaited
 
 
 def test_a_snapshot_that_is_missing_is_not_held(pair: Pair) -> None:
     with pytest.raises(IntegrityError, match="is not in the store"):
-        pair.taker.hold("d", pair.manifest.digest, pair.ordinals)
+        pair.receiving.hold("d", pair.manifest.digest, pair.ordinals)

@@ -22,7 +22,7 @@ from hubdist.model.manifest import Digest
 from hubdist.report.delivery import NodeReport
 from hubdist.resolver.resolver import Resolver
 from hubdist.store.nonces import Nonces
-from tests.support.fake_agents import DRIVER, FakeNodes, fake_nodes, run, until
+from tests.support.fake_agents import DRIVER, QUICK, FakeNodes, fake_nodes, run, until
 
 MIB = 1 << 20
 SIZE = 9 * MIB + 3
@@ -46,7 +46,15 @@ class Job:
             snapshot=self._snapshot,
         )
         ways = cast(Probes, None)
-        self.deliveries = RouteRunner(cast(JobPins, pins), nodes.agents, ways, nodes.nodes[DRIVER], nodes.config)
+        self.deliveries = RouteRunner(
+            cast(JobPins, pins),
+            nodes.agents,
+            ways,
+            nodes.nodes[DRIVER],
+            nodes.config,
+            cluster=nodes.cluster,
+            times=QUICK,
+        )
         self.digest: Digest | None = None
 
     async def read(self, *names: str) -> OriginFeed:
@@ -94,8 +102,8 @@ def check(report: NodeReport, job: Job) -> None:
     assert report.seconds >= report.timeline[-1][0] > 0
 
 
-def test_a_node_that_nobody_asks_for_has_a_report_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    with fake_nodes(monkeypatch, tmp_path / "stores", "a") as nodes:
+def test_a_node_that_nobody_asks_for_has_a_report_too(tmp_path: Path) -> None:
+    with fake_nodes(tmp_path / "stores", "a") as nodes:
         job = Job(nodes, tmp_path)
 
         async def work() -> None:
@@ -110,11 +118,9 @@ def test_a_node_that_nobody_asks_for_has_a_report_too(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_who_asks_while_a_node_publishes_waits_and_hears_how_it_came(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, when: str
-) -> None:
+def test_who_asks_while_a_node_publishes_waits_and_hears_how_it_came(tmp_path: Path, when: str) -> None:
     """Before the snapshot is in the node's store, and after that but before the coordinator knows."""
-    with fake_nodes(monkeypatch, tmp_path / "stores", "a") as nodes:
+    with fake_nodes(tmp_path / "stores", "a") as nodes:
         job = Job(nodes, tmp_path)
         at_gate, go_on = threading.Event(), threading.Event()
 
@@ -139,10 +145,8 @@ def test_who_asks_while_a_node_publishes_waits_and_hears_how_it_came(
         run(work)
 
 
-def test_who_asks_where_the_early_delivery_failed_gets_it_anew_with_one_report(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    with fake_nodes(monkeypatch, tmp_path / "stores", "a") as nodes:
+def test_who_asks_where_the_early_delivery_failed_gets_it_anew_with_one_report(tmp_path: Path) -> None:
+    with fake_nodes(tmp_path / "stores", "a") as nodes:
         job = Job(nodes, tmp_path)
 
         def refuse(_: str, __: tuple[Any, ...]) -> None:
@@ -162,10 +166,8 @@ def test_who_asks_where_the_early_delivery_failed_gets_it_anew_with_one_report(
         assert job.has("a")
 
 
-def test_a_model_that_a_node_lost_again_is_brought_and_not_only_reported(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    with fake_nodes(monkeypatch, tmp_path / "stores", "a", agent_idle_s=0.01) as nodes:
+def test_a_model_that_a_node_lost_again_is_brought_and_not_only_reported(tmp_path: Path) -> None:
+    with fake_nodes(tmp_path / "stores", "a", agent_idle_s=0.01) as nodes:
         job = Job(nodes, tmp_path)
 
         async def work() -> None:
@@ -179,10 +181,8 @@ def test_a_model_that_a_node_lost_again_is_brought_and_not_only_reported(
         assert job.has("a")
 
 
-def test_an_origin_that_cannot_be_read_leaves_no_report_and_no_stage(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    with fake_nodes(monkeypatch, tmp_path / "stores", "a") as nodes:
+def test_an_origin_that_cannot_be_read_leaves_no_report_and_no_stage(tmp_path: Path) -> None:
+    with fake_nodes(tmp_path / "stores", "a") as nodes:
         job = Job(nodes, tmp_path)
 
         async def work() -> None:
@@ -194,16 +194,14 @@ def test_an_origin_that_cannot_be_read_leaves_no_report_and_no_stage(
         assert job.deliveries.reports.count == 0
 
 
-def test_a_cluster_that_does_not_answer_does_not_stop_the_reading(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    with fake_nodes(monkeypatch, tmp_path / "stores") as nodes:
+def test_a_cluster_that_does_not_answer_does_not_stop_the_reading(tmp_path: Path) -> None:
+    with fake_nodes(tmp_path / "stores") as nodes:
         job = Job(nodes, tmp_path)
 
         def refuse() -> Any:
             raise OriginError("the cluster could not be asked")
 
-        monkeypatch.setattr("hubdist.cluster.coordinator.origin_feed.alive_nodes", refuse)
+        nodes.cluster.list_nodes = refuse
 
         async def work() -> None:
             (await job.read()).settle()

@@ -12,6 +12,7 @@ from typing import Any, cast
 import pytest
 
 from hubdist.cluster.coordinator.agent_pool import AgentPool
+from hubdist.cluster.coordinator.cluster_view import ClusterView
 from hubdist.cluster.coordinator.job_pins import JobPins
 from hubdist.cluster.coordinator.probes import Probes
 from hubdist.cluster.coordinator.report_log import PINS_BYTES, ReportLog, newest, thinned
@@ -35,8 +36,9 @@ SOURCES = tuple((node.name, 12 * MIB) for node in NODES)
 @pytest.fixture
 def deliveries(tmp_path: Path) -> RouteRunner:
     pins = cast(JobPins, SimpleNamespace(nonces=Nonces(Store(tmp_path))))
-    agents = AgentPool(Config(), lambda *_: None)
-    return RouteRunner(pins, agents, cast(Probes, None), NODES[0], Config())
+    cluster = ClusterView(lambda: NODES)
+    agents = AgentPool(Config(), lambda *_: None, cluster)
+    return RouteRunner(pins, agents, cast(Probes, None), NODES[0], Config(), cluster=cluster)
 
 
 def report(number: int, node: Node, **changes: Any) -> NodeReport:

@@ -22,7 +22,7 @@ def test_an_unexpected_failure_for_one_node_is_in_its_report_alone(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, where: str
 ) -> None:
     """As it asks whose store the node shares, and as its agent is made."""
-    with fake_nodes(monkeypatch, tmp_path / "stores", "bad", "good") as nodes:
+    with fake_nodes(tmp_path / "stores", "bad", "good") as nodes:
         job = Job(nodes, tmp_path)
         failed: list[str] = []
 
@@ -65,9 +65,8 @@ def test_an_unexpected_failure_for_one_node_is_in_its_report_alone(
 def test_nodes_that_share_a_store_do_not_wait_for_one_that_gives_no_answer(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    with fake_nodes(monkeypatch, tmp_path / "stores", "gone", "waits") as nodes:
+    with fake_nodes(tmp_path / "stores", "gone", "waits") as nodes:
         job = Job(nodes, tmp_path)
-        monkeypatch.setattr(route_runner, "SILENT_S", 0.5)
         monkeypatch.setattr(route_runner, "_LOOK_S", 0.05)
 
         async def first(node: Node) -> Node:

@@ -13,12 +13,13 @@ from typing import Any
 
 import pytest
 
-from hubdist.cluster.agent import chunk_exchange
+from hubdist.cluster.calls import NodeLostError
 from hubdist.cluster.coordinator.progress import DeliveryStats
 from hubdist.cluster.coordinator.running import RunningDeliveries
 from hubdist.delivery.routes import Route
+from hubdist.errors import PeerError
 from hubdist.model.manifest import Manifest
-from tests.support.fake_agents import DRIVER, FakeNodes, fake_nodes, run
+from tests.support.fake_agents import DRIVER, QUICK, FakeNodes, fake_nodes, run, until
 
 MIB = 1 << 20
 SOON_S = 15.0
@@ -26,17 +27,17 @@ SOON_S = 15.0
 
 
 class Job:
-    """A job's transfers of one model, which the driver has."""
+    """A job's deliveries of one model, which the driver has."""
 
     def __init__(self, nodes: FakeNodes, mib: int = 12) -> None:
         self.nodes = nodes
         self.manifest = nodes.publish(DRIVER, {"saved_model.pb": os.urandom(mib * MIB)})
-        self.transfers = RunningDeliveries(nodes.nodes[DRIVER], nodes.agents, nodes.config)
+        self.deliveries = RunningDeliveries(nodes.nodes[DRIVER], nodes.agents, nodes.cluster, nodes.config, QUICK)
 
     async def bring(self, name: str, manifest: Manifest | None = None) -> DeliveryStats | None:
         node = self.nodes.nodes[name]
-        brought = await self.transfers.bring(manifest or self.manifest, node, Route.DRIVER, None)
-        self.transfers.note_holder(self.manifest.digest, node)
+        brought = await self.deliveries.join_delivery(manifest or self.manifest, node, Route.DRIVER, None)
+        self.deliveries.note_holder(self.manifest.digest, node)
         return brought
 
 
@@ -55,45 +56,41 @@ def stopping(nodes: FakeNodes, name: str, after: int) -> Callable[[str, tuple[An
     return stop
 
 
-def test_a_sender_that_stops_delays_others_by_seconds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    with fake_nodes(monkeypatch, tmp_path, "holder", "late") as nodes:
+def test_a_sender_that_stops_delays_others_by_seconds(tmp_path: Path) -> None:
+    with fake_nodes(tmp_path, "holder", "late") as nodes:
         job = Job(nodes)
 
         async def work() -> None:
             assert await job.bring("holder")
-            nodes.before["give"] = stopping(nodes, "holder", 2)
+            nodes.before["send"] = stopping(nodes, "holder", 2)
             begin = time.monotonic()
             brought = await job.bring("late")
             assert time.monotonic() - begin < SOON_S
             assert brought is not None
             assert "node driver" in dict(brought.sources)
             assert sum(size for _, size in brought.sources) == 12 * MIB
-            windows = job.transfers._means.windows
+            windows = job.deliveries._context.windows
             assert windows.used("late") == windows.used("holder") == (0, 0)
 
         run(work)
         assert nodes.has("late", job.manifest)
 
 
-def test_what_was_asked_of_a_silent_sender_is_given_up_where_it_is_awaited(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    with fake_nodes(monkeypatch, tmp_path, "holder", "late") as nodes:
+def test_what_was_asked_of_a_silent_sender_is_given_up_where_it_is_awaited(tmp_path: Path) -> None:
+    with fake_nodes(tmp_path, "holder", "late") as nodes:
         job = Job(nodes)
 
         async def work() -> None:
             assert await job.bring("holder")
-            nodes.before["give"] = stopping(nodes, "holder", 0)
+            nodes.before["send"] = stopping(nodes, "holder", 0)
             await job.bring("late")
-            assert nodes.calls["late", "give_up"] == 1
+            assert nodes.calls["late", "cancel_requests"] == 1
 
         run(work)
 
 
-def test_a_receiver_that_stops_delays_others_by_seconds_and_goes_on_when_it_wakes(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    with fake_nodes(monkeypatch, tmp_path, "stops", "other") as nodes:
+def test_a_receiver_that_stops_delays_others_by_seconds_and_goes_on_when_it_wakes(tmp_path: Path) -> None:
+    with fake_nodes(tmp_path, "stops", "other") as nodes:
         job = Job(nodes)
         nodes.before["fetch"] = stopping(nodes, "stops", 1)
 
@@ -112,30 +109,28 @@ def test_a_receiver_that_stops_delays_others_by_seconds_and_goes_on_when_it_wake
         assert nodes.has("other", job.manifest)
 
 
-def test_a_node_that_never_wakes_is_given_up_with_an_error_that_says_so(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    with fake_nodes(monkeypatch, tmp_path, "stops", chunk_timeout_s=1) as nodes:
+def test_a_node_that_never_wakes_is_given_up_with_an_error_that_says_so(tmp_path: Path) -> None:
+    with fake_nodes(tmp_path, "stops", chunk_timeout_s=1) as nodes:
         job = Job(nodes)
         nodes.before["fetch"] = stopping(nodes, "stops", 1)
 
         async def work() -> None:
-            transfer = job.transfers._begin(job.manifest, list(nodes.nodes.values()), None)
-            async with transfer.use():
-                bringing = asyncio.create_task(transfer._bring(nodes.nodes["stops"]))
+            delivery = job.deliveries._start_run(job.manifest, list(nodes.nodes.values()), None)
+            async with delivery.use():
+                bringing = asyncio.create_task(delivery._receive_once(nodes.nodes["stops"]))
                 with pytest.raises(Exception, match=r"the node gave no answer for \d+ s; on node node stops"):
                     await asyncio.wait_for(bringing, SOON_S)
 
         run(work)
 
 
-def test_a_slow_sender_that_lives_is_not_given_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    with fake_nodes(monkeypatch, tmp_path, "holder", "late") as nodes:
+def test_a_slow_sender_that_lives_is_not_given_up(tmp_path: Path) -> None:
+    with fake_nodes(tmp_path, "holder", "late") as nodes:
         job = Job(nodes, mib=4)
 
         async def work() -> None:
             assert await job.bring("holder")
-            nodes.before["give"] = lambda name, _: time.sleep(1.5 if name == "holder" else 0)
+            nodes.before["send"] = lambda name, _: time.sleep(1.5 if name == "holder" else 0)
             brought = await job.bring("late")
             assert brought is not None
             assert brought.retries == 0
@@ -143,19 +138,17 @@ def test_a_slow_sender_that_lives_is_not_given_up(monkeypatch: pytest.MonkeyPatc
 
         run(work)
         assert nodes.calls["holder", "answer"] > 0
-        assert nodes.calls["late", "give_up"] == 0
+        assert nodes.calls["late", "cancel_requests"] == 0
 
 
-def test_all_deliveries_to_a_node_together_stay_within_in_flight_bytes(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    with fake_nodes(monkeypatch, tmp_path, "a", "b", in_flight_bytes=4 * MIB) as nodes:
+def test_all_deliveries_to_a_node_together_stay_within_in_flight_bytes(tmp_path: Path) -> None:
+    with fake_nodes(tmp_path, "a", "b", in_flight_bytes=4 * MIB) as nodes:
         job = Job(nodes)
         models = [nodes.publish(DRIVER, {"saved_model.pb": os.urandom(3 * MIB)}) for _ in range(20)]
         under_way: Counter[str] = Counter()
         most: Counter[str] = Counter()
         guard = threading.Lock()
-        real = chunk_exchange.fetch
+        real = nodes.request
 
         def fetch(sender: Any, delivery: str, part: Any, timeout_s: float) -> bytearray:
             ends = (f"from {sender.agent.decode()}", threading.current_thread().name)
@@ -172,7 +165,7 @@ def test_all_deliveries_to_a_node_together_stay_within_in_flight_bytes(
                         under_way[end] -= part.chunk.size
             return data
 
-        monkeypatch.setattr(chunk_exchange, "fetch", fetch)
+        nodes.request = fetch
 
         async def work() -> None:
             await asyncio.gather(*(job.bring(name, model) for model in models for name in ("a", "b")))
@@ -183,10 +176,8 @@ def test_all_deliveries_to_a_node_together_stay_within_in_flight_bytes(
         assert max(most.values()) == most["from driver"] == 4 * MIB
 
 
-def test_a_node_that_hands_on_and_asks_again_keeps_what_it_holds(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    with fake_nodes(monkeypatch, tmp_path, "near", "late") as nodes:
+def test_a_node_that_hands_on_and_asks_again_keeps_what_it_holds(tmp_path: Path) -> None:
+    with fake_nodes(tmp_path, "near", "late") as nodes:
         job = Job(nodes)
         asked, go_on = threading.Event(), threading.Event()
 
@@ -196,13 +187,13 @@ def test_a_node_that_hands_on_and_asks_again_keeps_what_it_holds(
                 assert go_on.wait(30)
 
         async def work() -> None:
-            transfer = job.transfers._begin(job.manifest, list(nodes.nodes.values()), None)
-            async with transfer.use():
-                assert await transfer.bring(nodes.nodes["near"])
-                nodes.before["give"] = wait
-                late = asyncio.create_task(transfer.bring(nodes.nodes["late"]))
+            delivery = job.deliveries._start_run(job.manifest, list(nodes.nodes.values()), None)
+            async with delivery.use():
+                assert await delivery.receive(nodes.nodes["near"])
+                nodes.before["send"] = wait
+                late = asyncio.create_task(delivery.receive(nodes.nodes["late"]))
                 assert await asyncio.to_thread(asked.wait, 30)
-                assert await transfer.bring(nodes.nodes["near"]) is None  # while the late one is served by it
+                assert await delivery.receive(nodes.nodes["near"]) is None  # while the late one is served by it
                 go_on.set()
                 brought = await late
                 assert brought is not None
@@ -212,10 +203,8 @@ def test_a_node_that_hands_on_and_asks_again_keeps_what_it_holds(
         run(work)
 
 
-def test_a_node_that_nobody_waits_for_any_more_keeps_nobody_waiting(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    with fake_nodes(monkeypatch, tmp_path, "left", "other") as nodes:
+def test_a_node_that_nobody_waits_for_any_more_keeps_nobody_waiting(tmp_path: Path) -> None:
+    with fake_nodes(tmp_path, "left", "other") as nodes:
         job = Job(nodes, mib=4)
         asked, go_on = threading.Event(), threading.Event()
 
@@ -227,22 +216,22 @@ def test_a_node_that_nobody_waits_for_any_more_keeps_nobody_waiting(
         nodes.before["fetch"] = wait
 
         async def work() -> None:
-            transfer = job.transfers._begin(job.manifest, list(nodes.nodes.values()), None)
-            async with transfer.use():
-                left = asyncio.create_task(transfer._bring(nodes.nodes["left"]))
+            delivery = job.deliveries._start_run(job.manifest, list(nodes.nodes.values()), None)
+            async with delivery.use():
+                left = asyncio.create_task(delivery._receive_once(nodes.nodes["left"]))
                 assert await asyncio.to_thread(asked.wait, 30)
                 left.cancel()
                 with pytest.raises(asyncio.CancelledError):
                     await left
-                assert await transfer.bring(nodes.nodes["other"])
+                assert await delivery.receive(nodes.nodes["other"])
             go_on.set()
 
         run(work)
         assert nodes.has("other", job.manifest)
 
 
-def test_a_delivery_whose_agent_cannot_be_made_fails_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    with fake_nodes(monkeypatch, tmp_path, "good", "bad") as nodes:
+def test_a_delivery_whose_agent_cannot_be_made_fails_alone(tmp_path: Path) -> None:
+    with fake_nodes(tmp_path, "good", "bad") as nodes:
         job = Job(nodes)
         make = nodes.agents._make_agent
 
@@ -257,5 +246,57 @@ def test_a_delivery_whose_agent_cannot_be_made_fails_alone(monkeypatch: pytest.M
             results = await asyncio.gather(job.bring("bad"), job.bring("good"), return_exceptions=True)
             assert isinstance(results[0], RuntimeError)
             assert isinstance(results[1], DeliveryStats)
+
+        run(work)
+
+
+def test_an_unexpected_error_of_an_agent_is_reported_by_its_type_and_never_by_its_text(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with fake_nodes(tmp_path, "a") as nodes:
+        job = Job(nodes, mib=1)
+        url = "https://host/model?token=secret"
+
+        def fail(_: str, __: tuple[Any, ...]) -> None:
+            raise RuntimeError(url)
+
+        nodes.before["fetch"] = fail
+
+        async def work() -> None:
+            with pytest.raises(PeerError, match="unexpected RuntimeError in the delivery") as raised:
+                await job.bring("a")
+            assert "token=secret" not in str(raised.value)
+
+        run(work)
+        assert "unexpected RuntimeError in the delivery to node a" in caplog.text
+        assert "delivery_run.py" in caplog.text
+        assert "token=secret" not in caplog.text
+
+
+def test_a_node_that_has_left_the_cluster_is_given_up_at_once(tmp_path: Path) -> None:
+    with fake_nodes(tmp_path, "left", "other") as nodes:
+        job = Job(nodes)
+        nodes.before["fetch"] = stopping(nodes, "left", 1)
+        everybody = nodes.cluster.list_nodes
+
+        async def work() -> None:
+            left = asyncio.create_task(job.bring("left"))
+            await until(lambda: nodes.calls["left", "fetch"] > 1)
+            nodes.cluster.list_nodes = lambda: [node for node in everybody() if node.id != "left"]
+            with pytest.raises(NodeLostError, match="the node is gone; on node node left"):
+                await asyncio.wait_for(left, SOON_S)
+            assert await job.bring("other")
+
+        run(work)
+
+
+def test_the_last_to_leave_a_delivery_lets_every_agent_forget_it(tmp_path: Path) -> None:
+    with fake_nodes(tmp_path, "a", "b") as nodes:
+        job = Job(nodes, mib=2)
+
+        async def work() -> None:
+            await asyncio.gather(job.bring("a"), job.bring("b"))
+            assert not job.deliveries.active
+            await until(lambda: all(nodes.calls[name, "forget"] == 1 for name in (DRIVER, "a", "b")))
 
         run(work)

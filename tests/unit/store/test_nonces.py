@@ -12,8 +12,8 @@ from typing import Any, cast
 
 import pytest
 
-from hubdist.cluster.coordinator import store_groups
 from hubdist.cluster.coordinator.agent_pool import AgentPool
+from hubdist.cluster.coordinator.cluster_view import ClusterView
 from hubdist.cluster.coordinator.job_pins import JobPins
 from hubdist.cluster.coordinator.probes import Probes
 from hubdist.cluster.coordinator.route_runner import RouteRunner
@@ -77,13 +77,13 @@ def test_where_nothing_can_be_written_no_nonce_is_shown_and_none_found(nonces: N
 class Disks:
     """Agents that look into directories of this machine, as nodes with these disks would."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, **disks: Path) -> None:
+    def __init__(self, **disks: Path) -> None:
         self.disks = disks
         self.losses: Counter[str] = Counter()
         self.calls: Counter[str] = Counter()
         self.alive = set(disks)
         self.lost: set[str] = set()
-        monkeypatch.setattr(store_groups, "alive_nodes", lambda: [node(name) for name in self.alive])
+        self.cluster = ClusterView(lambda: [node(name) for name in self.alive])
 
     async def call(self, node: Node, method: str, *args: Any, timeout_s: float) -> Any:
         self.calls[node.id] += 1
@@ -94,7 +94,7 @@ class Disks:
         return nonces.show() if method == "show_nonce" else nonces.find(*args)
 
     def stores(self) -> StoreGroups:
-        return StoreGroups(node("driver"), cast(AgentPool, self), Nonces(Store(self.disks["driver"])))
+        return StoreGroups(node("driver"), cast(AgentPool, self), Nonces(Store(self.disks["driver"])), self.cluster)
 
 
 def node(name: str) -> Node:
@@ -108,21 +108,19 @@ def ask(stores: StoreGroups, *names: str) -> list[str]:
     return [first.id for first in asyncio.run(together())]
 
 
-def test_a_node_that_sees_the_drivers_store_needs_nothing_of_its_own(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_node_that_sees_the_drivers_store_needs_nothing_of_its_own(tmp_path: Path) -> None:
     home = tmp_path / "home"
-    disks = Disks(monkeypatch, driver=home, a=home, b=tmp_path / "b")
+    disks = Disks(driver=home, a=home, b=tmp_path / "b")
     stores = disks.stores()
     assert ask(stores, "a", "driver", "b") == ["driver", "driver", "b"]
     assert stores.reason(node("driver")) == "it shares the driver's store"
     assert list((home / "nonces").iterdir()) == []  # what was shown for the question is gone
 
 
-def test_of_nodes_that_share_a_store_one_is_first_whoever_asks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_of_nodes_that_share_a_store_one_is_first_whoever_asks(tmp_path: Path) -> None:
     nfs, other = tmp_path / "nfs", tmp_path / "other"
     names = [f"n{number}" for number in range(6)]
-    disks = Disks(monkeypatch, driver=tmp_path / "driver", **{name: (nfs, other)[int(name[1]) % 2] for name in names})
+    disks = Disks(driver=tmp_path / "driver", **{name: (nfs, other)[int(name[1]) % 2] for name in names})
     stores = disks.stores()
     firsts = ask(stores, *names)
     assert len(set(firsts[::2])) == 1
@@ -133,20 +131,16 @@ def test_of_nodes_that_share_a_store_one_is_first_whoever_asks(monkeypatch: pyte
     assert stores.reason(node(firsts[0])) == f"it shares the store of node {firsts[0]}"
 
 
-def test_a_store_that_was_copied_with_its_nonces_is_another_one(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_store_that_was_copied_with_its_nonces_is_another_one(tmp_path: Path) -> None:
     Nonces(Store(tmp_path / "driver")).show()
-    disks = Disks(monkeypatch, driver=tmp_path / "driver", a=tmp_path / "a", b=tmp_path / "b")
+    disks = Disks(driver=tmp_path / "driver", a=tmp_path / "a", b=tmp_path / "b")
     for copy in ("a", "b"):
         shutil.copytree(tmp_path / "driver", tmp_path / copy)
     assert ask(disks.stores(), "a", "b") == ["a", "b"]
 
 
-def test_a_node_is_asked_once_and_again_when_its_agent_was_lost(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    disks = Disks(monkeypatch, driver=tmp_path / "driver", a=tmp_path / "a")
+def test_a_node_is_asked_once_and_again_when_its_agent_was_lost(tmp_path: Path) -> None:
+    disks = Disks(driver=tmp_path / "driver", a=tmp_path / "a")
     stores = disks.stores()
     assert ask(stores, "a", "a") == ["a", "a"]
     asked = disks.calls["a"]
@@ -157,30 +151,26 @@ def test_a_node_is_asked_once_and_again_when_its_agent_was_lost(
     assert ask(stores, "a") == ["driver"]
 
 
-def test_a_node_that_is_gone_is_first_for_nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_node_that_is_gone_is_first_for_nobody(tmp_path: Path) -> None:
     nfs = tmp_path / "nfs"
-    disks = Disks(monkeypatch, driver=tmp_path / "driver", a=nfs, b=nfs, c=nfs)
+    disks = Disks(driver=tmp_path / "driver", a=nfs, b=nfs, c=nfs)
     stores = disks.stores()
     assert ask(stores, "a") + ask(stores, "b", "c") == ["a", "a", "a"]
     disks.alive.remove("a")
     assert ask(stores, "b", "c") in (["b", "b"], ["c", "c"])  # whose answer came first
 
 
-def test_the_first_node_stays_the_first_when_its_agent_was_lost(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_the_first_node_stays_the_first_when_its_agent_was_lost(tmp_path: Path) -> None:
     nfs = tmp_path / "nfs"
-    disks = Disks(monkeypatch, driver=tmp_path / "driver", a=nfs, b=nfs)
+    disks = Disks(driver=tmp_path / "driver", a=nfs, b=nfs)
     stores = disks.stores()
     assert ask(stores, "a") + ask(stores, "b") == ["a", "a"]
     disks.losses["a"] += 1
     assert ask(stores, "a", "b") == ["a", "a"]
 
 
-def test_a_node_that_cannot_be_asked_is_an_error_that_is_not_kept(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    disks = Disks(monkeypatch, driver=tmp_path / "driver", a=tmp_path / "a")
+def test_a_node_that_cannot_be_asked_is_an_error_that_is_not_kept(tmp_path: Path) -> None:
+    disks = Disks(driver=tmp_path / "driver", a=tmp_path / "a")
     stores = disks.stores()
     disks.lost.add("a")
     with pytest.raises(PeerError):
@@ -190,12 +180,10 @@ def test_a_node_that_cannot_be_asked_is_an_error_that_is_not_kept(
 
 
 @pytest.mark.parametrize("name", ["driver", "a"])
-def test_a_store_that_cannot_show_a_nonce_is_shared_by_nobody(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
-) -> None:
+def test_a_store_that_cannot_show_a_nonce_is_shared_by_nobody(tmp_path: Path, name: str) -> None:
     home = tmp_path / "home"
     (Store(home).root / "nonces").write_bytes(b"")
-    disks = Disks(monkeypatch, driver=home, a=home)
+    disks = Disks(driver=home, a=home)
     assert ask(disks.stores(), name) == [name]
     remove_tree(home)
 
@@ -205,7 +193,7 @@ def test_who_shares_a_store_waits_for_the_first_and_receives_if_that_does_not_he
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, fails: bool, sees: bool
 ) -> None:
     nfs = tmp_path / "nfs"
-    disks = Disks(monkeypatch, driver=tmp_path / "driver", a=nfs, b=nfs)
+    disks = Disks(driver=tmp_path / "driver", a=nfs, b=nfs)
     delivered = []
 
     class Agent(Disks):
@@ -220,9 +208,9 @@ def test_who_shares_a_store_waits_for_the_first_and_receives_if_that_does_not_he
         return NodeReport(to.id, to.name, handle, str(digest), Route.DRIVER, "", bytes_received=9, error=error)
 
     async def bring() -> list[NodeReport]:
-        agents = cast(AgentPool, Agent(monkeypatch, **disks.disks))
+        agents = cast(AgentPool, Agent(**disks.disks))
         pins = cast(JobPins, SimpleNamespace(nonces=Nonces(Store(tmp_path / "driver"))))
-        deliveries = RouteRunner(pins, agents, cast(Probes, None), node("driver"), Config())
+        deliveries = RouteRunner(pins, agents, cast(Probes, None), node("driver"), Config(), cluster=disks.cluster)
         monkeypatch.setattr(deliveries, "_deliver", deliver)
         assert await deliveries._stores.first(node("a")) == node("a")
         return await asyncio.gather(*(deliveries.bring(Digest("0" * 64), "model", node(name), None) for name in "ba"))
