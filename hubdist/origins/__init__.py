@@ -51,7 +51,7 @@ def open_origin(
         HandleError: The package that this kind needs is not installed, or a path is neither a file nor a directory.
         ModelNotFoundError, AccessDeniedError: A path does not exist or may not be read. Other origins find this out
             when they fetch.
-        HubdistError: The storage of a TREE handle cannot be opened; see `hubdist.remote.tree.Tree` for the kinds.
+        ResolveError, TransferError: The storage of a TREE handle cannot be opened.
     """
     until = Deadline(settings.deadlines.total_s) if deadline is None else deadline
     return call_foreign(lambda: _open(handle, settings, scratch, until), handle.redacted)

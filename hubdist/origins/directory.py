@@ -138,7 +138,7 @@ def open_object(
     Raises:
         ModelNotFoundError: No object is there.
         OriginError: The object changed while the block ran.
-        HubdistError: The object cannot be read; see `Tree` for the kinds.
+        ResolveError, TransferError: The object cannot be read.
     """
     with RemoteTree(handle, deadlines, deadline, max_bytes=max_bytes) as tree:
         before = tree.look()

@@ -54,7 +54,8 @@ def copy_remote(
         IntegrityError: The files are not the manifest's; the message names the object's URL, and both digests where
             the content differs.
         TransferTimeoutError: The time is over.
-        HubdistError: The files cannot be read (see `Tree` for the kinds), or `write_chunk` raised the error.
+        ResolveError, TransferError: The files cannot be read.
+        Exception: What `write_chunk` raised.
     """
     with open_tree(copy.url, deadlines, max_bytes=max_bytes) as tree:
         _check_listing(tree, copy, manifest, max_digest_bytes)
@@ -99,7 +100,7 @@ class CopyReader:
 
     Raises:
         IntegrityError: The copy does not have the manifest's files.
-        HubdistError: The directory cannot be opened; see `Tree` for the kinds.
+        ResolveError, TransferError: The directory cannot be opened.
     """
 
     def __init__(
@@ -120,7 +121,7 @@ class CopyReader:
 
         Raises:
             IntegrityError: A file's version is gone, or a file is too short.
-            HubdistError: A file cannot be read; see `Tree` for the kinds.
+            ResolveError, TransferError: A file cannot be read.
         """
         at = 0
         for piece in chunk.pieces:

@@ -101,7 +101,7 @@ class FsspecClient:
 
         Raises:
             FileExistsError: As the method raised it.
-            HubdistError: The translation of any other error; see `Tree` for the kinds.
+            ResolveError, TransferError: The translation of any other error.
         """
         function = self._function(method)
         deadline = self._deadline or Deadline(self._deadlines.total_s)
@@ -126,7 +126,7 @@ class FsspecClient:
             version: The generation to read on gs://; other file systems have no such option and read any.
 
         Raises:
-            HubdistError: The file cannot be read; see `Tree` for the kinds.
+            ResolveError, TransferError: The file cannot be read.
         """
         options = dict(self._range_options)
         if version and "gs" in self.files.protocol:
@@ -160,7 +160,7 @@ class FsspecClient:
 
         Raises:
             FileExistsError: Something is there and `create` is set.
-            HubdistError: The file cannot be written; see `Tree` for the kinds.
+            ResolveError, TransferError: The file cannot be written.
         """
         method = "pipe_file" if isinstance(body, bytes) else "put_file"
         known = inspect.signature(self._function(method)).parameters

@@ -1,4 +1,4 @@
-"""The fsspec file system that a handle names, with everything in its URL that says where it is."""
+"""Open the fsspec file system that a handle names, with account, host and user from the URL, for `FsspecClient`."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def open_files(handle: Handle, deadlines: Deadlines) -> tuple[Any, str]:
     except HandleError:
         raise
     except ValueError as error:
-        what = f"cannot be opened with what is set on this node ({type(error).__name__} of its package)"
+        what = f"cannot be opened with the settings of this node ({type(error).__name__} of its package)"
         advice = "Set account, endpoint and credentials as the package for this storage wants them."
     raise HandleError(f"{scheme}:// {what}", advice=advice, handle=handle.redacted)
 
@@ -107,7 +107,7 @@ def _check_account(files: Any, named: dict[str, Any], handle: Handle) -> None:
     opened = getattr(getattr(files, "service_client", None), "account_name", None)
     if account is not None and opened not in (None, account):
         raise HandleError(
-            f"the handle names the account {account}, and what is set on this node leads to the account {opened}",
+            f"the handle names the account {account}, but the settings of this node choose the account {opened}",
             advice="Unset AZURE_STORAGE_CONNECTION_STRING, or set it to that account's.",
             handle=handle.redacted,
         )

@@ -174,7 +174,7 @@ class GcsContents:
 
         Raises:
             FileExistsError: Something is there and `create` is set.
-            HubdistError: The object cannot be written; see `Tree` for the kinds.
+            ResolveError, TransferError: The object cannot be written.
         """
         redacted = self._url(name)
         self._call(lambda: self._client.put(name, body, redacted, create=create), redacted, verb="written")

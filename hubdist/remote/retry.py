@@ -43,7 +43,7 @@ def call_storage(
     Raises:
         FileExistsError, StorageAnswer: As the attempt raised it.
         TransferTimeoutError: The deadline passed, or the last try got no byte in time.
-        HubdistError: What the attempt raised, or the translation of a library's error; see `Tree` for the kinds.
+        ResolveError, TransferError: What the attempt raised, or the translation of a library's error.
     """
     until = Deadline(deadlines.total_s) if deadline is None else deadline
     until.check(redacted)

@@ -73,7 +73,7 @@ def list_copy(url: str, deadlines: Deadlines, *, max_bytes: int | None = None) -
 
     Raises:
         ModelNotFoundError: The directory holds no files, or does not exist.
-        HubdistError: The directory cannot be read; see `Tree` for the kinds.
+        ResolveError, TransferError: The directory cannot be read.
     """
     with open_tree(url, deadlines, max_bytes=max_bytes) as tree:
         return RemoteCopy(url, _list_files(tree))
@@ -91,7 +91,7 @@ def check_copy(copy: RemoteCopy, deadlines: Deadlines, *, max_bytes: int | None 
 
     Raises:
         IntegrityError: A file was added, removed or replaced; the error names the file.
-        HubdistError: The directory cannot be read; see `Tree` for the kinds.
+        ResolveError, TransferError: The directory cannot be read.
     """
     with open_tree(copy.url, deadlines, max_bytes=max_bytes) as tree:
         found = tree.listing()
@@ -138,7 +138,7 @@ def probe(place: RemoteCopy | str, deadlines: Deadlines, *, timeout_s: float, ma
 
     Raises:
         TransferTimeoutError: There was no answer in time.
-        HubdistError: The directory cannot be read; see `Tree` for the kinds.
+        ResolveError, TransferError: The directory cannot be read.
     """
     url = place if isinstance(place, str) else place.url
     quick = replace(deadlines, retries=0, total_s=timeout_s, stall_s=timeout_s)

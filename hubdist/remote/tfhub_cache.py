@@ -36,7 +36,7 @@ def find_on_storage(handle: Handle, tree: Tree, url: str) -> RemoteCopy | None:
         url: The directory's URL.
 
     Raises:
-        HubdistError: The directory cannot be read; see `Tree` for the kinds.
+        ResolveError, TransferError: The directory cannot be read.
     """
     for folder in _folders(handle):
         try:

@@ -89,7 +89,7 @@ class SharedCache:
         """The snapshot with this digest, or None; a damaged snapshot is not a hit, and is logged.
 
         Raises:
-            HubdistError: The cache cannot be read; see `Tree` for the kinds.
+            ResolveError, TransferError: The cache cannot be read.
         """
         with self._open() as tree:
             try:
@@ -102,7 +102,7 @@ class SharedCache:
         """The digest that this handle stood for when it was last put into the cache, or None.
 
         Raises:
-            HubdistError: The cache cannot be read; see `Tree` for the kinds.
+            ResolveError, TransferError: The cache cannot be read.
         """
         with self._open() as tree:
             data = tree.load(pointer_path(handle))
@@ -117,7 +117,7 @@ class SharedCache:
         """The complete copy of a handle that TensorFlow Hub wrote into this directory, or None; nobody has digested it.
 
         Raises:
-            HubdistError: The cache cannot be read; see `Tree` for the kinds.
+            ResolveError, TransferError: The cache cannot be read.
         """
         with self._open() as tree:
             return tfhub_cache.find_on_storage(handle, tree, self.url)
@@ -132,7 +132,7 @@ class SharedCache:
         Raises:
             AccessDeniedError: The cache may not be written, or is used read-only.
             OriginError: Another process keeps changing the snapshot's folder.
-            HubdistError: The cache cannot be reached; see `Tree` for the kinds.
+            ResolveError, TransferError: The cache cannot be reached.
         """
         if self._read_only:
             raise AccessDeniedError(

@@ -69,7 +69,8 @@ def hold_lease(
 
     Raises:
         ValueError: The name is not allowed.
-        HubdistError: The directory cannot be read or written (see `Tree` for the kinds), or `done` raised the error.
+        ResolveError, TransferError: The directory cannot be read or written.
+        Exception: What `done` raised.
     """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         raise ValueError(f"not a name of a lease: {name!r}")

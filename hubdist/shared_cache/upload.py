@@ -38,7 +38,7 @@ def fill_folder(tree: Tree, folder: str, snapshot: Snapshot, in_flight_bytes: in
     Raises:
         OriginError: Another process keeps changing the folder.
         DigestMismatchError: The snapshot itself is damaged.
-        HubdistError: The storage refuses; see `Tree` for the kinds.
+        ResolveError, TransferError: The storage refuses.
     """
     uploader = _Uploader(tree, folder, snapshot)
     uploads = max(1, min(_MAX_UPLOADS, in_flight_bytes // READ_BYTES))

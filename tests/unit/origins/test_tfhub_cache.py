@@ -131,6 +131,15 @@ def test_an_incomplete_entry_is_not_used(
     assert_hub_is_asked(hub, handle, tmp_path, cache, caplog)
 
 
+def test_an_entry_that_tensorflow_hub_is_writing_is_not_used(
+    hub: LoopbackHub, tmp_path: Path, cache: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    handle = hub.add_model("google/words/1", FROM_HUB)
+    folder = fill_cache(cache, handle, CACHED)
+    folder.with_name(f"{folder.name}.lock").write_text("host.4711")
+    assert_hub_is_asked(hub, handle, tmp_path, cache, caplog)
+
+
 @pytest.mark.tf
 def test_an_entry_without_one_variables_file_is_not_used(
     hub: LoopbackHub, tmp_path: Path, cache: Path, models: Path, caplog: pytest.LogCaptureFixture
