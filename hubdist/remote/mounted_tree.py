@@ -78,6 +78,25 @@ class MountedTree(Tree):
         if version and found != version:
             raise IntegrityError(f"{target} was replaced or written to: it changed at {found}, not at {version} ns")
 
+    def fetch(self, path: str, start: int, end: int) -> bytes:
+        """Read a range of a file into memory; without the copy that `read` makes of it.
+
+        Args:
+            path: The file.
+            start: Offset of the first byte.
+            end: Offset behind the last byte.
+
+        Raises:
+            LengthMismatchError: The file ends before `end`.
+        """
+        target = self._root / path
+        with self._errors(target, "read"), target.open("rb") as file:
+            file.seek(start)
+            data = file.read(end - start)
+        if len(data) != end - start:
+            raise LengthMismatchError(f"{target} ends at byte {start + len(data)}")
+        return data
+
     def load(self, path: str) -> bytes | None:
         """A small file as a whole, or None."""
         target = self._root / path

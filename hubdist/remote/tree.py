@@ -252,7 +252,10 @@ class _FileStream:
             if len(data) != end - self._at:
                 redacted = self._tree.url(self._path)
                 raise OriginError(f"{redacted} ended at byte {self._at + len(data)} of {self._size}")
-            self._buffer, self._at = memoryview(data), end
+            self._at = end
+            if len(data) <= size:
+                return data  # without a copy, which costs time with large files
+            self._buffer = memoryview(data)
         data, self._buffer = bytes(self._buffer[:size]), self._buffer[size:]
         return data
 

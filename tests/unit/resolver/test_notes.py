@@ -141,13 +141,13 @@ def test_a_stale_cache_of_tensorflow_hub_is_passed_by(
     folder = tmp_path / "tfhub" / hashlib.sha1(handle.encode(), usedforsecurity=False).hexdigest()
     folder.mkdir(parents=True)
     (folder / "saved_model.pb").write_bytes(b"cut short")
-    read_into = MountedTree.read_into
+    fetch = MountedTree.fetch
 
-    def grow(self: MountedTree, path: str, start: int, view: memoryview, version: str = "") -> None:
+    def grow(self: MountedTree, path: str, start: int, end: int) -> bytes:
         (folder / "saved_model.pb").write_bytes(b"written to")
-        read_into(self, path, start, view, version)
+        return fetch(self, path, start, end)
 
-    monkeypatch.setattr(MountedTree, "read_into", grow)
+    monkeypatch.setattr(MountedTree, "fetch", grow)
     found = resolve(tmp_path, handle, tfhub_cache_dir=str(tmp_path / "tfhub"))
     assert found.source == "origin"
 
