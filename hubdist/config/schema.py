@@ -426,7 +426,12 @@ class Config(BaseModel):
     @property
     def deadlines(self) -> Deadlines:
         """The limits for reads of origins and storage."""
-        return Deadlines(self.connect_timeout_s, self.stall_timeout_s, self.timeout_s, self.retries)
+        return Deadlines(
+            connect_s=self.connect_timeout_s,
+            stall_s=self.stall_timeout_s,
+            total_s=self.timeout_s,
+            retries=self.retries,
+        )
 
     @property
     def fingerprint(self) -> str:

@@ -30,8 +30,8 @@ from hubdist.system.deadline import Deadline, Deadlines
 from tests.support.gcs import FakeGcs, fake_gcs, gcs_environment
 from tests.support.gcs_proxy import GcsProxy
 from tests.support.places import GcsPlace, MemoryPlace, MountedPlace, Place, put_all
+from tests.support.shared_cache_filler_process import HANDLE
 from tests.support.shared_cache_fillers import DEADLINES, IN_FLIGHT, cache_at, check_filled, filler, publish, read_back
-from tests.support.shared_filler import HANDLE
 
 BUCKET = "shared"
 FILES = {"saved_model.pb": os.urandom(70_000), "assets/words.txt": b"one\ntwo\n", "assets/empty": b""}

@@ -17,8 +17,8 @@ from hubdist.shared_cache.lease import LeaseTimes
 from tests.support.gcs import FakeGcs, fake_gcs
 from tests.support.gcs_proxy import GcsProxy
 from tests.support.places import GcsPlace
+from tests.support.shared_cache_filler_process import fill
 from tests.support.shared_cache_fillers import Filler, cache_at, check_filled, filler, publish, read_back
-from tests.support.shared_filler import fill
 
 BUCKET = "killed"
 FILES = {"saved_model.pb": os.urandom(70_000), "assets/words.txt": b"one\ntwo\n", "assets/empty": b""}

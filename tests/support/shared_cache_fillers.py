@@ -16,7 +16,7 @@ from hubdist.store.store import Store
 from hubdist.system.deadline import Deadlines
 from tests.support import REPOSITORY
 from tests.support.places import Place
-from tests.support.shared_filler import HANDLE
+from tests.support.shared_cache_filler_process import HANDLE
 
 DEADLINES = Deadlines(stall_s=20, retries=1)
 IN_FLIGHT = 4 << 20
@@ -72,7 +72,7 @@ def check_filled(place: Place, digest: Digest, files: Mapping[str, bytes]) -> No
 
 
 class Filler:
-    """A process of `tests.support.shared_filler`; one fill at a time."""
+    """A process of `tests.support.shared_cache_filler_process`; one fill at a time."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
@@ -90,7 +90,7 @@ class Filler:
 def filler() -> Iterator[Filler]:
     """Start a process that fills."""
     with subprocess.Popen(
-        [sys.executable, "-m", "tests.support.shared_filler"],
+        [sys.executable, "-m", "tests.support.shared_cache_filler_process"],
         cwd=REPOSITORY,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
