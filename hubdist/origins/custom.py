@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-from hubdist.config.schema import Config
 from hubdist.errors import TransferTimeoutError
 from hubdist.model.handle import Handle
 from hubdist.model.listing import check_versions
-from hubdist.model.source import FileSink, SourceFile, copy_source
+from hubdist.model.source import FileSink, Source, SourceFile, copy_source
 from hubdist.origins.base import Origin
 from hubdist.system.deadline import Deadline
 from hubdist.system.threads import Worker
@@ -20,18 +19,18 @@ _T = TypeVar("_T")
 class CustomOrigin(Origin):
     """A `Source` that the user registered for a scheme.
 
-    All of its functions are called in one thread of their own, for they may hang: then that thread is left behind.
+    One separate thread calls all functions of the source, because they may hang; then the thread is left behind.
 
     Args:
-        handle: Of kind CUSTOM.
-        config: The user's own origins.
-        deadline: When all of it must have been read.
+        handle: A handle of kind CUSTOM.
+        make: The user's function, which makes the source from the handle's text.
+        deadline: When everything must have been read.
     """
 
-    def __init__(self, handle: Handle, config: Config, deadline: Deadline) -> None:
+    def __init__(self, handle: Handle, make: Callable[[str], Source], deadline: Deadline) -> None:
         super().__init__(handle.redacted, deadline)
         self._text = handle.text
-        self._make = config.origins[handle.scheme]
+        self._make = make
         self._worker = Worker(f"hubdist-{handle.scheme}")
 
     def _fetch(self, sink: FileSink) -> None:
@@ -39,7 +38,7 @@ class CustomOrigin(Origin):
             source = self._call(lambda: self._make(self._text))
             files = self._call(lambda: list(source.entries()))
             check_versions([file.path for file in files], self.redacted)
-            copy_source(_Called(source.read, self), sink, files)
+            copy_source(_ThreadedSource(source.read, self), sink, files)
         finally:
             self._worker.close()
 
@@ -53,15 +52,15 @@ class CustomOrigin(Origin):
         raise TransferTimeoutError(f"{self.redacted} was not read: too many earlier calls hang")
 
 
-class _Called:
-    """The user's source, called in its thread."""
+class _ThreadedSource:
+    """The user's source, whose functions are called in the origin's thread."""
 
     def __init__(self, read: Callable[[str, int, int], bytes], origin: CustomOrigin) -> None:
         self._read = read
         self._origin = origin
 
     def entries(self) -> list[SourceFile]:
-        raise NotImplementedError  # they were listed before
+        raise NotImplementedError  # `copy_source` gets the listed files
 
     def read(self, path: str, start: int, end: int) -> bytes:
         return self._origin._call(lambda: self._read(path, start, end))

@@ -1,4 +1,4 @@
-"""One file, by path or URL, as it is: a model of one file, of any framework."""
+"""A single file by path or URL, stored as it is: a model of one file, of any framework."""
 
 from __future__ import annotations
 
@@ -7,34 +7,32 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from hubdist.config.schema import Config
 from hubdist.model.handle import Handle, Kind
 from hubdist.model.source import READ_BYTES, ByteStream, FileSink
 from hubdist.model.suffixes import Ending, ending_of
-from hubdist.origins.archive_origin import http_rules
 from hubdist.origins.base import Origin
 from hubdist.origins.http.stream import HttpStream
 from hubdist.origins.local import open_local
 from hubdist.remote.gunzip import Gunzip
-from hubdist.system.deadline import Deadline
+from hubdist.system.deadline import Deadline, Deadlines
 
 _LITE_NAME = "model.tflite"
-"""What a hub answers with to `lite-format=tflite`, whose handle ends in a version."""
+"""The file's name where a hub answers to `lite-format=tflite`, because that handle ends in a version."""
 
 
 class FileOrigin(Origin):
     """The file behind a LOCAL or FILE handle; never unpacked, whatever it holds.
 
     Args:
-        handle: What to read.
-        config: Deadlines and retries.
-        deadline: When all of it must have been read.
+        handle: The handle of the file.
+        deadlines: Timeouts and retries.
+        deadline: When everything must have been read.
     """
 
-    def __init__(self, handle: Handle, config: Config, deadline: Deadline) -> None:
+    def __init__(self, handle: Handle, deadlines: Deadlines, deadline: Deadline) -> None:
         super().__init__(handle.redacted, deadline)
         self._handle = handle
-        self._config = config
+        self._deadlines = deadlines
 
     def _fetch(self, sink: FileSink) -> None:
         name = _file_name(self._handle)
@@ -48,11 +46,11 @@ class FileOrigin(Origin):
             with open_local(Path(self._handle.text)) as local:
                 yield local
             return
-        with HttpStream(self._handle.text, http_rules(self._config, self.deadline)) as stream:
-            # A server may send the file packed although nobody asked. Of a file that is packed by itself it says the
-            # same, and means the file.
-            packed = stream.gzipped and not name.lower().endswith(".gz")
-            yield Gunzip(stream) if packed else stream
+        with HttpStream(self._handle.text, self._deadlines, deadline=self.deadline) as stream:
+            # A server may compress the file unasked. For a file that is a gzip itself it may send the same label and
+            # mean the file.
+            is_gzip = stream.gzipped and not name.lower().endswith(".gz")
+            yield Gunzip(stream) if is_gzip else stream
 
 
 def _file_name(handle: Handle) -> str:

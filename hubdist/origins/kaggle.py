@@ -1,9 +1,9 @@
 """Kaggle models, through the optional package kagglehub.
 
-kagglehub writes to its final path without a lock, so two downloads at once can leave a wrong file. It downloads into
-a private directory here, and what it left is digested like any other origin.
+kagglehub writes to its final path without a lock, so two downloads at the same time can leave a wrong file. Here it
+downloads into a private directory, and the files are digested like those of any other origin.
 
-It also waits for ever where a server is silent. So it runs in a thread of its own that is watched from outside.
+kagglehub also waits without end for a silent server. So it runs in a separate thread that hubdist watches.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import shutil
 import tarfile
 from pathlib import Path
 
-from hubdist.config.schema import Config
 from hubdist.errors import (
     AccessDeniedError,
     ConfigError,
@@ -31,38 +30,38 @@ from hubdist.model.handle import Handle, parse_handle
 from hubdist.model.source import FileSink
 from hubdist.origins.archive_origin import ArchiveOrigin
 from hubdist.origins.base import Origin
-from hubdist.origins.local import LocalOrigin
-from hubdist.system.deadline import Deadline
+from hubdist.origins.directory import DirectoryOrigin
+from hubdist.system.deadline import Deadline, Deadlines
 from hubdist.system.disk import disk_errors
 from hubdist.system.disk_space import Scratch
 from hubdist.system.foreign import Fault, fault_of, own_error
 from hubdist.system.threads import leave_behind, start_thread
 
-_LOOK_S = 0.2
-"""How often to look at what has arrived."""
+_POLL_S = 0.2
+"""Seconds between two counts of the bytes that have arrived."""
 
 _MARKERS = ".complete"
-"""Source: kagglehub 1.0.2, cache.py: the directory where it notes, beside the model's files, what is complete."""
+"""The directory beside the model's files where kagglehub notes what is complete. Source: kagglehub 1.0.2, cache.py."""
 
 
 class KaggleOrigin(Origin):
     """A model of kaggle.com.
 
     Args:
-        handle: Of kind KAGGLE.
-        config: Deadlines.
-        scratch: A private directory for the download, which counts its bytes.
-        deadline: When all of it must have been read.
+        handle: A handle of kind KAGGLE.
+        deadlines: Longest time without a byte, among others.
+        scratch: A private directory for the download, with the budget that counts its bytes.
+        deadline: When everything must have been read.
 
     Raises:
         HandleError: kagglehub is not installed.
-        ConfigError: It cannot work here, for this user has no home.
+        ConfigError: kagglehub cannot work here, because this user has no home.
     """
 
-    def __init__(self, handle: Handle, config: Config, scratch: Scratch, deadline: Deadline) -> None:
+    def __init__(self, handle: Handle, deadlines: Deadlines, scratch: Scratch, deadline: Deadline) -> None:
         super().__init__(handle.redacted, deadline)
         self._handle = handle
-        self._config = config
+        self._deadlines = deadlines
         self._scratch = scratch
         self._folder = scratch.path / "kaggle"
         try:
@@ -73,7 +72,7 @@ class KaggleOrigin(Origin):
                 advice="Run: pip install 'hubdist[kaggle]'",
                 handle=handle.redacted,
             ) from None
-        except RuntimeError as error:  # of pathlib: kagglehub looks for its settings in the home when it is imported
+        except RuntimeError as error:  # from pathlib: the import of kagglehub looks for settings in the home
             raise ConfigError(
                 f"kagglehub cannot be imported where the driver runs ({type(error).__name__})",
                 advice="Set HOME to a directory that this user may write to.",
@@ -95,35 +94,35 @@ class KaggleOrigin(Origin):
         if error is not None:
             raise self._translated(error) if isinstance(error, Exception) else error
         shutil.rmtree(self._folder / _MARKERS, ignore_errors=True)
-        LocalOrigin(Path(done.result()), self.deadline).fetch(sink)
+        DirectoryOrigin.at_path(Path(done.result()), self.deadline, one_model=False).fetch(sink)
 
     def _unpack(self, sink: FileSink) -> None:
-        """Unpack what kagglehub could not: it asks for tarfile's filters, which Python has since 3.11.4."""
+        """Unpack what kagglehub cannot unpack before Python 3.11.4, which has no filters in tarfile."""
         bundle = next(self._folder.rglob("*.archive"))
-        ArchiveOrigin(parse_handle(str(bundle)), self._config, self._scratch, self.deadline).fetch(sink)
+        ArchiveOrigin(parse_handle(str(bundle)), self._deadlines, self._scratch, self.deadline).fetch(sink)
 
     def _watch(self, done: concurrent.futures.Future[str]) -> None:
-        """Wait for the download for as long as bytes arrive, and count them.
+        """Wait for the download for as long as bytes arrive, and count the bytes.
 
         Raises:
-            TransferTimeoutError: Nothing arrived for `stall_timeout_s`, or the deadline is over. The thread is left
-                behind; the directory that it writes to is removed.
-            StoreFullError: It has more bytes than may be written.
+            TransferTimeoutError: Nothing arrived for `stall_s`, or the deadline has passed. The thread is left behind;
+                the directory that it writes to is removed.
+            StoreFullError: More bytes came than may be written.
         """
-        patience_s = self._config.stall_timeout_s
-        seen, waits = 0, Deadline(patience_s)
+        stall_s = self._deadlines.stall_s
+        seen, stalled = 0, Deadline(stall_s)
         try:
             while not done.done():
-                concurrent.futures.wait([done], min(_LOOK_S, waits.remaining_s(), self.deadline.remaining_s()))
+                concurrent.futures.wait([done], min(_POLL_S, stalled.remaining_s(), self.deadline.remaining_s()))
                 now = _size(self._folder)
                 self._scratch.count(now)
                 if done.done():
                     break
                 self.deadline.check(self.redacted)
                 if now != seen:
-                    seen, waits = now, Deadline(patience_s)
-                elif waits.remaining_s() <= 0:
-                    raise TransferTimeoutError(f"Kaggle gave nothing of {self.redacted} for {patience_s:g} s")
+                    seen, stalled = now, Deadline(stall_s)
+                elif stalled.remaining_s() <= 0:
+                    raise TransferTimeoutError(f"Kaggle gave nothing of {self.redacted} for {stall_s:g} s")
         finally:
             if not done.done():
                 leave_behind(done)
@@ -145,7 +144,7 @@ class KaggleOrigin(Origin):
 
 
 def _size(folder: Path) -> int:
-    """Bytes of all files below a directory that somebody writes to."""
+    """Bytes of all files below a directory that another thread writes to."""
     total = 0
     for parent, _, names in os.walk(folder):
         for name in names:

@@ -1,65 +1,33 @@
-"""Directories and files on the driver's disk."""
+"""Single files and paths of the driver's disk: what a path is, a file as a stream, and whether a path has changed."""
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import stat
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from hubdist.errors import AccessDeniedError, HandleError, ModelNotFoundError, OriginError
-from hubdist.model.listing import check_versions
-from hubdist.model.paths import check_entry_path
-from hubdist.model.source import FileSink, SourceFile, copy_source
-from hubdist.origins.base import Origin
-from hubdist.system.deadline import Deadline
-from hubdist.system.foreign import words_of
+from hubdist.errors import HandleError
+from hubdist.model.handle import Handle, Kind
+from hubdist.origins.base import changed_error
+from hubdist.remote.file_system import os_errors
 
-
-@contextlib.contextmanager
-def local_errors(path: Path) -> Iterator[None]:
-    """Turn OSError on the driver's own files into the origin's errors."""
-    try:
-        yield
-    except (FileNotFoundError, NotADirectoryError):
-        raise ModelNotFoundError(
-            f"{path} does not exist on the coordinator's node",
-            advice="The path must exist where the driver runs; from Ray Client or Serve that is the head node.",
-        ) from None
-    except PermissionError:
-        raise AccessDeniedError(
-            f"{path} may not be read by this user",
-            advice="Give the user that runs the driver the right to read it, and to enter every directory above it.",
-        ) from None
-    except OSError as error:
-        if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
-            why = "is too long for a path" if error.errno == errno.ENAMETOOLONG else "is a circle of links"
-            raise HandleError(f"{path} {why}") from None
-        raise OriginError(f"{path} cannot be read: {words_of(error)}") from None
-
-
-def file_version(status: os.stat_result) -> tuple[int, ...]:
-    """What differs after a file was written to or replaced, even by one who sets its time of change back."""
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
-
-
-def changed_error(path: Path) -> OriginError:
-    """The error for a path whose content changed while it was read."""
-    return OriginError(f"{path} changed while it was read", advice="Try again when nobody writes to it.")
+_MARKER_FILES = ("", "saved_model.pb", "variables/variables.index")
+"""What TensorFlow writes when it saves a model again; the first is the path itself."""
 
 
 def is_directory(path: Path) -> bool:
     """True for a directory, False for a file.
 
     Raises:
-        ModelNotFoundError: Nothing is there.
-        AccessDeniedError: Whether something is there may not be seen.
-        HandleError: It is neither, such as a pipe, which would be waited for without an end; or not a path at all.
+        ModelNotFoundError: Nothing is at the path.
+        AccessDeniedError: This user may not see what is at the path.
+        HandleError: Something else is there, such as a pipe, which would be read without end; or the path is invalid.
     """
-    with local_errors(path):
+    with os_errors(path, on_driver=True):
         mode = path.stat().st_mode
     if stat.S_ISDIR(mode):
         return True
@@ -72,8 +40,8 @@ class LocalStream:
     """A file of the driver's disk in order: a `ByteStream`.
 
     Args:
-        file: The open file; zip needs it as it is.
-        path: Its path, for errors.
+        file: The open file, which a reader of zip archives uses directly.
+        path: The file's path, for errors.
     """
 
     def __init__(self, file: BinaryIO, path: Path) -> None:
@@ -82,74 +50,65 @@ class LocalStream:
 
     def read(self, size: int) -> bytes:
         """The next bytes, at most `size`; empty at the end."""
-        with local_errors(self._path):
+        with os_errors(self._path, on_driver=True):
             return self.file.read(size)
 
 
 @contextlib.contextmanager
 def open_local(path: Path) -> Iterator[LocalStream]:
-    """One file as a stream; one that was changed when the block ends is an error, never a mix.
+    """One file as a stream. A file that changed when the block ends is an error, so the bytes are never a mix.
 
     Raises:
-        HubdistError: As for `is_directory`.
-        OriginError: It changed.
+        ModelNotFoundError: Nothing is at the path.
+        AccessDeniedError: This user may not read the file.
+        HandleError: The path is a directory, a pipe or the like; or it is invalid.
+        OriginError: The file changed while the block ran.
     """
     if is_directory(path):
         raise HandleError(f"{path} is a directory where a file is needed")
-    with local_errors(path):
+    with os_errors(path, on_driver=True):
         file = path.open("rb")
     with file:
-        before = file_version(os.fstat(file.fileno()))
+        before = _file_version(os.fstat(file.fileno()))
         yield LocalStream(file, path)
-        if file_version(os.fstat(file.fileno())) != before:
-            raise changed_error(path)
+        if _file_version(os.fstat(file.fileno())) != before:
+            raise changed_error(str(path))
 
 
-class LocalOrigin(Origin):
-    """A directory as a `Source`; symbolic links in it are followed, as for any reader of the user's own files.
+@dataclass(frozen=True, slots=True)
+class Look:
+    """A quick look at a path. A difference shows that something has changed; equality does not show the opposite.
 
-    It is looked at again after the copy: a file that was changed meanwhile is an error, never a mix.
-
-    Args:
-        root: The directory.
-        deadline: When all of it must have been read.
-        one_model: Refuse a directory of several versions of a model, before anything is copied.
+    Attributes:
+        path: The path on the driver's node.
+        versions: The versions of the path and of files that TensorFlow writes; empty for a missing one.
     """
 
-    def __init__(self, root: Path, deadline: Deadline, *, one_model: bool = False) -> None:
-        super().__init__(str(root), deadline)
-        self._root = root
-        self._one_model = one_model
+    path: str
+    versions: tuple[tuple[int, ...], ...]
 
-    def _fetch(self, sink: FileSink) -> None:
-        before = self._versions()
-        if self._one_model:
-            check_versions(before.keys(), str(self._root))
-        copy_source(self, sink)
-        if self._versions() != before:
-            raise changed_error(self._root)
+    def has_changed(self) -> bool:
+        """True if the path looks different now; only in a process that sees the driver's disk."""
+        return _versions(self.path) != self.versions
 
-    def entries(self) -> list[SourceFile]:
-        """All files below the directory."""
-        with local_errors(self._root):
-            return [SourceFile(path, status.st_size) for path, status in self._walk(self._root, "")]
 
-    def read(self, path: str, start: int, end: int) -> bytes:
-        """Bytes `start` (included) to `end` (excluded) of a file."""
-        with local_errors(self._root / path), (self._root / path).open("rb") as file:
-            file.seek(start)
-            return file.read(end - start)
+def look_at(handle: Handle) -> Look | None:
+    """Look at the path that a handle names, or that holds the archive which it names; None for other handles."""
+    base = handle.base or handle
+    return Look(base.text, _versions(base.text)) if base.kind is Kind.LOCAL else None
 
-    def _versions(self) -> dict[str, tuple[int, ...]]:
-        with local_errors(self._root):
-            return {path: file_version(status) for path, status in self._walk(self._root, "")}
 
-    def _walk(self, folder: Path, prefix: str) -> Iterator[tuple[str, os.stat_result]]:
-        for item in sorted(os.scandir(folder), key=lambda item: item.name):
-            path = check_entry_path(f"{prefix}{item.name}")  # its limit of depth ends cycles of links
-            if item.is_dir():
-                yield from self._walk(Path(item.path), f"{path}/")
-            elif item.is_file():
-                yield path, item.stat()
-            else:
-                raise HandleError(f"{item.path} is neither a file nor a directory")
+def _versions(path: str) -> tuple[tuple[int, ...], ...]:
+    return tuple(_version(f"{path}/{name}" if name else path) for name in _MARKER_FILES)
+
+
+def _version(path: str) -> tuple[int, ...]:
+    try:
+        return _file_version(os.stat(path))  # noqa: PTH116 - paths as objects would take a fifth of a second load's time
+    except OSError:
+        return ()
+
+
+def _file_version(status: os.stat_result) -> tuple[int, ...]:
+    """A tuple that differs after a file was written to or replaced, even if the writer sets the time of change back."""
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns

@@ -1,31 +1,33 @@
 """Directories on object storage or on a mount: list, read ranges, create, replace, upload, delete.
 
 `open_tree` chooses by the URL: any fsspec file system that is allowed and installed, or a mounted directory. Every
-call has a deadline and is tried again where that may help; what fails is a typed error that names the object.
+call has a deadline and is tried again where that may help. Every failure is a typed error that names the file.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from hubdist.config.schema import Config
 from hubdist.errors import HandleError
 from hubdist.model.handle import Kind, parse_handle
 from hubdist.model.redact import redact_url
 from hubdist.remote.tree import MAX_OBJECT_BYTES, StoredFile, Tree
+from hubdist.system.deadline import Deadlines
 
 __all__ = ["MAX_OBJECT_BYTES", "StoredFile", "Tree", "open_tree"]
 
 
-def open_tree(url: str, config: Config) -> Tree:
-    """A directory by its URL.
+def open_tree(url: str, deadlines: Deadlines, *, max_bytes: int | None = None) -> Tree:
+    """Open a directory by its URL.
 
     Args:
         url: On object storage (`gs://bucket/directory`, see `TREE_SCHEMES` in `model.handle`), a path or `file://` URL.
-        config: Deadlines and retries.
+        deadlines: Timeouts and retries of each call.
+        max_bytes: Most bytes of the content of one object that is stored compressed; None: no limit.
 
     Raises:
-        HandleError: It names no directory, or the package for its scheme is not installed here.
+        HandleError: The URL does not name a directory, or the package for its scheme is not installed here.
+        AccessDeniedError, OriginError, TransferTimeoutError: The storage cannot be opened; see `RemoteTree`.
     """
     handle = parse_handle(url)
     if handle.kind is Kind.LOCAL:
@@ -33,7 +35,7 @@ def open_tree(url: str, config: Config) -> Tree:
 
         return MountedTree(Path(handle.text))
     if handle.kind not in (Kind.TREE, Kind.ARCHIVE) or handle.scheme in ("http", "https"):
-        raise HandleError(f"{redact_url(url)} is no directory on storage")
+        raise HandleError(f"{redact_url(url)} is not a directory on storage")
     from hubdist.remote.fsspec_tree import RemoteTree
 
-    return RemoteTree(handle, config)
+    return RemoteTree(handle, deadlines, max_bytes=max_bytes)

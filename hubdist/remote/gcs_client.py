@@ -1,8 +1,8 @@
-"""Objects on gs:// over plain connections: byte ranges straight into the caller's memory, files straight from disk.
+"""A client for objects on gs:// that reads ranges straight into the caller's memory and uploads straight from disk.
 
 gcsfs collects a body in many small buffers on one event loop and joins them, which costs more processor time than
 everything else that a copy does. Here each thread has a connection of its own, and the kernel writes into the
-caller's buffer. Address and credentials are those of gcsfs.
+caller's buffer. Address and credentials come from gcsfs.
 
 Source: https://cloud.google.com/storage/docs/json_api/v1/objects, `get` (`alt=media`, `generation`, `Range`) and
 `insert` (`uploadType=multipart`, `ifGenerationMatch`).
@@ -23,21 +23,21 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from hubdist.config.schema import Config
 from hubdist.errors import HubdistError, IntegrityError, LengthMismatchError, OriginError
 from hubdist.remote.http_pool import HttpPool
-from hubdist.remote.retry import PassingError, status_error
+from hubdist.remote.retry import StorageAnswer
+from hubdist.system.deadline import Deadlines
 
 _READ_BYTES = 1 << 20
 _BOUNDARY = secrets.token_hex(20)
-"""Stands between the parts of an upload; nobody who chose a model's bytes can know it."""
+"""Separates the parts of an upload; random, so that no model's bytes can contain it on purpose."""
 
 
-class PerhapsEncodedError(PassingError):
-    """An object did not come as asked for, as those do whose metadata has a Content-Encoding.
+class MaybeGzippedError(StorageAnswer):
+    """An object did not come as asked for, which happens if its metadata has a Content-Encoding.
 
     Args:
-        error: What to raise if that is not why.
+        error: The error to raise if the metadata turn out to have none.
     """
 
     def __init__(self, error: HubdistError) -> None:
@@ -46,24 +46,31 @@ class PerhapsEncodedError(PassingError):
 
 
 class GcsClient:
-    """Reads and writes objects through connections that are kept; safe for several threads.
+    """Reads and writes objects through a pool of connections, one try each; safe for several threads.
 
     Args:
-        files: A `gcsfs.GCSFileSystem`.
-        config: Deadlines.
+        files: A `gcsfs.GCSFileSystem`, which gives address and credentials.
+        deadlines: Longest times to connect and without a byte.
     """
 
-    def __init__(self, files: Any, config: Config) -> None:
+    def __init__(self, files: Any, deadlines: Deadlines) -> None:
         self._files = files
-        self._connections = HttpPool(config)
+        self._pool = HttpPool(deadlines)
 
     def read_into(self, path: str, start: int, view: memoryview, version: str, redacted: str) -> None:
         """Fill a buffer with an object's bytes from `start` on; one try.
 
+        Args:
+            path: The object's path in gcsfs.
+            start: Offset of the first byte.
+            view: Where the bytes go.
+            version: The generation to read, or "" for any.
+            redacted: The object's URL without secrets, for errors.
+
         Raises:
             IntegrityError: The version is gone, or another one came.
-            LengthMismatchError: The object ends before.
-            PerhapsEncodedError: It may be stored encoded.
+            LengthMismatchError: The object ends before the view is full.
+            MaybeGzippedError: The object may be stored compressed.
             OSError, http.client.HTTPException: The try failed.
         """
         with self.open_range(path, start, start + len(view), version, redacted) as fill:
@@ -73,15 +80,24 @@ class GcsClient:
     def open_range(
         self, path: str, start: int, end: int, version: str, redacted: str, *, stored: bool = False
     ) -> Iterator[Callable[[memoryview], None]]:
-        """Ask for a range; yields what fills buffers with its bytes, one after another. Raises as `read_into`.
+        """Ask for a range; one try.
 
         Args:
-            path: The object.
-            start: Where the range begins (included).
-            end: Where it ends (excluded).
-            version: The generation to read, or "".
-            redacted: The object in errors.
-            stored: Of the bytes as they are stored, even if they are encoded.
+            path: The object's path in gcsfs.
+            start: Offset of the first byte.
+            end: Offset behind the last byte.
+            version: The generation to read, or "" for any.
+            redacted: The object's URL without secrets, for errors.
+            stored: Ask for the stored bytes, even if they are compressed.
+
+        Yields:
+            A function that fills a buffer with the next bytes of the range.
+
+        Raises:
+            IntegrityError: The version is gone, or another one came.
+            LengthMismatchError: The object ends before `end`.
+            MaybeGzippedError: The object may be stored compressed; never if `stored`.
+            OSError, http.client.HTTPException: The try failed.
         """
         headers = {"Range": f"bytes={start}-{end - 1}"} | ({"Accept-Encoding": "gzip"} if stored else {})
         with self._get(path, version, headers) as response:
@@ -89,11 +105,11 @@ class GcsClient:
                 raise IntegrityError(f"{redacted} was replaced or deleted: its generation {version} is gone")
             if response.status == 416:
                 shorter = LengthMismatchError(f"{redacted} ends before byte {start + 1}")
-                raise shorter if stored else PerhapsEncodedError(shorter)
-            if not stored and (response.status == 200 or (response.status == 206 and _says_encoded(response))):
-                raise PerhapsEncodedError(OriginError(f"{redacted} came as a whole where a range was asked for"))
+                raise shorter if stored else MaybeGzippedError(shorter)
+            if not stored and (response.status == 200 or (response.status == 206 and _names_encoding(response))):
+                raise MaybeGzippedError(OriginError(f"{redacted} came as a whole where a range was asked for"))
             if response.status != 206:
-                raise status_error(response.status, response.read(_READ_BYTES), redacted)
+                raise _answer_error(response.status, response.read(_READ_BYTES), redacted)
             came = response.headers.get("X-Goog-Generation", version)
             if version and came != version:
                 raise IntegrityError(f"{redacted} was replaced: its generation is {came} instead of {version}")
@@ -103,17 +119,22 @@ class GcsClient:
     def load(self, path: str, max_bytes: int, redacted: str) -> bytes:
         """A whole object; one try.
 
+        Args:
+            path: The object's path in gcsfs.
+            max_bytes: Most bytes that the object may have.
+            redacted: The object's URL without secrets, for errors.
+
         Raises:
-            FileNotFoundError: There is none.
-            LengthMismatchError: It is longer than `max_bytes`.
-            PerhapsEncodedError: It is stored encoded.
+            FileNotFoundError: Nothing is there.
+            LengthMismatchError: The object is longer than `max_bytes`.
+            MaybeGzippedError: The object is stored compressed.
             OSError, http.client.HTTPException: The try failed.
         """
         with self._get(path, "", {}) as response:
             if response.status != 200:
-                raise status_error(response.status, response.read(_READ_BYTES), redacted)
-            if _says_encoded(response):
-                raise PerhapsEncodedError(OriginError(f"{redacted} came encoded"))
+                raise _answer_error(response.status, response.read(_READ_BYTES), redacted)
+            if _names_encoding(response):
+                raise MaybeGzippedError(OriginError(f"{redacted} came encoded"))
             promised = response.length
             data = response.read(max_bytes + 1)
         if promised is not None and len(data) < min(promised, max_bytes + 1):
@@ -123,15 +144,21 @@ class GcsClient:
         return data
 
     def address(self, path: str) -> str:
-        """The object's address, for tables."""
+        """The object's address, as a key for tables."""
         return str(self._files.url(path))
 
     def close(self) -> None:
         """Close all connections, also those that other threads wait at."""
-        self._connections.close()
+        self._pool.close()
 
     def put(self, path: str, body: bytes | Path, redacted: str, *, create: bool) -> None:
         """Write an object, all of it or nothing; one try.
+
+        Args:
+            path: The object's path in gcsfs.
+            body: The content, or a local file with it.
+            redacted: The object's URL without secrets, for errors.
+            create: Write only if nothing is there yet.
 
         Raises:
             FileExistsError: Something is there and `create` is set.
@@ -152,7 +179,7 @@ class GcsClient:
             response = stack.enter_context(self._exchange("POST", url, parameters, headers, parts))
             answer = response.read(_READ_BYTES)
             if response.status != 200:
-                raise status_error(response.status, answer, redacted)
+                raise _answer_error(response.status, answer, redacted)
 
     def _get(
         self, path: str, version: str, headers: dict[str, str]
@@ -171,32 +198,43 @@ class GcsClient:
         parameters = self._files._get_params(parameters)
         if parameters:
             url += ("&" if "?" in url else "?") + urlencode(parameters)
-        return self._connections.exchange(method, url, self._files._get_headers(headers), body)
+        return self._pool.exchange(method, url, self._files._get_headers(headers), body)
 
 
 class RangeStream:
-    """A range of an object, read with one request; asked for again from where it is when that fails.
+    """A range of an object that is read with one request. After a failure, the next call asks for the rest.
 
     Args:
-        objects: Where from.
-        path: The object.
-        end: Where the range ends (excluded).
-        version: The generation to read, or "".
-        redacted: The object in errors.
-        stored: Read the bytes as they are stored.
+        client: Reads the object.
+        path: The object's path in gcsfs.
+        end: Offset behind the last byte of the range.
+        version: The generation to read, or "" for any.
+        redacted: The object's URL without secrets, for errors.
+        stored: Read the stored bytes, even if they are compressed.
     """
 
     def __init__(
-        self, objects: GcsClient, path: str, end: int, version: str, redacted: str, *, stored: bool = False
+        self, client: GcsClient, path: str, end: int, version: str, redacted: str, *, stored: bool = False
     ) -> None:
         self._open = functools.partial(
-            objects.open_range, path, end=end, version=version, redacted=redacted, stored=stored
+            client.open_range, path, end=end, version=version, redacted=redacted, stored=stored
         )
         self._request = contextlib.ExitStack()
         self._fill: Callable[[memoryview], None] | None = None
 
     def fill(self, at: int, view: memoryview) -> None:
-        """Fill a buffer with the bytes from `at` on, which is where the last one ended; one try."""
+        """Fill a buffer with the next bytes; one try.
+
+        Args:
+            at: Offset of the first byte, where the last filled buffer ended.
+            view: Where the bytes go.
+
+        Raises:
+            IntegrityError: The version is gone, or another one came.
+            LengthMismatchError: The object ends before the end of the range.
+            MaybeGzippedError: The object may be stored compressed; never if `stored`.
+            OSError, http.client.HTTPException: The try failed.
+        """
         try:
             if self._fill is None:
                 self._fill = self._request.enter_context(self._open(start=at))
@@ -211,8 +249,21 @@ class RangeStream:
         self._request.close()
 
 
-def _says_encoded(response: http.client.HTTPResponse) -> bool:
-    """True if the answer names an encoding: of its own, or of the stored bytes that the server has decoded."""
+def _answer_error(status: int, body: bytes, path: str) -> Exception:
+    """The error that gcsfs raises for an answer of Google's storage."""
+    import gcsfs.retry
+    import google.auth.exceptions
+
+    raised = (OSError, ValueError, RuntimeError, gcsfs.retry.HttpError, google.auth.exceptions.GoogleAuthError)
+    try:
+        gcsfs.retry.validate_response(status, body, path)
+    except raised as error:
+        return error
+    return OSError(f"unexpected status {status}")
+
+
+def _names_encoding(response: http.client.HTTPResponse) -> bool:
+    """True if the answer names an encoding: its own, or that of the stored bytes which the server has decoded."""
     names = (response.headers.get(name, "") for name in ("Content-Encoding", "X-Goog-Stored-Content-Encoding"))
     return any(name.strip().lower() not in ("", "identity") for name in names)
 
@@ -227,7 +278,7 @@ def _fill(response: http.client.HTTPResponse, view: memoryview) -> None:
 
 
 def _multipart(name: str) -> tuple[bytes, bytes]:
-    """What stands before and after the content of an object that is uploaded together with its name."""
+    """The bytes before and after the content of an object that is uploaded together with its name."""
     head = (
         f"--{_BOUNDARY}\r\nContent-Type: application/json; charset=UTF-8\r\n\r\n{json.dumps({'name': name})}\r\n"
         f"--{_BOUNDARY}\r\nContent-Type: application/octet-stream\r\n\r\n"

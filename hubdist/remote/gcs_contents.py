@@ -1,4 +1,4 @@
-"""Contents of objects on gs://, over plain connections, whether they are stored plainly or compressed."""
+"""Contents of objects on gs://, through `GcsClient`, whether they are stored plainly or compressed."""
 
 from __future__ import annotations
 
@@ -6,75 +6,104 @@ import contextlib
 import functools
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TypeVar
 
-from hubdist.config.schema import Config
 from hubdist.errors import HubdistError, IntegrityError, LengthMismatchError
 from hubdist.model.source import ByteStream
-from hubdist.remote.compressed_objects import ContentReader, Inflated, KnownSizes, StoredObject
-from hubdist.remote.gcs_client import GcsClient, PerhapsEncodedError, RangeStream
+from hubdist.remote.compressed_objects import ContentReader, Inflated, KnownSizes
+from hubdist.remote.gcs_client import GcsClient, MaybeGzippedError, RangeStream
 from hubdist.remote.inflated_copies import InflatedCopies, InflatedCopy
 from hubdist.remote.retry import call_storage
-from hubdist.remote.tree import MAX_OBJECT_BYTES
-from hubdist.system.deadline import Deadline
+from hubdist.remote.tree import MAX_OBJECT_BYTES, StoredObject
+from hubdist.system.deadline import Deadline, Deadlines
 
 _T = TypeVar("_T")
 _known_sizes = KnownSizes()
 
 
 class GcsContents:
-    """Reads contents, with deadlines and retries; safe for several threads.
+    """Reads and writes contents, with deadlines and retries; safe for several threads.
 
-    An object is asked for as if it were stored plainly. The answer tells when it is not; then its metadata are looked
-    at, and from then on ranges come from a plain copy, which lives until `close`.
+    An object is first read as if it were stored plainly. If the answer shows that it is not, its metadata are looked
+    up, and from then on its ranges come from a decompressed copy, which lives until `close`.
 
     Args:
-        objects: Where from.
-        look: Looks at the metadata of an object.
-        url: An object's URL without secrets, for errors.
-        config: Deadlines, retries, and `max_bytes` for one content that is stored compressed.
-        closing: When it is set, nothing is tried again.
-        deadline: When everything is over; None gives each call `timeout_s`.
+        client: Reads and writes objects; closed by `close`.
+        look: Looks up the metadata of an object by its name.
+        url: Makes an object's URL without secrets from its name, for errors.
+        deadlines: Timeouts and retries of each call.
+        closing: When this is set, nothing is tried again.
+        deadline: When the task must be done that the contents are for; None gives each call `total_s`.
+        max_bytes: Most bytes of one content that is stored compressed; None: no limit.
     """
 
     def __init__(
         self,
-        objects: GcsClient,
+        client: GcsClient,
         look: Callable[[str], StoredObject],
         url: Callable[[str], str],
-        config: Config,
+        deadlines: Deadlines,
         closing: threading.Event,
         *,
         deadline: Deadline | None,
+        max_bytes: int | None,
     ) -> None:
-        self._objects = objects
+        self._client = client
         self._look = look
         self._url = url
-        self._config = config
+        self._deadlines = deadlines
         self._closing = closing
         self._deadline = deadline
-        self._reader = ContentReader(config, closing)
-        self._copies = InflatedCopies(self._reader, config.timeout_s)
+        self._reader = ContentReader(deadlines.total_s, max_bytes, closing)
+        self._copies = InflatedCopies(self._reader, deadlines.total_s)
 
     def close(self) -> None:
-        """Delete the plain copies."""
+        """Close the connections, and delete the decompressed copies."""
+        self._client.close()
         self._copies.close()
 
     def read_into(self, name: str, start: int, view: memoryview, version: str) -> None:
-        """Fill a buffer with the bytes of a content from `start` on; raises as `Tree.read_into`."""
+        """Fill a buffer with the bytes of a content from `start` on.
+
+        Args:
+            name: The object.
+            start: Offset of the first byte.
+            view: Where the bytes go.
+            version: Read this generation only; "" reads any.
+
+        Raises:
+            IntegrityError: The version is gone, or the stored gzip is damaged.
+            LengthMismatchError: The content ends before the view is full.
+        """
         copy = self._copies.find(name, version)
         if copy is None:
             redacted = self._url(name)
-            copy = self._try(name, version, lambda: self._objects.read_into(name, start, view, version, redacted))
+            copy = self._try(name, version, lambda: self._client.read_into(name, start, view, version, redacted))
         if copy is not None:
             copy.read_into(start, view)
 
     def stream(
         self, name: str, start: int, end: int, buffer: memoryview, version: str
     ) -> Iterator[tuple[int, memoryview]]:
-        """As `Tree.stream`."""
+        """Read a long range of a content through a small buffer, with one request.
+
+        Args:
+            name: The object.
+            start: Offset of the first byte.
+            end: Offset behind the last byte.
+            buffer: Reused for every part.
+            version: Read this generation only; "" reads any.
+
+        Yields:
+            Offset in the content, and the bytes from there in `buffer`.
+
+        Raises:
+            IntegrityError: The version is gone, or the stored gzip is damaged.
+            LengthMismatchError: The content ends before `end`.
+        """
         copy = self._copies.find(name, version)
-        with contextlib.closing(RangeStream(self._objects, name, end, version, self._url(name))) as source:
+        with contextlib.closing(RangeStream(self._client, name, end, version, self._url(name))) as source:
             for at in range(start, end, len(buffer)):
                 part = buffer[: min(len(buffer), end - at)]
                 if copy is None:
@@ -84,12 +113,17 @@ class GcsContents:
                 yield at, part
 
     def load(self, name: str) -> bytes:
-        """A whole content; raises as `Tree.load`, and ModelNotFoundError if there is none."""
+        """A whole content.
+
+        Raises:
+            ModelNotFoundError: Nothing is there.
+            LengthMismatchError: The content has more than `MAX_OBJECT_BYTES`.
+        """
         redacted = self._url(name)
         try:
-            return self._call(lambda: self._objects.load(name, MAX_OBJECT_BYTES, redacted), redacted)
-        except PerhapsEncodedError as answer:
-            copy = self._plain_copy(name, "", answer.error)
+            return self._call(lambda: self._client.load(name, MAX_OBJECT_BYTES, redacted), redacted)
+        except MaybeGzippedError as answer:
+            copy = self._inflated_copy(name, "", answer.error)
         size = copy.size()
         if size > MAX_OBJECT_BYTES:
             raise LengthMismatchError(f"{redacted} has more than {MAX_OBJECT_BYTES} bytes")
@@ -99,9 +133,14 @@ class GcsContents:
 
     @contextlib.contextmanager
     def inflated(self, name: str, stored: StoredObject) -> Iterator[ByteStream]:
-        """The content of an object that is stored compressed, in order; no other version than `stored` is read."""
+        """The content of an object that is stored compressed, in order.
+
+        Args:
+            name: The object.
+            stored: The object as it was listed; no other version is read.
+        """
         size, version, redacted = stored.file.size, stored.file.version, self._url(name)
-        with contextlib.closing(RangeStream(self._objects, name, size, version, redacted, stored=True)) as source:
+        with contextlib.closing(RangeStream(self._client, name, size, version, redacted, stored=True)) as source:
 
             def fill(start: int, view: memoryview) -> None:
                 self._call(functools.partial(source.fill, start, view), redacted)
@@ -109,11 +148,15 @@ class GcsContents:
             yield Inflated(_StoredBytes(fill, size), redacted)
 
     def measure(self, name: str, stored: StoredObject) -> int:
-        """How many bytes the content of an object has that is stored compressed.
+        """Count the bytes of a content that is stored compressed.
 
-        Its metadata do not tell; so it is read, once in a process.
+        The metadata do not tell, so the content is read, once in a process.
+
+        Args:
+            name: The object.
+            stored: The object as it was listed; no other version is read.
         """
-        address, version = self._objects.address(name), stored.file.version
+        address, version = self._client.address(name), stored.file.version
         size = _known_sizes.get(address, version)
         if size is None:
             with self.inflated(name, stored) as content:
@@ -121,26 +164,41 @@ class GcsContents:
             _known_sizes.keep(address, version, size)
         return size
 
+    def put(self, name: str, body: bytes | Path, *, create: bool) -> None:
+        """Write an object, all of it or nothing.
+
+        Args:
+            name: The object.
+            body: The content, or a local file with it.
+            create: Write only if nothing is there yet.
+
+        Raises:
+            FileExistsError: Something is there and `create` is set.
+            ResolveError, TransferError: The object cannot be written.
+        """
+        redacted = self._url(name)
+        self._call(lambda: self._client.put(name, body, redacted, create=create), redacted, verb="written")
+
     def _try(self, name: str, version: str, attempt: Callable[[], None]) -> InflatedCopy | None:
-        """Read as if the object were stored plainly; returns what to read instead if it is not."""
+        """Read as if the object were stored plainly; returns the copy to read instead if it is not."""
         try:
             self._call(attempt, self._url(name))
-        except PerhapsEncodedError as answer:
-            return self._plain_copy(name, version, answer.error)
+        except MaybeGzippedError as answer:
+            return self._inflated_copy(name, version, answer.error)
         return None
 
-    def _plain_copy(self, name: str, version: str, error: HubdistError) -> InflatedCopy:
-        """The copy of an object that did not come as asked for; raises `error` if it is not stored compressed."""
+    def _inflated_copy(self, name: str, version: str, error: HubdistError) -> InflatedCopy:
+        """A copy of an object that did not come as asked for; raises `error` if it is not stored compressed."""
         stored, redacted = self._look(name), self._url(name)
         found = stored.file.version
         if version and version != found:
             raise IntegrityError(f"{redacted} was replaced: its generation is {found} instead of {version}")
-        if not stored.encoded:
+        if not stored.gzipped:
             raise error
         return self._copies.add(name, found, lambda: self.inflated(name, stored), redacted)
 
-    def _call(self, attempt: Callable[[], _T], redacted: str) -> _T:
-        return call_storage(attempt, redacted, self._config, self._closing, deadline=self._deadline)
+    def _call(self, attempt: Callable[[], _T], redacted: str, verb: str = "read") -> _T:
+        return call_storage(attempt, redacted, self._deadlines, self._closing, verb=verb, deadline=self._deadline)
 
 
 class _StoredBytes:

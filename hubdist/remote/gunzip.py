@@ -1,4 +1,4 @@
-"""A gzip stream, read to its end with checksum and length."""
+"""Decompress a gzip stream to its end, with checksum and length, for archives and objects on gs://."""
 
 from __future__ import annotations
 
@@ -7,16 +7,19 @@ import zlib
 from hubdist.errors import IntegrityError, LengthMismatchError
 from hubdist.model.source import ByteStream
 
-_GZIP = 31  # zlib's window bits for a gzip header and trailer
+_GZIP = 31  # the window bits that make zlib read gzip's header and trailer
 _READ_BYTES = 1 << 20
-_FEED_BYTES = 64 << 10  # zlib copies what it has not used after every call, so it gets little at a time
+_FEED_BYTES = 64 << 10  # small, because after every call zlib copies the rest that it has not used
 
 
 class Gunzip:
-    """A `ByteStream` of what a gzip stream holds.
+    """A `ByteStream` of the content of a gzip stream.
 
-    Several gzip members in a row are one stream (RFC 1952, section 2.2), each with its own checksum and length;
-    anything else behind a member is refused, zeros too.
+    Several gzip members in a row are one stream (RFC 1952, section 2.2), each with its own checksum and length.
+    Anything else behind a member is refused, even zeros.
+
+    Args:
+        stream: The gzip stream.
     """
 
     def __init__(self, stream: ByteStream) -> None:
@@ -46,7 +49,7 @@ class Gunzip:
             self._ended = not self._supply
         if self._ended:
             if not self._begun or not self._inflate.eof:
-                # What zlib still holds back is less than what a complete stream would have ended with.
+                # A complete stream would have ended with a trailer, which zlib has not seen.
                 raise LengthMismatchError("the gzip stream ends early")
             return False
         self._pending, self._supply = bytes(self._supply[:_FEED_BYTES]), self._supply[_FEED_BYTES:]

@@ -1,4 +1,4 @@
-"""Plain HTTP connections that are kept, for threads that each want one."""
+"""A pool of HTTP connections to one server, for threads that each need their own connection."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping
 from urllib.parse import urlsplit
 
-from hubdist.config.schema import Config
 from hubdist.errors import OriginError
+from hubdist.system.deadline import Deadlines
 
-_KEPT = 32
+_MAX_IDLE = 32
 _BLOCK_BYTES = 1 << 20
 
 
@@ -21,11 +21,11 @@ class HttpPool:
     """Connections to one server; safe for several threads.
 
     Args:
-        config: Deadlines: to connect, and without a byte.
+        deadlines: Longest times to connect and without a byte.
     """
 
-    def __init__(self, config: Config) -> None:
-        self._config = config
+    def __init__(self, deadlines: Deadlines) -> None:
+        self._deadlines = deadlines
         self._tls: ssl.SSLContext | None = None
         self._lock = threading.Lock()
         self._idle: list[http.client.HTTPConnection] = []
@@ -36,10 +36,16 @@ class HttpPool:
     def exchange(
         self, method: str, url: str, headers: Mapping[str, str], body: Iterable[bytes] | None
     ) -> Iterator[http.client.HTTPResponse]:
-        """Send a request and yield the answer; a connection whose answer was read to its end is kept.
+        """Send a request and yield the answer. A connection whose answer was read to its end goes back to the pool.
+
+        Args:
+            method: The HTTP method.
+            url: The URL, always of the same server.
+            headers: All headers of the request.
+            body: The parts of the request's body, or None.
 
         Raises:
-            OSError, http.client.HTTPException: It failed.
+            OSError, http.client.HTTPException: The exchange failed.
             OriginError: `close` was called.
         """
         parts = urlsplit(url)
@@ -48,7 +54,7 @@ class HttpPool:
         try:
             if connection.sock is None:
                 connection.connect()
-            connection.sock.settimeout(self._config.stall_timeout_s)
+            connection.sock.settimeout(self._deadlines.stall_s)
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it may have answered before the end
                 connection.request(method, f"{parts.path}?{parts.query}", body, dict(headers))
             with connection.getresponse() as response:
@@ -68,7 +74,8 @@ class HttpPool:
         for connection in busy:
             if connection.sock is not None:
                 with contextlib.suppress(OSError):
-                    # Wakes the thread that waits at it. That of the base class: TLS may still be read there.
+                    # Wakes the thread that waits at the socket. The base class's shutdown, because that of an SSL
+                    # socket would drop the TLS state while the other thread may still read.
                     socket.socket.shutdown(connection.sock, socket.SHUT_RDWR)
 
     def _take(self, scheme: str, netloc: str) -> http.client.HTTPConnection:
@@ -80,7 +87,7 @@ class HttpPool:
         return connection
 
     def _connection(self, scheme: str, netloc: str) -> http.client.HTTPConnection:
-        timeout_s = self._config.connect_timeout_s
+        timeout_s = self._deadlines.connect_s
         if scheme == "http":
             return http.client.HTTPConnection(netloc, timeout=timeout_s, blocksize=_BLOCK_BYTES)
         if self._tls is None:
@@ -90,7 +97,7 @@ class HttpPool:
     def _give_back(self, connection: http.client.HTTPConnection, *, reusable: bool) -> None:
         with self._lock:
             self._busy.discard(connection)
-            if reusable and not self._closed and len(self._idle) < _KEPT:
+            if reusable and not self._closed and len(self._idle) < _MAX_IDLE:
                 self._idle.append(connection)
                 return
         connection.close()

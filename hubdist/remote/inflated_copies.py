@@ -1,6 +1,6 @@
-"""Plain copies, in temporary files, of objects that are stored compressed.
+"""Decompressed copies, in temporary files, of objects that are stored compressed.
 
-A gzip cannot be entered in its middle: read in ranges without a copy, it would be inflated anew for each of them.
+A gzip can only be read from its beginning: without a copy, each range would decompress it anew.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ OpenContent = Callable[[], AbstractContextManager[ByteStream]]
 
 
 class InflatedCopies:
-    """The copies that one tree has; safe for several threads.
+    """The decompressed copies of one tree; safe for several threads.
 
     Args:
-        reader: Reads contents.
-        timeout_s: Longest time in seconds that one thread waits for another that makes a copy.
+        reader: Reads contents, within the tree's limits.
+        timeout_s: Longest time in seconds that one thread waits for another one that makes a copy.
     """
 
     def __init__(self, reader: ContentReader, timeout_s: float) -> None:
@@ -40,18 +40,26 @@ class InflatedCopies:
         self._closed = False
 
     def find(self, name: str, version: str) -> InflatedCopy | None:
-        """The copy of this version of an object, or None."""
+        """Look up a copy.
+
+        Args:
+            name: The object.
+            version: The object's generation.
+
+        Returns:
+            The copy, or None if there is none of this version.
+        """
         with self._lock:
             return self._copies.get((name, version))
 
     def add(self, name: str, version: str, open_content: OpenContent, redacted: str) -> InflatedCopy:
-        """The copy of this version of an object, which is made when it is first read.
+        """A copy of a version of an object; the first read of the copy makes its file.
 
         Args:
             name: The object.
-            version: Its version.
-            open_content: Opens the content.
-            redacted: The object in errors.
+            version: The object's generation.
+            open_content: Opens the content for reading from its beginning.
+            redacted: The object's URL without secrets, for errors.
 
         Raises:
             OriginError: `close` was called.
@@ -72,49 +80,54 @@ class InflatedCopies:
 
 
 class InflatedCopy:
-    """The content of one version of an object, inflated when it is first read; safe for several threads.
+    """The content of one version of an object, decompressed by the first read; safe for several threads.
 
     Args:
-        open_content: Opens the content.
-        reader: Reads it.
+        open_content: Opens the content for reading from its beginning.
+        reader: Reads the content, within the tree's limits.
         timeout_s: Longest time in seconds to wait for another thread.
-        redacted: The object in errors.
+        redacted: The object's URL without secrets, for errors.
     """
 
     def __init__(self, open_content: OpenContent, reader: ContentReader, timeout_s: float, redacted: str) -> None:
         self._open_content = open_content
         self._reader = reader
         self._timeout_s = timeout_s
-        self._public = redacted
+        self._redacted = redacted
         self._lock = threading.Lock()
         self._file: BinaryIO | None = None
         self._size = 0
         self._closed = False
 
     def size(self) -> int:
-        """Bytes of the content. Raises as `read_into`."""
+        """Bytes of the content; decompresses the object if nobody has yet."""
         with self._opened():
             return self._size
 
     def read_into(self, start: int, view: memoryview) -> None:
         """Fill a buffer with the content's bytes from `start` on.
 
+        Args:
+            start: Offset of the first byte.
+            view: Where the bytes go.
+
         Raises:
-            LengthMismatchError: It ends before.
+            LengthMismatchError: The content ends before the view is full.
             StoreError: The disk refuses the temporary file.
-            HubdistError: It cannot be read.
+            TransferTimeoutError: Another thread, or the read of the object, took too long.
+            OriginError: `close` was called.
         """
         with self._opened() as file:
             end = start + len(view)
             if end > self._size:
-                raise LengthMismatchError(f"{self._public} ends at byte {self._size}, before byte {end}")
+                raise LengthMismatchError(f"{self._redacted} ends at byte {self._size}, before byte {end}")
             file.seek(start)
             filled = 0
             while filled < len(view):
                 filled += cast("int", file.readinto(view[filled:]))  # type: ignore[attr-defined]
 
     def close(self) -> None:
-        """Delete the file, unless a thread still writes it: it goes with that thread then."""
+        """Delete the file. If a thread still writes it, the file disappears when that thread ends."""
         self._closed = True
         if self._lock.acquire(timeout=_CLOSE_S):
             try:
@@ -126,10 +139,10 @@ class InflatedCopy:
     @contextlib.contextmanager
     def _opened(self) -> Iterator[BinaryIO]:
         if not self._lock.acquire(timeout=self._timeout_s):
-            raise TransferTimeoutError(f"{self._public} was not read within {self._timeout_s:g} s")
+            raise TransferTimeoutError(f"{self._redacted} was not read within {self._timeout_s:g} s")
         try:
             if self._closed:
-                raise OriginError(f"reading {self._public} was ended")
+                raise OriginError(f"reading {self._redacted} was ended")
             if self._file is None:
                 self._file = self._made()
             yield self._file
@@ -143,7 +156,7 @@ class InflatedCopy:
             with disk_errors(folder):
                 file = on_failure.enter_context(tempfile.TemporaryFile(buffering=0))
             with self._open_content() as content:
-                for data in self._reader.blocks(content, self._public):
+                for data in self._reader.blocks(content, self._redacted):
                     try:
                         room.claim(len(data))
                         with disk_errors(folder, need_bytes=len(data)):
@@ -157,7 +170,7 @@ class InflatedCopy:
 
     def _full(self, folder: Path, error: StoreFullError) -> StoreFullError:
         return StoreFullError(
-            f"{folder} has no room for a plain copy of {self._public}, which is stored compressed",
+            f"{folder} has no room for a decompressed copy of {self._redacted}, which is stored compressed",
             path=str(folder),
             need_bytes=error.need_bytes,
             free_bytes=error.free_bytes,

@@ -1,7 +1,7 @@
 """A directory on a mount that several machines have, or on the local disk.
 
-Files appear whole: they are written under a temporary name below `staging/` of the directory, and then renamed, or
-linked where nothing may be there yet. Links fail on some mounts (FUSE); a file made with O_EXCL stands in there.
+Files appear whole. A file is written under a temporary name below `staging/` of the directory, and then renamed, or
+linked if nothing may be there yet. Hard links fail on some mounts (FUSE); there the file is created with O_EXCL.
 """
 
 from __future__ import annotations
@@ -13,56 +13,61 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from hubdist.errors import (
-    AccessDeniedError,
-    HubdistError,
-    IntegrityError,
-    LengthMismatchError,
-    ModelNotFoundError,
-    OriginError,
-)
+from hubdist.errors import AccessDeniedError, IntegrityError, LengthMismatchError, ModelNotFoundError
+from hubdist.remote.file_system import os_errors, walk_files
 from hubdist.remote.temporary_files import sweep_files, temporary_file
 from hubdist.remote.tree import MAX_OBJECT_BYTES, StoredFile, Tree
 from hubdist.system.disk import sync_directory
-from hubdist.system.foreign import words_of
 
 STAGING = "staging"
-"""Name of the folder with files that are being written; no part of any listing of the whole directory."""
+"""Name of the folder with files that are being written; a listing of the whole directory leaves it out."""
 
-_MAX_DEPTH = 32
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EXDEV)
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _COPY_BYTES = 1 << 20
 
 
 class MountedTree(Tree):
-    """A directory of a file system. Symbolic links in it are followed by readers, and out of it never by writers.
+    """A directory of a file system. Readers follow symbolic links; writers never follow a link out of the directory.
 
-    A version is the time of the last change in nanoseconds: inode numbers differ from machine to machine on FUSE.
+    A version is the time of the last change in nanoseconds, because inode numbers on FUSE differ between machines.
 
     Args:
-        root: An absolute path; made when it is first written to.
+        root: An absolute path; the first write creates the directory.
+        on_driver: The user's own directory on the driver's disk: `listing` refuses everything that cannot be a file
+            of a model, and errors speak of the driver's node.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, on_driver: bool = False) -> None:
         self.redacted = str(root)
         self.exclusive = True
         self._root = root
+        self._on_driver = on_driver
         self._swept = False
 
     def close(self) -> None:
         """Nothing is kept open."""
 
     def listing(self, folder: str = "") -> dict[str, StoredFile]:
-        """As `Tree.listing`."""
-        with _errors(self._root / folder, "read"):
-            found = dict(_walk(self._root / folder, "", 0))
-        return {path: file for path, file in found.items() if folder or not path.startswith(f"{STAGING}/")}
+        """All files below `folder`."""
+        target = self._root / folder
+        with self._errors(target, "read"):
+            found = {path: _stored(status) for path, status in walk_files(target, strict=self._on_driver)}
+        if folder or self._on_driver:
+            return found
+        return {path: file for path, file in found.items() if not path.startswith(f"{STAGING}/")}
 
     def read_into(self, path: str, start: int, view: memoryview, version: str = "") -> None:
-        """As `Tree.read_into`; the version is checked when the bytes have been read."""
+        """Fill `view` with bytes of a file.
+
+        Args:
+            path: The file.
+            start: Offset of the first byte.
+            view: Where the bytes go.
+            version: Checked when the bytes have been read; "" accepts any.
+        """
         target = self._root / path
-        with _errors(target, "read"), target.open("rb", buffering=0) as file:
+        with self._errors(target, "read"), target.open("rb", buffering=0) as file:
             filled = 0
             while filled < len(view):
                 count = os.preadv(file.fileno(), [view[filled:]], start + filled)
@@ -73,11 +78,30 @@ class MountedTree(Tree):
         if version and found != version:
             raise IntegrityError(f"{target} was replaced or written to: it changed at {found}, not at {version} ns")
 
+    def fetch(self, path: str, start: int, end: int) -> bytes:
+        """Read a range of a file into memory; without the copy that `read` makes of it.
+
+        Args:
+            path: The file.
+            start: Offset of the first byte.
+            end: Offset behind the last byte.
+
+        Raises:
+            LengthMismatchError: The file ends before `end`.
+        """
+        target = self._root / path
+        with self._errors(target, "read"), target.open("rb") as file:
+            file.seek(start)
+            data = file.read(end - start)
+        if len(data) != end - start:
+            raise LengthMismatchError(f"{target} ends at byte {start + len(data)}")
+        return data
+
     def load(self, path: str) -> bytes | None:
-        """As `Tree.load`."""
+        """A small file as a whole, or None."""
         target = self._root / path
         try:
-            with _errors(target, "read"), target.open("rb") as file:
+            with self._errors(target, "read"), target.open("rb") as file:
                 data = file.read(MAX_OBJECT_BYTES + 1)
         except ModelNotFoundError:
             return None
@@ -86,15 +110,31 @@ class MountedTree(Tree):
         return data
 
     def create(self, path: str, data: bytes) -> bool:
-        """As `Tree.create`."""
+        """Write a small file that must not exist yet.
+
+        Args:
+            path: Where to write.
+            data: The content.
+        """
         return self._put(path, lambda handle: _write_all(handle, data), create=True)
 
     def write(self, path: str, data: bytes) -> None:
-        """As `Tree.write`."""
+        """Write or replace a small file.
+
+        Args:
+            path: Where to write.
+            data: The content.
+        """
         self._put(path, lambda handle: _write_all(handle, data), create=False)
 
     def upload(self, path: str, file: Path, *, create: bool = True) -> bool:
-        """As `Tree.upload`."""
+        """Write a local file of any size.
+
+        Args:
+            path: Where to write.
+            file: The local file.
+            create: Write only if nothing is there yet.
+        """
 
         def copy(handle: int) -> None:
             with file.open("rb", buffering=0) as source, os.fdopen(handle, "wb", buffering=0, closefd=False) as target:
@@ -103,15 +143,18 @@ class MountedTree(Tree):
         return self._put(path, copy, create=create)
 
     def delete(self, path: str) -> None:
-        """As `Tree.delete`."""
+        """Delete a file."""
         target = self._root / path
-        with contextlib.suppress(ModelNotFoundError), _errors(target, "deleted"):
+        with contextlib.suppress(ModelNotFoundError), self._errors(target, "deleted"):
             self._check_inside(target)
             target.unlink()
 
+    def _errors(self, path: Path, verb: str) -> contextlib.AbstractContextManager[None]:
+        return os_errors(path, verb, on_driver=self._on_driver)
+
     def _put(self, path: str, fill: Callable[[int], None], *, create: bool) -> bool:
         target, staging = self._root / path, self._root / STAGING
-        with _errors(target, "written"):
+        with self._errors(target, "written"):
             if create and target.exists():
                 return False
             self._sweep()
@@ -129,31 +172,15 @@ class MountedTree(Tree):
                 return True
 
     def _check_inside(self, target: Path) -> None:
-        """Links are followed for reading only: what others may have planted must not lead a writer elsewhere."""
+        """Refuse a target behind a link out of the directory: a planted link must not lead a writer elsewhere."""
         if not target.parent.resolve().is_relative_to(self._root.resolve()):
             raise AccessDeniedError(f"{target} leads out of {self._root} by a link", advice="Remove the link.")
 
     def _sweep(self) -> None:
-        """Remove what dead writers left."""
+        """Remove files that dead writers left, once."""
         if not self._swept:
             self._swept = True
             sweep_files(self._root / STAGING)
-
-
-def _walk(folder: Path, prefix: str, depth: int) -> Iterator[tuple[str, StoredFile]]:
-    if depth > _MAX_DEPTH:  # links may form a circle
-        raise OriginError(f"{folder} is more than {_MAX_DEPTH} directories deep")
-    try:
-        items = sorted(os.scandir(folder), key=lambda item: item.name)
-    except (FileNotFoundError, NotADirectoryError):
-        return
-    for item in items:
-        path = f"{prefix}{item.name}"
-        with contextlib.suppress(FileNotFoundError):  # deleted meanwhile, or a link to nothing
-            if item.is_dir():
-                yield from _walk(Path(item.path), f"{path}/", depth + 1)
-            elif item.is_file():
-                yield path, _stored(item.stat())
 
 
 def _stored(status: os.stat_result) -> StoredFile:
@@ -161,7 +188,7 @@ def _stored(status: os.stat_result) -> StoredFile:
 
 
 def _link(temporary: Path, target: Path, fill: Callable[[int], None]) -> bool:
-    """Give a written file its name unless something has it; True if it did."""
+    """Give a written file its name unless something has that name; True if it got it."""
     try:
         os.link(temporary, target)
     except FileExistsError:
@@ -192,22 +219,3 @@ def _write_all(handle: int, data: bytes) -> None:
     view = memoryview(data)
     while len(view) > 0:
         view = view[os.write(handle, view) :]
-
-
-@contextlib.contextmanager
-def _errors(path: Path, verb: str) -> Iterator[None]:
-    """Turn OSError into the errors that `Tree` promises."""
-    try:
-        yield
-    except HubdistError:
-        raise
-    except (FileNotFoundError, NotADirectoryError):
-        raise ModelNotFoundError(
-            f"there is nothing at {path}", advice="A mounted directory must be mounted at the same path on every node."
-        ) from None
-    except OSError as error:
-        if isinstance(error, PermissionError) or error.errno == errno.EROFS:
-            raise AccessDeniedError(
-                f"{path} may not be {verb} ({words_of(error)})", advice="Give this user rights to the directory."
-            ) from None
-        raise OriginError(f"{path} cannot be {verb}: {words_of(error)}") from None

@@ -1,4 +1,4 @@
-"""Read the pieces of a model with several requests side by side, in bounded memory."""
+"""Readers that request several pieces of a model in parallel, in bounded memory: in any order, or in order."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from hubdist.model.manifest import BLOCK_BYTES, Chunk, Piece
 from hubdist.system.threads import start_thread
 
 PART_BYTES = 2 * BLOCK_BYTES
-"""Bytes that are read, checked and written at a time: few, so that they stay in the processor's cache."""
+"""Bytes that are read, checked and written at a time; small enough to stay in the processor's cache."""
 
 Stream = Callable[[Piece, memoryview], Iterator[tuple[int, memoryview]]]
-"""Reads a piece through a buffer: the offset in the file and the bytes of each part, in order, valid until the next."""
+"""Reads a piece through a buffer. Yields offset and bytes of each part, in order, valid until the next part."""
 
 WriteChunk = Callable[[Chunk, memoryview], None]
 
 _END_S = 30.0
-"""How long to wait for threads that were told to stop; those that hang in a dead mount are left behind."""
+"""Seconds to wait for threads that were told to stop; threads that hang in a dead mount are left behind."""
 
 
-class _Reading(abc.ABC):
+class _RangeReader(abc.ABC):
     """Threads that take pieces in order, each with a request of its own; use once.
 
     Args:
-        pieces: What to read, in order.
-        stream: Reads one; called by several threads.
-        write: Takes the chunks; its view is used again when it returns.
+        pieces: The pieces to read, in order.
+        stream: Reads one piece; called by several threads.
+        write: Takes each chunk; the bytes are overwritten after it returns.
         requests: How many pieces to read at the same time.
-        stop: Makes the reads that wait fail soon.
+        stop: Makes waiting reads fail soon.
     """
 
     def __init__(
@@ -49,15 +49,15 @@ class _Reading(abc.ABC):
         self._failed: BaseException | None = None
 
     def run(self, *, timeout_s: float, redacted: str) -> None:
-        """Read and hand on everything.
+        """Read all pieces, and pass every chunk to `write`.
 
         Args:
-            timeout_s: Longest time in seconds for all of it.
-            redacted: What is read, for errors.
+            timeout_s: Longest time in seconds for all pieces together.
+            redacted: What is read, without secrets, for errors.
 
         Raises:
             TransferTimeoutError: The time is over.
-            HubdistError: What `stream` or `write` raised first.
+            HubdistError: The first error that `stream` or `write` raised.
         """
         deadline = time.monotonic() + timeout_s
         started = [start_thread(self._work, f"hubdist-copy-{number}") for number in range(self._requests)]
@@ -81,15 +81,15 @@ class _Reading(abc.ABC):
 
     @abc.abstractmethod
     def _work(self) -> None:
-        """Read until nothing is left; in each of the threads."""
+        """Read until no piece is left; runs in each of the threads."""
 
     @abc.abstractmethod
     def _wait(self, outcomes: list[Future[None]], deadline: float) -> bool:
-        """Wait until everything was handed on or something failed; False if the time is over."""
+        """Wait until every chunk was written or something failed; False if the time is over."""
 
     def _note(self, outcome: Future[None]) -> None:
         with self._changed:
-            if not self._ended:  # what fails after that was stopped
+            if not self._ended:  # a later failure is only the effect of `stop`
                 self._failed = self._failed or outcome.exception()
             self._changed.notify_all()
 
@@ -97,10 +97,10 @@ class _Reading(abc.ABC):
         return self._taken < len(self._pieces) and not self._ended and self._failed is None
 
 
-class UnorderedReading(_Reading):
-    """Hands on chunks of at most `PART_BYTES` from the threads that read them, as they come.
+class UnorderedRangeReader(_RangeReader):
+    """Writes chunks of at most `PART_BYTES` as they come, from the threads that read them.
 
-    The index of a chunk is that of the piece it is a part of.
+    The index of a chunk is the index of the piece that it is a part of.
     """
 
     def _work(self) -> None:
@@ -122,11 +122,11 @@ class UnorderedReading(_Reading):
         return not waiting or any(outcome.exception() is not None for outcome in done)
 
 
-class OrderedReading(_Reading):
-    """Hands on each piece as one chunk, in order, from the thread that called `run`.
+class OrderedRangeReader(_RangeReader):
+    """Writes each piece as one chunk, in order, from the thread that called `run`.
 
-    A piece gets a buffer when it is taken, and gives it back when it was handed on. Pieces are taken in order, so the
-    one that is waited for always has a buffer.
+    A thread takes a piece together with a buffer, and the buffer is free again when the piece was written. Because
+    pieces are taken in order, the next piece to write always has a buffer, so the readers cannot deadlock.
     """
 
     def __init__(
@@ -143,7 +143,7 @@ class OrderedReading(_Reading):
             number, buffer = taken
             piece = self._pieces[number]
             for _ in self._stream(piece, memoryview(buffer)[: piece.end - piece.start]):
-                pass  # the buffer holds all of the piece in the end
+                pass  # the buffer holds the whole piece afterwards
             with self._changed:
                 self._whole.add(number)
                 self._changed.notify_all()
@@ -151,7 +151,7 @@ class OrderedReading(_Reading):
     def _take(self) -> tuple[int, bytearray] | None:
         with self._changed:
             while self._goes_on() and not self._free:
-                self._changed.wait()  # `run` ends it at its deadline
+                self._changed.wait()  # bounded: `run` sets `_ended` and notifies at its deadline
             if not self._goes_on():
                 return None
             number = self._taken
@@ -160,7 +160,7 @@ class OrderedReading(_Reading):
             return number, self._buffers[number]
 
     def _wait(self, outcomes: list[Future[None]], deadline: float) -> bool:
-        del outcomes  # this thread is told of failures by `_note`
+        del outcomes  # `_note` reports failures to this thread
         for number, piece in enumerate(self._pieces):
             with self._changed:
                 while number not in self._whole and self._failed is None:

@@ -1,8 +1,8 @@
-"""Proven copies: places whose files are known to be a model, because they were listed around the read of its bytes.
+"""Proven copies: directories whose files are known to be a model, because they were listed before and after the read.
 
-A listing tells what lies at a place now, a digest what was read there once. The two belong together only if the place
-was listed before the bytes were read and digested, and had not changed when that was done. So the listing is kept then,
-beside the pins, and a place counts as the model for as long as it is listed in the same way.
+A listing tells what a directory holds now; a digest tells what was read there once. The two belong together only if
+the directory was listed before the bytes were read and digested, and had not changed afterwards. That listing is kept
+beside the pins, and the directory counts as the model for as long as it is listed in the same way.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from hubdist.system.unique_names import unique_name
 
 
 class ProvenCopies:
-    """The proven copies of one node: for each place the last model that was read there. Safe for several threads.
+    """The proven copies of one node: for each directory the last model that was read there. Safe for several threads.
 
-    They are kept in memory, and on disk as far as that can be written: without its note a place is only unproven.
+    They are kept in memory, and in notes on disk if the disk can be written. Without a note, a directory is unproven.
 
     Args:
-        folder: Where the notes are; made when the first one is kept. No note holds a URL.
+        folder: The directory for the notes; the first note creates it. No note holds a URL.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -37,9 +37,13 @@ class ProvenCopies:
         self._known: dict[str, tuple[Digest, RemoteCopy]] = {}
 
     def keep(self, manifest: Manifest, copy: RemoteCopy) -> None:
-        """Take note of a place that was listed before and after its bytes were read.
+        """Note that a directory holds a model.
 
-        Nothing is noted if the files are not the manifest's by name and size, or if the storage tells no versions.
+        Nothing is noted if the files are not the manifest's by name and size, or if the storage reports no versions.
+
+        Args:
+            manifest: The model that was read there.
+            copy: The directory as it was listed both before and after the read.
         """
         if not copy.fits(manifest) or not all(file.version for file in copy.files.values()):
             return
@@ -53,14 +57,27 @@ class ProvenCopies:
             write_durably(note, json.dumps(document).encode(), unique_name(), mode=mode_below(self._folder) & 0o644)
 
     def find(self, digest: Digest, url: str) -> RemoteCopy | None:
-        """The files of a place as they were when they were this model; None if that is not known."""
+        """The files of a directory as they were when they were a model.
+
+        Args:
+            digest: The model.
+            url: The directory.
+
+        Returns:
+            The listing of that time; None if the last model that was read there is another one, or not known.
+        """
         with self._guard:
             known = self._known.get(url)
         known = known or self._load(url)
         return known[1] if known is not None and known[0] == digest else None
 
     def judged(self, copy: RemoteCopy, digest: Digest) -> RemoteCopy:
-        """A listing of now, marked as proven if its files are the ones that were this model."""
+        """Mark a listing as digested if its files are the ones that were read as this model.
+
+        Args:
+            copy: The directory as it is listed now.
+            digest: The model.
+        """
         proven = self.find(digest, copy.url)
         same = proven is not None and find_difference(proven.files, copy.files, strictly=True) is None
         return replace(copy, digested=same)

@@ -1,7 +1,7 @@
-"""Temporary files on a mount that several machines have: held by a lock while they are written, else removed.
+"""Temporary files on a mount that several machines have: locked while they are written, removed when nobody does.
 
-Where locks are not seen by other machines, or this is not known, nothing is removed that was touched within an hour:
-whoever writes a file touches it all the time.
+Where other machines may not see the locks, a file is removed only if nobody has touched it for an hour, because a
+writer touches its file all the time.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from hubdist.system.mounts import Reach, reach_of_locks
 from hubdist.system.unique_names import unique_name
 
 SILENT_S = 3600.0
-"""Seconds without a sign of life after which a file's writer counts as dead where locks do not tell."""
+"""Seconds without a touch after which a file's writer counts as dead, where locks do not tell."""
 
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _TRIES = 100
@@ -26,10 +26,10 @@ _TRIES = 100
 
 @contextlib.contextmanager
 def temporary_file(folder: Path) -> Iterator[Path]:
-    """A new, empty file that nobody sweeps while the block runs; removed afterwards if it is still there.
+    """A new, empty file that nobody sweeps while the block runs. Afterwards it is removed if it is still there.
 
     Args:
-        folder: Where it is made.
+        folder: The directory for the file.
 
     Raises:
         OSError: The file system fails.
@@ -45,7 +45,7 @@ def temporary_file(folder: Path) -> Iterator[Path]:
 
 
 def sweep_files(folder: Path) -> None:
-    """Remove the files that nobody writes any more; what cannot be removed stays."""
+    """Remove the files that nobody writes any more; files that cannot be removed stay."""
     with contextlib.suppress(OSError):
         for file in list(folder.iterdir()):
             with contextlib.suppress(OSError):
@@ -53,7 +53,7 @@ def sweep_files(folder: Path) -> None:
 
 
 def _make(folder: Path) -> tuple[Path, int | None]:
-    """A new file and a lock on it, if there are locks. Who sweeps may remove it before; then the next one is made."""
+    """A new file, and a lock on it where there are locks. A sweeper may remove the file first; then make another."""
     for _ in range(_TRIES):
         file = folder / unique_name()
         os.close(os.open(file, _NEW, 0o644))
@@ -61,7 +61,7 @@ def _make(folder: Path) -> tuple[Path, int | None]:
             descriptor = os.open(file, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
         except FileNotFoundError:
             continue
-        except OSError:  # a mount on which files are only ever written anew
+        except OSError:  # a mount that can only write new files
             return file, None
         answer = Answer.HELD
         try:
@@ -82,7 +82,7 @@ def _make(folder: Path) -> tuple[Path, int | None]:
 def _remove_unheld(file: Path) -> None:
     try:
         descriptor = os.open(file, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except PermissionError:  # of another user, or on a mount on which files are only ever written anew
+    except PermissionError:  # of another user, or on a mount that can only write new files
         _remove_silent(file)
         return
     try:

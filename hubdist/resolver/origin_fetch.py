@@ -20,11 +20,13 @@ from hubdist.errors import (
 from hubdist.model.handle import Handle, Kind, parse_handle
 from hubdist.model.manifest import Manifest, ProvenChunk
 from hubdist.model.paths import drivers_path
-from hubdist.origins import Origin, open_origin
-from hubdist.origins.tfhub_cache import find_in_cache
+from hubdist.origins import Origin, OriginSettings, open_origin
+from hubdist.origins.directory import DirectoryOrigin
+from hubdist.remote import tfhub_cache
+from hubdist.remote.copy_reader import copy_remote
 from hubdist.remote.proven_copies import ProvenCopies
-from hubdist.remote.snapshot_copy import FALLBACK_ERRORS, RemoteCopy, check_copy, copy_remote, list_copy
-from hubdist.shared_cache.best_effort import OptionalCache
+from hubdist.remote.snapshot_copy import FALLBACK_ERRORS, RemoteCopy, check_copy, list_copy
+from hubdist.shared_cache.best_effort import BestEffortCache
 from hubdist.store.snapshot import Snapshot
 from hubdist.store.store import Store
 from hubdist.system.deadline import Deadline
@@ -66,9 +68,10 @@ class Fetcher:
     """
 
     def __init__(
-        self, config: Config, store: Store, cache: OptionalCache, proven: ProvenCopies, base_dir: Path | None
+        self, config: Config, store: Store, cache: BestEffortCache, proven: ProvenCopies, base_dir: Path | None
     ) -> None:
         self._config = config
+        self._settings = OriginSettings(config.deadlines, config.max_bytes, config.origins)
         self._store = store
         self._cache = cache
         self._proven = proven
@@ -85,7 +88,14 @@ class Fetcher:
         """
         try:
             with self._store.stage_manifest(manifest, unproven=copy.unproven) as stage:
-                copy_remote(copy, manifest, stage.write_chunk, self._config)
+                copy_remote(
+                    copy,
+                    manifest,
+                    stage.write_chunk,
+                    self._config.deadlines,
+                    in_flight_bytes=self._config.in_flight_bytes,
+                    max_bytes=self._config.max_bytes,
+                )
                 return self._store.publish(stage)
         except StoreError:
             raise
@@ -125,10 +135,11 @@ class Fetcher:
                 _LOG.warning("hubdist: TensorFlow Hub's directory in the shared cache is not used: %s", error)
         cached = None
         if self._tfhub_cache is not None and not anew:
-            cached = find_in_cache(handle, self._tfhub_cache, deadline)
+            cached = tfhub_cache.find_on_disk(handle, self._tfhub_cache)
         if cached is not None:
             try:  # unwatched: who has been told of one read cannot be told of another
-                return self._fetch(handle, deadline, cached), "TensorFlow Hub cache"
+                origin = DirectoryOrigin.at_path(cached, deadline, one_model=False)
+                return self._fetch(handle, deadline, origin), "TensorFlow Hub cache"
             except FALLBACK_ERRORS as error:
                 _LOG.warning("hubdist: the TensorFlow Hub cache %s is not used: %s", self._tfhub_cache, error)
         if self._config.offline and not handle.is_drivers:
@@ -146,7 +157,7 @@ class Fetcher:
         snapshot = self._read(handle, deadline, origin, watcher)
         if before is not None:
             try:
-                check_copy(before, self._config)
+                check_copy(before, self._config.deadlines, max_bytes=self._config.max_bytes)
             except HubdistError as error:
                 _LOG.info("hubdist: what %s holds now is not known: %s", before.redacted, error)
             else:
@@ -158,7 +169,7 @@ class Fetcher:
         if handle.kind not in (Kind.TREE, Kind.LOCAL):
             return None
         try:
-            return list_copy(handle.text, self._config)
+            return list_copy(handle.text, self._config.deadlines, max_bytes=self._config.max_bytes)
         except (AccessDeniedError, HandleError, IntegrityError, ModelNotFoundError):  # the read says what is the matter
             return None
         except HubdistError:
@@ -169,7 +180,7 @@ class Fetcher:
     def _read(self, handle: Handle, deadline: Deadline, origin: Origin | None, watcher: Feed | None) -> Snapshot:
         if watcher is None:
             with self._store.stage() as stage:
-                (origin or open_origin(handle, self._config, stage.scratch, deadline)).fetch(stage)
+                (origin or open_origin(handle, self._settings, stage.scratch, deadline)).fetch(stage)
                 return self._store.publish(stage)
 
         def chunk_ready(chunk: ProvenChunk) -> None:
@@ -177,7 +188,7 @@ class Fetcher:
 
         with self._store.stage(watch=chunk_ready, chunk_bytes=watcher.chunk_bytes) as stage:
             watcher.started(stage.path.name)
-            (origin or open_origin(handle, self._config, stage.scratch, deadline)).fetch(stage)
+            (origin or open_origin(handle, self._settings, stage.scratch, deadline)).fetch(stage)
             snapshot = self._store.publish(stage)
             watcher.published(snapshot.manifest, stage.ordinals)
             return snapshot

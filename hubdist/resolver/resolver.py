@@ -16,13 +16,13 @@ from hubdist.errors import HubdistError, NotPinnedError
 from hubdist.model.handle import Handle, Kind, parse_handle
 from hubdist.model.manifest import Digest, Manifest
 from hubdist.model.paths import drivers_path
-from hubdist.origins.direct import direct_url
-from hubdist.origins.local_changes import Look, look_at
+from hubdist.origins.local import Look, look_at
+from hubdist.origins.uncompressed import direct_url
 from hubdist.remote.proven_copies import ProvenCopies
 from hubdist.remote.snapshot_copy import RemoteCopy, list_copy
 from hubdist.report.delivery import PinReport
 from hubdist.resolver.origin_fetch import Feed, Fetcher
-from hubdist.shared_cache.best_effort import OptionalCache
+from hubdist.shared_cache.best_effort import BestEffortCache
 from hubdist.store.pins import LockFile, Pins, check_pin
 from hubdist.store.snapshot import Snapshot
 from hubdist.store.store import Store
@@ -42,7 +42,7 @@ class Resolution:
         source: Where the bytes came from, in words, such as `store` or `origin`.
         shared: Where the nodes find the files in the shared cache; None if they are in none.
         seconds: How long it took.
-        seen: For a path of the driver, what it looked like when it was read; see `origins.looks`.
+        seen: For a path of the driver, what it looked like when it was read; see `origins.local`.
     """
 
     handle: str
@@ -110,7 +110,15 @@ class Resolver:
         self._config = config
         self._store = store
         self._proven = ProvenCopies(store.root / "pins" / "places")
-        self._cache = OptionalCache(config, self._proven)
+        self._cache = BestEffortCache(
+            config.shared_cache,
+            config.deadlines,
+            self._proven,
+            in_flight_bytes=config.in_flight_bytes,
+            max_bytes=config.max_bytes,
+            read_only=config.shared_cache_read_only,
+            offline=config.offline,
+        )
         self._fetcher = Fetcher(config, store, self._cache, self._proven, base_dir)
         self._base_dir = base_dir
         self._last_pins = Pins(store.root / "pins" / "last")
@@ -251,7 +259,7 @@ class Resolver:
         return self._last_pins.find(handle)
 
     def direct_url(self, handle: Handle, *, wanted: bool) -> str | None:
-        """The directory that nodes could read themselves, or None; see `origins.direct`.
+        """The directory that nodes could read themselves, or None; see `origins.uncompressed`.
 
         Args:
             handle: Any handle.
@@ -260,7 +268,7 @@ class Resolver:
         if self._config.offline and handle.kind is not Kind.LOCAL:
             return None
         try:
-            url = direct_url(handle, self._config, ask_hub=wanted)
+            url = direct_url(handle, self._config.deadlines, ask_hub=wanted)
         except HubdistError as error:
             _LOG.warning("hubdist: %s cannot be read directly: %s", handle.redacted, error.what)
             return None
@@ -278,7 +286,9 @@ class Resolver:
         if url is None:
             return None
         try:
-            return self._proven.judged(list_copy(url, self._config), manifest.digest)
+            return self._proven.judged(
+                list_copy(url, self._config.deadlines, max_bytes=self._config.max_bytes), manifest.digest
+            )
         except HubdistError as error:
             _LOG.info("hubdist: %s cannot be listed by the driver's node: %s", handle.redacted, error)
             return self._proven.find(manifest.digest, url)
@@ -314,7 +324,7 @@ class Resolver:
         """Read the origin; if another cluster does so for the same shared cache, wait and take what it filled in."""
         if pinned is None and not _is_immutable(handle):  # what another cluster read may be old
             return self._read(handle, pinned, watcher, deadline)
-        with self._cache.turn(handle.key, lambda: self._find(handle, pinned), deadline) as found:
+        with self._cache.single_filler(handle.key, lambda: self._find(handle, pinned), deadline) as found:
             return found or self._read(handle, pinned, watcher, deadline)
 
     def _read(
@@ -326,7 +336,7 @@ class Resolver:
             resolution = self._checked(
                 handle, pinned, Resolution(handle.redacted, snapshot.manifest, source, seen=seen)
             )
-            return replace(resolution, shared=self._cache.share(snapshot, handle))
+            return replace(resolution, shared=self._cache.publish(snapshot, handle))
 
     def _find(self, handle: Handle, pinned: Digest | None) -> Resolution | None:
         return self._settle(handle, pinned, self._look(handle, pinned))
@@ -338,7 +348,7 @@ class Resolver:
         snapshot = self._store.find(found.digest)
         if snapshot is not None:
             with snapshot:
-                found = replace(found, shared=self._cache.share(snapshot, handle))
+                found = replace(found, shared=self._cache.publish(snapshot, handle))
         return self._checked(handle, pinned, found)
 
     def _look(self, handle: Handle, pinned: Digest | None) -> Resolution | None:

@@ -2,12 +2,12 @@
 
     <directory>/leases/<name>/<term>     {"owner": <random digits>, "beat": <count>}
 
-The highest term owns. A term is taken with a create-only write, so two cannot have the same. The owner writes its
-term again every `BEAT_S` seconds; whoever waits takes the next term when the owner's has not changed for `STALE_S`
-seconds by the waiter's own clock. No clocks are compared, and nothing is deleted by anybody but the owner.
+The highest term owns the lease. A term is taken with a create-only write, so two processes cannot have the same. The
+owner writes its term again every `beat_s` seconds. A waiter takes the next term when the owner's has not changed for
+`stale_s` seconds by the waiter's own clock. No clocks are compared, and only the owner deletes anything.
 
-An owner that was suspended and wakes after another took over does its work a second time. So a lease saves double
-work and is never needed for right results; where storage knows no create-only writes there is none.
+An owner that was suspended and wakes after another process took over does its work a second time. So a lease saves
+double work, but right results never depend on it. Where storage has no create-only writes there is no lease.
 """
 
 from __future__ import annotations
@@ -18,56 +18,72 @@ import logging
 import re
 import secrets
 import threading
-import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from hubdist.config.schema import Config
 from hubdist.errors import HubdistError
 from hubdist.remote import Tree, open_tree
+from hubdist.system.deadline import Deadline, Deadlines
 
 _LOG = logging.getLogger(__name__)
 _T = TypeVar("_T")
-
-BEAT_S = 3.0
-"""Seconds between two signs of life of an owner."""
-
-STALE_S = 10.0
-"""Seconds without a sign of life, as a waiter sees it, after which it takes over."""
-
-POLL_S = 1.0
-"""Seconds between two looks of a waiter; object storage tells nobody of changes."""
-
-_STALL_S = 5.0
+_MAX_STALL_S = 5.0
+_MAX_RETRIES = 2
 _END_S = 15.0
 
 
+@dataclass(frozen=True, slots=True)
+class LeaseTimes:
+    """The rhythm of a lease. All processes that share a lease must use the same times.
+
+    Attributes:
+        beat_s: Seconds between two signs of life of an owner.
+        stale_s: Seconds without a sign of life, as a waiter sees it, after which the waiter takes over.
+        poll_s: Seconds between two looks of a waiter, because object storage does not report changes.
+    """
+
+    beat_s: float = 3.0
+    stale_s: float = 10.0
+    poll_s: float = 1.0
+
+
+_TIMES = LeaseTimes()
+
+
 @contextlib.contextmanager
-def hold_lease(url: str, name: str, config: Config, done: Callable[[], _T | None]) -> Iterator[_T | None]:
-    """Wait until this process may do a piece of work, or somebody else has done it.
+def hold_lease(
+    url: str, name: str, deadlines: Deadlines, done: Callable[[], _T | None], times: LeaseTimes = _TIMES
+) -> Iterator[_T | None]:
+    """Wait until this process may do a piece of work, or another process has done it.
 
     Args:
-        url: Directory on storage that everybody who may do the work names.
-        name: Of the work: letters, digits, `.`, `_`, `-`.
-        config: Deadlines; after `timeout_s` the block runs without the lease.
-        done: Looks whether the work is done; called about once in `POLL_S`.
+        url: The directory on storage that all processes which may do the work name.
+        name: The name of the work: letters, digits, `.`, `_`, `-`.
+        deadlines: Timeouts and retries; after `total_s` the block runs without the lease.
+        done: Looks whether the work is done; called about once in `times.poll_s`.
+        times: The rhythm of the lease.
 
     Yields:
-        What `done` returned, or None: then do the work; the lease is kept while the block runs.
+        What `done` returned, or None: then the block does the work, and keeps the lease while it runs.
 
     Raises:
-        HubdistError: The directory cannot be read or written to; or what `done` raised.
+        ValueError: The name is not allowed.
+        ResolveError, TransferError: The directory cannot be read or written.
+        Exception: What `done` raised.
     """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
-        raise ValueError(f"no name of a lease: {name!r}")
-    quick = {"stall_timeout_s": min(config.stall_timeout_s, _STALL_S), "retries": min(config.retries, 2)}
-    with open_tree(url, config.changed(quick)) as tree:
+        raise ValueError(f"not a name of a lease: {name!r}")
+    quick = replace(
+        deadlines, stall_s=min(deadlines.stall_s, _MAX_STALL_S), retries=min(deadlines.retries, _MAX_RETRIES)
+    )
+    with open_tree(url, quick) as tree:
         if not tree.exclusive:
             yield done()
             return
-        lease = _Lease(tree, f"leases/{name}")
+        lease = _Lease(tree, f"leases/{name}", times)
         try:
-            found = lease.acquire(done, config.timeout_s)
+            found = lease.acquire(done, Deadline(deadlines.total_s))
             if found is None:
                 lease.start()
             else:
@@ -78,35 +94,34 @@ def hold_lease(url: str, name: str, config: Config, done: Callable[[], _T | None
 
 
 class _Lease:
-    def __init__(self, tree: Tree, folder: str) -> None:
+    def __init__(self, tree: Tree, folder: str, times: LeaseTimes) -> None:
         self._tree = tree
         self._folder = folder
+        self._times = times
         self._owner = secrets.token_hex(16)
         self._term: int | None = None
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def acquire(self, done: Callable[[], _T | None], timeout_s: float) -> _T | None:
-        """Wait for the lease or for what `done` finds; with neither after `timeout_s`, return without."""
-        deadline = time.monotonic() + timeout_s
+    def acquire(self, done: Callable[[], _T | None], deadline: Deadline) -> _T | None:
+        """Wait for the lease, or until `done` finds something; after the deadline, return without either."""
         seen: tuple[int, bytes | None] | None = None
-        since = 0.0
+        silent = Deadline(self._times.stale_s)
         while (found := done()) is None:
             highest = max(self._terms(), default=0)
             sign = self._tree.load(self._path(highest)) if highest else b""
-            now = time.monotonic()
             if seen != (highest, sign):
-                seen, since = (highest, sign), now
-            if highest == 0 or (sign is not None and now - since >= STALE_S):
+                seen, silent = (highest, sign), Deadline(self._times.stale_s)
+            if highest == 0 or (sign is not None and silent.remaining_s() <= 0):
                 if self._claim(highest + 1):
                     if highest:
                         _LOG.warning("hubdist: took over %s, whose owner is silent", self._tree.url(self._folder))
-                    return done()  # the one before may have finished after the last look
+                    return done()  # the former owner may have finished after the last look
                 continue
-            if now >= deadline:
-                _LOG.warning("hubdist: %s is held for %g s; going on", self._tree.url(self._folder), timeout_s)
+            if deadline.remaining_s() <= 0:
+                _LOG.warning("hubdist: %s is held for %g s; going on", self._tree.url(self._folder), deadline.timeout_s)
                 return None
-            self._ended.wait(min(POLL_S, deadline - now))
+            self._ended.wait(min(self._times.poll_s, deadline.remaining_s()))
         return found
 
     def start(self) -> None:
@@ -116,7 +131,7 @@ class _Lease:
             self._thread.start()
 
     def release(self) -> None:
-        """End the signs of life and delete the terms; the own one last, so that it covers the others."""
+        """End the signs of life and delete the terms; the own term last, so that it covers the others."""
         self._ended.set()
         if self._thread is not None:
             self._thread.join(_END_S)
@@ -129,11 +144,13 @@ class _Lease:
             if self._is_own(own):
                 self._tree.delete(self._path(own))
         except HubdistError as error:
-            _LOG.warning("hubdist: a lease could not be given back, others wait %g s for it: %s", STALE_S, error)
+            _LOG.warning(
+                "hubdist: a lease could not be given back, others wait %g s for it: %s", self._times.stale_s, error
+            )
 
     def _beat(self) -> None:
         beat = 0
-        while not self._ended.wait(BEAT_S):
+        while not self._ended.wait(self._times.beat_s):
             beat += 1
             with contextlib.suppress(HubdistError):  # the next beat is the next try
                 if self._term is None or max(self._terms(), default=0) != self._term or not self._is_own(self._term):
@@ -142,7 +159,7 @@ class _Lease:
                 self._tree.write(self._path(self._term), self._sign(beat))
 
     def _claim(self, term: int) -> bool:
-        """Create a term; True if it is ours, also when the answer to an earlier try was lost."""
+        """Create a term; True if the term is ours, also when the answer to an earlier try was lost."""
         if self._tree.create(self._path(term), self._sign(0)) or self._is_own(term):
             self._term = term
             return True

@@ -1,4 +1,4 @@
-"""Bring a folder on storage to hold exactly a snapshot's files."""
+"""Upload a snapshot: make a folder on storage hold exactly the snapshot's files."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from hubdist.config.schema import Config
 from hubdist.errors import DigestMismatchError, IntegrityError, ModelNotFoundError, OriginError
 from hubdist.model.manifest import Entry
 from hubdist.model.source import READ_BYTES
@@ -16,46 +15,46 @@ from hubdist.remote import StoredFile, Tree
 from hubdist.store.snapshot import Snapshot
 from hubdist.system.disk import disk_errors
 
-_UPLOADS = 8
-_TRIES = 4
+_MAX_UPLOADS = 8
+_MAX_TRIES = 4
 _HASH_BYTES = 1 << 20
 
 
-def fill_folder(tree: Tree, folder: str, snapshot: Snapshot, config: Config) -> dict[str, StoredFile]:
-    """Upload what is missing, replace what is wrong, delete what is too much.
+def fill_folder(tree: Tree, folder: str, snapshot: Snapshot, in_flight_bytes: int) -> dict[str, StoredFile]:
+    """Upload missing files, replace wrong ones, delete surplus ones.
 
-    A file that is there is right if the storage's own md5 is that of the snapshot's file; else it is read again, and
-    its digest compared. What was uploaded is checked in the same way.
+    A stored file is right if the storage's own md5 equals that of the snapshot's file. Otherwise the file is read
+    again, and its digest compared. Uploaded files are checked in the same way.
 
     Args:
         tree: The storage.
-        folder: Where the files go.
-        snapshot: Whose files.
-        config: `in_flight_bytes` bounds the memory of uploads.
+        folder: The folder that gets the files.
+        snapshot: The snapshot; the caller holds it.
+        in_flight_bytes: Most bytes in memory; at least one file is uploaded at a time.
 
     Returns:
         The files as they were listed when all of them were right.
 
     Raises:
-        OriginError: Somebody else keeps changing the folder.
+        OriginError: Another process keeps changing the folder.
         DigestMismatchError: The snapshot itself is damaged.
-        HubdistError: The storage refuses.
+        ResolveError, TransferError: The storage refuses.
     """
-    filling = _Filling(tree, folder, snapshot)
-    uploads = max(1, min(_UPLOADS, config.in_flight_bytes // READ_BYTES))
+    uploader = _Uploader(tree, folder, snapshot)
+    uploads = max(1, min(_MAX_UPLOADS, in_flight_bytes // READ_BYTES))
     with _threads(uploads) as pool:
-        for _ in range(_TRIES):
+        for _ in range(_MAX_TRIES):
             found = tree.listing(folder)
-            right = pool.map(lambda entry, found=found: filling.is_right(entry, found), snapshot.manifest.entries)
+            right = pool.map(lambda entry, found=found: uploader.is_right(entry, found), snapshot.manifest.entries)
             wrong = [entry for entry, fine in zip(snapshot.manifest.entries, right, strict=True) if not fine]
             surplus = found.keys() - {entry.path for entry in snapshot.manifest.entries}
             if not wrong and not surplus:
                 return found
-            tuple(pool.map(lambda entry, found=found: filling.upload(entry, found), wrong))
+            tuple(pool.map(lambda entry, found=found: uploader.upload(entry, found), wrong))
             for path in surplus:
                 tree.delete(f"{folder}/{path}")
     raise OriginError(
-        f"{tree.url(folder)} was changed by others each of {_TRIES} times it was filled",
+        f"{tree.url(folder)} was changed by others each of {_MAX_TRIES} times it was filled",
         advice="Let nobody but hubdist write below the shared cache.",
     )
 
@@ -69,7 +68,7 @@ def _threads(count: int) -> Iterator[ThreadPoolExecutor]:
         pool.shutdown(cancel_futures=True)
 
 
-class _Filling:
+class _Uploader:
     """Compares and uploads; its methods are called by several threads, for different entries."""
 
     def __init__(self, tree: Tree, folder: str, snapshot: Snapshot) -> None:
@@ -80,7 +79,7 @@ class _Filling:
         self._seen_right: dict[str, StoredFile] = {}
 
     def is_right(self, entry: Entry, found: Mapping[str, StoredFile]) -> bool:
-        """True if the file that was listed has the bytes of the entry."""
+        """True if the listed file has the bytes of the entry."""
         file = found.get(entry.path)
         if file is None or file.size != entry.size:
             return False
@@ -92,7 +91,7 @@ class _Filling:
         return right
 
     def upload(self, entry: Entry, found: Mapping[str, StoredFile]) -> None:
-        """Create the file, or replace the wrong one that was listed; another writer's new one is left for a check."""
+        """Create the file, or replace the wrong one that was listed. A new one of another writer stays for a check."""
         self._md5(entry)
         target = f"{self._folder}/{entry.path}"
         self._tree.upload(target, self._snapshot.path / entry.path, create=entry.path not in found)
@@ -103,12 +102,12 @@ class _Filling:
         try:
             for start in range(0, file.size, READ_BYTES):
                 digest.update(self._tree.read(target, start, min(start + READ_BYTES, file.size), file.version))
-        except (IntegrityError, ModelNotFoundError):  # replaced or deleted meanwhile
+        except (IntegrityError, ModelNotFoundError):  # another writer replaced or deleted it meanwhile
             return False
         return digest.hexdigest() == entry.digest.value
 
     def _md5(self, entry: Entry) -> str:
-        """The md5 of the snapshot's file, whose own digest is checked on the way: damage must not spread."""
+        """The md5 of the snapshot's file; checks the file's own digest too, because damage must not spread."""
         if entry.path not in self._md5s:
             self._md5s[entry.path] = _local_md5(self._snapshot.path / entry.path, entry)
         return self._md5s[entry.path]

@@ -18,23 +18,24 @@ from hypothesis import strategies as st
 
 import hubdist
 from hubdist import errors
-from hubdist.config.schema import Config
 from hubdist.model.handle import parse_handle
 from hubdist.model.manifest import Chunk, EntryDigester, Manifest, cut_chunks
-from hubdist.origins import open_origin
+from hubdist.origins import OriginSettings, open_origin
 from hubdist.remote import Tree, gcs_contents, inflated_copies, open_tree
 from hubdist.remote.compressed_objects import Inflated, KnownSizes
+from hubdist.remote.copy_reader import CopyReader, copy_remote
 from hubdist.remote.gcs_client import GcsClient
-from hubdist.remote.snapshot_copy import CopyReader, RemoteCopy, check_copy, copy_remote, list_copy, probe
+from hubdist.remote.snapshot_copy import RemoteCopy, check_copy, list_copy, probe
 from hubdist.shared_cache.cache import SharedCache
 from hubdist.store.store import Store
+from hubdist.system.deadline import Deadlines
 from hubdist.testing.memory import MemorySink
 from tests.support.archives import tar, targz, zipped
 from tests.support.gcs import FakeGcs, fake_gcs, gcs_environment
 from tests.support.gcs_proxy import GcsProxy
 
 BUCKET = "encoded"
-CONFIG = Config(retries=0, stall_timeout_s=20)
+DEADLINES = Deadlines(stall_s=20, retries=0)
 DATA = os.urandom(50_000) + bytes(3_000_000) + os.urandom(50_000)
 FILES = {"saved_model.pb": DATA, "variables/data-0": os.urandom(2_000_000), "assets/words.txt": b"a\nb\n", "empty": b""}
 
@@ -55,7 +56,7 @@ def folder(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def tree(server: FakeGcs, folder: str) -> Iterator[Tree]:
-    with open_tree(f"gs://{BUCKET}/{folder}", CONFIG) as opened:
+    with open_tree(f"gs://{BUCKET}/{folder}", DEADLINES) as opened:
         yield opened
 
 
@@ -76,9 +77,9 @@ class Requests(list[str]):
         return len([line for line in self if "alt=media" in line])
 
 
-def fetched(handle: str, scratch: Path, config: Config = CONFIG) -> dict[str, bytes]:
+def fetched(handle: str, scratch: Path, max_bytes: int | None = None) -> dict[str, bytes]:
     sink = MemorySink()
-    open_origin(parse_handle(handle), config, scratch).fetch(sink)
+    open_origin(parse_handle(handle), OriginSettings(DEADLINES, max_bytes), scratch).fetch(sink)
     return sink.files
 
 
@@ -178,10 +179,10 @@ def test_each_version_is_measured_once(server: FakeGcs, folder: str) -> None:
     requests = Requests()
     with GcsProxy(server.url, requests.note) as proxy, gcs_environment(proxy.url):
         for _ in range(3):
-            list_copy(f"gs://{BUCKET}/{folder}", CONFIG)
+            list_copy(f"gs://{BUCKET}/{folder}", DEADLINES)
         assert requests.reads() == len(FILES)
         server.put_gzipped(BUCKET, folder, {"empty": b"not any more"})
-        assert list_copy(f"gs://{BUCKET}/{folder}", CONFIG).files["empty"].size == 12
+        assert list_copy(f"gs://{BUCKET}/{folder}", DEADLINES).files["empty"].size == 12
         assert requests.reads() == len(FILES) + 1
 
 
@@ -267,7 +268,7 @@ def test_many_readers_of_one_object_make_one_copy(server: FakeGcs, folder: str) 
     server.put_gzipped(BUCKET, folder, {"file": DATA})
     requests = Requests()
     with GcsProxy(server.url, requests.note) as proxy, gcs_environment(proxy.url), ThreadPoolExecutor(8) as pool:
-        with open_tree(f"gs://{BUCKET}/{folder}", CONFIG) as tree:
+        with open_tree(f"gs://{BUCKET}/{folder}", DEADLINES) as tree:
             version = tree.look("file").file.version  # type: ignore[attr-defined]
             assert tree.read("file", 0, 1, version) == DATA[:1]
             before = requests.reads()
@@ -277,10 +278,7 @@ def test_many_readers_of_one_object_make_one_copy(server: FakeGcs, folder: str) 
         assert requests.reads() == before == 2  # the one that told that it is encoded, and the one for the copy
 
 
-def test_a_copy_that_breaks_off_goes_on(server: FakeGcs, folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from hubdist.remote import retry
-
-    monkeypatch.setattr(retry, "_FIRST_WAIT_S", 0.01)
+def test_a_copy_that_breaks_off_goes_on(server: FakeGcs, folder: str) -> None:
     server.put_gzipped(BUCKET, folder, {"file": DATA})
     failed: list[str] = []
 
@@ -292,7 +290,7 @@ def test_a_copy_that_breaks_off_goes_on(server: FakeGcs, folder: str, monkeypatc
     with (
         GcsProxy(server.url, fail_each_once) as proxy,
         gcs_environment(proxy.url),
-        open_tree(f"gs://{BUCKET}/{folder}", Config(retries=2)) as tree,
+        open_tree(f"gs://{BUCKET}/{folder}", Deadlines(retries=2, first_wait_s=0.01)) as tree,
     ):
         assert tree.read("file", 10, 3_000_000) == DATA[10:3_000_000]
     assert failed
@@ -301,7 +299,7 @@ def test_a_copy_that_breaks_off_goes_on(server: FakeGcs, folder: str, monkeypatc
 @pytest.mark.parametrize("when", ["before the first range", "after the first range"])
 def test_a_version_that_is_gone_is_told(server: FakeGcs, folder: str, when: str) -> None:
     server.put_gzipped(BUCKET, folder, {"file": DATA})
-    with open_tree(f"gs://{BUCKET}/{folder}", CONFIG) as tree:
+    with open_tree(f"gs://{BUCKET}/{folder}", DEADLINES) as tree:
         version = tree.listing()["file"].version
         if when == "after the first range":
             tree.read("file", 0, 1, version)
@@ -320,7 +318,7 @@ def test_a_version_that_is_gone_is_told(server: FakeGcs, folder: str, when: str)
 def test_a_content_of_more_than_max_bytes_is_refused(server: FakeGcs, folder: str, tmp_path: Path) -> None:
     server.put_gzipped(BUCKET, folder, {"saved_model.pb": b"x", "bomb": bytes(30 << 20)})
     handle = f"gs://{BUCKET}/{folder}"
-    with open_tree(handle, CONFIG.changed({"max_bytes": 20 << 20})) as tree:
+    with open_tree(handle, DEADLINES, max_bytes=20 << 20) as tree:
         with pytest.raises(errors.StoreFullError, match=f"{folder}/bomb.*max_bytes"):
             tree.listing()
         with pytest.raises(errors.StoreFullError, match=f"{folder}/bomb.*max_bytes"):
@@ -344,7 +342,7 @@ def test_a_disk_without_room_for_a_copy_is_told_with_what_to_do(
 
 def test_a_closed_tree_gives_nothing_of_its_copies(server: FakeGcs, folder: str) -> None:
     server.put_gzipped(BUCKET, folder, {"file": DATA})
-    with open_tree(f"gs://{BUCKET}/{folder}", CONFIG) as tree:
+    with open_tree(f"gs://{BUCKET}/{folder}", DEADLINES) as tree:
         version = tree.listing()["file"].version
         tree.read("file", 0, 1, version)
     with pytest.raises(errors.OriginError, match="was ended"):
@@ -353,8 +351,8 @@ def test_a_closed_tree_gives_nothing_of_its_copies(server: FakeGcs, folder: str)
 
 def test_where_only_gcsfs_may_read_it_is_told_what_to_do(server: FakeGcs, folder: str) -> None:
     server.put_gzipped(BUCKET, folder, {"file": DATA})
-    with open_tree(f"gs://{BUCKET}/{folder}", CONFIG) as tree:
-        tree._files.session_kwargs = {"trust_env": True}  # type: ignore[attr-defined]
+    with open_tree(f"gs://{BUCKET}/{folder}", DEADLINES) as tree:
+        tree._fsspec.files.session_kwargs = {"trust_env": True}  # type: ignore[attr-defined]
         with pytest.raises(errors.OriginError, match=f"{folder}/file is stored.*Store the file plainly"):
             tree.listing()
 
@@ -444,9 +442,11 @@ def test_a_change_of_the_encoding_alone_is_noticed(
 
 def copied(copy: RemoteCopy, manifest: Manifest, store: Path, *, ordered: bool) -> dict[str, bytes]:
     made = Store(store)
-    config = CONFIG.changed({"in_flight_bytes": 4 << 20})
     with made.stage_manifest(manifest) as stage:
-        assert copy_remote(copy, manifest, stage.write_chunk, config, ordered=ordered) == manifest.total_bytes
+        assert (
+            copy_remote(copy, manifest, stage.write_chunk, DEADLINES, in_flight_bytes=4 << 20, ordered=ordered)
+            == manifest.total_bytes
+        )
         with made.publish(stage) as snapshot:
             return {entry.path: (snapshot.path / entry.path).read_bytes() for entry in manifest.entries}
 
@@ -455,18 +455,18 @@ def copied(copy: RemoteCopy, manifest: Manifest, store: Path, *, ordered: bool) 
 def test_a_node_copies_in_parallel_ranges(server: FakeGcs, folder: str, tmp_path: Path, ordered: bool) -> None:
     files = {**FILES, "variables/large": os.urandom(1000) * 20_000}
     server.put_gzipped(BUCKET, folder, files)
-    copy = list_copy(f"gs://{BUCKET}/{folder}", CONFIG)
+    copy = list_copy(f"gs://{BUCKET}/{folder}", DEADLINES)
     manifest = manifest_of(files)
     assert copy.fits(manifest)
-    probe(copy, CONFIG, timeout_s=20)
+    probe(copy, DEADLINES, timeout_s=20)
     assert copied(copy, manifest, tmp_path, ordered=ordered) == files
-    check_copy(copy, CONFIG)
+    check_copy(copy, DEADLINES)
 
 
 def test_a_node_reads_single_chunks(server: FakeGcs, folder: str) -> None:
     server.put_gzipped(BUCKET, folder, FILES)
     manifest = manifest_of(FILES)
-    reader = CopyReader(list_copy(f"gs://{BUCKET}/{folder}", CONFIG), manifest, CONFIG)
+    reader = CopyReader(list_copy(f"gs://{BUCKET}/{folder}", DEADLINES), manifest, DEADLINES)
     try:
         for chunk in cut_chunks(manifest, 1 << 20):
             buffer = memoryview(bytearray(sum(piece.end - piece.start for piece in chunk.pieces)))
@@ -483,7 +483,7 @@ def content_of(chunk: Chunk, manifest: Manifest) -> bytes:
 def test_a_copy_with_another_content_is_refused_with_both_digests(server: FakeGcs, folder: str, tmp_path: Path) -> None:
     server.put_gzipped(BUCKET, folder, {**FILES, "saved_model.pb": flipped(DATA, 1_000_000)})
     with pytest.raises(errors.DigestMismatchError, match=f"gs://{BUCKET}/{folder}/saved_model.pb"):
-        copied(list_copy(f"gs://{BUCKET}/{folder}", CONFIG), manifest_of(FILES), tmp_path, ordered=False)
+        copied(list_copy(f"gs://{BUCKET}/{folder}", DEADLINES), manifest_of(FILES), tmp_path, ordered=False)
 
 
 def test_a_directory_of_tensorflow_hub_in_a_shared_cache_is_used(server: FakeGcs, folder: str, tmp_path: Path) -> None:
@@ -491,7 +491,7 @@ def test_a_directory_of_tensorflow_hub_in_a_shared_cache_is_used(server: FakeGcs
     handle = parse_handle("https://host.example/m/1")
     sha1 = hashlib.sha1(handle.text.encode(), usedforsecurity=False).hexdigest()
     server.put_gzipped(BUCKET, f"{folder}/{sha1}", files)
-    cache = SharedCache(f"gs://{BUCKET}/{folder}", CONFIG)
+    cache = SharedCache(f"gs://{BUCKET}/{folder}", DEADLINES, in_flight_bytes=64 << 20)
     copy = cache.find_tfhub(handle)
     assert copy is not None
     assert copied(copy, manifest_of(files), tmp_path, ordered=False) == files

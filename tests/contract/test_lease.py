@@ -10,23 +10,24 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from hubdist import errors
-from hubdist.config.schema import Config
 from hubdist.remote import open_tree
 from hubdist.remote.mounted_tree import MountedTree
-from hubdist.shared_cache import lease
-from hubdist.shared_cache.lease import hold_lease
+from hubdist.shared_cache.lease import LeaseTimes, hold_lease
+from hubdist.system.deadline import Deadlines
 from tests.support import REPOSITORY
 from tests.support.gcs import FakeGcs, fake_gcs, gcs_environment
 from tests.support.gcs_proxy import GcsProxy
 from tests.support.places import GcsPlace, MemoryPlace, MountedPlace, Place
 
 BUCKET = "leases"
-CONFIG = Config(retries=1, stall_timeout_s=20, timeout_s=60)
+DEADLINES = Deadlines(stall_s=20, total_s=60, retries=1)
+QUICK = LeaseTimes(beat_s=0.2, stale_s=2.0, poll_s=0.05)
 
 
 @pytest.fixture(scope="module")
@@ -46,44 +47,36 @@ def place(request: pytest.FixtureRequest, server: FakeGcs, tmp_path: Path) -> Pl
     return MountedPlace(tmp_path / "mount") if request.param == "mount" else MemoryPlace(name)
 
 
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lease, "BEAT_S", 0.2)
-    monkeypatch.setattr(lease, "STALE_S", 2.0)
-    monkeypatch.setattr(lease, "POLL_S", 0.05)
-
-
 def terms(place: Place) -> dict[str, bytes]:
     return {path: data for path, data in place.files().items() if path.startswith("leases/")}
 
 
 def test_a_free_lease_is_taken_and_given_back(place: Place) -> None:
-    with hold_lease(place.url, "fill-one", CONFIG, lambda: None) as found:
+    with hold_lease(place.url, "fill-one", DEADLINES, lambda: None) as found:
         assert found is None
         assert set(terms(place)) == {"leases/fill-one/1"}
     assert terms(place) == {}
 
 
 def test_work_that_is_done_needs_no_lease(place: Place) -> None:
-    with hold_lease(place.url, "fill-one", CONFIG, lambda: "result") as found:
+    with hold_lease(place.url, "fill-one", DEADLINES, lambda: "result") as found:
         assert found == "result"
         assert terms(place) == {}
 
 
 def test_work_that_was_done_just_before_is_not_done_again(place: Place) -> None:
     answers = iter([None, "result"])
-    with hold_lease(place.url, "fill-one", CONFIG, lambda: next(answers)) as found:
+    with hold_lease(place.url, "fill-one", DEADLINES, lambda: next(answers)) as found:
         assert found == "result"
     assert terms(place) == {}
 
 
 def test_the_lease_is_given_back_when_the_work_fails(place: Place) -> None:
-    with pytest.raises(ZeroDivisionError), hold_lease(place.url, "fill-one", CONFIG, lambda: None):
+    with pytest.raises(ZeroDivisionError), hold_lease(place.url, "fill-one", DEADLINES, lambda: None):
         _ = 1 / 0
     assert terms(place) == {}
 
 
-@pytest.mark.usefixtures("quick")
 def test_a_living_owner_keeps_it(place: Place) -> None:
     owned, looks = threading.Event(), 0
 
@@ -92,32 +85,33 @@ def test_a_living_owner_keeps_it(place: Place) -> None:
         looks += 1
 
     def wait_for_it() -> float:
-        with hold_lease(place.url, "fill-one", CONFIG, look) as found:
+        with hold_lease(place.url, "fill-one", DEADLINES, look, QUICK) as found:
             assert found is None
             assert not owned.is_set()
             return time.monotonic()
 
     with ThreadPoolExecutor(1) as pool:
-        with hold_lease(place.url, "fill-one", CONFIG, lambda: None):
+        with hold_lease(place.url, "fill-one", DEADLINES, lambda: None, QUICK):
             owned.set()
             begin = time.monotonic()
             waiting = pool.submit(wait_for_it)
-            while time.monotonic() - begin < 2 * lease.STALE_S or looks < 10:
+            while time.monotonic() - begin < 2 * QUICK.stale_s or looks < 10:
                 assert not waiting.done()
                 time.sleep(0.05)
             owned.clear()
-        assert waiting.result(20) > begin + 2 * lease.STALE_S
+        assert waiting.result(20) > begin + 2 * QUICK.stale_s
     assert terms(place) == {}
 
 
-@pytest.mark.usefixtures("quick")
 def test_what_the_owner_finished_is_found_by_who_waits(place: Place) -> None:
     done = threading.Event()
     with ThreadPoolExecutor(1) as pool:
-        with hold_lease(place.url, "fill-one", CONFIG, lambda: None):
+        with hold_lease(place.url, "fill-one", DEADLINES, lambda: None, QUICK):
 
             def wait_for_it() -> str | None:
-                with hold_lease(place.url, "fill-one", CONFIG, lambda: "result" if done.is_set() else None) as found:
+                with hold_lease(
+                    place.url, "fill-one", DEADLINES, lambda: "result" if done.is_set() else None, QUICK
+                ) as found:
                     return found
 
             waiting = pool.submit(wait_for_it)
@@ -125,14 +119,13 @@ def test_what_the_owner_finished_is_found_by_who_waits(place: Place) -> None:
         assert waiting.result(20) == "result"
 
 
-@pytest.mark.usefixtures("quick")
 def test_of_many_only_one_at_a_time_has_it(place: Place) -> None:
     inside, most = 0, 0
     lock = threading.Lock()
 
     def work(_: int) -> None:
         nonlocal inside, most
-        with hold_lease(place.url, "fill-one", CONFIG, lambda: None):
+        with hold_lease(place.url, "fill-one", DEADLINES, lambda: None, QUICK):
             with lock:
                 inside += 1
                 most = max(most, inside)
@@ -145,7 +138,6 @@ def test_of_many_only_one_at_a_time_has_it(place: Place) -> None:
     assert terms(place) == {}
 
 
-@pytest.mark.usefixtures("quick")
 def test_of_many_who_wait_for_a_dead_owner_one_takes_over(place: Place) -> None:
     place.put("leases/fill-one/3", b'{"owner": "dead", "beat": 7}')
     place.put("leases/fill-one/2", b'{"owner": "long dead", "beat": 7}')
@@ -153,7 +145,7 @@ def test_of_many_who_wait_for_a_dead_owner_one_takes_over(place: Place) -> None:
     owners = []
 
     def work(_: int) -> None:
-        with hold_lease(place.url, "fill-one", CONFIG, lambda: done.is_set() or None) as found:
+        with hold_lease(place.url, "fill-one", DEADLINES, lambda: done.is_set() or None, QUICK) as found:
             if found is None:
                 owners.append(sorted(terms(place)))
                 done.set()
@@ -165,19 +157,17 @@ def test_of_many_who_wait_for_a_dead_owner_one_takes_over(place: Place) -> None:
     assert terms(place) == {}
 
 
-@pytest.mark.usefixtures("quick")
 def test_an_owner_that_was_overtaken_leaves_the_new_owners_term(place: Place) -> None:
-    with hold_lease(place.url, "fill-one", CONFIG, lambda: None):
+    with hold_lease(place.url, "fill-one", DEADLINES, lambda: None, QUICK):
         place.put("leases/fill-one/2", b'{"owner": "other", "beat": 0}')
     assert set(terms(place)) == {"leases/fill-one/2"}
 
 
-@pytest.mark.usefixtures("quick")
 def test_a_wait_ends_at_its_deadline_and_the_work_is_doubled(place: Place) -> None:
-    config = CONFIG.changed({"timeout_s": 0.5})
-    with hold_lease(place.url, "fill-one", CONFIG, lambda: None):
+    deadlines = replace(DEADLINES, total_s=0.5)
+    with hold_lease(place.url, "fill-one", DEADLINES, lambda: None, QUICK):
         before = time.monotonic()
-        with hold_lease(place.url, "fill-one", config, lambda: None) as found:
+        with hold_lease(place.url, "fill-one", deadlines, lambda: None, QUICK) as found:
             assert found is None
         assert time.monotonic() - before < 5
         assert set(terms(place)) == {"leases/fill-one/1"}
@@ -194,7 +184,7 @@ def test_a_lease_that_was_taken_although_the_answer_was_lost_is_held(server: Fak
 
     with GcsProxy(server.url, lose) as proxy, gcs_environment(proxy.url):
         begin = time.monotonic()
-        with hold_lease(place.url, "fill-one", CONFIG, lambda: None) as found:
+        with hold_lease(place.url, "fill-one", DEADLINES, lambda: None) as found:
             assert found is None
             assert lost
             assert time.monotonic() - begin < 5
@@ -205,12 +195,12 @@ def test_a_lease_that_was_taken_although_the_answer_was_lost_is_held(server: Fak
 def test_without_create_only_writes_there_is_no_lease(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = MountedTree.__init__
 
-    def make(self: MountedTree, root: Path) -> None:
-        made(self, root)
+    def make(self: MountedTree, root: Path, *, on_driver: bool = False) -> None:
+        made(self, root, on_driver=on_driver)
         self.exclusive = False
 
     monkeypatch.setattr(MountedTree, "__init__", make)
-    with hold_lease(str(tmp_path), "fill-one", CONFIG, lambda: None) as found:
+    with hold_lease(str(tmp_path), "fill-one", DEADLINES, lambda: None) as found:
         assert found is None
         assert list(tmp_path.iterdir()) == []
 
@@ -220,15 +210,15 @@ def test_a_directory_that_may_not_be_written_is_told(tmp_path: Path, monkeypatch
         raise errors.AccessDeniedError("no")
 
     monkeypatch.setattr(MountedTree, "create", refuse)
-    with pytest.raises(errors.AccessDeniedError), hold_lease(str(tmp_path), "fill-one", CONFIG, lambda: None):
+    with pytest.raises(errors.AccessDeniedError), hold_lease(str(tmp_path), "fill-one", DEADLINES, lambda: None):
         pass
 
 
 _OWNER = """
 import sys
-from hubdist.config.schema import Config
 from hubdist.shared_cache.lease import hold_lease
-with hold_lease(sys.argv[1], "fill-one", Config(), lambda: None):
+from hubdist.system.deadline import Deadlines
+with hold_lease(sys.argv[1], "fill-one", Deadlines(), lambda: None):
     print("owned", flush=True)
     sys.stdin.read()
 """
@@ -250,11 +240,11 @@ def test_a_killed_owner_is_followed_within_fifteen_seconds(server: FakeGcs) -> N
         assert owner.stdout.readline() == "owned\n"
 
         def wait_for_it() -> float:
-            with hold_lease(place.url, "fill-one", CONFIG, lambda: None):
+            with hold_lease(place.url, "fill-one", DEADLINES, lambda: None):
                 return time.monotonic()
 
         waiting = pool.submit(wait_for_it)
-        with open_tree(place.url, CONFIG) as tree:
+        with open_tree(place.url, DEADLINES) as tree:
             sign = first = tree.load("leases/fill-one/1")
             for _ in range(100):
                 sign = tree.load("leases/fill-one/1")

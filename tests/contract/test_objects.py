@@ -17,9 +17,9 @@ import pytest
 
 import hubdist
 from hubdist import errors
-from hubdist.config.schema import Config
 from hubdist.model.handle import parse_handle
-from hubdist.origins import open_origin
+from hubdist.origins import OriginSettings, open_origin
+from hubdist.system.deadline import Deadlines
 from hubdist.testing.memory import MemorySink
 from tests.support.archives import tar, targz, zipped
 from tests.support.gcs import FakeGcs, fake_gcs, gcs_environment
@@ -57,7 +57,7 @@ def resolved(handle: str, store: Path, **settings: Any) -> dict[str, bytes]:
 
 def fetched(handle: str, scratch: Path) -> dict[str, bytes]:
     sink = MemorySink()
-    open_origin(parse_handle(handle), Config(retries=0), scratch).fetch(sink)
+    open_origin(parse_handle(handle), OriginSettings(Deadlines(retries=0)), scratch).fetch(sink)
     return sink.files
 
 

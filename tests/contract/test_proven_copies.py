@@ -24,13 +24,15 @@ from hubdist.errors import ConfigError, DigestMismatchError, ModelNotFoundError
 from hubdist.loading import InPlace
 from hubdist.model.handle import parse_handle
 from hubdist.model.manifest import Chunk, Digest, EntryDigester, Manifest
-from hubdist.origins.direct import direct_url
+from hubdist.origins.uncompressed import direct_url
 from hubdist.remote import StoredFile
+from hubdist.remote.copy_reader import copy_remote
 from hubdist.remote.proven_copies import ProvenCopies
-from hubdist.remote.snapshot_copy import RemoteCopy, copy_remote, list_copy
+from hubdist.remote.snapshot_copy import RemoteCopy, list_copy
 from hubdist.resolver.resolver import Resolver
 from hubdist.resolver.values import ReadSources
 from hubdist.store.store import Store
+from hubdist.system.deadline import Deadlines
 from hubdist.testing.hub import LoopbackHub
 from tests.support.gcs import FakeGcs, fake_gcs, gcs_environment
 from tests.support.places import GcsPlace, MemoryPlace, MountedPlace, Place, put_all
@@ -257,8 +259,8 @@ def test_a_directory_that_only_nodes_may_list_is_what_it_was(
     model = write_model(tmp_path / "model", OLD)
     _, before = jobs.copy(str(model))
 
-    def refuse(url: str, config: Config) -> RemoteCopy:
-        raise ModelNotFoundError(f"{url} {config.retries}")
+    def refuse(url: str, deadlines: Deadlines, *, max_bytes: int | None) -> RemoteCopy:
+        raise ModelNotFoundError(f"{url} {deadlines.retries} {max_bytes}")
 
     monkeypatch.setattr("hubdist.resolver.resolver.list_copy", refuse)
     digest = manifest_of(OLD).digest
@@ -282,7 +284,7 @@ def test_a_directory_of_tensorflow_hub_counts_only_if_it_was_read(jobs: Jobs, tm
         assert after.digest == found.digest
         assert after.shared is not None
         assert after.shared.url == f"{tmp_path}/cache/snapshots/{found.digest.value}"
-        assert list_copy(after.shared.url, CONFIG).fits(found.manifest)
+        assert list_copy(after.shared.url, CONFIG.deadlines).fits(found.manifest)
 
 
 # Reading in place
@@ -302,7 +304,7 @@ def opened(place: InPlace) -> dict[str, bytes]:
 
 
 def listed(root: Path) -> RemoteCopy:
-    return dataclasses.replace(list_copy(str(root), CONFIG), digested=True)
+    return dataclasses.replace(list_copy(str(root), CONFIG.deadlines), digested=True)
 
 
 def test_a_directory_of_the_driver_is_opened_by_its_node(tmp_path: Path) -> None:
@@ -312,7 +314,7 @@ def test_a_directory_of_the_driver_is_opened_by_its_node(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("sees_drivers_disk", [True, False])
 def test_a_directory_that_nobody_has_digested_is_not_opened(tmp_path: Path, sees_drivers_disk: bool) -> None:
-    copy = list_copy(str(write_model(tmp_path / "model", OLD)), CONFIG)
+    copy = list_copy(str(write_model(tmp_path / "model", OLD)), CONFIG.deadlines)
     reader = Reader(CONFIG, no_chunks, lambda: sees_drivers_disk)
     assert reader.in_place(access(copy, OLD), opened) is None
 
@@ -452,4 +454,4 @@ def test_a_bucket_is_read_by_the_node_that_asks(server: FakeGcs, tmp_path: Path)
 
 def test_a_path_where_nothing_is_names_no_directory(tmp_path: Path) -> None:
     for ask in (True, False):
-        assert direct_url(parse_handle(str(tmp_path / "none")), CONFIG, ask_hub=ask) is None
+        assert direct_url(parse_handle(str(tmp_path / "none")), CONFIG.deadlines, ask_hub=ask) is None

@@ -17,19 +17,21 @@ from typing import Any
 import pytest
 
 from hubdist import errors
-from hubdist.config.schema import Config
 from hubdist.model.handle import parse_handle
 from hubdist.model.manifest import Digest
 from hubdist.remote import mounted_tree
 from hubdist.remote.mounted_tree import MountedTree
-from hubdist.shared_cache import lease
+from hubdist.remote.proven_copies import ProvenCopies
+from hubdist.shared_cache.best_effort import BestEffortCache
 from hubdist.shared_cache.cache import SharedCache, SharedSnapshot
+from hubdist.shared_cache.lease import LeaseTimes, hold_lease
 from hubdist.store.store import Store
+from hubdist.system.deadline import Deadline, Deadlines
 from tests.support.gcs import FakeGcs, fake_gcs, gcs_environment
 from tests.support.gcs_proxy import GcsProxy
 from tests.support.places import GcsPlace, MemoryPlace, MountedPlace, Place, put_all
-from tests.support.shared_cache_fillers import CONFIG, check_filled, filler, publish, read_back
-from tests.support.shared_filler import HANDLE
+from tests.support.shared_cache_filler_process import HANDLE
+from tests.support.shared_cache_fillers import DEADLINES, IN_FLIGHT, cache_at, check_filled, filler, publish, read_back
 
 BUCKET = "shared"
 FILES = {"saved_model.pb": os.urandom(70_000), "assets/words.txt": b"one\ntwo\n", "assets/empty": b""}
@@ -62,7 +64,7 @@ def fill(place: Place, store: Path, digest: Digest) -> SharedSnapshot:
     snapshot = Store(store).find(digest)
     assert snapshot is not None
     with snapshot:
-        return SharedCache(place.url, CONFIG).fill(snapshot, HANDLE)
+        return cache_at(place).fill(snapshot, HANDLE)
 
 
 def object_of(digest: Digest, path: str) -> str:
@@ -70,7 +72,7 @@ def object_of(digest: Digest, path: str) -> str:
 
 
 def test_an_empty_cache_has_nothing(place: Place, digest: Digest) -> None:
-    cache = SharedCache(place.url, CONFIG)
+    cache = cache_at(place)
     assert cache.find(digest) is None
     assert cache.find_handle(HANDLE) is None
     assert cache.find_tfhub(HANDLE) is None
@@ -97,7 +99,7 @@ def test_a_store_on_a_mount_leaves_no_temporary_files(tmp_path: Path, digest: Di
 def test_a_snapshot_without_a_record_does_not_exist(place: Place, tmp_path: Path, digest: Digest) -> None:
     fill(place, tmp_path / "store", digest)
     place.remove(f"snapshots/{digest.value}.json")
-    assert SharedCache(place.url, CONFIG).find(digest) is None
+    assert cache_at(place).find(digest) is None
 
 
 BREAK: dict[str, Callable[[Place, Digest], None]] = {
@@ -121,7 +123,7 @@ def test_a_damaged_snapshot_is_no_hit_and_a_fill_mends_it(
     fill(place, tmp_path / "store", digest)
     BREAK[what](place, digest)
     with caplog.at_level(logging.WARNING, "hubdist"):
-        assert SharedCache(place.url, CONFIG).find(digest) is None
+        assert cache_at(place).find(digest) is None
     assert what == "no record" or digest.value in caplog.text
     fill(place, tmp_path / "store", digest)
     check_filled(place, digest, FILES)
@@ -131,7 +133,7 @@ def test_the_record_of_another_model_is_no_hit(place: Place, tmp_path: Path, dig
     other = publish(tmp_path / "store", {"saved_model.pb": b"other"})
     fill(place, tmp_path / "store", other)
     place.put(f"snapshots/{digest.value}.json", place.files()[f"snapshots/{other.value}.json"])
-    assert SharedCache(place.url, CONFIG).find(digest) is None
+    assert cache_at(place).find(digest) is None
 
 
 def test_objects_that_are_there_already_are_kept_if_they_are_right(
@@ -139,7 +141,7 @@ def test_objects_that_are_there_already_are_kept_if_they_are_right(
 ) -> None:
     place.put(object_of(digest, "saved_model.pb"), FILES["saved_model.pb"])
     place.put(object_of(digest, "assets/words.txt"), b"planted!")
-    with_listing = SharedCache(place.url, CONFIG)
+    with_listing = cache_at(place)
     before = _versions(place, digest)
     fill(place, tmp_path / "store", digest)
     after = _versions(place, digest)
@@ -152,7 +154,7 @@ def test_objects_that_are_there_already_are_kept_if_they_are_right(
 def _versions(place: Place, digest: Digest) -> dict[str, str]:
     from hubdist.remote import open_tree
 
-    with open_tree(place.url, CONFIG) as tree:
+    with open_tree(place.url, DEADLINES) as tree:
         return {path: file.version for path, file in tree.listing(f"snapshots/{digest.value}").items()}
 
 
@@ -162,14 +164,14 @@ def test_a_damaged_local_snapshot_does_not_spread(place: Place, tmp_path: Path, 
     path.write_bytes(b"one\nTWO\n")
     with pytest.raises(errors.DigestMismatchError, match=r"words\.txt"):
         fill(place, tmp_path / "store", digest)
-    assert SharedCache(place.url, CONFIG).find(digest) is None
+    assert cache_at(place).find(digest) is None
 
 
 def test_a_new_digest_of_a_handle_replaces_the_old_one(place: Place, tmp_path: Path, digest: Digest) -> None:
     fill(place, tmp_path / "store", digest)
     newer = publish(tmp_path / "store", {"saved_model.pb": b"newer"})
     fill(place, tmp_path / "store", newer)
-    cache = SharedCache(place.url, CONFIG)
+    cache = cache_at(place)
     assert cache.find_handle(HANDLE) == newer
     assert cache.find(digest) is not None
 
@@ -177,9 +179,9 @@ def test_a_new_digest_of_a_handle_replaces_the_old_one(place: Place, tmp_path: P
 def test_a_damaged_pointer_is_nothing(place: Place, tmp_path: Path, digest: Digest) -> None:
     for data in (b"", b"{}", b"[]", b'{"digest": 7}', b'{"digest": "md5:1"}'):
         place.put(f"handles/{HANDLE.key}.json", data)
-        assert SharedCache(place.url, CONFIG).find_handle(HANDLE) is None
+        assert cache_at(place).find_handle(HANDLE) is None
     fill(place, tmp_path / "store", digest)
-    assert SharedCache(place.url, CONFIG).find_handle(HANDLE) == digest
+    assert cache_at(place).find_handle(HANDLE) == digest
 
 
 def test_no_object_holds_a_secret(place: Place, tmp_path: Path, digest: Digest) -> None:
@@ -187,7 +189,7 @@ def test_no_object_holds_a_secret(place: Place, tmp_path: Path, digest: Digest) 
     assert snapshot is not None
     handle = parse_handle("https://user:password@host.example/model.tar.gz?signature=token")
     with snapshot:
-        SharedCache(place.url, CONFIG).fill(snapshot, handle)
+        cache_at(place).fill(snapshot, handle)
     for path, data in place.files().items():
         assert b"password" not in data
         assert b"token" not in data
@@ -195,13 +197,15 @@ def test_no_object_holds_a_secret(place: Place, tmp_path: Path, digest: Digest) 
 
 
 def test_a_read_only_cache_is_never_written(place: Place, tmp_path: Path, digest: Digest) -> None:
-    cache = SharedCache(place.url, CONFIG, read_only=True)
+    cache = cache_at(place, read_only=True)
     snapshot = Store(tmp_path / "store").find(digest)
     assert snapshot is not None
     with snapshot:
         with pytest.raises(errors.AccessDeniedError, match="read-only"):
             cache.fill(snapshot, HANDLE)
-        with cache.lease("work", lambda: None) as found:
+        proven = ProvenCopies(tmp_path / "proven")
+        tolerant = BestEffortCache(place.url, DEADLINES, proven, in_flight_bytes=IN_FLIGHT, read_only=True)
+        with tolerant.single_filler("work", lambda: None, Deadline(20)) as found:
             assert found is None
         assert cache.find(digest) is None
     assert place.files() == {}
@@ -246,7 +250,7 @@ def test_many_who_fill_at_once_leave_one_whole_snapshot(place: Place, tmp_path: 
         filled = list(pool.map(work, range(5)))
     assert {str(one.manifest.digest) for one in filled} == {str(digest)}
     check_filled(place, digest, FILES)
-    found = SharedCache(place.url, CONFIG).find(digest)
+    found = cache_at(place).find(digest)
     assert found is not None
     assert found.copy.unproven  # of the cache's own manifest; those who filled it have theirs
     # Not all of them: where the storage has no exclusive create, a file may be written once more after one was done.
@@ -259,7 +263,6 @@ def test_two_clusters_at_once_read_the_origin_once_or_do_equal_work_twice(
 ) -> None:
     from hubdist.remote.fsspec_tree import RemoteTree
 
-    monkeypatch.setattr(lease, "POLL_S", 0.05)
     if not exclusive:
         for kind in (RemoteTree, MountedTree):
             monkeypatch.setattr(
@@ -269,14 +272,14 @@ def test_two_clusters_at_once_read_the_origin_once_or_do_equal_work_twice(
     both = threading.Barrier(2)
 
     def cluster(number: int) -> SharedSnapshot:
-        cache = SharedCache(place.url, CONFIG)
+        cache = cache_at(place)
 
         def done() -> SharedSnapshot | None:
             digest = cache.find_handle(HANDLE)
             return None if digest is None else cache.find(digest)
 
         both.wait(20)
-        with cache.lease(HANDLE.key, done) as found:
+        with hold_lease(place.url, HANDLE.key, DEADLINES, done, LeaseTimes(poll_s=0.05)) as found:
             if found is not None:
                 return found
             reads.append(number)
@@ -298,7 +301,7 @@ class Moments:
     """Looks at a cache, as a reader that starts just then, and counts what it sees."""
 
     def __init__(self, place: Place, digest: Digest) -> None:
-        self._cache = SharedCache(place.url, CONFIG)
+        self._cache = cache_at(place)
         self._digest = digest
         self.nothing = 0
         self.whole = 0
@@ -358,7 +361,7 @@ def test_a_reader_with_an_old_listing_is_refused_after_a_mend(place: Place, tmp_
     old = fill(place, tmp_path / "store", digest)
     place.put(object_of(digest, "saved_model.pb"), b"planted")
     with pytest.raises(errors.IntegrityError, match=r"saved_model\.pb"):
-        check_copy(old.copy, CONFIG)
+        check_copy(old.copy, DEADLINES)
     with pytest.raises(errors.IntegrityError, match=r"saved_model\.pb") as caught:
         read_back(old)
     assert hashlib.sha256(b"planted").hexdigest() in str(caught.value) or "memory" in place.url
@@ -390,7 +393,7 @@ def test_a_complete_directory_of_tensorflow_hub_is_used(place: Place, written: s
     folder = sha1(HANDLE.text + written)
     put_all(place, folder, BY_TFHUB)
     place.put(f"{folder}.descriptor.txt", b"Module: it")
-    found = SharedCache(place.url, CONFIG).find_tfhub(HANDLE)
+    found = cache_at(place).find_tfhub(HANDLE)
     assert found is not None
     assert found.url == f"{place.url}/{folder}"
     assert {path: file.size for path, file in found.files.items()} == {p: len(data) for p, data in BY_TFHUB.items()}
@@ -401,13 +404,13 @@ def test_a_complete_directory_of_tensorflow_hub_is_used(place: Place, written: s
 )
 def test_an_incomplete_directory_of_tensorflow_hub_is_not_used(place: Place, lacks: str) -> None:
     put_all(place, sha1(HANDLE.text), {path: data for path, data in BY_TFHUB.items() if path != lacks})
-    assert SharedCache(place.url, CONFIG).find_tfhub(HANDLE) is None
+    assert cache_at(place).find_tfhub(HANDLE) is None
 
 
 def test_a_directory_that_tensorflow_hub_is_writing_to_is_not_used(place: Place) -> None:
     put_all(place, sha1(HANDLE.text), BY_TFHUB)
     place.put(f"{sha1(HANDLE.text)}.lock", b"host.1234")
-    assert SharedCache(place.url, CONFIG).find_tfhub(HANDLE) is None
+    assert cache_at(place).find_tfhub(HANDLE) is None
 
 
 def test_a_directory_that_grows_while_it_is_looked_at_is_not_used(place: Place) -> None:
@@ -425,19 +428,19 @@ def test_a_directory_that_grows_while_it_is_looked_at_is_not_used(place: Place) 
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(kind, "load", load_and_grow)
-        assert SharedCache(place.url, CONFIG).find_tfhub(HANDLE) is None
-    assert SharedCache(place.url, CONFIG).find_tfhub(HANDLE) is not None
+        assert cache_at(place).find_tfhub(HANDLE) is None
+    assert cache_at(place).find_tfhub(HANDLE) is not None
 
 
 def test_handles_that_tensorflow_hub_does_not_cache_have_no_such_directory(place: Place) -> None:
     handle = parse_handle("gs://bucket/model")
     put_all(place, sha1(handle.text), BY_TFHUB)
-    assert SharedCache(place.url, CONFIG).find_tfhub(handle) is None
+    assert cache_at(place).find_tfhub(handle) is None
 
 
 def test_nobody_at_the_other_end_is_a_typed_error(digest: Digest) -> None:
     with gcs_environment("http://127.0.0.1:9"), pytest.raises(errors.TransferError):
-        SharedCache("gs://bucket/cache", Config(retries=0, stall_timeout_s=2)).find(digest)
+        SharedCache("gs://bucket/cache", Deadlines(stall_s=2, retries=0), in_flight_bytes=IN_FLIGHT).find(digest)
 
 
 def test_the_record_says_what_it_is(place: Place, tmp_path: Path, digest: Digest) -> None:

@@ -13,13 +13,12 @@ from queue import SimpleQueue
 import pytest
 
 from hubdist.model.manifest import Digest
-from hubdist.shared_cache import lease
-from hubdist.shared_cache.cache import SharedCache
+from hubdist.shared_cache.lease import LeaseTimes
 from tests.support.gcs import FakeGcs, fake_gcs
 from tests.support.gcs_proxy import GcsProxy
 from tests.support.places import GcsPlace
-from tests.support.shared_cache_fillers import CONFIG, Filler, check_filled, filler, publish, read_back
-from tests.support.shared_filler import fill
+from tests.support.shared_cache_filler_process import fill
+from tests.support.shared_cache_fillers import Filler, cache_at, check_filled, filler, publish, read_back
 
 BUCKET = "killed"
 FILES = {"saved_model.pb": os.urandom(70_000), "assets/words.txt": b"one\ntwo\n", "assets/empty": b""}
@@ -66,18 +65,18 @@ def kill_at(
         fillers.put(one)
 
 
-def follow(place: GcsPlace, store: Path, digest: Digest) -> float:
+def follow(place: GcsPlace, store: Path, digest: Digest, times: LeaseTimes | None = None) -> float:
     """Be the next cluster; seconds until the snapshot was there."""
-    cache = SharedCache(place.url, CONFIG)
+    cache = cache_at(place)
     found = cache.find(digest)
     assert found is None or read_back(found) == FILES
     begin = time.monotonic()
-    assert read_back(fill(place.url, store, digest)) == FILES
+    assert read_back(fill(place.url, store, digest, times or LeaseTimes())) == FILES
     return time.monotonic() - begin
 
 
 def test_killed_at_each_request_the_next_cluster_finishes(
-    server: FakeGcs, fillers: SimpleQueue[Filler], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: FakeGcs, fillers: SimpleQueue[Filler], tmp_path: Path
 ) -> None:
     digest = publish(tmp_path / "store", FILES)
     store = tmp_path / "store"
@@ -95,11 +94,9 @@ def test_killed_at_each_request_the_next_cluster_finishes(
     with ThreadPoolExecutor(REAL) as pool:
         took = list(pool.map(lambda place: follow(place, store, digest), real))
     assert max(took) < 15
-    monkeypatch.setattr(lease, "STALE_S", 0.5)
-    monkeypatch.setattr(lease, "BEAT_S", 0.1)
-    monkeypatch.setattr(lease, "POLL_S", 0.1)
+    quick = LeaseTimes(beat_s=0.1, stale_s=0.5, poll_s=0.1)
     rest = [place for place in died if place not in real]
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        assert max(pool.map(lambda place: follow(place, store, digest), rest)) < 15
+        assert max(pool.map(lambda place: follow(place, store, digest, quick), rest)) < 15
     for place in died:
         check_filled(place, digest, FILES)

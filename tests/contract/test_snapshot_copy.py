@@ -8,23 +8,26 @@ import pickle
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from hubdist import errors
-from hubdist.config.schema import Config
 from hubdist.model.manifest import Chunk, EntryDigester, Manifest
-from hubdist.remote import StoredFile, snapshot_copy
-from hubdist.remote.snapshot_copy import RemoteCopy, check_copy, copy_remote, list_copy, probe
+from hubdist.remote import StoredFile
+from hubdist.remote.copy_reader import copy_remote
+from hubdist.remote.snapshot_copy import RemoteCopy, check_copy, list_copy, probe
 from hubdist.store.store import Store
+from hubdist.system.deadline import Deadlines
 from tests.support.gcs import FakeGcs, fake_gcs, gcs_environment
 from tests.support.gcs_proxy import GcsProxy
 from tests.support.places import GcsPlace, MemoryPlace, MountedPlace, Place, put_all
 
 BUCKET = "copies"
-CONFIG = Config(retries=0, stall_timeout_s=20, in_flight_bytes=4 << 20)
+DEADLINES = Deadlines(stall_s=20, retries=0)
+IN_FLIGHT = 4 << 20
 FILES = {
     "saved_model.pb": os.urandom(3_000_000),
     "extra/data-00000": os.urandom(9_000_000),
@@ -62,11 +65,20 @@ def manifest_of(files: Mapping[str, bytes]) -> Manifest:
 MANIFEST = manifest_of(FILES)
 
 
-def copied(copy: RemoteCopy, manifest: Manifest, store: Path, config: Config = CONFIG) -> dict[str, bytes]:
+def copied(
+    copy: RemoteCopy,
+    manifest: Manifest,
+    store: Path,
+    deadlines: Deadlines = DEADLINES,
+    in_flight_bytes: int = IN_FLIGHT,
+) -> dict[str, bytes]:
     """The files as a node's store has them after a copy."""
     made = Store(store)
     with made.stage_manifest(manifest) as stage:
-        assert copy_remote(copy, manifest, stage.write_chunk, config) == manifest.total_bytes
+        assert (
+            copy_remote(copy, manifest, stage.write_chunk, deadlines, in_flight_bytes=in_flight_bytes)
+            == manifest.total_bytes
+        )
         with made.publish(stage) as snapshot:
             return {entry.path: (snapshot.path / entry.path).read_bytes() for entry in manifest.entries}
 
@@ -88,10 +100,9 @@ def digest_of(data: bytes) -> str:
 @pytest.mark.parametrize("in_flight", [4 << 20, 64 << 20, 256 << 20])
 def test_a_copy_has_the_right_bytes(place: Place, tmp_path: Path, in_flight: int) -> None:
     put_all(place, "model", FILES)
-    copy = list_copy(f"{place.url}/model", CONFIG)
+    copy = list_copy(f"{place.url}/model", DEADLINES)
     assert {path: file.size for path, file in copy.files.items()} == {path: len(data) for path, data in FILES.items()}
-    config = CONFIG.changed({"in_flight_bytes": in_flight})
-    assert copied(pickle.loads(pickle.dumps(copy)), MANIFEST, tmp_path / "store", config) == FILES
+    assert copied(pickle.loads(pickle.dumps(copy)), MANIFEST, tmp_path / "store", in_flight_bytes=in_flight) == FILES
 
 
 def test_ordered_chunks_come_in_order_from_the_calling_thread(place: Place) -> None:
@@ -104,7 +115,9 @@ def test_ordered_chunks_come_in_order_from_the_calling_thread(place: Place) -> N
         came.append(chunk.index)
         total.extend(data)
 
-    copy_remote(list_copy(f"{place.url}/model", CONFIG), MANIFEST, take, CONFIG, ordered=True)
+    copy_remote(
+        list_copy(f"{place.url}/model", DEADLINES), MANIFEST, take, DEADLINES, in_flight_bytes=IN_FLIGHT, ordered=True
+    )
     assert came == list(range(len(came)))
     assert len(came) > 2
     assert bytes(total) == b"".join(FILES[entry.path] for entry in MANIFEST.entries)
@@ -113,7 +126,7 @@ def test_ordered_chunks_come_in_order_from_the_calling_thread(place: Place) -> N
 def test_a_model_of_empty_files_is_copied(place: Place, tmp_path: Path) -> None:
     files = {"saved_model.pb": b"", "empty": b""}
     put_all(place, "model", files)
-    copy = list_copy(f"{place.url}/model", CONFIG)
+    copy = list_copy(f"{place.url}/model", DEADLINES)
     assert copied(copy, manifest_of(files), tmp_path / "store") == files
 
 
@@ -131,8 +144,8 @@ def test_no_more_memory_is_taken_than_allowed(server: FakeGcs, monkeypatch: pyte
     put_all(place, "model", FILES)
     for ordered in (False, True):
         taken.clear()
-        config = CONFIG.changed({"in_flight_bytes": 5 << 20})
-        copy_remote(list_copy(f"{place.url}/model", CONFIG), MANIFEST, lambda *_: None, config, ordered=ordered)
+        copy = list_copy(f"{place.url}/model", DEADLINES)
+        copy_remote(copy, MANIFEST, lambda *_: None, DEADLINES, in_flight_bytes=5 << 20, ordered=ordered)
         assert 0 < sum(taken) <= 5 << 20
 
 
@@ -140,7 +153,7 @@ def test_replaced_content_is_refused_with_name_and_both_digests(place: Place, tm
     put_all(place, "model", FILES)
     old = FILES["saved_model.pb"]
     place.put("model/saved_model.pb", old[:-1] + bytes([old[-1] ^ 1]))
-    error = refused(list_copy(f"{place.url}/model", CONFIG), tmp_path / "store")
+    error = refused(list_copy(f"{place.url}/model", DEADLINES), tmp_path / "store")
     assert isinstance(error, errors.DigestMismatchError)
     assert f"{place.url}/model/saved_model.pb" in str(error)
     last = old[2 << 20 :]
@@ -153,7 +166,7 @@ def test_replaced_content_is_refused_with_name_and_both_digests(place: Place, tm
 def test_swapped_objects_are_refused_with_name_and_both_digests(place: Place, tmp_path: Path) -> None:
     files = {"saved_model.pb": b"a" * 1000, "variables/b": b"b" * 1000}
     put_all(place, "model", {"saved_model.pb": b"b" * 1000, "variables/b": b"a" * 1000})
-    error = refused(list_copy(f"{place.url}/model", CONFIG), tmp_path / "store", manifest_of(files))
+    error = refused(list_copy(f"{place.url}/model", DEADLINES), tmp_path / "store", manifest_of(files))
     assert isinstance(error, errors.DigestMismatchError)
     digests = (digest_of(b"a" * 1000), digest_of(b"b" * 1000))
     if f"{place.url}/model/saved_model.pb" in str(error):  # whichever came first
@@ -167,7 +180,7 @@ def test_truncated_objects_are_refused_with_name_and_both_digests(place: Place, 
     put_all(place, "model", FILES)
     cut = FILES["saved_model.pb"][:-1]
     place.put("model/saved_model.pb", cut)
-    error = refused(list_copy(f"{place.url}/model", CONFIG), tmp_path / "store")
+    error = refused(list_copy(f"{place.url}/model", DEADLINES), tmp_path / "store")
     assert isinstance(error, errors.DigestMismatchError)
     assert f"{place.url}/model/saved_model.pb has 2999999 bytes instead of 3000000" in str(error)
     assert (error.expected, error.actual) == (digest_of(FILES["saved_model.pb"]), digest_of(cut))
@@ -177,7 +190,7 @@ def test_truncated_objects_are_refused_with_name_and_both_digests(place: Place, 
 def test_objects_that_are_replaced_after_the_listing_are_refused(server: FakeGcs, tmp_path: Path, change: str) -> None:
     place = GcsPlace(server, BUCKET, f"replaced-{change}")
     put_all(place, "model", FILES)
-    copy = list_copy(f"{place.url}/model", CONFIG)
+    copy = list_copy(f"{place.url}/model", DEADLINES)
     path = "extra/data-00000"
     right = FILES[path]
     new = {"longer": right + b"x", "shorter": right[:-1], "other": right[::-1], "older": right}[change]
@@ -192,7 +205,7 @@ def test_objects_that_are_replaced_after_the_listing_are_refused(server: FakeGcs
 def test_an_object_that_is_deleted_after_the_listing_is_refused(server: FakeGcs, tmp_path: Path) -> None:
     place = GcsPlace(server, BUCKET, "deleted")
     put_all(place, "model", FILES)
-    copy = list_copy(f"{place.url}/model", CONFIG)
+    copy = list_copy(f"{place.url}/model", DEADLINES)
     place.remove("model/assets/7.txt")
     error = refused(copy, tmp_path / "store")
     assert f"{place.url}/model/assets/7.txt" in str(error)
@@ -203,7 +216,7 @@ def test_an_object_that_is_replaced_during_the_copy_is_refused(server: FakeGcs, 
     place = GcsPlace(server, BUCKET, "during")
     files = {"saved_model.pb": b"graph", "extra/data": os.urandom(8 << 20) * 4}
     put_all(place, "model", files)
-    copy = list_copy(f"{place.url}/model", CONFIG)
+    copy = list_copy(f"{place.url}/model", DEADLINES)
     replaced: list[str] = []
 
     def replace(number: int, when: str, request: str) -> None:
@@ -211,11 +224,10 @@ def test_an_object_that_is_replaced_during_the_copy_is_refused(server: FakeGcs, 
             replaced.append(request)
             place.put("model/extra/data", files["extra/data"][::-1])
 
-    config = CONFIG.changed({"in_flight_bytes": 4 << 20})  # so that only two of the requests are made at once
     manifest = manifest_of(files)
     refusal = pytest.raises(errors.IntegrityError, match="gs://copies/during/model/extra/data")
     with GcsProxy(server.url, replace) as proxy, gcs_environment(proxy.url), refusal:
-        copied(copy, manifest, tmp_path / "store", config)
+        copied(copy, manifest, tmp_path / "store")  # with memory for two requests at once
     assert replaced
 
 
@@ -228,7 +240,7 @@ def test_other_names_than_the_manifests_are_refused_before_anything_is_read(
         place.put("model/assets/surplus", b"x")
     else:
         place.remove("model/assets/3.txt")
-    error = refused(list_copy(f"{place.url}/model", CONFIG), tmp_path / "store")
+    error = refused(list_copy(f"{place.url}/model", DEADLINES), tmp_path / "store")
     name = "assets/surplus" if change == "surplus" else "assets/3.txt"
     assert f"{place.url}/model/{name}" in str(error)
     assert str(MANIFEST.digest) in str(error)
@@ -237,28 +249,28 @@ def test_other_names_than_the_manifests_are_refused_before_anything_is_read(
 def test_a_chunk_that_fails_is_read_again(server: FakeGcs, tmp_path: Path) -> None:
     place = GcsPlace(server, BUCKET, "again")
     put_all(place, "model", FILES)
-    copy = list_copy(f"{place.url}/model", CONFIG)
+    copy = list_copy(f"{place.url}/model", DEADLINES)
 
     def fail_often(number: int, when: str, request: str) -> None:
         if number % 5 == 1:
             raise ConnectionResetError
 
-    config = CONFIG.changed({"retries": 4, "in_flight_bytes": 64 << 20})
+    deadlines = replace(DEADLINES, retries=4)
     with GcsProxy(server.url, fail_often) as proxy, gcs_environment(proxy.url):
-        assert copied(copy, MANIFEST, tmp_path / "store", config) == FILES
+        assert copied(copy, MANIFEST, tmp_path / "store", deadlines, 64 << 20) == FILES
 
 
 def test_a_copy_ends_at_its_deadline(server: FakeGcs) -> None:
     place = GcsPlace(server, BUCKET, "deadline")
     put_all(place, "model", FILES)
-    copy = list_copy(f"{place.url}/model", CONFIG)
+    copy = list_copy(f"{place.url}/model", DEADLINES)
     go_on = threading.Event()
     with GcsProxy(server.url, lambda *_: go_on.wait(20)) as proxy, gcs_environment(proxy.url):
         for ordered in (False, True):
             begin = time.monotonic()
             with pytest.raises(errors.TransferTimeoutError, match="gs://copies/deadline/model"):
-                config = CONFIG.changed({"timeout_s": 0.5, "retries": 5})
-                copy_remote(copy, MANIFEST, lambda *_: None, config, ordered=ordered)
+                deadlines = replace(DEADLINES, total_s=0.5, retries=5)
+                copy_remote(copy, MANIFEST, lambda *_: None, deadlines, in_flight_bytes=IN_FLIGHT, ordered=ordered)
             assert time.monotonic() - begin < 5
         go_on.set()
 
@@ -272,36 +284,37 @@ def test_what_the_callers_disk_raises_is_raised(place: Place) -> None:
 
     for ordered in (False, True):
         with pytest.raises(errors.StoreFullError):
-            copy_remote(list_copy(f"{place.url}/model", CONFIG), MANIFEST, refuse, CONFIG, ordered=ordered)
+            copy = list_copy(f"{place.url}/model", DEADLINES)
+            copy_remote(copy, MANIFEST, refuse, DEADLINES, in_flight_bytes=IN_FLIGHT, ordered=ordered)
 
 
 @pytest.mark.parametrize("change", ["replace", "remove", "add"])
 def test_check_copy_names_what_changed(place: Place, change: str) -> None:
     put_all(place, "model", {"saved_model.pb": b"one", "b": b"two"})
-    copy = list_copy(f"{place.url}/model", CONFIG)
-    check_copy(copy, CONFIG)
+    copy = list_copy(f"{place.url}/model", DEADLINES)
+    check_copy(copy, DEADLINES)
     name = {"replace": "b", "remove": "b", "add": "c"}[change]
     place.remove("model/b") if change == "remove" else place.put(f"model/{name}", b"six")
     with pytest.raises(errors.IntegrityError, match=f"{place.url}/model/{name} was"):
-        check_copy(copy, CONFIG)
+        check_copy(copy, DEADLINES)
 
 
 def test_a_directory_without_files_is_not_found(place: Place) -> None:
     with pytest.raises(errors.ModelNotFoundError, match=place.url):
-        list_copy(f"{place.url}/nothing", CONFIG)
+        list_copy(f"{place.url}/nothing", DEADLINES)
 
 
 def test_a_probe_reads_a_little(place: Place) -> None:
     put_all(place, "model", FILES)
-    probe(f"{place.url}/model", CONFIG, timeout_s=10)
-    probe(list_copy(f"{place.url}/model", CONFIG), CONFIG, timeout_s=10)
+    probe(f"{place.url}/model", DEADLINES, timeout_s=10)
+    probe(list_copy(f"{place.url}/model", DEADLINES), DEADLINES, timeout_s=10)
 
 
 def test_a_probe_of_nothing_says_so(place: Place) -> None:
     with pytest.raises(errors.ModelNotFoundError):
-        probe(f"{place.url}/nothing", CONFIG, timeout_s=10)
+        probe(f"{place.url}/nothing", DEADLINES, timeout_s=10)
     with pytest.raises(errors.HubdistError):
-        probe(RemoteCopy(f"{place.url}/nothing", {"a": StoredFile(3, "17")}), CONFIG, timeout_s=10)
+        probe(RemoteCopy(f"{place.url}/nothing", {"a": StoredFile(3, "17")}), DEADLINES, timeout_s=10)
 
 
 def test_a_probe_ends_in_time(server: FakeGcs) -> None:
@@ -309,7 +322,7 @@ def test_a_probe_ends_in_time(server: FakeGcs) -> None:
     with GcsProxy(server.url, lambda *_: go_on.wait(20)) as proxy, gcs_environment(proxy.url):
         begin = time.monotonic()
         with pytest.raises(errors.TransferTimeoutError):
-            probe(f"gs://{BUCKET}/model", CONFIG, timeout_s=0.5)
+            probe(f"gs://{BUCKET}/model", DEADLINES, timeout_s=0.5)
         assert time.monotonic() - begin < 5
         go_on.set()
     for thread in threading.enumerate():
@@ -322,9 +335,9 @@ def test_errors_hide_secrets(tmp_path: Path) -> None:
     assert "secret" not in copy.redacted
 
 
-def test_large_objects_are_not_read_for_an_error(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(snapshot_copy, "_DIGESTED_BYTES", 1000)
+def test_large_objects_are_not_read_for_an_error(place: Place) -> None:
     put_all(place, "model", FILES)
     place.put("model/saved_model.pb", b"x" * 2000)
-    error = refused(list_copy(f"{place.url}/model", CONFIG), tmp_path / "store")
-    assert "2000 bytes" in str(error)
+    copy = list_copy(f"{place.url}/model", DEADLINES)
+    with pytest.raises(errors.IntegrityError, match="2000 bytes"):
+        copy_remote(copy, MANIFEST, lambda *_: None, DEADLINES, in_flight_bytes=IN_FLIGHT, max_digest_bytes=1000)

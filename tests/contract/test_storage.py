@@ -15,15 +15,15 @@ from typing import Any
 import pytest
 
 from hubdist import errors
-from hubdist.config.schema import Config
 from hubdist.model.handle import parse_handle
 from hubdist.remote import StoredFile, Tree, mounted_tree, open_tree
+from hubdist.system.deadline import Deadlines
 from tests.support.gcs import FakeGcs, fake_gcs, gcs_environment
 from tests.support.gcs_proxy import GcsProxy
 from tests.support.places import GcsPlace, MemoryPlace, MountedPlace, Place, put_all
 
 BUCKET = "storage"
-CONFIG = Config(retries=0, stall_timeout_s=20)
+DEADLINES = Deadlines(stall_s=20, retries=0)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def place(request: pytest.FixtureRequest, server: FakeGcs, tmp_path: Path) -> Pl
 
 @pytest.fixture
 def tree(place: Place) -> Iterator[Tree]:
-    with open_tree(place.url, CONFIG) as opened:
+    with open_tree(place.url, DEADLINES) as opened:
         yield opened
 
 
@@ -92,7 +92,7 @@ def test_a_file_that_ends_early_is_told(tree: Tree, place: Place, start: int, en
 def test_a_version_that_is_gone_is_told_with_the_objects_name(server: FakeGcs, tmp_path: Path, after: str) -> None:
     for place in (GcsPlace(server, BUCKET, f"gone-{after}"), MountedPlace(tmp_path)):
         place.put("deep/object", b"old")
-        with open_tree(place.url, CONFIG) as tree:
+        with open_tree(place.url, DEADLINES) as tree:
             version = tree.listing()["deep/object"].version
             if after == "replaced":
                 place.put("deep/object", b"new")
@@ -114,7 +114,7 @@ def test_create_lets_only_the_first_win(tree: Tree, place: Place) -> None:
 @pytest.mark.parametrize("kind", ["gs", "mount"])
 def test_create_lets_one_of_many_win(server: FakeGcs, tmp_path: Path, kind: str) -> None:
     place = GcsPlace(server, BUCKET, "many") if kind == "gs" else MountedPlace(tmp_path / "mount")
-    with open_tree(place.url, CONFIG) as tree, ThreadPoolExecutor(8) as pool:
+    with open_tree(place.url, DEADLINES) as tree, ThreadPoolExecutor(8) as pool:
         assert tree.exclusive
         for number in range(10):
             won = list(pool.map(lambda who, number=number: tree.create(f"{number}", b"%d" % who), range(8)))
@@ -150,7 +150,7 @@ def test_delete_deletes(tree: Tree, place: Place) -> None:
 def test_the_md5_of_google_is_told(server: FakeGcs) -> None:
     place = GcsPlace(server, BUCKET, "md5")
     place.put("file", b"content")
-    with open_tree(place.url, CONFIG) as tree:
+    with open_tree(place.url, DEADLINES) as tree:
         assert tree.listing()["file"].md5 == hashlib.md5(b"content").hexdigest()
 
 
@@ -160,7 +160,7 @@ def test_equality_of_stored_files_does_not_ask_for_the_md5() -> None:
 
 
 def test_a_missing_bucket_is_told(server: FakeGcs) -> None:
-    with open_tree("gs://no-such-bucket/folder", CONFIG) as tree:
+    with open_tree("gs://no-such-bucket/folder", DEADLINES) as tree:
         with pytest.raises(errors.ModelNotFoundError, match="no-such-bucket"):
             tree.listing()
         with pytest.raises(errors.ModelNotFoundError, match="no-such-bucket"):
@@ -170,7 +170,7 @@ def test_a_missing_bucket_is_told(server: FakeGcs) -> None:
 @pytest.mark.parametrize("url", ["https://host/x", "kaggle://a/b/c/d", "sftp://host/x", "", "relative/path"])
 def test_other_urls_are_refused(url: str) -> None:
     with pytest.raises(errors.HandleError):
-        open_tree(url, CONFIG)
+        open_tree(url, DEADLINES)
 
 
 def test_a_read_is_tried_again(server: FakeGcs) -> None:
@@ -184,7 +184,7 @@ def test_a_read_is_tried_again(server: FakeGcs) -> None:
             raise ConnectionResetError
 
     with GcsProxy(server.url, fail_once) as proxy, gcs_environment(proxy.url):
-        with open_tree(place.url, Config(retries=2)) as tree:
+        with open_tree(place.url, Deadlines(retries=2)) as tree:
             assert tree.read("file", 0, 7) == b"content"
         assert proxy.count == 2
 
@@ -196,7 +196,7 @@ def test_a_server_that_ignores_ranges_is_refused(server: FakeGcs, monkeypatch: p
     place.put("file", b"content")
     get = GcsClient._get
     monkeypatch.setattr(GcsClient, "_get", lambda self, path, version, headers: get(self, path, version, {}))
-    with open_tree(place.url, CONFIG) as tree, pytest.raises(errors.OriginError, match="ignored/file"):
+    with open_tree(place.url, DEADLINES) as tree, pytest.raises(errors.OriginError, match="ignored/file"):
         tree.read("file", 0, 3)
 
 
@@ -210,7 +210,7 @@ def test_close_ends_reads_that_wait(server: FakeGcs) -> None:
         go_on.wait(20)
 
     with GcsProxy(server.url, hold) as proxy, gcs_environment(proxy.url), ThreadPoolExecutor(1) as pool:
-        tree = open_tree(place.url, Config(retries=5, stall_timeout_s=20))
+        tree = open_tree(place.url, Deadlines(stall_s=20, retries=5))
         reading = pool.submit(tree.read, "file", 0, 7)
         assert waits.wait(10)
         begin = time.monotonic()
@@ -226,7 +226,7 @@ def test_a_mount_that_may_not_be_written_is_told(tmp_path: Path, monkeypatch: py
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(mounted_tree.os, "open", refuse)
-    with open_tree(str(tmp_path), CONFIG) as tree, pytest.raises(errors.AccessDeniedError, match="written"):
+    with open_tree(str(tmp_path), DEADLINES) as tree, pytest.raises(errors.AccessDeniedError, match="written"):
         tree.write("file", b"")
 
 
@@ -235,7 +235,7 @@ def test_a_mount_without_links_has_files_made_in_place(tmp_path: Path, monkeypat
         raise OSError(95, "Operation not supported")
 
     monkeypatch.setattr(mounted_tree.os, "link", refuse)
-    with open_tree(f"file://{tmp_path}", CONFIG) as tree:
+    with open_tree(f"file://{tmp_path}", DEADLINES) as tree:
         assert tree.create("file", b"first")
         assert not tree.create("file", b"second")
         (tmp_path / "local").write_bytes(b"up")
@@ -249,7 +249,7 @@ def test_writers_do_not_follow_links_out_of_a_mount(tmp_path: Path) -> None:
     (outside / "file").write_bytes(b"precious")
     (tmp_path / "mount").mkdir()
     (tmp_path / "mount" / "link").symlink_to(outside)
-    with open_tree(str(tmp_path / "mount"), CONFIG) as tree:
+    with open_tree(str(tmp_path / "mount"), DEADLINES) as tree:
         assert tree.load("link/file") == b"precious"
         for write in (tree.delete, lambda path: tree.write(path, b"x"), lambda path: tree.create(f"{path}2", b"x")):
             with pytest.raises(errors.AccessDeniedError, match="by a link"):
@@ -271,17 +271,15 @@ def test_an_answer_that_is_cut_off_is_not_taken_for_the_whole() -> None:
 
         serving = pool.submit(serve)
         with gcs_environment(f"http://127.0.0.1:{listening.getsockname()[1]}"):
-            tree = RemoteTree(parse_handle(f"gs://{BUCKET}/cut"), CONFIG)
+            tree = RemoteTree(parse_handle(f"gs://{BUCKET}/cut"), DEADLINES)
             with tree, pytest.raises(errors.OriginError, match="gs://storage/cut/file"):
                 tree.load("file")
         serving.result(10)
 
 
-def test_a_stream_that_breaks_off_goes_on_from_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    from hubdist.remote import retry
+def test_a_stream_that_breaks_off_goes_on_from_where_it_is() -> None:
     from hubdist.remote.fsspec_tree import RemoteTree
 
-    monkeypatch.setattr(retry, "_FIRST_WAIT_S", 0.01)
     data = bytes(range(256)) * 4096
     asked: list[str] = []
 
@@ -303,7 +301,7 @@ def test_a_stream_that_breaks_off_goes_on_from_where_it_is(monkeypatch: pytest.M
         serving = pool.submit(server.serve_forever, 0.05)
         with (
             gcs_environment(f"http://127.0.0.1:{server.server_address[1]}"),
-            RemoteTree(parse_handle(f"gs://{BUCKET}/broken"), Config(retries=1)) as tree,
+            RemoteTree(parse_handle(f"gs://{BUCKET}/broken"), Deadlines(retries=1, first_wait_s=0.01)) as tree,
         ):
             for at, part in tree.stream("file", 5, 900_005, memoryview(bytearray(100_000)), "17"):
                 assert at == 5 + len(came)
@@ -316,7 +314,7 @@ def test_a_stream_that_breaks_off_goes_on_from_where_it_is(monkeypatch: pytest.M
 
 def test_a_mount_shows_no_files_that_are_being_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Any] = []
-    with open_tree(str(tmp_path), CONFIG) as tree:
+    with open_tree(str(tmp_path), DEADLINES) as tree:
         monkeypatch.setattr(mounted_tree.os, "fsync", lambda handle: seen.append(tree.listing()))
         tree.write("deep/file", b"content")
     assert seen[0] == {}

@@ -1,4 +1,4 @@
-"""Places for a shared cache, all alike to a test: an emulator of gs://, a mounted directory, fsspec's memory."""
+"""Directories on storage with one interface for tests: an emulator of gs://, a mounted directory, fsspec's memory."""
 
 from __future__ import annotations
 

@@ -9,16 +9,17 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from hubdist.config.schema import Config
 from hubdist.model.manifest import Chunk, Digest
-from hubdist.remote.snapshot_copy import copy_remote
+from hubdist.remote.copy_reader import copy_remote
 from hubdist.shared_cache.cache import SharedCache, SharedSnapshot
 from hubdist.store.store import Store
+from hubdist.system.deadline import Deadlines
 from tests.support import REPOSITORY
 from tests.support.places import Place
-from tests.support.shared_filler import HANDLE
+from tests.support.shared_cache_filler_process import HANDLE
 
-CONFIG = Config(retries=1, stall_timeout_s=20, in_flight_bytes=4 << 20)
+DEADLINES = Deadlines(stall_s=20, retries=1)
+IN_FLIGHT = 4 << 20
 
 
 def publish(root: Path, files: Mapping[str, bytes]) -> Digest:
@@ -30,6 +31,10 @@ def publish(root: Path, files: Mapping[str, bytes]) -> Digest:
                 writer.write(data)
         with store.publish(stage) as snapshot:
             return snapshot.manifest.digest
+
+
+def cache_at(place: Place, *, read_only: bool = False) -> SharedCache:
+    return SharedCache(place.url, DEADLINES, in_flight_bytes=IN_FLIGHT, read_only=read_only)
 
 
 def read_back(found: SharedSnapshot) -> dict[str, bytes]:
@@ -45,13 +50,13 @@ def read_back(found: SharedSnapshot) -> dict[str, bytes]:
             files[entry.path][piece.start : piece.end] = part
             at += len(part)
 
-    copy_remote(found.copy, found.manifest, take, CONFIG)
+    copy_remote(found.copy, found.manifest, take, DEADLINES, in_flight_bytes=IN_FLIGHT)
     return {path: bytes(data) for path, data in files.items()}
 
 
 def check_filled(place: Place, digest: Digest, files: Mapping[str, bytes]) -> None:
     """The cache holds the snapshot whole, its record and its pointer, and nothing else but leases of dead owners."""
-    cache = SharedCache(place.url, CONFIG)
+    cache = cache_at(place)
     found = cache.find(digest)
     assert found is not None
     assert found.manifest.digest == digest
@@ -67,7 +72,7 @@ def check_filled(place: Place, digest: Digest, files: Mapping[str, bytes]) -> No
 
 
 class Filler:
-    """A process of `tests.support.shared_filler`; one fill at a time."""
+    """A process of `tests.support.shared_cache_filler_process`; one fill at a time."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
@@ -85,7 +90,7 @@ class Filler:
 def filler() -> Iterator[Filler]:
     """Start a process that fills."""
     with subprocess.Popen(
-        [sys.executable, "-m", "tests.support.shared_filler"],
+        [sys.executable, "-m", "tests.support.shared_cache_filler_process"],
         cwd=REPOSITORY,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

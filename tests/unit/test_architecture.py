@@ -19,11 +19,9 @@ ROOT = Path(hubdist.__file__).parent
 LAYERS = [
     {"errors"},
     {"model", "system"},
-    {"delivery", "store"},
-    {"config", "report"},
-    {"remote", "loading"},
-    {"origins", "shared_cache"},
-    {"resolver"},
+    {"delivery", "remote", "store"},
+    {"config", "origins", "report", "shared_cache"},
+    {"loading", "resolver"},
     {"cluster"},
     {"client", "testing", "__init__"},
 ]
@@ -42,7 +40,7 @@ HOMES = {
     "google": {"remote"},
     "requests": {"origins", "testing"},
     "urllib3": {"origins"},
-    "tenacity": {"origins", "remote"},
+    "tenacity": {"system"},
     "pydantic": {"config"},
     "yaml": {"config"},
     "cloudpickle": {"cluster"},

@@ -24,8 +24,9 @@ from hubdist.errors import ModelNotFoundError, StoreError
 from hubdist.model.digest_sink import DigestSink
 from hubdist.model.handle import parse_handle
 from hubdist.model.manifest import Chunk, Digest, Manifest, ProvenChunk
-from hubdist.origins import open_origin
-from hubdist.remote.snapshot_copy import RemoteCopy, check_copy, copy_remote, list_copy, probe
+from hubdist.origins import OriginSettings, open_origin
+from hubdist.remote.copy_reader import copy_remote
+from hubdist.remote.snapshot_copy import RemoteCopy, check_copy, list_copy, probe
 from hubdist.store.nonces import Nonces
 from hubdist.store.snapshot import Snapshot
 from hubdist.store.store import Store
@@ -205,7 +206,12 @@ class NodeAgent:
             TransferError, ResolveError: Why the node cannot read the directory.
         """
         try:
-            probe(url, self._config, timeout_s=self._config.probe_timeout_s)
+            probe(
+                url,
+                self._config.deadlines,
+                timeout_s=self._config.probe_timeout_s,
+                max_bytes=self._config.max_bytes,
+            )
         except ModelNotFoundError:
             if url != self._config.shared_cache:  # a shared cache may still be empty
                 raise
@@ -229,7 +235,14 @@ class NodeAgent:
             if self.holds(manifest.digest):
                 return None
             with self._store.stage_manifest(manifest, unproven=copy.unproven) as stage:
-                read = copy_remote(copy, manifest, stage.write_chunk, self._config)
+                read = copy_remote(
+                    copy,
+                    manifest,
+                    stage.write_chunk,
+                    self._config.deadlines,
+                    in_flight_bytes=self._config.in_flight_bytes,
+                    max_bytes=self._config.max_bytes,
+                )
                 self._store.publish(stage).release()
         return read
 
@@ -245,18 +258,20 @@ class NodeAgent:
             TransferError, ResolveError: The directory cannot be read.
             StoreError: The node's disk refuses.
         """
-        before = list_copy(url, self._config)
+        deadlines, max_bytes = self._config.deadlines, self._config.max_bytes
+        before = list_copy(url, deadlines, max_bytes=max_bytes)
+        settings = OriginSettings(deadlines, max_bytes)
         handle = parse_handle(url)
         if keep:
             with self._store.stage() as stage:
-                open_origin(handle, self._config, stage.path).fetch(stage)
+                open_origin(handle, settings, stage.path).fetch(stage)
                 with self._store.publish(stage) as snapshot:
                     manifest = snapshot.manifest
         else:
             sink = DigestSink()
-            open_origin(handle, self._config, Path()).fetch(sink)
+            open_origin(handle, settings, Path()).fetch(sink)
             manifest = sink.finish()
-        check_copy(before, self._config)
+        check_copy(before, deadlines, max_bytes=max_bytes)
         return manifest, replace(before, digested=True)
 
 

@@ -13,7 +13,8 @@ from hubdist.cluster.agent.chunk_rpc import PART_BYTES, Sender, request_part
 from hubdist.config.schema import Config
 from hubdist.errors import IntegrityError, PeerError
 from hubdist.model.manifest import Digest, Manifest, ProvenChunk
-from hubdist.remote.snapshot_copy import CopyReader, RemoteCopy
+from hubdist.remote.copy_reader import CopyReader
+from hubdist.remote.snapshot_copy import RemoteCopy
 from hubdist.store.chunk_stage import ChunkStage, read_pieces
 from hubdist.store.snapshot import Snapshot
 from hubdist.store.store import Store
@@ -105,7 +106,9 @@ class ChunkExchange:
         with contextlib.ExitStack() as undo:
             stage = self._store().stage_growing(None if manifest is None else manifest.total_bytes)
             undo.callback(stage.discard)
-            reader = None if manifest is None or copy is None else CopyReader(copy, manifest, self._config)
+            reader = None
+            if manifest is not None and copy is not None:
+                reader = CopyReader(copy, manifest, self._config.deadlines, max_bytes=self._config.max_bytes)
             if reader is not None:
                 undo.callback(reader.close)
             with self._guard:
@@ -292,7 +295,7 @@ class ChunkExchange:
         try:
             incoming.stage.write_chunk(chunk, data)
         except IntegrityError as error:
-            raise incoming.copy.blame(error, chunk.chunk, data) from None
+            raise incoming.copy.with_object_url(error, chunk.chunk, data) from None
         return seconds
 
     def _discard(self, delivery: str) -> None:

@@ -15,7 +15,8 @@ from hubdist.delivery.routes import ProbeResult
 from hubdist.errors import HubdistError, ModelNotFoundError, ResolveError, TransferError
 from hubdist.model.manifest import Manifest
 from hubdist.model.redact import redact_url
-from hubdist.remote.snapshot_copy import FALLBACK_ERRORS, RemoteCopy, bytes_in_flight
+from hubdist.remote.copy_reader import copy_memory_bytes
+from hubdist.remote.snapshot_copy import FALLBACK_ERRORS, RemoteCopy
 
 _LOG = logging.getLogger(__name__)
 
@@ -70,7 +71,7 @@ class Probes:
         Raises:
             HubdistError: What the node raised.
         """
-        async with self._windows.room(node.id, None, bytes_in_flight(self._config)):
+        async with self._windows.room(node.id, None, copy_memory_bytes(self._config.in_flight_bytes)):
             try:
                 arguments = (manifest, copy)
                 read: int | None = await self._agents.call(node, "copy", *arguments, timeout_s=self._config.timeout_s)

@@ -1,4 +1,4 @@
-"""What tar and zip share: formats, limits, and the rules for members' names."""
+"""Shared by tar and zip: formats, limits, and the rules for members' names."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hubdist.model.paths import PathSet, check_entry_path
 from hubdist.model.source import FileSink, FileWriter
 
 READ_BYTES = 1 << 20
-"""Bytes that are read, inflated and written at a time."""
+"""Bytes that are read, decompressed and written at a time."""
 
 
 class ArchiveFormat(enum.StrEnum):
@@ -25,18 +25,18 @@ class ArchiveFormat(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ArchiveLimits:
-    """Most that an archive may ask for.
+    """Upper limits for an archive.
 
-    There is no limit on the ratio: deflate ends at 1,032 to 1 by itself, and weights of zeros come close to it.
+    There is no limit for the ratio of compression: deflate cannot exceed 1,032 to 1, and weights of zeros come close.
 
     Attributes:
         max_members: Files, directories and global headers.
         max_header_bytes: One extended header of a tar.
         max_directory_bytes: The central directory of a zip.
         max_bytes: All files together, uncompressed, wanted or not; None leaves the limit to the sink.
-        max_extended_bytes: All extended headers of a tar together. They compress well and take long to read.
-        max_name_bytes: All paths together: 128 bytes and its length for each file and each directory, named or
-            implied. It bounds memory, for a few compressed bytes can name millions of directories.
+        max_extended_bytes: All extended headers of a tar together, because they compress well and take long to read.
+        max_name_bytes: All paths together: 128 bytes plus the path's length for each file and each directory, named or
+            implied. This bounds memory, because a few compressed bytes can name millions of directories.
     """
 
     max_members: int = 100_000
@@ -49,7 +49,7 @@ class ArchiveLimits:
 
 DEFAULT_LIMITS = ArchiveLimits()
 
-_NAME_BYTES = 128  # what remembering a path takes besides its characters, about
+_NAME_BYTES = 128  # about the memory for a path, without its characters
 
 
 def detect_format(head: bytes) -> ArchiveFormat | None:
@@ -72,14 +72,14 @@ _OTHER_FORMATS = {
 
 
 def other_format(head: bytes) -> str | None:
-    """The program that packed an archive of a format that is not read, by its first bytes; None for anything else."""
+    """The program that packed an archive in an unsupported format, by its first bytes; None for anything else."""
     return next((name for magic, name in _OTHER_FORMATS.items() if head.startswith(magic)), None)
 
 
 def tar_checksum_fits(block: bytes) -> bool:
     """True if a block of 512 bytes is a tar header by its checksum.
 
-    Source: POSIX.1-2017, pax, "ustar Interchange Format": the sum of all bytes, the checksum's own taken as spaces.
+    Source: POSIX.1-2017, pax, "ustar Interchange Format": the sum of all bytes, with spaces in place of the checksum.
     """
     field = block[148:156].strip(b" \0")
     if len(block) != 512 or not field or any(digit not in b"01234567" for digit in field):
@@ -87,15 +87,15 @@ def tar_checksum_fits(block: bytes) -> bool:
     return int(field, 8) == sum(block[:148]) + 8 * 32 + sum(block[156:])
 
 
-def shown(name: str | bytes) -> str:
-    """A member's name for a message: escaped and cut."""
+def quoted(name: str | bytes) -> str:
+    """A member's name for a message, escaped and cut."""
     return repr(name[:100])
 
 
 def is_of_macos(path: str) -> bool:
-    """True for what macOS puts into archives beside the files that were packed.
+    """True for a path that macOS adds to archives.
 
-    `__MACOSX/` and `._<name>` hold resource forks and attributes, `.DS_Store` how the Finder shows a folder.
+    `__MACOSX/` and `._<name>` hold resource forks and attributes, `.DS_Store` the Finder's view of a folder.
 
     Source: RFC 1740, "MIME Encapsulation of Macintosh Files", on AppleDouble; Apple's tar and Archive Utility.
     """
@@ -103,13 +103,12 @@ def is_of_macos(path: str) -> bool:
 
 
 class Members:
-    """Checks the names of all members and passes on those that are wanted, without what macOS adds.
+    """Checks the names of all members, and passes the wanted files on to a sink, without what macOS adds.
 
     Args:
         sink: Takes the files.
-        inner: Only what lies below this directory of the archive is passed on, without it, or the file of this name;
-            "" passes on all.
-        limits: Numbers and bytes.
+        inner: The wanted directory of the archive, whose path is cut off, or the wanted file; "" wants all files.
+        limits: Upper limits for the archive.
     """
 
     def __init__(self, sink: FileSink, inner: str, limits: ArchiveLimits) -> None:
@@ -128,7 +127,7 @@ class Members:
     def file(self, name: str) -> Iterator[FileWriter]:
         """Begin the file with this member name.
 
-        A name that comes again is passed on again: whether it has the same bytes is for the sink to see.
+        A repeated name is passed on again; the sink checks whether the bytes are the same.
 
         Raises:
             UnsafeArchiveError: The name is unsafe or taken, or there are too many members.
@@ -154,7 +153,7 @@ class Members:
         """Note the directory with this member name.
 
         Raises:
-            UnsafeArchiveError: As for `file`.
+            UnsafeArchiveError: The name is unsafe or taken, or there are too many members.
         """
         self.count()
         path = _without_dots(name)
@@ -170,10 +169,10 @@ class Members:
             self._sink.add_directory(path.removeprefix(self._prefix))
 
     def finish(self) -> None:
-        """Check that something was found; call at the archive's end.
+        """Check that a wanted file was found; call this at the archive's end.
 
         Raises:
-            ModelNotFoundError: There is no such file, and none below a directory of this name.
+            ModelNotFoundError: There is neither a file nor a directory `inner`.
             IntegrityError: The archive holds no files.
         """
         if self._wanted == 0 and self._inner:
@@ -185,24 +184,24 @@ class Members:
         """Count bytes of any member, wanted or not.
 
         Raises:
-            UnsafeArchiveError: They are more than the limit.
+            UnsafeArchiveError: The archive has more bytes than the limit.
         """
         self._bytes += size
         if self._limits.max_bytes is not None and self._bytes > self._limits.max_bytes:
             raise UnsafeArchiveError(f"the archive holds more than {self._limits.max_bytes} bytes")
 
     def count(self) -> None:
-        """Count a member, or a header that belongs to none.
+        """Count a member, or a header that belongs to no member.
 
         Raises:
-            UnsafeArchiveError: They are more than the limit.
+            UnsafeArchiveError: The archive has more members than the limit.
         """
         self._count += 1
         if self._count > self._limits.max_members:
             raise UnsafeArchiveError(f"the archive has more than {self._limits.max_members} members")
 
     def _wanted_path(self, path: str) -> str | None:
-        """Where a file goes; None if nobody wants it."""
+        """The path of a file in the sink; None for a file that is not wanted."""
         if path.startswith(self._prefix):
             return path.removeprefix(self._prefix)
         return path.rpartition("/")[2] if path == self._inner else None
@@ -210,24 +209,24 @@ class Members:
     def _claim_name(self, path: str) -> None:
         self._name_bytes += len(path) + _NAME_BYTES
         parent = path.rpartition("/")[0]
-        while parent and parent not in self._parents:  # whose parent is known, its own parents are too
+        while parent and parent not in self._parents:  # if a folder is known, its parents are known too
             self._parents.add(parent)
             self._name_bytes += len(parent) + _NAME_BYTES
             parent = parent.rpartition("/")[0]
         if self._name_bytes > self._limits.max_name_bytes:
-            raise UnsafeArchiveError(f"the archive names more directories than any model needs, up to {shown(path)}")
+            raise UnsafeArchiveError(f"the archive names more directories than any model needs, up to {quoted(path)}")
 
 
 def _without_dots(name: str) -> str:
-    """A name without the `./` that `tar -C directory -cf archive .` writes in front."""
+    """A name without the `./` that `tar -C directory -cf archive .` writes in front of it."""
     start = 0
-    while name.startswith("./", start):  # a name may have a million of them: no copy for each
+    while name.startswith("./", start):  # a name may begin with a million of them, so make no copy for each
         start += 2
     return name[start:]
 
 
 class _Counted:
-    """A writer that counts, and drops what nobody wants."""
+    """A writer that counts bytes, and drops them without an inner writer."""
 
     def __init__(self, writer: FileWriter | None, members: Members) -> None:
         self._writer = writer

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from hubdist.errors import IntegrityError, LengthMismatchError, UnsafeArchiveError
 from hubdist.model.source import ByteStream, FileSink
-from hubdist.origins.archive.members import DEFAULT_LIMITS, READ_BYTES, ArchiveFormat, ArchiveLimits, Members, shown
+from hubdist.origins.archive.members import DEFAULT_LIMITS, READ_BYTES, ArchiveFormat, ArchiveLimits, Members, quoted
 from hubdist.origins.archive.tar_headers import (
     BLOCK,
     DIRECTORY,
@@ -33,19 +33,19 @@ def unpack_stream(
     inner: str = "",
     limits: ArchiveLimits = DEFAULT_LIMITS,
 ) -> None:
-    """Unpack a tar or tar.gz into a sink, in constant memory. The stream's own errors pass through.
+    """Unpack a tar or tar.gz into a sink, in constant memory. Errors of the stream pass through.
 
     Args:
         stream: The archive.
         format: TAR or TAR_GZ.
         sink: Takes the files.
-        inner: The directory, or the file, inside the archive that is wanted; "" for all.
-        limits: Most that the archive may ask for.
+        inner: The wanted directory of the archive, or the wanted file; "" wants all files.
+        limits: Upper limits for the archive.
 
     Raises:
-        UnsafeArchiveError: It holds what no model needs.
-        IntegrityError: It is damaged, cut off, or followed by something else.
-        ModelNotFoundError: It has neither a directory nor a file `inner`.
+        UnsafeArchiveError: The archive holds something that no model needs.
+        IntegrityError: The archive is damaged, cut off, or followed by something else.
+        ModelNotFoundError: The archive has neither a directory nor a file `inner`.
     """
     reader = _Reader(Gunzip(stream) if format is ArchiveFormat.TAR_GZ else stream)
     members = Members(sink, inner, limits)
@@ -60,7 +60,7 @@ def unpack_stream(
             extended_bytes += header.size
             if header.size > limits.max_header_bytes or extended_bytes > limits.max_extended_bytes:
                 raise UnsafeArchiveError(f"{where} is too large: {header.size} bytes, {extended_bytes} of its kind")
-            if header.kind == PAX_GLOBAL:  # of the other kinds a member has at most one
+            if header.kind == PAX_GLOBAL:  # a member has at most one header of the other kinds
                 members.count()
             extended.add(header.kind, reader.exactly(header.size, where), where)
             reader.exactly(-header.size % BLOCK, where)
@@ -68,7 +68,7 @@ def unpack_stream(
             member = extended.apply(header)
             _unpack_member(reader, members, member)
             extended = Extended()
-            where = f"the tar header behind {shown(member.name)}"
+            where = f"the tar header behind {quoted(member.name)}"
     if extended != Extended():
         raise IntegrityError(f"{where} is for a member that does not follow")
     _check_end(reader)
@@ -76,7 +76,7 @@ def unpack_stream(
 
 
 def _check_end(reader: _Reader) -> None:
-    """A second block of zeros, further zeros up to the end, nothing else."""
+    """Check that a second block of zeros follows, then only zeros up to the end."""
     if reader.exactly(BLOCK, "the end mark") != _ZERO:
         raise IntegrityError("the tar has a block of zeros in its middle")
     padding = 0
@@ -87,29 +87,29 @@ def _check_end(reader: _Reader) -> None:
 
 
 def _unpack_member(reader: _Reader, members: Members, header: Header) -> None:
-    # Before there were types, a directory was a file without data whose name ends in a slash.
+    # Before tar had types, a directory was a file without data whose name ended in a slash.
     if header.kind == DIRECTORY or (header.kind == b"\0" and header.name.endswith("/")):
         if header.size:
-            raise UnsafeArchiveError(f"the directory {shown(header.name)} has data")
+            raise UnsafeArchiveError(f"the directory {quoted(header.name)} has data")
         members.directory(header.name)
         return
     if header.kind not in FILES:
         raise UnsafeArchiveError(
-            f"{shown(header.name)} is neither a file nor a directory (tar type {header.kind!r}); models need no links"
+            f"{quoted(header.name)} is neither a file nor a directory (tar type {header.kind!r}); models need no links"
         )
     with members.file(header.name) as writer:
         left = header.size
         while left:
             data = reader.some(left)
             if not data:
-                raise LengthMismatchError(f"the tar ends {left} bytes before the end of {shown(header.name)}")
+                raise LengthMismatchError(f"the tar ends {left} bytes before the end of {quoted(header.name)}")
             writer.write(data)
             left -= len(data)
-    reader.exactly(-header.size % BLOCK, f"the padding of {shown(header.name)}")
+    reader.exactly(-header.size % BLOCK, f"the padding of {quoted(header.name)}")
 
 
 class _Reader:
-    """Reads large pieces and hands out views of them, so that small files cost no reads of their own."""
+    """Reads large pieces and returns views of them, so that small files need no separate reads."""
 
     def __init__(self, stream: ByteStream) -> None:
         self._stream = stream
@@ -126,7 +126,7 @@ class _Reader:
         """The next `size` bytes.
 
         Raises:
-            LengthMismatchError: There are fewer.
+            LengthMismatchError: The stream ends before.
         """
         parts = []
         while size:

@@ -8,10 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hubdist.errors import IntegrityError, UnsafeArchiveError
-from hubdist.origins.archive.members import shown, tar_checksum_fits
+from hubdist.origins.archive.members import quoted, tar_checksum_fits
 
 BLOCK = 512
-"""Bytes of a header; data is filled up to a multiple of it."""
+"""Bytes of a header; the data of a member is padded to a multiple of this."""
 
 DIRECTORY = b"5"
 FILES = (b"0", b"\0", b"7")
@@ -20,13 +20,19 @@ PAX, PAX_GLOBAL, GNU_LONG_NAME = b"x", b"g", b"L"
 _MAX_SIZE = 1 << 60
 _UTF8 = b"ISO-IR 10646 2000 UTF-8"
 _MEANINGFUL = ("path", "size", "linkpath")
-# star and Solaris store the data of such members without its holes; SCHILY.realsize is what it would have with them.
+# star and Solaris store the data of sparse files without the holes; SCHILY.realsize is the size with the holes.
 _SPARSE = ("GNU.sparse.", "SUN.holesdata", "SCHILY.realsize")
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What a header says of its member, or of the extended header that follows it."""
+    """A parsed header of a member, or of an extended header.
+
+    Attributes:
+        name: The member's path.
+        kind: The type flag, one byte.
+        size: Bytes of the data that follow.
+    """
 
     name: str
     kind: bytes
@@ -38,10 +44,11 @@ def parse_header(block: bytes, where: str) -> Header:
 
     Args:
         block: `BLOCK` bytes.
-        where: Which header it is, for errors.
+        where: The header's place in the archive, for errors.
 
     Raises:
-        IntegrityError: It is damaged, of an unknown kind, or its name is not UTF-8.
+        IntegrityError: The header is damaged or of an unknown kind.
+        UnsafeArchiveError: The name is not UTF-8 or not a plain string, or the size is absurd.
     """
     if not tar_checksum_fits(block):
         raise IntegrityError(f"{where} is damaged: its checksum differs")
@@ -55,23 +62,29 @@ def parse_header(block: bytes, where: str) -> Header:
 
 @dataclass(slots=True)
 class Extended:
-    """What extended headers say of the next member."""
+    """What the extended headers say about the next member.
+
+    Attributes:
+        path: The member's path, or None if they do not say.
+        size: Bytes of the member's data, or None if they do not say.
+        begun: A pax header of the member was read.
+    """
 
     path: str | None = None
     size: int | None = None
     begun: bool = False
 
     def add(self, kind: bytes, data: bytes, where: str) -> None:
-        """Take one extended header in; a second one for the same member is refused, for readers disagree on it.
+        """Add one extended header. A second one for the same member is refused, because programs read it differently.
 
         Args:
             kind: `PAX`, `PAX_GLOBAL` or `GNU_LONG_NAME`.
-            data: What the header holds.
-            where: Which header it is, for errors.
+            data: The content of the header.
+            where: The header's place in the archive, for errors.
 
         Raises:
-            UnsafeArchiveError: It asks for what no model needs.
-            IntegrityError: It is damaged.
+            UnsafeArchiveError: The header asks for something that no model needs.
+            IntegrityError: The header is damaged.
         """
         if kind == GNU_LONG_NAME:
             self._set_path(_text(data), where)
@@ -85,37 +98,37 @@ class Extended:
             raise UnsafeArchiveError(f"{where} is the second extended one of its member")
         self.begun = True
         if "linkpath" in records:
-            raise UnsafeArchiveError(f"{where} is of a link to {shown(records['linkpath'])}; models need no links")
+            raise UnsafeArchiveError(f"{where} is of a link to {quoted(records['linkpath'])}; models need no links")
         if "path" in records:
             self._set_path(records["path"], where)
         if "size" in records:
             text = records["size"]
             if not text.isascii() or not text.isdigit() or len(text) > 18:
-                raise UnsafeArchiveError(f"{where} claims a size of {shown(text)}")
+                raise UnsafeArchiveError(f"{where} claims a size of {quoted(text)}")
             self.size = int(text)
 
     def _set_path(self, path: str, where: str) -> None:
         if self.path is not None:
-            raise UnsafeArchiveError(f"{where} names its member twice: {shown(self.path)} and {shown(path)}")
+            raise UnsafeArchiveError(f"{where} names its member twice: {quoted(self.path)} and {quoted(path)}")
         self.path = path
 
     def apply(self, header: Header) -> Header:
-        """The member's header with what was said before it.
+        """The member's header, with the values of the extended headers before it.
 
         Raises:
             UnsafeArchiveError: The member has two sizes.
         """
         name = header.name if self.path is None else self.path
-        # A size that does not fit the header's octal digits is 0 there.
+        # A size that does not fit into the header's octal digits is written as 0 there.
         if self.size is not None and header.size not in (0, self.size):
-            raise UnsafeArchiveError(f"{shown(name)} has two sizes: {header.size} and {self.size}")
+            raise UnsafeArchiveError(f"{quoted(name)} has two sizes: {header.size} and {self.size}")
         return Header(name, header.kind, header.size if self.size is None else self.size)
 
 
 def _text(field: bytes) -> str:
     raw, _, rest = field.partition(b"\0")
     if rest.strip(b"\0"):
-        raise UnsafeArchiveError(f"the name {shown(raw)} in a tar header has bytes behind its end")
+        raise UnsafeArchiveError(f"the name {quoted(raw)} in a tar header has bytes behind its end")
     return _decode(raw)
 
 
@@ -123,7 +136,7 @@ def _decode(raw: bytes) -> str:
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError:
-        raise UnsafeArchiveError(f"the name {shown(raw)} in a tar header is not UTF-8") from None
+        raise UnsafeArchiveError(f"the name {quoted(raw)} in a tar header is not UTF-8") from None
 
 
 def _number(field: bytes, where: str) -> int:
@@ -141,7 +154,7 @@ def _number(field: bytes, where: str) -> int:
 
 
 def _pax_records(data: bytes, where: str) -> dict[str, str]:
-    r"""Parse `<length> <key>=<value>\\n` records; unknown keys are of no interest, times and owners for example."""
+    r"""Parse `<length> <key>=<value>\\n` records; unknown keys, such as times and owners, are ignored."""
     records: dict[str, str] = {}
     at = 0
     while at < len(data):
@@ -154,12 +167,12 @@ def _pax_records(data: bytes, where: str) -> dict[str, str]:
         raw_key, _, raw_value = record[:-1].partition(b"=")
         key = _decode(raw_key)
         if key.startswith(_SPARSE):
-            raise UnsafeArchiveError(f"{where} is of a sparse file ({shown(key)}); models need none")
+            raise UnsafeArchiveError(f"{where} is of a sparse file ({quoted(key)}); models need none")
         if key == "hdrcharset" and raw_value != _UTF8:
-            raise UnsafeArchiveError(f"{where} is written in {shown(raw_value)} instead of UTF-8")
+            raise UnsafeArchiveError(f"{where} is written in {quoted(raw_value)} instead of UTF-8")
         if key in _MEANINGFUL:
             if key in records or not raw_value or b"\0" in raw_value:
-                raise UnsafeArchiveError(f"{where} has a second, empty or damaged {key}: {shown(raw_value)}")
+                raise UnsafeArchiveError(f"{where} has a second, empty or damaged {key}: {quoted(raw_value)}")
             records[key] = _decode(raw_value)
         at = end
     return records

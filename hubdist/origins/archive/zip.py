@@ -1,6 +1,6 @@
-"""Unpack zip archives, after their central directory and local headers were found to agree on every byte.
+"""Unpack zip archives whose central directory and local headers agree on every byte.
 
-Source: PKWARE's APPNOTE.TXT 6.3.10; section numbers below are its.
+Source: PKWARE's APPNOTE.TXT 6.3.10; the section numbers below refer to it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 from hubdist.errors import DigestMismatchError, IntegrityError, LengthMismatchError, UnsafeArchiveError
 from hubdist.model.source import FileSink, FileWriter
-from hubdist.origins.archive.members import DEFAULT_LIMITS, READ_BYTES, ArchiveLimits, Members, shown
+from hubdist.origins.archive.members import DEFAULT_LIMITS, READ_BYTES, ArchiveLimits, Members, quoted
 from hubdist.origins.archive.zip_directory import (
     DEFLATED,
     DESCRIPTOR_FOLLOWS,
@@ -28,29 +28,29 @@ _DESCRIPTOR_MAX_BYTES = 24
 def unpack_zip(file: BinaryIO, sink: FileSink, *, inner: str = "", limits: ArchiveLimits = DEFAULT_LIMITS) -> None:
     """Unpack a zip into a sink.
 
-    The archive must be nothing but its members, one after another from its first byte, the central directory and the
+    The archive must consist only of its members, one after another from the first byte, the central directory and the
     end record: no gaps, no overlaps, nothing in front or behind.
 
     Args:
         file: The archive, seekable.
         sink: Takes the files.
-        inner: The directory, or the file, inside the archive that is wanted; "" for all.
-        limits: Most that the archive may ask for.
+        inner: The wanted directory of the archive, or the wanted file; "" wants all files.
+        limits: Upper limits for the archive.
 
     Raises:
-        UnsafeArchiveError: It holds what no model needs.
-        IntegrityError: It is damaged, cut off, or disagrees with itself.
-        ModelNotFoundError: It has neither a directory nor a file `inner`.
+        UnsafeArchiveError: The archive holds something that no model needs, or contradicts itself.
+        IntegrityError: The archive is damaged or cut off.
+        ModelNotFoundError: The archive has neither a directory nor a file `inner`.
     """
     members = Members(sink, inner, limits)
     entries = sorted(read_directory(file, limits), key=lambda entry: entry.offset)
     at = 0
     for entry in entries:
         if entry.offset != at:
-            raise UnsafeArchiveError(f"the zip has a gap or an overlap before {shown(entry.name)}")
+            raise UnsafeArchiveError(f"the zip has a gap or an overlap before {quoted(entry.name)}")
         data_at = _check_local_header(file, entry)
         if data_at + entry.packed_bytes > entry.directory_at:
-            raise UnsafeArchiveError(f"{shown(entry.name)} overlaps the zip's central directory")
+            raise UnsafeArchiveError(f"{quoted(entry.name)} overlaps the zip's central directory")
         if entry.is_directory:
             members.directory(entry.name)
         else:
@@ -63,34 +63,34 @@ def unpack_zip(file: BinaryIO, sink: FileSink, *, inner: str = "", limits: Archi
 
 
 def _check_local_header(file: BinaryIO, entry: ZipEntry) -> int:
-    """The offset of the member's data, after its local header was found to agree with the central directory."""
+    """Check that a member's local header agrees with the central directory; return the offset of the data."""
     header = read_at(file, entry.offset, _LOCAL.size)
     signature, _, flags, method, _, _, crc, packed, size, name_bytes, extra_bytes = _LOCAL.unpack(header)
     rest = read_at(file, entry.offset + _LOCAL.size, name_bytes + extra_bytes)
     size, packed, _ = wide_sizes(rest[name_bytes:], (size, packed, 0), entry.name)
     same = (signature, flags, method, rest[:name_bytes]) == (b"PK\x03\x04", entry.flags, entry.method, entry.raw_name)
     for told, true in ((crc, entry.crc), (packed, entry.packed_bytes), (size, entry.size)):
-        # What a data descriptor tells may be 0 here (4.4.4); some writers know the size already and write that.
+        # Values of a data descriptor may be 0 here (4.4.4); some writers already know the size and write it.
         same = same and (told == true or (told == 0 and bool(flags & DESCRIPTOR_FOLLOWS)))
     if not same:
-        raise UnsafeArchiveError(f"the zip's two headers of {shown(entry.name)} disagree")
+        raise UnsafeArchiveError(f"the zip's two headers of {quoted(entry.name)} disagree")
     return entry.offset + _LOCAL.size + len(rest)
 
 
 def _check_descriptor(file: BinaryIO, at: int, entry: ZipEntry) -> int:
-    """The offset behind the member; behind its data descriptor (4.3.9) if it has one, which must agree too."""
+    """Check a member's data descriptor (4.3.9), if it has one; return the offset behind the member."""
     if not entry.flags & DESCRIPTOR_FOLLOWS:
         return at
     data = read_at(file, at, min(_DESCRIPTOR_MAX_BYTES, entry.directory_at - at))
     for layout in ("<L2Q", "<3L"):
         try:
             descriptor = struct.pack(layout, entry.crc, entry.packed_bytes, entry.size)
-        except struct.error:  # sizes of 4 GiB and more have the wide form only
+        except struct.error:  # sizes from 4 GiB on fit the wide form only
             continue
         for form in (b"PK\x07\x08" + descriptor, descriptor):
             if data.startswith(form):
                 return at + len(form)
-    raise UnsafeArchiveError(f"the zip's headers and data descriptor of {shown(entry.name)} disagree")
+    raise UnsafeArchiveError(f"the zip's headers and data descriptor of {quoted(entry.name)} disagree")
 
 
 def _inflate(file: BinaryIO, at: int, entry: ZipEntry, writer: FileWriter) -> None:
@@ -102,7 +102,7 @@ def _inflate(file: BinaryIO, at: int, entry: ZipEntry, writer: FileWriter) -> No
         if not pending and left:
             pending = file.read(min(left, READ_BYTES))
             if not pending:
-                raise LengthMismatchError(f"the zip ends inside {shown(entry.name)}")
+                raise LengthMismatchError(f"the zip ends inside {quoted(entry.name)}")
             left -= len(pending)
         if inflate is None:
             data, pending = pending, b""
@@ -110,16 +110,16 @@ def _inflate(file: BinaryIO, at: int, entry: ZipEntry, writer: FileWriter) -> No
             data, pending = _step(inflate, pending, entry.name)
         written += len(data)
         if written > entry.size:
-            raise LengthMismatchError(f"{shown(entry.name)} is longer than the {entry.size} bytes that the zip claims")
+            raise LengthMismatchError(f"{quoted(entry.name)} is longer than the {entry.size} bytes that the zip claims")
         crc = zlib.crc32(data, crc)
         writer.write(data)
         if not data and not pending and not left:
             break
     if (inflate is not None and not inflate.eof) or written != entry.size:
-        raise LengthMismatchError(f"{shown(entry.name)} has {written} bytes, the zip claims {entry.size}")
+        raise LengthMismatchError(f"{quoted(entry.name)} has {written} bytes, the zip claims {entry.size}")
     if crc != entry.crc:
         raise DigestMismatchError(
-            f"{shown(entry.name)} is damaged", expected=f"crc32:{entry.crc:08x}", actual=f"crc32:{crc:08x}"
+            f"{quoted(entry.name)} is damaged", expected=f"crc32:{entry.crc:08x}", actual=f"crc32:{crc:08x}"
         )
 
 
@@ -127,7 +127,7 @@ def _step(inflate: zlib._Decompress, pending: bytes, name: str) -> tuple[bytes, 
     try:
         data = inflate.decompress(pending, READ_BYTES)
     except zlib.error as error:
-        raise IntegrityError(f"{shown(name)} is damaged: {error}") from None
+        raise IntegrityError(f"{quoted(name)} is damaged: {error}") from None
     if inflate.unused_data:
-        raise LengthMismatchError(f"{shown(name)} ends before its data does")
+        raise LengthMismatchError(f"{quoted(name)} ends before its data does")
     return data, inflate.unconsumed_tail

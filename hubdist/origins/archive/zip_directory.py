@@ -1,6 +1,6 @@
-"""The central directory of a zip, found, limited and parsed before anything else is read.
+"""The central directory of a zip: found, limited and parsed before anything else is read.
 
-Source: PKWARE's APPNOTE.TXT 6.3.10; section numbers below are its.
+Source: PKWARE's APPNOTE.TXT 6.3.10; the section numbers below refer to it.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from hubdist.errors import IntegrityError, LengthMismatchError, UnsafeArchiveError
-from hubdist.origins.archive.members import ArchiveLimits, shown
+from hubdist.origins.archive.members import ArchiveLimits, quoted
 
 STORED, DEFLATED = 0, 8
-"""The methods of compression that are read (4.4.5)."""
+"""The supported methods of compression (4.4.5)."""
 
 DESCRIPTOR_FOLLOWS = 0x0008
-"""The flag that says that sizes and checksum stand behind the data (4.4.4)."""
+"""The flag of a member whose sizes and checksum stand behind its data (4.4.4)."""
 
 _EOCD = struct.Struct("<4s4H2LH")  # 4.3.16
 _EOCD64_LOCATOR = struct.Struct("<4sLQL")  # 4.3.15
 _EOCD64 = struct.Struct("<4sQ2H2L4Q")  # 4.3.14
 _CENTRAL = struct.Struct("<4s2B5H3L5H2L")  # 4.3.12
 _MAX_COMMENT = 0xFFFF
-_KNOWN_FLAGS = 0x0806 | DESCRIPTOR_FOLLOWS  # UTF-8, and deflate's two bits of level
+_KNOWN_FLAGS = 0x0806 | DESCRIPTOR_FOLLOWS  # UTF-8, and two bits for deflate's level
 _ALL_ONES_16, _ALL_ONES_32 = 0xFFFF, 0xFFFFFFFF
 _ZIP64_EXTRA, _UNICODE_PATH_EXTRA = 0x0001, 0x7075
 _DOS_DIRECTORY = 0x10
@@ -38,15 +38,15 @@ class ZipEntry:
     """One record of the central directory.
 
     Attributes:
-        raw_name: The name as it stands there.
-        name: The name.
+        raw_name: The bytes of the name.
+        name: The decoded name.
         flags: General purpose flags (4.4.4).
         method: `STORED` or `DEFLATED`.
         crc: CRC-32 of the uncompressed data.
         packed_bytes: Size of the compressed data.
         size: Size of the uncompressed data, bytes.
-        offset: Where the local header begins.
-        directory_at: Where the central directory begins.
+        offset: Offset of the local header.
+        directory_at: Offset of the central directory.
     """
 
     raw_name: bytes
@@ -66,10 +66,14 @@ class ZipEntry:
 
 
 def read_directory(file: BinaryIO, limits: ArchiveLimits) -> list[ZipEntry]:
-    """All records of the central directory, each checked by itself.
+    """Read all records of the central directory, and check each one by itself.
+
+    Args:
+        file: The archive, seekable.
+        limits: Upper limits for the archive.
 
     Raises:
-        UnsafeArchiveError: A member is no plain file or directory, or there is too much.
+        UnsafeArchiveError: A member is not a plain file or directory, or the archive exceeds a limit.
         IntegrityError: The directory is damaged, cut off, or not where it should be.
     """
     count, size, at = _find_directory(file)
@@ -88,7 +92,12 @@ def read_directory(file: BinaryIO, limits: ArchiveLimits) -> list[ZipEntry]:
 
 
 def read_at(file: BinaryIO, at: int, size: int) -> bytes:
-    """Exactly `size` bytes from offset `at`.
+    """Read exactly `size` bytes.
+
+    Args:
+        file: The archive, seekable.
+        at: Offset of the first byte.
+        size: How many bytes to read.
 
     Raises:
         LengthMismatchError: The file ends before.
@@ -101,17 +110,26 @@ def read_at(file: BinaryIO, at: int, size: int) -> bytes:
 
 
 def wide_sizes(extra: bytes, values: tuple[int, int, int], name: str) -> tuple[int, int, int]:
-    """Uncompressed size, compressed size and offset, from the zip64 field where they are all ones (4.5.3).
+    """Replace values that are all ones by those of the zip64 field (4.5.3).
+
+    Args:
+        extra: The extra fields of a header.
+        values: Uncompressed size, compressed size and offset of the header.
+        name: The member's name, for errors.
+
+    Returns:
+        Uncompressed size, compressed size and offset.
 
     Raises:
-        IntegrityError: The extra fields are damaged, or say more than one thing.
+        IntegrityError: The extra fields are damaged.
+        UnsafeArchiveError: The extra fields contradict each other.
     """
     wide = _extra_fields(extra, name).get(_ZIP64_EXTRA, b"")
     result = []
     for value in values:
         if value == _ALL_ONES_32 and wide:
             if len(wide) < 8:
-                raise IntegrityError(f"the zip has a damaged 64-bit size of {shown(name)}")
+                raise IntegrityError(f"the zip has a damaged 64-bit size of {quoted(name)}")
             result.append(int.from_bytes(wide[:8], "little"))
             wide = wide[8:]
         else:
@@ -126,7 +144,7 @@ def _find_directory(file: BinaryIO) -> tuple[int, int, int]:
     tail = read_at(file, tail_at, size - tail_at)
     found = tail.rfind(b"PK\x05\x06")
     if found < 0 or found + _EOCD.size > len(tail):
-        raise LengthMismatchError("the zip has no end record: it is cut off, or no zip")
+        raise LengthMismatchError("the zip has no end record: it is cut off, or is not a zip")
     _, disk, start_disk, count_here, count, length, offset, comment = _EOCD.unpack_from(tail, found)
     if found + _EOCD.size + comment != len(tail):
         raise UnsafeArchiveError("the zip has bytes behind its end, or is cut off")
@@ -178,33 +196,33 @@ def _parse_directory(data: bytes, directory_at: int) -> Iterator[ZipEntry]:
         name = _decode(raw_name)
         size, packed, offset = wide_sizes(data[extra_at : extra_at + extra_bytes], (size, packed, offset), name)
         if disk:
-            raise UnsafeArchiveError(f"{shown(name)} lies in another part of the zip")
+            raise UnsafeArchiveError(f"{quoted(name)} lies in another part of the zip")
         entry = ZipEntry(raw_name, name, flags, method, crc, packed, size, offset, directory_at)
         _check_kind(entry, attributes)
         yield entry
 
 
 def _decode(raw: bytes) -> str:
-    """A name is UTF-8, whether its flag says so or not.
+    """Decode a name as UTF-8, whether its flag says so or not.
 
-    Without the flag it should be code page 437 (appendix D), but zip on Unix and macOS writes UTF-8 without the flag
-    and Windows its own code pages. What is UTF-8 is hardly ever anything else; of the rest nobody knows what it is,
-    and a guess would be a model with wrong names.
+    Without the flag, a name should be code page 437 (appendix D), but zip on Unix and macOS writes UTF-8 without the
+    flag, and Windows its own code pages. Bytes that are valid UTF-8 are hardly ever anything else. The encoding of
+    other bytes is unknown, and a guess would give a model with wrong names.
     """
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError:
-        raise UnsafeArchiveError(f"the name {shown(raw)} in the zip is not UTF-8") from None
+        raise UnsafeArchiveError(f"the name {quoted(raw)} in the zip is not UTF-8") from None
 
 
 def _check_kind(entry: ZipEntry, attributes: int) -> None:
-    """Only stored or deflated files, and directories; no encryption, no links, no devices."""
-    name = shown(entry.name)
+    """Refuse everything but stored or deflated files, and directories: no encryption, no links, no devices."""
+    name = quoted(entry.name)
     if entry.flags & ~_KNOWN_FLAGS:
         raise UnsafeArchiveError(f"{name} is encrypted or packed in a way that models do not need")
     if entry.method not in (STORED, DEFLATED):
         raise UnsafeArchiveError(f"{name} is packed by method {entry.method}; only stored and deflated are read")
-    # The mode counts whatever system the zip claims to be from: zips from macOS have one too, and readers disagree.
+    # Check the mode whatever system the zip claims to be from: zips from macOS have one too, and programs disagree.
     kind = stat.S_IFMT(attributes >> 16)
     if kind not in (0, stat.S_IFDIR if entry.is_directory else stat.S_IFREG):
         raise UnsafeArchiveError(f"{name} is neither a file nor a directory; models need no links")
@@ -220,9 +238,9 @@ def _extra_fields(extra: bytes, name: str) -> dict[int, bytes]:
     while at + 4 <= len(extra):
         tag, size = struct.unpack_from("<2H", extra, at)
         if at + 4 + size > len(extra):
-            raise IntegrityError(f"the zip has a damaged extra field of {shown(name)}")
+            raise IntegrityError(f"the zip has a damaged extra field of {quoted(name)}")
         if tag == _UNICODE_PATH_EXTRA or (tag == _ZIP64_EXTRA and tag in fields):
-            raise UnsafeArchiveError(f"the zip has two names or two sizes of {shown(name)}")
+            raise UnsafeArchiveError(f"the zip has two names or two sizes of {quoted(name)}")
         fields[tag] = extra[at + 4 : at + 4 + size]
         at += 4 + size
     return fields

@@ -1,8 +1,8 @@
-"""One request over HTTP: redirects by rule, no stranger's credentials, failures in words without secrets.
+"""One request over HTTP: redirects by rule, credentials for their own host only, error texts without secrets.
 
 The texts of requests' and urllib3's exceptions hold whole URLs, and so do their debug logs. Neither leaves this
-module: an exception is put into words by its class and reason, and raised anew outside of its `except` block, so
-that it is not in the chain either; records that urllib3 logs about these requests are dropped.
+module. An exception is described by its class and reason, and the new error is raised outside of the `except` block,
+so that the old one is not in the chain. Records that urllib3 logs about these requests are dropped.
 """
 
 from __future__ import annotations
@@ -23,14 +23,16 @@ import requests.utils
 import urllib3.exceptions
 from requests.auth import HTTPBasicAuth
 
-from hubdist.errors import HubdistError, OriginError, TransferTimeoutError
+from hubdist.errors import HubdistError, OriginError
 from hubdist.model.redact import redact_url
-from hubdist.origins.http.connections import CheckedAdapter, ForbiddenAddressError, UnknownHostError, allowed_addresses
+from hubdist.origins.http.adapter import CheckedAdapter, ForbiddenAddressError, UnknownHostError, allowed_addresses
 from hubdist.origins.http.retries import InterruptedReadError
-from hubdist.origins.http.rules import RETRIED_STATUSES, HttpRules, parse_retry_after
+from hubdist.origins.http.rules import RETRIED_STATUSES, parse_retry_after
 from hubdist.origins.http.targets import check_url, redirect_target, same_origin, split_userinfo
+from hubdist.system.deadline import Deadline, Deadlines
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_MAX_REDIRECTS = 5
 _READ_BYTES = 1 << 20
 _URL_LOGGERS = ("urllib3.connectionpool", "urllib3.util.retry")
 _Result = TypeVar("_Result")
@@ -38,38 +40,37 @@ _in_request: ContextVar[bool] = ContextVar("hubdist_in_request", default=False)
 
 
 class HttpRequester:
-    """Sends GETs for one URL, again and again, until one deadline. For one thread at a time.
+    """Sends GETs for one URL until one deadline. For one thread at a time.
 
-    Each GET starts at the first URL: signed addresses that it redirects to may have run out since.
+    Each GET starts at the first URL, because signed addresses behind its redirects may have expired.
 
     Args:
-        url: What to read; userinfo in it is sent as basic authentication, to its own host only.
-        rules: Timeouts and limits.
+        url: What to read; userinfo in the URL is sent as basic authentication, to the URL's own host only.
+        deadlines: Longest times to connect and without a byte.
+        deadline: When the whole read must be done.
         headers: The caller's headers, sent to the URL's own host only.
-        session: Proxies, certificates, headers and authentication of the caller; None makes a new one.
-        clock: Seconds, growing.
+        session: Proxies, certificates, headers and authentication of the caller; None makes a new session.
 
     Raises:
-        HandleError: The URL is none that may be asked.
+        HandleError: The URL may not be asked; see `check_url`.
     """
 
     def __init__(
         self,
         url: str,
-        rules: HttpRules,
+        deadlines: Deadlines,
+        deadline: Deadline,
         *,
         headers: Mapping[str, str] | None,
         session: requests.Session | None,
-        clock: Callable[[], float],
     ) -> None:
         self._url, self._userinfo = split_userinfo(check_url(url))
         self.final_url = self._url
-        self.deadline = clock() + rules.total_timeout_s
-        self._rules = rules
+        self._deadlines = deadlines
+        self._deadline = deadline
         self._headers = dict(headers or {})
         self._session = requests.Session() if session is None else session
         self._owns_session = session is None
-        self._clock = clock
         self._adapter = CheckedAdapter()
         for name in _URL_LOGGERS:
             logging.getLogger(name).addFilter(_DROP_OWN)
@@ -78,15 +79,15 @@ class HttpRequester:
         """Send one GET and follow its redirects; the body of the answer is not read yet.
 
         Args:
-            extra: Headers that every host on the way gets.
+            extra: Headers for every host on the way.
 
         Raises:
-            InterruptedReadError: No answer, or one that a later try may better.
-            OriginError: Too many redirects, or one that must not be followed.
-            TransferTimeoutError: The deadline is over.
+            InterruptedReadError: No answer came, or its status names a failure that may pass.
+            OriginError: There are too many redirects, or one that must not be followed.
+            TransferTimeoutError: The deadline has passed.
         """
         url = self._url
-        for _ in range(self._rules.max_redirects + 1):
+        for _ in range(_MAX_REDIRECTS + 1):
             response = self._send(url, extra)
             status, location = response.status_code, response.headers.get("Location")
             if status in _REDIRECTS and location is not None:
@@ -100,18 +101,22 @@ class HttpRequester:
                 wait_s = parse_retry_after(response.headers.get("Retry-After"), now)
                 raise InterruptedReadError(f"it answered with status {status}", retry_after_s=wait_s)
             return response
-        raise OriginError(f"{redact_url(self._url)} redirects more than {self._rules.max_redirects} times")
+        raise OriginError(f"{redact_url(self._url)} redirects more than {_MAX_REDIRECTS} times")
 
     def read_some(self, response: requests.Response, size: int) -> bytes:
-        """The next bytes of a body as they were sent, at most `size`; empty at its end.
+        """The next bytes of a body as they were sent; empty at its end.
+
+        Args:
+            response: An answer of `get`.
+            size: Most bytes to return.
 
         Raises:
             InterruptedReadError: The connection broke or stalled.
-            TransferTimeoutError: The deadline is over.
+            TransferTimeoutError: The deadline has passed.
         """
-        self._remaining_s()
-        # read1 comes back after each packet, so that a body that drips cannot outlast the deadline.
-        return self._own_words(lambda: response.raw.read1(min(size, _READ_BYTES), decode_content=False))
+        self._check_deadline()
+        # read1 returns after each packet, so that a slowly dripping body cannot outlast the deadline.
+        return self._guarded(lambda: response.raw.read1(min(size, _READ_BYTES), decode_content=False))
 
     def close(self) -> None:
         """Close the connections; the caller's session stays open."""
@@ -120,18 +125,18 @@ class HttpRequester:
             self._session.close()
 
     def _send(self, url: str, extra: Mapping[str, str]) -> requests.Response:
-        request, settings = self._own_words(lambda: self._prepare(url, extra))
-        # What requests made of the URL is what will be asked, so this is what must be allowed.
+        request, settings = self._guarded(lambda: self._prepare(url, extra))
+        # Check the URL that requests made of ours, because that one will be asked.
         asked = check_url(request.url or "")
         proxied = requests.utils.select_proxy(asked, settings["proxies"]) is not None
         if proxied:
             _check_known_addresses(asked)
-        remaining_s = self._remaining_s()
-        timeout = (min(self._rules.connect_timeout_s, remaining_s), min(self._rules.stall_timeout_s, remaining_s))
+        self._check_deadline()
+        timeout = (self._deadline.within(self._deadlines.connect_s), self._deadline.within(self._deadlines.stall_s))
         settings.update(stream=True, timeout=timeout)
-        # Not Session.send: it reads the whole body of a redirect, whatever its size.
+        # Session.send would read the whole body of a redirect, whatever its size.
         try:
-            return self._own_words(lambda: self._adapter.send(request, **settings))
+            return self._guarded(lambda: self._adapter.send(request, **settings))
         except ForbiddenAddressError:
             failure: Exception = _forbidden(asked)
         except UnknownHostError as error:
@@ -150,8 +155,8 @@ class HttpRequester:
     def _auth(self) -> Callable[[requests.PreparedRequest], requests.PreparedRequest]:
         """Authentication from the URL or the session; never silently from ~/.netrc.
 
-        A password that somebody keeps there for another tool is not meant for whatever host a handle names. Any
-        callable keeps requests from looking.
+        A password that a user keeps there for another tool is not meant for any host that a handle names. requests
+        does not look there if it gets any callable.
         """
         if self._userinfo is not None:
             name, password = self._userinfo
@@ -161,28 +166,22 @@ class HttpRequester:
             return HTTPBasicAuth(*session_auth)
         return session_auth or (lambda request: request)
 
-    def _remaining_s(self) -> float:
-        remaining_s = self.deadline - self._clock()
-        if remaining_s <= 0:
-            raise TransferTimeoutError(
-                f"{redact_url(self._url)} was not read within {self._rules.total_timeout_s:g} s",
-                advice="Raise timeout_s if the origin is slow.",
-            )
-        return remaining_s
+    def _check_deadline(self) -> None:
+        self._deadline.check(redact_url(self._url))
 
-    def _own_words(self, call: Callable[[], _Result]) -> _Result:
+    def _guarded(self, call: Callable[[], _Result]) -> _Result:
         token = _in_request.set(True)
         try:
             return call()
         except (OSError, ValueError, urllib3.exceptions.HTTPError) as error:  # requests' errors are OSErrors
-            failure = _put_into_words(error, redact_url(self._url), self._rules)
+            failure = _describe(error, redact_url(self._url), self._deadlines)
         finally:
             _in_request.reset(token)
         raise failure
 
 
 class _DropOwn(logging.Filter):
-    """Drops what urllib3 logs about our requests: its records hold URLs with their signatures."""
+    """Drops the records that urllib3 logs about our requests, because they hold URLs with signatures."""
 
     def filter(self, record: logging.LogRecord) -> bool:  # noqa: ARG002  # the signature of logging.Filter
         return not _in_request.get()
@@ -202,10 +201,10 @@ def _decode_header(text: str) -> str:
 def _check_known_addresses(url: str) -> None:
     """Refuse a host name that leads to a link-local or metadata address, as far as this machine can tell.
 
-    For hosts behind a proxy, which resolves their names by itself and may know other addresses.
+    Only for hosts behind a proxy. The proxy resolves their names by itself and may know other addresses.
 
     Raises:
-        OriginError: It does.
+        OriginError: The name leads to such an address.
     """
     parts = urlsplit(url)
     try:
@@ -213,7 +212,7 @@ def _check_known_addresses(url: str) -> None:
     except ForbiddenAddressError:
         pass
     except (OSError, UnicodeError):
-        return  # only the proxy knows it
+        return  # only the proxy knows the host
     else:
         return
     raise _forbidden(url)
@@ -223,11 +222,11 @@ def _forbidden(url: str) -> OriginError:
     return OriginError(f"{redact_url(url)} leads to a link-local or metadata address, which hubdist never asks")
 
 
-def _put_into_words(error: Exception, redacted: str, rules: HttpRules) -> HubdistError | InterruptedReadError:
+def _describe(error: Exception, redacted: str, deadlines: Deadlines) -> HubdistError | InterruptedReadError:
     causes = list(_causes(error))
     if any(isinstance(cause, ssl.SSLCertVerificationError) for cause in causes):
         return OriginError(
-            f"{redacted}: the certificate is not trusted", advice="An own CA is named by REQUESTS_CA_BUNDLE."
+            f"{redacted}: the certificate is not trusted", advice="Set REQUESTS_CA_BUNDLE to the file of your own CA."
         )
     if isinstance(error, ValueError):
         return OriginError(f"{redacted} cannot be asked ({type(error).__name__})")
@@ -237,9 +236,9 @@ def _put_into_words(error: Exception, redacted: str, rules: HttpRules) -> Hubdis
             advice="If REQUESTS_CA_BUNDLE or CURL_CA_BUNDLE is set, it must name a file that this machine has.",
         )
     if isinstance(error, requests.ConnectTimeout):
-        return InterruptedReadError(f"no connection within {rules.connect_timeout_s:g} s")
+        return InterruptedReadError(f"no connection within {deadlines.connect_s:g} s")
     if isinstance(error, requests.ReadTimeout | urllib3.exceptions.ReadTimeoutError):
-        return InterruptedReadError(f"no byte for {rules.stall_timeout_s:g} s")
+        return InterruptedReadError(f"no byte for {deadlines.stall_s:g} s")
     return InterruptedReadError(_reason(causes))
 
 
@@ -257,7 +256,7 @@ def _reason(causes: list[BaseException]) -> str:
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """The error and all it wraps, outermost first: urllib3 keeps causes in `reason` and `args` too."""
+    """The error and all errors in it, outermost first: urllib3 keeps causes in `reason` and `args` too."""
     queue, seen = [error], set[int]()
     while queue:
         current = queue.pop(0)

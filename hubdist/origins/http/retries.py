@@ -1,23 +1,21 @@
-"""Run a step of an HTTP read again until it succeeds, its failures are used up, or time is."""
+"""Retries of one step of an HTTP read: which failures may pass, what is logged, and the error in the end."""
 
 from __future__ import annotations
 
 import logging
-import random
 from collections.abc import Callable
 from typing import TypeVar
 
-from tenacity import RetryCallState, Retrying, retry_if_exception_type
-
 from hubdist.errors import OriginError, TransferTimeoutError
-from hubdist.origins.http.rules import HttpRules, retry_wait_s
+from hubdist.system.deadline import Deadline, Deadlines
+from hubdist.system.retry import retry
 
 _LOG = logging.getLogger(__name__)
 _Result = TypeVar("_Result")
 
 
 class InterruptedReadError(Exception):
-    """A try failed in a way that another one may not; never leaves the origins.
+    """A try failed in a way that another try may not; never leaves the origins.
 
     Attributes:
         words: What happened, without a URL.
@@ -30,78 +28,52 @@ class InterruptedReadError(Exception):
         self.retry_after_s = retry_after_s
 
 
-class Retries:
-    """Runs a step until it succeeds, its failures are used up, or the deadline would pass while waiting.
+def retry_step(
+    step: Callable[[], _Result],
+    redacted: str,
+    deadlines: Deadlines,
+    deadline: Deadline,
+    sleep: Callable[[float], None],
+) -> _Result:
+    """Run one step of an HTTP read until it succeeds, its retries are used up, or the deadline is too near to wait.
+
+    Each call counts failures from zero, because an earlier step that returned was progress.
 
     Args:
-        redacted: The URL for messages, secrets removed.
-        rules: Numbers of retries and waits.
-        deadline: When all is over, on `clock`.
-        clock: Seconds, growing.
-        sleep: Waits so many seconds.
+        step: Makes one try; raises `InterruptedReadError` if another try may succeed.
+        redacted: The URL without secrets, for messages.
+        deadlines: How often to try and how long to wait.
+        deadline: When the whole read must be done.
+        sleep: Waits for a number of seconds.
+
+    Returns:
+        What `step` returned.
+
+    Raises:
+        OriginError: The step was interrupted more than `deadlines.retries` times in a row.
+        TransferTimeoutError: The next wait would end after the deadline.
+        Exception: Any other error of `step`, at once.
     """
 
-    def __init__(
-        self,
-        redacted: str,
-        rules: HttpRules,
-        deadline: float,
-        clock: Callable[[], float],
-        sleep: Callable[[float], None],
-    ) -> None:
-        self._shown = redacted
-        self._rules = rules
-        self._deadline = deadline
-        self._clock = clock
-        self._sleep = sleep
-
-    def run(self, step: Callable[[], _Result]) -> _Result:
-        """The step's result. Every call counts its failures anew: what the call before returned was progress.
-
-        Raises:
-            OriginError: It was interrupted more than `max_retries` times.
-            TransferTimeoutError: The next wait would end after the deadline.
-        """
-        retrying = Retrying(
-            retry=retry_if_exception_type(InterruptedReadError),
-            wait=self._wait_s,
-            stop=self._is_over,
-            sleep=self._sleep,
-            before_sleep=self._log,
-            reraise=True,
-        )
-        try:
-            return retrying(step)
-        except InterruptedReadError as error:
-            words = error.words
-        tries = retrying.statistics["attempt_number"]
-        if tries <= self._rules.max_retries:
-            raise TransferTimeoutError(
-                f"{self._shown} was not read within {self._rules.total_timeout_s:g} s; last failure: {words}"
+    def give_up(error: Exception, tries: int) -> Exception:
+        if not isinstance(error, InterruptedReadError):
+            return error
+        if tries <= deadlines.retries:
+            return TransferTimeoutError(
+                f"{redacted} was not read within {deadline.timeout_s:g} s; last failure: {error.words}"
             )
-        raise OriginError(f"{self._shown} failed {tries} times in a row; last failure: {words}")
+        return OriginError(f"{redacted} failed {tries} times in a row; last failure: {error.words}")
 
-    def _wait_s(self, state: RetryCallState) -> float:
-        jitter = random.random()  # noqa: S311  # spreads retries, guards nothing
-        asked_s = _failure(state).retry_after_s
-        return retry_wait_s(state.attempt_number, self._rules, retry_after_s=asked_s, jitter=jitter)
+    def log(error: Exception, failures: int, wait_s: float) -> None:
+        _LOG.warning("%s: %s; retry %d of %d in %.1f s", redacted, error, failures, deadlines.retries, wait_s)
 
-    def _is_over(self, state: RetryCallState) -> bool:
-        out_of_time = self._clock() + state.upcoming_sleep >= self._deadline
-        return out_of_time or state.attempt_number > self._rules.max_retries
-
-    def _log(self, state: RetryCallState) -> None:
-        _LOG.warning(
-            "%s: %s; retry %d of %d in %.1f s",
-            self._shown,
-            _failure(state).words,
-            state.attempt_number,
-            self._rules.max_retries,
-            state.upcoming_sleep,
-        )
-
-
-def _failure(state: RetryCallState) -> InterruptedReadError:
-    error = state.outcome.exception() if state.outcome is not None else None
-    assert isinstance(error, InterruptedReadError)
-    return error
+    return retry(
+        step,
+        deadlines,
+        deadline,
+        may_pass=lambda error: isinstance(error, InterruptedReadError),
+        give_up=give_up,
+        retry_after_s=lambda error: error.retry_after_s if isinstance(error, InterruptedReadError) else None,
+        on_retry=log,
+        sleep=sleep,
+    )

@@ -1,6 +1,6 @@
-"""When an HTTP read is tried again, where it goes on, and when its bytes must not be mixed.
+"""Decisions of an HTTP read: what is tried again, where the read resumes, and which bytes must not be mixed.
 
-PURE: functions of statuses, headers and offsets. `http.py` asks them and does what they say.
+PURE: functions of statuses, headers and offsets, for `hubdist.origins.http.stream` and `request`.
 """
 
 from __future__ import annotations
@@ -22,57 +22,27 @@ from hubdist.errors import (
 )
 
 RETRIED_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
-"""Statuses that a later try may not meet again."""
+"""Statuses of failures that may pass."""
 
 SNIFF_BYTES = 64
-"""How many first bytes `looks_like_html` wants to see."""
+"""How many first bytes of a body `looks_like_html` needs."""
 
-_MAX_RETRY_AFTER_S = 60.0
 _STRONG_ETAG = re.compile(r'"[^"]*"')
 _CONTENT_RANGE = re.compile(r"bytes\s+(\d{1,18})-(\d{1,18})/(\d{1,18}|\*)")
 _HTML_STARTS = (b"<!doctype html", b"<html", b"<head")
 
 
-@dataclass(frozen=True, slots=True)
-class HttpRules:
-    """How patient a read over HTTP is.
-
-    Attributes:
-        connect_timeout_s: Longest time in seconds to connect.
-        stall_timeout_s: Longest time in seconds without a byte.
-        total_timeout_s: Longest time in seconds for one download, waits between tries included.
-        max_retries: Tries after the first one that may fail one after another; a byte that arrives resets the count.
-        max_redirects: Redirects that one request may follow.
-        first_wait_s: Longest wait in seconds before the first retry; it doubles with each further one.
-        max_wait_s: Longest wait in seconds before any retry, unless the origin asks for more with Retry-After.
-    """
-
-    connect_timeout_s: float = 10.0
-    stall_timeout_s: float = 30.0
-    total_timeout_s: float = 3600.0
-    max_retries: int = 5
-    max_redirects: int = 5
-    first_wait_s: float = 0.5
-    max_wait_s: float = 20.0
-
-
-def retry_wait_s(failures: int, rules: HttpRules, *, retry_after_s: float | None, jitter: float) -> float:
-    """Seconds to wait before the next try.
-
-    Args:
-        failures: Tries that failed one after another, at least 1.
-        rules: The limits.
-        retry_after_s: What the origin asked for, or None; more than a minute is cut to a minute.
-        jitter: 0 (included) to 1 (excluded), at random, so that many readers do not come back at once.
-    """
-    backoff = min(rules.max_wait_s, rules.first_wait_s * 2.0 ** min(failures - 1, 30))
-    return max(backoff * (0.5 + jitter / 2), min(retry_after_s or 0.0, _MAX_RETRY_AFTER_S))
-
-
 def parse_retry_after(text: str | None, now: dt.datetime) -> float | None:
-    """Seconds that a Retry-After header asks for; None if there is none or it makes no sense.
+    """Seconds that a Retry-After header asks for.
 
     Source: RFC 9110, section 10.2.3: seconds, or an HTTP date.
+
+    Args:
+        text: The header's value, or None if the answer has no such header.
+        now: The time to subtract from a date.
+
+    Returns:
+        Seconds, at least 0; None without the header, or if its value cannot be parsed.
     """
     if text is None:
         return None
@@ -88,7 +58,7 @@ def parse_retry_after(text: str | None, now: dt.datetime) -> float | None:
 
 
 def status_error(status: int, redacted: str) -> HubdistError:
-    """The error for a status that brings no bytes and that no retry mends.
+    """The error for a status that brings no bytes and that a retry cannot mend.
 
     Args:
         status: The HTTP status.
@@ -104,19 +74,29 @@ def status_error(status: int, redacted: str) -> HubdistError:
 
 
 def looks_like_html(content_type: str | None, first_bytes: bytes) -> bool:
-    """True for a web page: the login page of a proxy, a landing page, where a model was asked for."""
+    """True for a web page, such as a proxy's login page or a landing page, in place of the model.
+
+    Args:
+        content_type: The Content-Type header, or None if the answer has none.
+        first_bytes: The first `SNIFF_BYTES` of the body, fewer if the body is shorter.
+    """
     kind = (content_type or "").partition(";")[0].strip().lower()
     text = first_bytes.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     return kind in ("text/html", "application/xhtml+xml") or text.startswith(_HTML_STARTS)
 
 
 def check_encoding(headers: Mapping[str, str], redacted: str) -> None:
-    """Refuse bodies in an encoding that nobody asked for.
+    """Refuse a body in an encoding that was not asked for.
 
-    Gzip passes, for servers use it unasked: for what was uploaded compressed, and as a label of .tar.gz files.
+    Gzip passes, because servers use it unasked: for files that were uploaded compressed, and as a label of .tar.gz
+    files.
+
+    Args:
+        headers: Of the answer; a mapping that ignores case.
+        redacted: The URL, secrets removed.
 
     Raises:
-        OriginError: Another encoding.
+        OriginError: The body has another encoding than gzip.
     """
     encoding = _encoding(headers)
     if encoding not in ("", "identity") and not is_gzipped(headers):
@@ -124,7 +104,7 @@ def check_encoding(headers: Mapping[str, str], redacted: str) -> None:
 
 
 def is_gzipped(headers: Mapping[str, str]) -> bool:
-    """True if the body is said to be a gzip of the file."""
+    """True if the headers say that the body is a gzip of the file."""
     return _encoding(headers) in ("gzip", "x-gzip")
 
 
@@ -134,7 +114,7 @@ def _encoding(headers: Mapping[str, str]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class FileIdentity:
-    """What an answer says about which file it is of.
+    """What an answer's headers say about the identity of the file.
 
     Attributes:
         etag: ETag as sent, or None.
@@ -148,19 +128,24 @@ class FileIdentity:
 
     @classmethod
     def of(cls, headers: Mapping[str, str], length: int | None) -> Self:
-        """The identity in an answer's headers."""
+        """Read the identity from an answer's headers.
+
+        Args:
+            headers: Of the answer; a mapping that ignores case.
+            length: Bytes of the whole file, or None if unknown.
+        """
         return cls(headers.get("ETag") or None, headers.get("Last-Modified") or None, length)
 
     @property
     def validator(self) -> str | None:
-        """What If-Range may name: a strong ETag, else Last-Modified, else None."""
+        """The value for If-Range: a strong ETag, else Last-Modified, else None."""
         return self.etag if self._is_strong() else self.last_modified
 
     def is_same_file(self, other: FileIdentity) -> bool:
-        """True only if both answers surely are of the same bytes.
+        """True only if both answers are certainly of the same bytes.
 
-        That is: equal strong ETags, or equal Last-Modified and length where the ETags do not contradict. A weak
-        ETag promises the same meaning, not the same bytes.
+        They are with equal strong ETags, or with equal Last-Modified and length where the ETags do not contradict. A
+        weak ETag promises the same meaning, not the same bytes.
         """
         if self.length is not None and other.length is not None and self.length != other.length:
             return False
@@ -185,9 +170,9 @@ class BodyPlan:
     """How the body of an answer continues the download.
 
     Attributes:
-        skip: First bytes of the body that were read before and are dropped.
-        stop: Offset in the file at which the body ends (excluded), or None if it does not say.
-        identity: Which file it is of.
+        skip: How many first bytes of the body were read before and are dropped.
+        stop: Offset in the file at which the body ends (excluded), or None if the answer does not say.
+        identity: Which file the body is of.
     """
 
     skip: int
@@ -196,15 +181,15 @@ class BodyPlan:
 
 
 def resume_headers(at: int, first: FileIdentity | None, redacted: str) -> dict[str, str]:
-    """Headers of the request for the bytes from offset `at` on.
+    """Headers of a request for the bytes from offset `at` on.
 
     Args:
         at: Bytes of the file that were read already.
-        first: Which file they were of; None if none was opened yet.
+        first: The file that those bytes came from; None before the first answer.
         redacted: The URL, secrets removed.
 
     Raises:
-        OriginError: Bytes were read, and nothing tells whether further ones would be of the same file.
+        OriginError: Bytes were read, and the first answer named no validator that would tie further bytes to them.
     """
     if at == 0:
         return {}
@@ -217,19 +202,19 @@ def resume_headers(at: int, first: FileIdentity | None, redacted: str) -> dict[s
 
 
 def plan_body(status: int, headers: Mapping[str, str], at: int, first: FileIdentity | None, redacted: str) -> BodyPlan:
-    """Decide how an answer continues a download of which `at` bytes were read.
+    """Decide how an answer continues a download that has reached offset `at`.
 
     Args:
         status: 200, 206 or 416; anything else is refused.
         headers: Of the answer; a mapping that ignores case.
         at: Bytes that were read already.
-        first: Which file they were of. Ignored if `at` is 0: then the file may be another one.
+        first: The file that those bytes came from. Ignored if `at` is 0, because then any file is a right one.
         redacted: The URL, secrets removed.
 
     Raises:
-        IntegrityError: The file is another one than before, or not surely the same.
+        IntegrityError: The file is another one than before, or not certainly the same.
         LengthMismatchError: The answer goes beyond the end of the file, or its length contradicts its range.
-        OriginError: The status or the range is none that was asked for.
+        OriginError: The status or the range is not what was asked for.
     """
     if status == 206 and at:
         plan = _plan_part(headers, at, first, redacted)

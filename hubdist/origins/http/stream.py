@@ -1,12 +1,13 @@
-"""Read over HTTP and HTTPS what arrives whole and unmixed, or fail with a reason.
+"""A file over HTTP or HTTPS as a stream of bytes that arrives whole and from one version, or fails with a reason.
 
-What decides is in `http_rules` (retry, resume) and `http_targets` (where a request may go); one request is in
-`http_request`; here they become a stream. Proxies and certificates are those that users of requests know:
-HTTPS_PROXY, NO_PROXY, REQUESTS_CA_BUNDLE. Passwords from ~/.netrc are not used.
+This module joins the others of this package: `rules` decides when a read resumes, `targets` where a request may go,
+`request` sends one request, and `retries` repeats it. Proxies and certificates are set as for requests: HTTPS_PROXY,
+NO_PROXY, REQUESTS_CA_BUNDLE. Passwords from ~/.netrc are not used.
 """
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Mapping
 from types import TracebackType
@@ -17,11 +18,10 @@ import requests
 from hubdist.errors import OriginError
 from hubdist.model.redact import redact_url
 from hubdist.origins.http.request import HttpRequester
-from hubdist.origins.http.retries import InterruptedReadError, Retries
+from hubdist.origins.http.retries import InterruptedReadError, retry_step
 from hubdist.origins.http.rules import (
     SNIFF_BYTES,
     FileIdentity,
-    HttpRules,
     check_encoding,
     is_gzipped,
     looks_like_html,
@@ -29,50 +29,54 @@ from hubdist.origins.http.rules import (
     resume_headers,
     status_error,
 )
-
-__all__ = ["HttpRules", "HttpStream", "fetch_text", "redact_url"]
+from hubdist.system.deadline import Deadline, Deadlines
 
 _SKIP_BYTES = 1 << 20
-_DEFAULT_RULES = HttpRules()
+_DEFAULT_DEADLINES = Deadlines()
 
 
 class HttpStream:
     """The bytes of one URL, in order: a `hubdist.model.source.ByteStream`.
 
-    Broken transfers go on at the byte they reached. What `read` returns is of one version of the file: if it cannot
-    be shown that the file is still the same, the read fails. The body is taken as it was sent, never decoded.
+    A broken transfer resumes at the byte that it reached. All bytes that `read` returns are of one version of the
+    file: if the answers do not prove that the file is still the same, the read fails. The body is taken as it was
+    sent, never decoded.
 
-    It is opened, with retries, when it is made. For one thread at a time. Close it, or use it in a `with` block.
+    The constructor opens the stream, with retries. For one thread at a time. Close the stream, or use it in a `with`
+    block.
 
     Args:
-        url: An http or https URL. Userinfo in it is sent as basic authentication, to its own host only.
-        rules: Timeouts and limits.
-        headers: Further headers, sent to the URL's own host and not to where it redirects.
-        session: Whose proxies, certificates and authentication to use; it stays open. None makes one.
-        clock: Seconds, growing; for tests.
-        sleep: Waits so many seconds; for tests.
+        url: An http or https URL. Userinfo in the URL is sent as basic authentication, to the URL's own host only.
+        deadlines: Timeouts and retries.
+        deadline: When the whole stream must have been read; None is `deadlines.total_s` from now.
+        headers: Further headers, sent to the URL's own host and not to the hosts that it redirects to.
+        session: The session whose proxies, certificates and authentication are used; it stays open. None makes one.
+        sleep: Waits for a number of seconds; tests pass their own.
 
     Raises:
-        HandleError: The URL is none that may be asked.
+        HandleError: The URL may not be asked; see `hubdist.origins.http.targets`.
         AccessDeniedError: The origin answered 401 or 403.
         ModelNotFoundError: The origin answered 404 or 410.
         OriginError: Another refusal, a web page instead of a model, or failures until the retries were used up.
-        TransferTimeoutError: `rules.total_timeout_s` was over.
+        TransferTimeoutError: The deadline has passed.
     """
 
     def __init__(
         self,
         url: str,
-        rules: HttpRules = _DEFAULT_RULES,
+        deadlines: Deadlines = _DEFAULT_DEADLINES,
         *,
+        deadline: Deadline | None = None,
         headers: Mapping[str, str] | None = None,
         session: requests.Session | None = None,
-        clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self._shown = redact_url(url)
-        self._requester = HttpRequester(url, rules, headers=headers, session=session, clock=clock)
-        self._retries = Retries(self._shown, rules, self._requester.deadline, clock, sleep)
+        self._redacted = redact_url(url)
+        until = deadline or Deadline(deadlines.total_s)
+        self._requester = HttpRequester(url, deadlines, until, headers=headers, session=session)
+        self._retry = functools.partial(
+            retry_step, redacted=self._redacted, deadlines=deadlines, deadline=until, sleep=sleep
+        )
         self._response: requests.Response | None = None
         self._identity: FileIdentity | None = None
         self._status = 0
@@ -84,7 +88,7 @@ class HttpStream:
         self._ended = False
         self._closed = False
         try:
-            self._retries.run(self._open)
+            self._retry(self._open)
         except BaseException:
             self.close()
             raise
@@ -111,7 +115,7 @@ class HttpStream:
 
     @property
     def gzipped(self) -> bool:
-        """True if the origin says, by Content-Encoding, that what is read is a gzip of the file."""
+        """True if the origin says, by Content-Encoding, that the bytes are a gzip of the file."""
         return self._gzipped
 
     @property
@@ -125,7 +129,7 @@ class HttpStream:
         Raises:
             IntegrityError: The file changed while it was read.
             LengthMismatchError: An answer goes beyond the file's end.
-            OriginError, TransferTimeoutError, AccessDeniedError, ModelNotFoundError: As for the class.
+            OriginError, TransferTimeoutError, AccessDeniedError, ModelNotFoundError: The same as for the constructor.
             ValueError: `size` is less than 1, or the stream is closed.
         """
         if size < 1:
@@ -135,10 +139,10 @@ class HttpStream:
         if self._pending:
             data, self._pending = self._pending[:size], self._pending[size:]
             return data
-        return self._retries.run(lambda: self._read_on(size))
+        return self._retry(lambda: self._read_on(size))
 
     def close(self) -> None:
-        """Drop the connection; harmless when repeated."""
+        """Drop the connection; may be called again."""
         self._closed = True
         self._drop()
         self._requester.close()
@@ -152,13 +156,13 @@ class HttpStream:
         self.close()
 
     def _open(self) -> None:
-        """Ask for the bytes from `_at` on; nothing is taken over before the answer proved to fit."""
+        """Ask for the bytes from `_at` on; the fields change only after the answer has proved to fit."""
         try:
-            response = self._requester.get(resume_headers(self._at, self._identity, self._shown))
+            response = self._requester.get(resume_headers(self._at, self._identity, self._redacted))
             self._response = response
             if response.status_code in (200, 206):
-                check_encoding(response.headers, self._shown)
-            plan = plan_body(response.status_code, response.headers, self._at, self._identity, self._shown)
+                check_encoding(response.headers, self._redacted)
+            plan = plan_body(response.status_code, response.headers, self._at, self._identity, self._redacted)
             if self._at == 0:
                 self._take_first_bytes(response, plan.stop)
                 self._identity = plan.identity
@@ -183,7 +187,7 @@ class HttpStream:
             first += data
         if looks_like_html(content_type, first):
             raise OriginError(
-                f"{self._shown} answered a web page instead of a model",
+                f"{self._redacted} answered a web page instead of a model",
                 advice="A login page, a proxy or a landing page may be in the way.",
             )
         if len(first) < SNIFF_BYTES:
@@ -194,7 +198,7 @@ class HttpStream:
         while count:
             data = self._requester.read_some(response, min(count, _SKIP_BYTES))
             if not data:
-                raise InterruptedReadError("it ended before the byte that was reached before")
+                raise InterruptedReadError("it ended before the byte that an earlier answer reached")
             count -= len(data)
 
     def _read_on(self, size: int) -> bytes:
@@ -221,7 +225,7 @@ class HttpStream:
             if self.length is None or self._at >= self.length:
                 self._ended = True
                 return b""
-            # The origin sent less than was asked for, which RFC 9110 allows, so ask for the rest.
+            # RFC 9110 allows the origin to send less than was asked for, so ask for the rest.
 
     def _drop(self) -> None:
         if self._response is not None:
@@ -231,35 +235,37 @@ class HttpStream:
 
 def fetch_text(
     url: str,
-    rules: HttpRules = _DEFAULT_RULES,
+    deadlines: Deadlines = _DEFAULT_DEADLINES,
     max_bytes: int = 4096,
     *,
-    headers: Mapping[str, str] | None = None,
-    session: requests.Session | None = None,
-    clock: Callable[[], float] = time.monotonic,
+    deadline: Deadline | None = None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> tuple[int, str]:
     """Status and text of a small answer, with the retries of `HttpStream`.
 
-    For TF Hub's uncompressed protocol, which answers 303 without a Location and with a `gs://` path as the body.
+    For TensorFlow Hub's uncompressed protocol, which answers 303 without a Location and with a `gs://` path as the
+    body.
 
     Args:
         url: An http or https URL.
-        rules: Timeouts and limits.
-        max_bytes: Longest body that is taken.
-        headers: As for `HttpStream`.
-        session: As for `HttpStream`.
-        clock: As for `HttpStream`.
-        sleep: As for `HttpStream`.
+        deadlines: Timeouts and retries.
+        max_bytes: Longest body that is accepted.
+        deadline: When the answer must have been read; None is `deadlines.total_s` from now.
+        sleep: Waits for a number of seconds; tests pass their own.
 
     Returns:
-        200, or 303 if that had no Location; and the body as text.
+        The status, 200 or 303 without a Location, and the body as text.
 
     Raises:
-        OriginError: The body is longer, or no UTF-8; otherwise as for `HttpStream`.
+        HandleError: The URL may not be asked; see `hubdist.origins.http.targets`.
+        AccessDeniedError: The origin answered 401 or 403.
+        ModelNotFoundError: The origin answered 404 or 410.
+        OriginError: The body is too long, encoded or not UTF-8; another refusal; or the retries were used up.
+        TransferTimeoutError: The deadline has passed.
     """
     redacted = redact_url(url)
-    requester = HttpRequester(url, rules, headers=headers, session=session, clock=clock)
+    until = deadline or Deadline(deadlines.total_s)
+    requester = HttpRequester(url, deadlines, until, headers=None, session=None)
 
     def fetch() -> tuple[int, bytes]:
         with requester.get({}) as response:
@@ -279,7 +285,7 @@ def fetch_text(
             return status, body
 
     try:
-        status, body = Retries(redacted, rules, requester.deadline, clock, sleep).run(fetch)
+        status, body = retry_step(fetch, redacted, deadlines, until, sleep)
     finally:
         requester.close()
     try:

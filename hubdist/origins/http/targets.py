@@ -1,7 +1,7 @@
 """Where an HTTP read may go: which URLs, which redirects, which addresses.
 
-PURE. A handle may come from somewhere else than the user, and an origin may answer with any redirect; neither may
-make this machine ask its cloud for credentials, or hand the user's credentials to a stranger.
+PURE. A handle may come from an untrusted place, and an origin may answer with any redirect. Neither may make this
+machine ask its cloud for credentials, or send the user's credentials to a stranger.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ def check_url(url: str) -> str:
     """Return `url` if it is an http or https URL with a host that may be asked.
 
     Raises:
-        HandleError: It is not.
+        HandleError: The URL is invalid, of another scheme, or names a link-local or metadata address.
     """
     redacted = redact_url(url)
     try:
         parts = urlsplit(url)
         port = parts.port
     except ValueError:
-        raise HandleError(f"{redacted!r} is no valid URL") from None
+        raise HandleError(f"{redacted!r} is not a valid URL") from None
     # Parsers of URLs disagree on where a host ends at a backslash or a control character, so both are refused.
     if parts.scheme not in _PORTS or not parts.hostname or port == 0 or "\\" in parts.netloc or not url.isprintable():
-        raise HandleError(f"{redacted!r} is no http or https URL")
+        raise HandleError(f"{redacted!r} is not an http or https URL")
     if is_forbidden_host(parts.hostname):
         raise HandleError(f"{redacted} is a link-local or metadata address, which hubdist never asks")
     return url
@@ -58,18 +58,18 @@ def redirect_target(base: str, location: str) -> str:
         location: Its Location header.
 
     Raises:
-        OriginError: It leads from https to http, or where `check_url` says no.
+        OriginError: It leads from https to http, or `check_url` refuses the target.
     """
     redacted = redact_url(base)
     refusal: HubdistError
     try:
-        # Credentials come from the caller only; those that an origin puts into a Location are dropped.
+        # Credentials come from the caller only. Drop those that an origin puts into a Location.
         target = split_userinfo(urldefrag(urljoin(base, location)).url)[0]
         check_url(target)
     except HandleError as error:
         refusal = OriginError(f"{redacted} redirects where hubdist does not follow: {error.what}")
     except ValueError:
-        refusal = OriginError(f"{redacted} redirects to what is no URL")
+        refusal = OriginError(f"{redacted} redirects to an invalid URL")
     else:
         if urlsplit(base).scheme == "https" and urlsplit(target).scheme == "http":
             raise OriginError(f"{redacted} redirects from https to http, to {redact_url(target)}")
@@ -78,7 +78,12 @@ def redirect_target(base: str, location: str) -> str:
 
 
 def same_origin(one: str, other: str) -> bool:
-    """True if scheme, host and port agree, so that one's credentials may go to the other."""
+    """True if scheme, host and port agree, so that credentials for one URL may go to the other.
+
+    Args:
+        one: An http or https URL.
+        other: Another one.
+    """
     return _origin(urlsplit(one)) == _origin(urlsplit(other))
 
 
@@ -99,7 +104,7 @@ def is_forbidden_host(host: str) -> bool:
 
 
 def is_forbidden_address(text: str) -> bool:
-    """True for a link-local or metadata address, also inside an IPv6 form; False for what is no address."""
+    """True for a link-local or metadata address, also inside an IPv6 form; False if `text` is not an address."""
     try:
         address = ipaddress.ip_address(text.partition("%")[0])
     except ValueError:

@@ -41,7 +41,7 @@ def forge(cache: Path, config: Config, digest: str) -> None:
     digester.update(FORGED)
     manifest["files"][1]["blocks"] = digester.entry().blocks.hex()
     document["manifest"] = json.dumps(manifest)
-    copy = list_copy(str(cache / "snapshots" / digest), config)
+    copy = list_copy(str(cache / "snapshots" / digest), config.deadlines)
     document["versions"] = {path: file.version for path, file in copy.files.items()}
     record.write_text(json.dumps(document))
 
@@ -54,7 +54,7 @@ def forged(tmp_path: Path, hub: LoopbackHub) -> tuple[Config, str, SharedSnapsho
     resolver = Resolver(config, Store(tmp_path / "first"), None)
     digest = resolver.resolve(resolver.parse(handle)).digest
     forge(tmp_path / "cache", config, digest.value)
-    found = SharedCache(str(tmp_path / "cache"), config).find(digest)
+    found = SharedCache(str(tmp_path / "cache"), config.deadlines, in_flight_bytes=config.in_flight_bytes).find(digest)
     assert found is not None  # the record is whole by itself
     assert found.manifest.digest == digest
     return config, handle, found
@@ -101,7 +101,9 @@ def test_whoever_fills_next_mends_it(forged: tuple[Config, str, SharedSnapshot],
     config, _, found = forged
     with Store(tmp_path / "first").find(found.manifest.digest) or pytest.fail("lost") as snapshot:
         assert isinstance(snapshot, Snapshot)
-        filled = SharedCache(str(tmp_path / "cache"), config).fill(snapshot, None)
+        filled = SharedCache(str(tmp_path / "cache"), config.deadlines, in_flight_bytes=config.in_flight_bytes).fill(
+            snapshot, None
+        )
     weights = tmp_path / "cache" / "snapshots" / found.manifest.digest.value / "weights.bin"
     assert weights.read_bytes() == FILES["weights.bin"]
     assert filled.manifest == snapshot.manifest

@@ -17,7 +17,8 @@ from hubdist.cluster.agent.chunk_rpc import Sender
 from hubdist.config.schema import Config
 from hubdist.errors import HubdistError, IntegrityError, PeerError, StoreError
 from hubdist.model.manifest import Manifest, cut_chunks, prove
-from hubdist.remote.snapshot_copy import CopyReader, RemoteCopy, list_copy
+from hubdist.remote.copy_reader import CopyReader
+from hubdist.remote.snapshot_copy import RemoteCopy, list_copy
 from hubdist.store.chunk_stage import ChunkStage
 from hubdist.store.store import Store
 
@@ -113,13 +114,13 @@ def test_a_place_that_cannot_be_read_leaves_no_stage_and_no_connection(
 ) -> None:
     """Where the place does not have the files, and where the reader itself fails in an unexpected way."""
 
-    def fail(*_: Any) -> None:
+    def fail(*_: Any, **__: Any) -> None:
         raise RuntimeError("a library's own error")
 
     if copy is None:
         monkeypatch.setattr(CopyReader, "__init__", fail)
     with pytest.raises((HubdistError, RuntimeError)):
-        pair.receiving.begin("d", pair.manifest, copy or list_copy(str(pair.files), pair.config))
+        pair.receiving.begin("d", pair.manifest, copy or list_copy(str(pair.files), pair.config.deadlines))
     assert pair.stages == []
     with pytest.raises(PeerError, match="takes no part"):
         pair.receiving.fetch("d", pair.chunks[0], pair.sender)
@@ -129,7 +130,7 @@ def test_a_stage_that_cannot_be_removed_keeps_nothing_else(pair: Pair, monkeypat
     closed = []
     real = CopyReader.close
     monkeypatch.setattr(CopyReader, "close", lambda self: (closed.append(self), real(self)))
-    assert pair.receiving.begin("d", pair.manifest, list_copy(str(pair.files), pair.config)) is False
+    assert pair.receiving.begin("d", pair.manifest, list_copy(str(pair.files), pair.config.deadlines)) is False
     discard = ChunkStage.discard
 
     def refuse(self: ChunkStage) -> None:

@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 
 import hubdist
 from hubdist import errors
-from hubdist.config.schema import Config
 from hubdist.model.handle import parse_handle
 from hubdist.model.listing import model_folder, not_a_model_error, saved_model_folders, served_versions
-from hubdist.origins.direct import direct_url
+from hubdist.origins.uncompressed import direct_url
 from hubdist.remote.snapshot_copy import list_copy
+from hubdist.system.deadline import Deadlines
 from hubdist.testing.hub import HtmlPage, LoopbackHub, Reset, ShortBody
 from hubdist.testing.memory import MemorySource
 from tests.support.archives import tar, targz, zipped
@@ -147,13 +147,13 @@ def test_a_file_that_changes_while_it_is_read_is_refused(
 
 def test_one_file_is_not_a_directory_that_nodes_could_read(tmp_path: Path, hub: LoopbackHub) -> None:
     (tmp_path / "model.onnx").write_bytes(b"data")
-    config = Config(retries=0)
+    deadlines = Deadlines(retries=0)
     for text in (f"{tmp_path}/model.onnx", hub.add_file("model.onnx", b"data")):
-        assert direct_url(parse_handle(text), config, ask_hub=False) is None
+        assert direct_url(parse_handle(text), deadlines, ask_hub=False) is None
         with pytest.raises(errors.OriginError, match="one file"):
-            direct_url(parse_handle(text), config, ask_hub=True)
+            direct_url(parse_handle(text), deadlines, ask_hub=True)
     with pytest.raises(errors.HubdistError):
-        list_copy(f"{tmp_path}/model.onnx", config)
+        list_copy(f"{tmp_path}/model.onnx", deadlines)
 
 
 @pytest.mark.parametrize("ending", [".tar.bz2", ".tar.xz", ".7z"])

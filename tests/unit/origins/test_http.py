@@ -39,10 +39,11 @@ from hubdist.origins.http.rules import (
     parse_retry_after,
     plan_body,
     resume_headers,
-    retry_wait_s,
 )
-from hubdist.origins.http.stream import HttpRules, HttpStream, fetch_text
+from hubdist.origins.http.stream import HttpStream, fetch_text
 from hubdist.origins.http.targets import check_url, is_forbidden_address, redirect_target, same_origin
+from hubdist.system.deadline import Deadline, Deadlines
+from hubdist.system.retry import retry_wait_s
 from hubdist.testing.hub import (
     ChangedEtag,
     Fault,
@@ -57,7 +58,7 @@ from hubdist.testing.hub import (
 )
 
 DATA = b"".join(hashlib.sha256(bytes([n % 256, n // 256])).digest() for n in range(8192))
-RULES = HttpRules(stall_timeout_s=10.0, total_timeout_s=60.0)
+DEADLINES = Deadlines(stall_s=10.0, total_s=60.0)
 CANARY = "c4n4ry"
 
 
@@ -90,9 +91,10 @@ class Clock:
         self.now += seconds
 
 
-def read_all(url: str, rules: HttpRules = RULES, *, clock: Clock | None = None, **options: Any) -> bytes:
+def read_all(url: str, deadlines: Deadlines = DEADLINES, *, clock: Clock | None = None, **options: Any) -> bytes:
     clock = clock or Clock()
-    with HttpStream(url, rules, clock=clock, sleep=clock.sleep, **options) as stream:
+    deadline = Deadline(deadlines.total_s, clock)
+    with HttpStream(url, deadlines, deadline=deadline, sleep=clock.sleep, **options) as stream:
         return b"".join(iter(lambda: stream.read(64 << 10), b""))
 
 
@@ -182,7 +184,7 @@ def test_a_stall_is_cut_and_resumed(hub: LoopbackHub) -> None:
     url = hub.add_file("f", DATA)
     hub.fail_next(url, Stall(0, seconds=60), Stall(1000, seconds=60))
 
-    assert read_all(url, HttpRules(stall_timeout_s=0.3)) == DATA
+    assert read_all(url, Deadlines(stall_s=0.3)) == DATA
     assert [request.status for request in hub.requests] == [200, 200, 206]
 
 
@@ -191,7 +193,7 @@ def test_a_stall_that_does_not_end_is_named(hub: LoopbackHub) -> None:
     hub.fail_next(url, Stall(10, seconds=60), Stall(10, seconds=60))
 
     with pytest.raises(OriginError, match=r"failed 2 times in a row; last failure: no byte for 0\.2 s"):
-        read_all(url, HttpRules(stall_timeout_s=0.2, max_retries=1))
+        read_all(url, Deadlines(stall_s=0.2, retries=1))
 
 
 @settings(max_examples=60, deadline=None)
@@ -220,7 +222,7 @@ def test_progress_resets_the_count_of_retries(hub: LoopbackHub) -> None:
     url = hub.add_file("f", DATA)
     hub.fail_next(url, *[ShortBody(1000)] * 40)
 
-    assert read_all(url, HttpRules(max_retries=1)) == DATA
+    assert read_all(url, Deadlines(retries=1)) == DATA
 
 
 def test_retries_end(hub: LoopbackHub) -> None:
@@ -228,7 +230,7 @@ def test_retries_end(hub: LoopbackHub) -> None:
     hub.fail_next(url, *[Status(503)] * 4)
 
     with pytest.raises(OriginError, match=r"/f failed 4 times in a row; last failure: it answered with status 503"):
-        read_all(url, HttpRules(max_retries=3), clock=clock)
+        read_all(url, Deadlines(retries=3), clock=clock)
     assert len(hub.requests) == 4
     assert [0.25 <= clock.sleeps[0] < 0.5, 0.5 <= clock.sleeps[1] < 1, 1 <= clock.sleeps[2] < 2] == [True] * 3
 
@@ -238,7 +240,7 @@ def test_retry_after_is_honoured_up_to_a_minute(hub: LoopbackHub) -> None:
     later = (dt.datetime.now(dt.UTC) + dt.timedelta(seconds=40)).strftime("%a, %d %b %Y %H:%M:%S GMT")
     hub.fail_next(url, Status(429, 17), Status(503, 9999), Status(503, later))
 
-    assert read_all(url, HttpRules(), clock=clock) == DATA
+    assert read_all(url, Deadlines(), clock=clock) == DATA
     assert clock.sleeps[:2] == [17.0, 60.0]
     assert 30 < clock.sleeps[2] <= 40
 
@@ -248,13 +250,13 @@ def test_no_wait_goes_beyond_the_deadline(hub: LoopbackHub) -> None:
     hub.fail_next(url, *[Status(503, 40)] * 9)
 
     with pytest.raises(TransferTimeoutError, match="not read within 60 s; last failure: it answered with status 503"):
-        read_all(url, RULES, clock=clock)
+        read_all(url, DEADLINES, clock=clock)
     assert clock.sleeps == [40.0]
 
 
 def test_the_deadline_holds_while_bytes_arrive(hub: LoopbackHub) -> None:
     clock = Clock()
-    with HttpStream(hub.add_file("f", DATA), RULES, clock=clock, sleep=clock.sleep) as stream:
+    with HttpStream(hub.add_file("f", DATA), DEADLINES, deadline=Deadline(60, clock), sleep=clock.sleep) as stream:
         stream.read(64)
         clock.now = 61.0
         with pytest.raises(TransferTimeoutError, match="not read within 60 s"):
@@ -378,13 +380,13 @@ def test_refused_connections_are_retried_and_named() -> None:
         clock = Clock()
 
         with pytest.raises(OriginError, match=r"failed 3 times in a row; last failure: .*Connection refused"):
-            read_all(f"http://127.0.0.1:{port}/f", HttpRules(max_retries=2), clock=clock)
+            read_all(f"http://127.0.0.1:{port}/f", Deadlines(retries=2), clock=clock)
     assert len(clock.sleeps) == 2
 
 
 def test_unknown_host_names_are_retried_and_named() -> None:
     with pytest.raises(OriginError, match=r"the host name unknown\.invalid does not resolve"):
-        read_all("http://unknown.invalid/f", HttpRules(max_retries=1))
+        read_all("http://unknown.invalid/f", Deadlines(retries=1))
 
 
 # --- redirects, credentials, proxies -------------------------------------------------------------------------------
@@ -589,20 +591,20 @@ SCENES: dict[str, Scene] = {
 }
 
 
-def fetch(url: str, rules: HttpRules) -> object:
-    return fetch_text(url, rules, max_bytes=10, sleep=Clock().sleep)
+def fetch(url: str, deadlines: Deadlines) -> object:
+    return fetch_text(url, deadlines, max_bytes=10, sleep=Clock().sleep)
 
 
 @pytest.mark.parametrize("scene", SCENES)
 @pytest.mark.parametrize("read", [read_all, fetch])
 def test_no_text_holds_a_secret(
-    hub: LoopbackHub, caplog: pytest.LogCaptureFixture, scene: str, read: Callable[[str, HttpRules], object]
+    hub: LoopbackHub, caplog: pytest.LogCaptureFixture, scene: str, read: Callable[[str, Deadlines], object]
 ) -> None:
     caplog.set_level(logging.DEBUG)
     url = SCENES[scene](hub).replace("//", f"//{CANARY}:{CANARY}@", 1) + f"?X-Sig={CANARY}&{CANARY}"
 
     with pytest.raises(HubdistError) as caught:
-        read(url, HttpRules(stall_timeout_s=0.1, max_retries=2))
+        read(url, Deadlines(stall_s=0.1, retries=2))
 
     texts = [caplog.text]
     error: BaseException | None = caught.value
@@ -773,7 +775,7 @@ def test_retry_after(text: str | None, seconds: float | None) -> None:
 
 @given(st.integers(1, 10**6), st.one_of(st.none(), st.floats(0, 1e9)), st.floats(0, 1, exclude_max=True))
 def test_waits_are_bounded(failures: int, asked_s: float | None, jitter: float) -> None:
-    wait_s = retry_wait_s(failures, HttpRules(), retry_after_s=asked_s, jitter=jitter)
+    wait_s = retry_wait_s(failures, Deadlines(), retry_after_s=asked_s, jitter=jitter)
 
     assert 0.25 <= wait_s <= 60.0
     assert wait_s >= min(asked_s or 0.0, 60.0)
@@ -874,7 +876,7 @@ def test_an_untrusted_certificate_fails_at_once_with_advice() -> None:
         urllib3.exceptions.MaxRetryError(None, f"/x?{CANARY}", urllib3.exceptions.SSLError(cause))  # type: ignore[arg-type]
     )
 
-    told = request._put_into_words(error, "https://h/x", RULES)
+    told = request._describe(error, "https://h/x", DEADLINES)
 
     assert isinstance(told, OriginError)
     assert "REQUESTS_CA_BUNDLE" in str(told)

@@ -16,14 +16,14 @@ from typing import Any
 import pytest
 
 from hubdist.errors import OriginError
-from hubdist.origins.http.rules import HttpRules
 from hubdist.origins.http.stream import HttpStream
+from hubdist.system.deadline import Deadlines
 from hubdist.testing.hub import LoopbackHub
 
 NAME = "models.example"
 METADATA = "169.254.169.254"
 DATA = b"x" * 1000
-RULES = HttpRules(max_retries=0, connect_timeout_s=2)
+DEADLINES = Deadlines(connect_s=2, retries=0)
 
 
 class NameServer:
@@ -78,7 +78,7 @@ def test_a_name_is_resolved_once_for_a_connection(
 ) -> None:
     names = NameServer(["127.0.0.1"], [METADATA])
     monkeypatch.setattr(socket, "getaddrinfo", names)
-    with HttpStream(named(hub.add_file("f", DATA)), RULES) as stream:
+    with HttpStream(named(hub.add_file("f", DATA)), DEADLINES) as stream:
         assert stream.read(2000) != b""
     assert (names.asked, connected) == (1, ["127.0.0.1"])
 
@@ -88,10 +88,10 @@ def test_a_name_that_leads_elsewhere_the_next_time_is_not_followed(
 ) -> None:
     url = named(hub.add_file("f", DATA))
     monkeypatch.setattr(socket, "getaddrinfo", NameServer(["127.0.0.1"], [METADATA]))
-    with HttpStream(url, RULES):
+    with HttpStream(url, DEADLINES):
         pass
     with pytest.raises(OriginError, match="link-local or metadata"):
-        HttpStream(url, RULES)
+        HttpStream(url, DEADLINES)
     assert connected == ["127.0.0.1"]
 
 
@@ -99,7 +99,7 @@ def test_the_next_address_is_tried_where_one_does_not_answer(
     hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch, connected: list[str]
 ) -> None:
     monkeypatch.setattr(socket, "getaddrinfo", NameServer(["127.0.0.2", "127.0.0.1"]))
-    with HttpStream(named(hub.add_file("f", DATA)), RULES) as stream:
+    with HttpStream(named(hub.add_file("f", DATA)), DEADLINES) as stream:
         assert stream.read(2000) != b""
     assert connected == ["127.0.0.2", "127.0.0.1"]
 
@@ -110,7 +110,7 @@ def test_a_proxy_is_connected_to_as_it_is(
     monkeypatch.setenv("http_proxy", hub.url)
     monkeypatch.setattr(socket, "getaddrinfo", NameServer([METADATA]))
     with pytest.raises(OriginError, match="link-local or metadata"):
-        HttpStream(f"http://{NAME}/f", RULES)
+        HttpStream(f"http://{NAME}/f", DEADLINES)
     assert connected == []
 
 
@@ -144,10 +144,10 @@ def test_tls_is_with_the_name_and_not_with_the_address(tmp_path: Path, monkeypat
         thread.start()
         try:
             port = server.server_address[1]
-            with HttpStream(f"https://{NAME}:{port}/f", RULES) as stream:
+            with HttpStream(f"https://{NAME}:{port}/f", DEADLINES) as stream:
                 assert b"".join(iter(lambda: stream.read(1000), b"")) == DATA
             with pytest.raises(OriginError, match="not trusted"):
-                HttpStream(f"https://127.0.0.1:{port}/f", RULES)
+                HttpStream(f"https://127.0.0.1:{port}/f", DEADLINES)
         finally:
             server.shutdown()
             thread.join(10)

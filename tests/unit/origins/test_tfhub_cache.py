@@ -12,10 +12,9 @@ import pytest
 
 import hubdist
 from hubdist.config.schema import Config
-from hubdist.origins.tfhub_cache import find_in_cache
+from hubdist.remote.tfhub_cache import find_on_disk
 from hubdist.resolver.resolver import Resolution, Resolver
 from hubdist.store.store import Store
-from hubdist.system.deadline import Deadline
 from hubdist.testing.hub import LoopbackHub
 
 FROM_HUB = {"saved_model.pb": b"from the hub"}
@@ -132,6 +131,15 @@ def test_an_incomplete_entry_is_not_used(
     assert_hub_is_asked(hub, handle, tmp_path, cache, caplog)
 
 
+def test_an_entry_that_tensorflow_hub_is_writing_is_not_used(
+    hub: LoopbackHub, tmp_path: Path, cache: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    handle = hub.add_model("google/words/1", FROM_HUB)
+    folder = fill_cache(cache, handle, CACHED)
+    folder.with_name(f"{folder.name}.lock").write_text("host.4711")
+    assert_hub_is_asked(hub, handle, tmp_path, cache, caplog)
+
+
 @pytest.mark.tf
 def test_an_entry_without_one_variables_file_is_not_used(
     hub: LoopbackHub, tmp_path: Path, cache: Path, models: Path, caplog: pytest.LogCaptureFixture
@@ -189,7 +197,7 @@ def test_a_cache_that_may_not_be_entered_is_not_used(
 def test_other_kinds_of_handles_are_not_looked_up(tmp_path: Path, cache: Path, handle: str) -> None:
     resolver = Resolver(Config(), Store(tmp_path / "store"), None)
     fill_cache(cache, handle, CACHED)
-    assert find_in_cache(resolver.parse(handle), cache, Deadline(60)) is None
+    assert find_on_disk(resolver.parse(handle), cache) is None
 
 
 def test_a_cache_that_does_not_exist_is_no_error(hub: LoopbackHub, tmp_path: Path) -> None:

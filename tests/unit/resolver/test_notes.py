@@ -135,19 +135,19 @@ def test_a_stale_cache_of_tensorflow_hub_is_passed_by(
 ) -> None:
     import hashlib
 
-    from hubdist.origins.local import LocalOrigin
+    from hubdist.remote.mounted_tree import MountedTree
 
     handle = hub.add_model("google/words/1", FILES)
     folder = tmp_path / "tfhub" / hashlib.sha1(handle.encode(), usedforsecurity=False).hexdigest()
     folder.mkdir(parents=True)
     (folder / "saved_model.pb").write_bytes(b"cut short")
-    read = LocalOrigin.read
+    fetch = MountedTree.fetch
 
-    def grow(self: LocalOrigin, path: str, start: int, end: int) -> bytes:
+    def grow(self: MountedTree, path: str, start: int, end: int) -> bytes:
         (folder / "saved_model.pb").write_bytes(b"written to")
-        return read(self, path, start, end)
+        return fetch(self, path, start, end)
 
-    monkeypatch.setattr(LocalOrigin, "read", grow)
+    monkeypatch.setattr(MountedTree, "fetch", grow)
     found = resolve(tmp_path, handle, tfhub_cache_dir=str(tmp_path / "tfhub"))
     assert found.source == "origin"
 

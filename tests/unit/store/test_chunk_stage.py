@@ -17,14 +17,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hubdist.config.schema import Config
 from hubdist.errors import DigestMismatchError, HubdistError, IntegrityError, StoreError, StoreFullError
 from hubdist.model.chunker import ChunkCutter
 from hubdist.model.handle import parse_handle
 from hubdist.model.manifest import BLOCK_BYTES, Chunk, Digest, Entry, Manifest, Piece, ProvenChunk, cut_chunks, prove
-from hubdist.origins import open_origin
+from hubdist.origins import OriginSettings, open_origin
 from hubdist.store.chunk_stage import ChunkStage, read_pieces
 from hubdist.store.store import Store
+from hubdist.system.deadline import Deadlines
 from hubdist.system.disk import remove_tree
 from tests.support.archives import tar, targz
 
@@ -565,7 +565,7 @@ def test_chunks_of_an_archive_come_while_it_is_being_downloaded(
         try:
             handle = parse_handle(f"http://127.0.0.1:{server.server_port}/model.{'tar' if packer is tar else 'tar.gz'}")
             with here.stage(watch=lambda _: arrived.set(), chunk_bytes=BLOCK_BYTES) as stage:
-                open_origin(handle, Config(retries=0), stage.path).fetch(stage)
+                open_origin(handle, OriginSettings(Deadlines(retries=0)), stage.path).fetch(stage)
                 assert stage.finish().total_bytes == 8 * BLOCK_BYTES
         finally:
             server.shutdown()

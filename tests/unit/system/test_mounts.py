@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from hubdist.config.schema import Config
 from hubdist.remote import open_tree, temporary_files
 from hubdist.system import mounts
+from hubdist.system.deadline import Deadlines
 from hubdist.system.mounts import Reach
 
-CONFIG = Config(retries=0, stall_timeout_s=20)
+DEADLINES = Deadlines(stall_s=20, retries=0)
 
 
 def _write_and_wait(root: Path) -> subprocess.Popen[str]:
@@ -47,13 +47,13 @@ def test_what_dead_writers_left_on_a_mount_is_removed_and_what_living_ones_write
     os.utime(written, (month, month))  # however old
     (staging / "left-by-another-machine").touch()
     try:
-        with open_tree(str(tmp_path), CONFIG) as tree:
+        with open_tree(str(tmp_path), DEADLINES) as tree:
             tree.write("other", b"")
         assert list(staging.iterdir()) == [written]
     finally:
         writer.kill()
         writer.communicate(timeout=10)
-    with open_tree(str(tmp_path), CONFIG) as tree:
+    with open_tree(str(tmp_path), DEADLINES) as tree:
         tree.write("other", b"")
     assert list(staging.iterdir()) == []
 
@@ -71,7 +71,7 @@ def test_where_locks_do_not_tell_what_was_touched_within_an_hour_stays_on_a_moun
     for name, age_s in (("new", 60), ("old", 4000)):
         (staging / name).touch()
         os.utime(staging / name, (time.time() - age_s,) * 2)
-    with open_tree(str(tmp_path), CONFIG) as tree:
+    with open_tree(str(tmp_path), DEADLINES) as tree:
         tree.write("file", b"")
     assert [path.name for path in staging.iterdir()] == ["new"]
 
@@ -89,7 +89,7 @@ def test_a_writer_whose_file_was_swept_before_it_was_locked_makes_another(
         return take(descriptor, kind, file)
 
     monkeypatch.setattr(temporary_files, "take_proven_lock", sweep_first)
-    with open_tree(str(tmp_path), CONFIG) as tree:
+    with open_tree(str(tmp_path), DEADLINES) as tree:
         tree.write("file", b"content")
         assert tree.load("file") == b"content"
     assert swept

@@ -1,8 +1,8 @@
-"""Connections that go to the very addresses that were looked at, and never to a link-local or metadata one.
+"""A transport adapter for requests that connects only to checked addresses, never to link-local or metadata ones.
 
-A name server may answer a first question with one address and the next with another. So a name is resolved once, for
-the connection itself; the host name stays for TLS and the Host header. A proxy resolves names by itself; connections
-to proxies are urllib3's own.
+A name server may answer a first question with one address and the next question with another. So a name is resolved
+once, for the connection itself; the host name stays for TLS and the Host header. A proxy resolves names by itself;
+connections to proxies are urllib3's own.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from hubdist.origins.http.targets import is_forbidden_address
 
 
 class ForbiddenAddressError(Exception):
-    """A host name leads to an address that is never asked; never leaves the origins."""
+    """A host name leads to a forbidden address; never leaves the origins."""
 
 
 class UnknownHostError(Exception):
@@ -28,11 +28,15 @@ class UnknownHostError(Exception):
 
 
 def allowed_addresses(host: str, port: int) -> list[str]:
-    """The addresses of a host, all of which may be asked.
+    """Resolve a host name, and check every address.
+
+    Args:
+        host: A name or a literal address.
+        port: The port to connect to.
 
     Raises:
         OSError, UnicodeError: The name does not resolve.
-        ForbiddenAddressError: One may not be asked.
+        ForbiddenAddressError: An address may not be asked.
     """
     found = socket.getaddrinfo(host.strip("[]"), port, allowed_gai_family(), socket.SOCK_STREAM)
     addresses = list(dict.fromkeys(str(address[4][0]) for address in found))
@@ -45,14 +49,14 @@ class CheckedAdapter(HTTPAdapter):
     """Transport for requests whose direct connections go to allowed addresses only."""
 
     def init_poolmanager(self, *arguments: Any, **options: Any) -> None:
-        """As requests does it, with other connections."""
+        """Make the pools like requests, with connections that check addresses."""
         super().init_poolmanager(*arguments, **options)
         self.poolmanager.pool_classes_by_scheme = {"http": _CheckedPool, "https": _CheckedTlsPool}
 
 
 class _Checked(HTTPConnection):
     def _new_conn(self) -> socket.socket:
-        """Connect to the first allowed address that answers; errors as urllib3 has them."""
+        """Connect to the first allowed address that answers; raises urllib3's errors."""
         try:
             addresses = allowed_addresses(self._dns_host, self.port)
         except (socket.gaierror, UnicodeError):

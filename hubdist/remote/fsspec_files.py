@@ -1,4 +1,4 @@
-"""The fsspec file system that a handle names, with everything in its URL that says where it is."""
+"""Open the fsspec file system that a handle names, with account, host and user from the URL, for `FsspecClient`."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 import aiohttp
 import fsspec
 
-from hubdist.config.schema import Config
 from hubdist.errors import HandleError
 from hubdist.model.handle import Handle
+from hubdist.system.deadline import Deadlines
 
 _PACKAGES = {
     "gs": "gcsfs",
@@ -30,9 +30,10 @@ _LOGIN_S = 300.0
 
 
 class _GoogleLogin:
-    """The credentials that gcsfs found in this process; to find out takes seconds where there are none.
+    """The credentials that gcsfs found in this process. Safe for several threads.
 
-    They are looked for again after `_LOGIN_S`, for the user may have logged in meanwhile. Safe for several threads.
+    gcsfs needs seconds to find out that there are none. It looks again after `_LOGIN_S`, because the user may have
+    logged in meanwhile.
     """
 
     def __init__(self) -> None:
@@ -41,7 +42,7 @@ class _GoogleLogin:
         self._until = 0.0
 
     def open_files(self, **options: Any) -> Any:
-        """A gcsfs file system of the caller's own."""
+        """A gcsfs file system that only the caller uses."""
         with self._lock:
             if time.monotonic() >= self._until:
                 files = fsspec.filesystem("gs", skip_instance_cache=True, **options)
@@ -56,25 +57,25 @@ class _GoogleLogin:
 _google_login = _GoogleLogin()
 
 
-def open_files(handle: Handle, config: Config) -> tuple[Any, str]:
+def open_files(handle: Handle, deadlines: Deadlines) -> tuple[Any, str]:
     """The file system of a TREE or ARCHIVE handle, and the path in it.
 
-    Account, host and user in the URL are parts of the place. The file system is the caller's own and never shared:
-    gcsfs does not survive a fork.
+    Account, host and user in the URL choose the file system. Only the caller uses the file system, because gcsfs does
+    not survive a fork.
 
     Args:
-        handle: The handle.
-        config: Deadlines.
+        handle: A TREE or ARCHIVE handle.
+        deadlines: Longest times to connect and without a byte; gs:// only.
 
     Raises:
-        HandleError: The package for the scheme is not installed here, or what is set here does not fit the handle.
-        Exception: Whatever the package raises else.
+        HandleError: The package for the scheme is not installed here, or settings of this node do not fit the handle.
+        Exception: Whatever else the package raises.
     """
     scheme = handle.scheme
     settings: dict[str, Any] = {"use_listings_cache": False}
     if scheme == "gs":
         settings["requests_timeout"] = aiohttp.ClientTimeout(
-            sock_connect=config.connect_timeout_s, sock_read=config.stall_timeout_s
+            sock_connect=deadlines.connect_s, sock_read=deadlines.stall_s
         )
     try:
         kind = fsspec.get_filesystem_class(scheme)
@@ -91,22 +92,22 @@ def open_files(handle: Handle, config: Config) -> tuple[Any, str]:
     except HandleError:
         raise
     except ValueError as error:
-        what = f"cannot be opened with what is set on this node ({type(error).__name__} of its package)"
+        what = f"cannot be opened with the settings of this node ({type(error).__name__} of its package)"
         advice = "Set account, endpoint and credentials as the package for this storage wants them."
     raise HandleError(f"{scheme}:// {what}", advice=advice, handle=handle.redacted)
 
 
 def _check_account(files: Any, named: dict[str, Any], handle: Handle) -> None:
-    """Refuse a file system that goes elsewhere than the URL says.
+    """Refuse a file system of another account than the URL names.
 
     Raises:
-        HandleError: It was led elsewhere, such as by AZURE_STORAGE_CONNECTION_STRING, which wins in adlfs.
+        HandleError: A setting chose another account, such as AZURE_STORAGE_CONNECTION_STRING, which wins in adlfs.
     """
     account = named.get("account_name")
     opened = getattr(getattr(files, "service_client", None), "account_name", None)
     if account is not None and opened not in (None, account):
         raise HandleError(
-            f"the handle names the account {account}, and what is set on this node leads to the account {opened}",
+            f"the handle names the account {account}, but the settings of this node choose the account {opened}",
             advice="Unset AZURE_STORAGE_CONNECTION_STRING, or set it to that account's.",
             handle=handle.redacted,
         )

@@ -13,19 +13,21 @@ import sys
 import traceback
 from pathlib import Path
 
-from hubdist.config.schema import Config
 from hubdist.model.handle import parse_handle
 from hubdist.model.manifest import Digest
 from hubdist.shared_cache.cache import SharedCache, SharedSnapshot
+from hubdist.shared_cache.lease import LeaseTimes, hold_lease
 from hubdist.store.store import Store
+from hubdist.system.deadline import Deadlines
 
+DEADLINES = Deadlines(stall_s=20, retries=3)
 HANDLE = parse_handle("https://tfhub.dev/google/filled/1")
 
 
-def fill(url: str, store: Path, digest: Digest) -> SharedSnapshot:
+def fill(url: str, store: Path, digest: Digest, times: LeaseTimes) -> SharedSnapshot:
     """What one cluster does that has read the origin."""
-    cache = SharedCache(url, Config(retries=3, stall_timeout_s=20))
-    with cache.lease(HANDLE.key, lambda: cache.find(digest)) as found:
+    cache = SharedCache(url, DEADLINES, in_flight_bytes=64 << 20)
+    with hold_lease(url, HANDLE.key, DEADLINES, lambda: cache.find(digest), times) as found:
         if found is not None:
             return found
         snapshot = Store(store).find(digest)
@@ -47,7 +49,7 @@ def main() -> None:
             status = 1
             try:
                 os.environ["STORAGE_EMULATOR_HOST"] = address
-                fill(url, Path(store), Digest.parse(digest))
+                fill(url, Path(store), Digest.parse(digest), LeaseTimes())
                 status = 0
             except BaseException:
                 traceback.print_exc()
