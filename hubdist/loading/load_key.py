@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hubdist.config.schema import ReadMode, RouteName
+from hubdist.config.model_settings import ReadMode, RouteName
 from hubdist.errors import ConfigError
 from hubdist.loading.importing import import_tensorflow
 from hubdist.model.manifest import Digest

@@ -46,7 +46,7 @@ def _open(handle: Handle, config: Config, scratch: Scratch | Path, deadline: Dea
         from hubdist.origins.objects import ObjectsOrigin
 
         return ObjectsOrigin(handle, config, deadline)
-    room = scratch if isinstance(scratch, Scratch) else Scratch(scratch, SpaceBudget(scratch, config.max_bytes))
+    room = scratch if isinstance(scratch, Scratch) else Scratch(scratch, SpaceBudget(scratch, config.max_store_bytes))
     if handle.kind is Kind.KAGGLE:
         from hubdist.origins.kaggle import KaggleOrigin
 

@@ -111,7 +111,7 @@ def http_rules(config: Config, deadline: Deadline) -> HttpRules:
         connect_timeout_s=config.connect_timeout_s,
         stall_timeout_s=config.stall_timeout_s,
         total_timeout_s=round(deadline.within(config.timeout_s), 1) or 0.1,  # it stands in errors
-        max_retries=config.retries,
+        max_retries=config.origin_retries,
     )
 
 

@@ -70,7 +70,7 @@ def is_object(handle: Handle, config: Config) -> bool:
         config: Deadlines; there are no retries.
     """
     try:
-        with RemoteTree(handle, config.changed({"retries": 0})) as tree:
+        with RemoteTree(handle, config.replace({"origin_retries": 0})) as tree:
             return not tree.objects() and tree.look().file.size >= 0
     except HubdistError:
         return False

@@ -115,7 +115,7 @@ class ContentReader:
     """Reads contents from end to end, within the job's limits: few stored bytes can hold very many.
 
     Args:
-        config: `max_bytes` for one content, `timeout_s` for reading it.
+        config: `max_store_bytes` for one content, `timeout_s` for reading it.
         closing: When it is set, reading ends.
     """
 
@@ -131,15 +131,15 @@ class ContentReader:
             TransferTimeoutError: It took longer than `timeout_s`.
             HubdistError: It cannot be read.
         """
-        deadline, length, limit = time.monotonic() + self._config.timeout_s, 0, self._config.max_bytes
+        deadline, length, limit = time.monotonic() + self._config.timeout_s, 0, self._config.max_store_bytes
         while data := content.read(_BLOCK_BYTES):
             length += len(data)
             if limit is not None and length > limit:
                 raise StoreFullError(
-                    f"{redacted} is stored compressed and has more than the {limit} bytes that max_bytes allows",
+                    f"{redacted} is stored compressed and has more than the {limit} bytes that max_store_bytes allows",
                     need_bytes=length,
                     free_bytes=limit,
-                    advice="Raise max_bytes if you trust the file.",
+                    advice="Raise max_store_bytes if you trust the file.",
                 )
             if time.monotonic() > deadline:
                 raise TransferTimeoutError(f"{redacted} was not read within {self._config.timeout_s:g} s")

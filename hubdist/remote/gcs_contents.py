@@ -32,7 +32,7 @@ class GcsContents:
         objects: Where from.
         look: Looks at the metadata of an object.
         url: An object's URL without secrets, for errors.
-        config: Deadlines, retries, and `max_bytes` for one content that is stored compressed.
+        config: Deadlines, retries, and `max_store_bytes` for one content that is stored compressed.
         closing: When it is set, nothing is tried again.
         deadline: When everything is over; None gives each call `timeout_s`.
     """

@@ -53,7 +53,7 @@ def call_storage(
 
     def is_over(state: tenacity.RetryCallState) -> bool:
         lasting = closing.is_set() or not _may_pass(failed[-1])
-        return lasting or state.attempt_number > config.retries or until.remaining_s() <= state.upcoming_sleep
+        return lasting or state.attempt_number > config.origin_retries or until.remaining_s() <= state.upcoming_sleep
 
     def note(state: tenacity.RetryCallState) -> bool:
         error = None if state.outcome is None else state.outcome.exception()

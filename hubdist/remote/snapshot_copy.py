@@ -139,7 +139,7 @@ def probe(place: RemoteCopy | str, config: Config, *, timeout_s: float) -> None:
         HubdistError: It cannot be read; TransferTimeoutError if that is not known in time.
     """
     url = place if isinstance(place, str) else place.url
-    quick = config.changed({"retries": 0, "timeout_s": timeout_s, "stall_timeout_s": timeout_s})
+    quick = config.replace({"origin_retries": 0, "timeout_s": timeout_s, "stall_timeout_s": timeout_s})
 
     def look() -> None:
         with open_tree(url, quick) as tree:
@@ -197,7 +197,7 @@ def copy_remote(
                 raise _placed(error, tree, manifest, chunk, data) from None
 
         kind = OrderedReading if ordered else UnorderedReading
-        pieces, requests = _plan_requests(manifest, config.in_flight_bytes, ordered=ordered)
+        pieces, requests = _plan_requests(manifest, config.max_in_flight_bytes, ordered=ordered)
         reading = kind(pieces, stream, write, requests=requests, stop=tree.close)
         reading.run(timeout_s=config.timeout_s, redacted=tree.redacted)
     return manifest.total_bytes
@@ -205,7 +205,7 @@ def copy_remote(
 
 def bytes_in_flight(config: Config) -> int:
     """Most bytes that one `copy_remote` keeps in memory, in any order."""
-    return _unordered_requests(config.in_flight_bytes) * PART_BYTES
+    return _unordered_requests(config.max_in_flight_bytes) * PART_BYTES
 
 
 class CopyReader:

@@ -77,7 +77,7 @@ class Tree(abc.ABC):
 
         Raises:
             IntegrityError: A file that is stored compressed is damaged, or was replaced meanwhile.
-            StoreFullError: One has more bytes than `max_bytes` of the configuration.
+            StoreFullError: One has more bytes than `max_store_bytes` of the configuration.
         """
 
     @abc.abstractmethod

@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from hubdist.config.schema import Config, ModelSettings
+from hubdist.config.model_settings import ModelSettings
+from hubdist.config.schema import Config
 from hubdist.errors import HubdistError, NotPinnedError
 from hubdist.model.handle import Handle, Kind, parse_handle
 from hubdist.model.manifest import Digest, Manifest

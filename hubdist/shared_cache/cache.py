@@ -167,7 +167,7 @@ class SharedCache:
         """
         config = self._config
         if deadline is not None:
-            config = config.changed({"timeout_s": deadline.within(config.timeout_s)})
+            config = config.replace({"timeout_s": deadline.within(config.timeout_s)})
         with contextlib.ExitStack() as stack:
             found = done() if self._read_only else None
             if not self._read_only:

@@ -60,8 +60,8 @@ def hold_lease(url: str, name: str, config: Config, done: Callable[[], _T | None
     """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         raise ValueError(f"no name of a lease: {name!r}")
-    quick = {"stall_timeout_s": min(config.stall_timeout_s, _STALL_S), "retries": min(config.retries, 2)}
-    with open_tree(url, config.changed(quick)) as tree:
+    quick = {"stall_timeout_s": min(config.stall_timeout_s, _STALL_S), "origin_retries": min(config.origin_retries, 2)}
+    with open_tree(url, config.replace(quick)) as tree:
         if not tree.exclusive:
             yield done()
             return

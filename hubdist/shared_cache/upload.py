@@ -42,7 +42,7 @@ def fill_folder(tree: Tree, folder: str, snapshot: Snapshot, config: Config) -> 
         HubdistError: The storage refuses.
     """
     filling = _Filling(tree, folder, snapshot)
-    uploads = max(1, min(_UPLOADS, config.in_flight_bytes // READ_BYTES))
+    uploads = max(1, min(_UPLOADS, config.max_in_flight_bytes // READ_BYTES))
     with _threads(uploads) as pool:
         for _ in range(_TRIES):
             found = tree.listing(folder)

@@ -190,7 +190,7 @@ class Removal:
             self._said_no_locks = True
             _LOG.warning(
                 "hubdist: the file system of %s has no locks, so nobody knows which models are in use, and none makes "
-                "room: max_bytes is not kept. Set store (HUBDIST_STORE) to another disk.",
+                "room: max_store_bytes is not kept. Set store (HUBDIST_STORE) to another disk.",
                 self._root,
             )
 

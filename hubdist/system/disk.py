@@ -46,7 +46,7 @@ def disk_errors(path: Path, *, need_bytes: int = 0, setting: str = "store (HUBDI
                 path=str(path),
                 need_bytes=need_bytes,
                 free_bytes=free_bytes(path),
-                advice=f"Free space, lower max_bytes or set {setting} to another disk.",
+                advice=f"Free space, lower max_store_bytes or set {setting} to another disk.",
             ) from error
         what, advice = _FAILED.get(number, (error.strerror or type(error).__name__, None))
         advice = None if advice is None else advice.format(setting=setting)

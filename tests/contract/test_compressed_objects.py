@@ -34,7 +34,7 @@ from tests.support.gcs import FakeGcs, fake_gcs, gcs_environment
 from tests.support.gcs_proxy import GcsProxy
 
 BUCKET = "encoded"
-CONFIG = Config(retries=0, stall_timeout_s=20)
+CONFIG = Config(origin_retries=0, stall_timeout_s=20)
 DATA = os.urandom(50_000) + bytes(3_000_000) + os.urandom(50_000)
 FILES = {"saved_model.pb": DATA, "variables/data-0": os.urandom(2_000_000), "assets/words.txt": b"a\nb\n", "empty": b""}
 
@@ -292,7 +292,7 @@ def test_a_copy_that_breaks_off_goes_on(server: FakeGcs, folder: str, monkeypatc
     with (
         GcsProxy(server.url, fail_each_once) as proxy,
         gcs_environment(proxy.url),
-        open_tree(f"gs://{BUCKET}/{folder}", Config(retries=2)) as tree,
+        open_tree(f"gs://{BUCKET}/{folder}", Config(origin_retries=2)) as tree,
     ):
         assert tree.read("file", 10, 3_000_000) == DATA[10:3_000_000]
     assert failed
@@ -320,12 +320,12 @@ def test_a_version_that_is_gone_is_told(server: FakeGcs, folder: str, when: str)
 def test_a_content_of_more_than_max_bytes_is_refused(server: FakeGcs, folder: str, tmp_path: Path) -> None:
     server.put_gzipped(BUCKET, folder, {"saved_model.pb": b"x", "bomb": bytes(30 << 20)})
     handle = f"gs://{BUCKET}/{folder}"
-    with open_tree(handle, CONFIG.changed({"max_bytes": 20 << 20})) as tree:
-        with pytest.raises(errors.StoreFullError, match=f"{folder}/bomb.*max_bytes"):
+    with open_tree(handle, CONFIG.replace({"max_store_bytes": 20 << 20})) as tree:
+        with pytest.raises(errors.StoreFullError, match=f"{folder}/bomb.*max_store_bytes"):
             tree.listing()
-        with pytest.raises(errors.StoreFullError, match=f"{folder}/bomb.*max_bytes"):
+        with pytest.raises(errors.StoreFullError, match=f"{folder}/bomb.*max_store_bytes"):
             tree.read("bomb", 0, 1)
-    hubdist.init(store=str(tmp_path / "store"), max_bytes=20 << 20, retries=0)
+    hubdist.init(store=str(tmp_path / "store"), max_store_bytes=20 << 20, origin_retries=0)
     with pytest.raises(errors.StoreFullError):
         hubdist.resolve(handle)
     assert list((tmp_path / "store" / "staging").iterdir()) == []
@@ -365,7 +365,7 @@ def test_where_only_gcsfs_may_read_it_is_told_what_to_do(server: FakeGcs, folder
 def test_a_directory_is_the_model_that_it_is_when_stored_plainly(server: FakeGcs, folder: str, tmp_path: Path) -> None:
     server.put_all(BUCKET, f"{folder}/plain", FILES)
     server.put_gzipped(BUCKET, f"{folder}/gzipped", FILES)
-    hubdist.init(store=str(tmp_path / "store"), retries=0)
+    hubdist.init(store=str(tmp_path / "store"), origin_retries=0)
     expected = hubdist.resolve(f"gs://{BUCKET}/{folder}/plain")
     assert hubdist.resolve(f"gs://{BUCKET}/{folder}/gzipped") == expected  # named by its digest
 
@@ -444,7 +444,7 @@ def test_a_change_of_the_encoding_alone_is_noticed(
 
 def copied(copy: RemoteCopy, manifest: Manifest, store: Path, *, ordered: bool) -> dict[str, bytes]:
     made = Store(store)
-    config = CONFIG.changed({"in_flight_bytes": 4 << 20})
+    config = CONFIG.replace({"max_in_flight_bytes": 4 << 20})
     with made.stage_manifest(manifest) as stage:
         assert copy_remote(copy, manifest, stage.write_chunk, config, ordered=ordered) == manifest.total_bytes
         with made.publish(stage) as snapshot:

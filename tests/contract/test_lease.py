@@ -26,7 +26,7 @@ from tests.support.gcs_proxy import GcsProxy
 from tests.support.places import GcsPlace, MemoryPlace, MountedPlace, Place
 
 BUCKET = "leases"
-CONFIG = Config(retries=1, stall_timeout_s=20, timeout_s=60)
+CONFIG = Config(origin_retries=1, stall_timeout_s=20, timeout_s=60)
 
 
 @pytest.fixture(scope="module")
@@ -174,7 +174,7 @@ def test_an_owner_that_was_overtaken_leaves_the_new_owners_term(place: Place) ->
 
 @pytest.mark.usefixtures("quick")
 def test_a_wait_ends_at_its_deadline_and_the_work_is_doubled(place: Place) -> None:
-    config = CONFIG.changed({"timeout_s": 0.5})
+    config = CONFIG.replace({"timeout_s": 0.5})
     with hold_lease(place.url, "fill-one", CONFIG, lambda: None):
         before = time.monotonic()
         with hold_lease(place.url, "fill-one", config, lambda: None) as found:

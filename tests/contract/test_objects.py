@@ -50,14 +50,14 @@ def memory() -> Iterator[Any]:
 
 
 def resolved(handle: str, store: Path, **settings: Any) -> dict[str, bytes]:
-    hubdist.init(store=str(store), retries=0, **settings)
+    hubdist.init(store=str(store), origin_retries=0, **settings)
     root = Path(hubdist.resolve(handle))
     return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
 
 def fetched(handle: str, scratch: Path) -> dict[str, bytes]:
     sink = MemorySink()
-    open_origin(parse_handle(handle), Config(retries=0), scratch).fetch(sink)
+    open_origin(parse_handle(handle), Config(origin_retries=0), scratch).fetch(sink)
     return sink.files
 
 

@@ -39,7 +39,7 @@ OLD = {"saved_model.pb": b"old model", "variables/data": b"1.0" * 1000}
 NEW = {"saved_model.pb": b"new model", "variables/data": b"7.0" * 1000}
 """Another model, with equal names and sizes."""
 
-CONFIG = Config(retries=0, stall_timeout_s=20)
+CONFIG = Config(origin_retries=0, stall_timeout_s=20)
 
 
 def manifest_of(files: dict[str, bytes]) -> Manifest:
@@ -160,7 +160,7 @@ class Jobs:
         self.store = Store(root / "store")
 
     def resolver(self, **settings: Any) -> Resolver:
-        return Resolver(Config(retries=0, **settings), self.store, None)
+        return Resolver(Config(origin_retries=0, **settings), self.store, None)
 
     def copy(self, handle: str, **settings: Any) -> tuple[Digest, RemoteCopy]:
         """Resolve a handle in a new job; what it is, and the place that it names."""
@@ -258,7 +258,7 @@ def test_a_directory_that_only_nodes_may_list_is_what_it_was(
     _, before = jobs.copy(str(model))
 
     def refuse(url: str, config: Config) -> RemoteCopy:
-        raise ModelNotFoundError(f"{url} {config.retries}")
+        raise ModelNotFoundError(f"{url} {config.origin_retries}")
 
     monkeypatch.setattr("hubdist.resolver.resolver.list_copy", refuse)
     digest = manifest_of(OLD).digest

@@ -437,7 +437,7 @@ def test_handles_that_tensorflow_hub_does_not_cache_have_no_such_directory(place
 
 def test_nobody_at_the_other_end_is_a_typed_error(digest: Digest) -> None:
     with gcs_environment("http://127.0.0.1:9"), pytest.raises(errors.TransferError):
-        SharedCache("gs://bucket/cache", Config(retries=0, stall_timeout_s=2)).find(digest)
+        SharedCache("gs://bucket/cache", Config(origin_retries=0, stall_timeout_s=2)).find(digest)
 
 
 def test_the_record_says_what_it_is(place: Place, tmp_path: Path, digest: Digest) -> None:

@@ -24,7 +24,7 @@ from tests.support.gcs_proxy import GcsProxy
 from tests.support.places import GcsPlace, MemoryPlace, MountedPlace, Place, put_all
 
 BUCKET = "copies"
-CONFIG = Config(retries=0, stall_timeout_s=20, in_flight_bytes=4 << 20)
+CONFIG = Config(origin_retries=0, stall_timeout_s=20, max_in_flight_bytes=4 << 20)
 FILES = {
     "saved_model.pb": os.urandom(3_000_000),
     "extra/data-00000": os.urandom(9_000_000),
@@ -90,7 +90,7 @@ def test_a_copy_has_the_right_bytes(place: Place, tmp_path: Path, in_flight: int
     put_all(place, "model", FILES)
     copy = list_copy(f"{place.url}/model", CONFIG)
     assert {path: file.size for path, file in copy.files.items()} == {path: len(data) for path, data in FILES.items()}
-    config = CONFIG.changed({"in_flight_bytes": in_flight})
+    config = CONFIG.replace({"max_in_flight_bytes": in_flight})
     assert copied(pickle.loads(pickle.dumps(copy)), MANIFEST, tmp_path / "store", config) == FILES
 
 
@@ -131,7 +131,7 @@ def test_no_more_memory_is_taken_than_allowed(server: FakeGcs, monkeypatch: pyte
     put_all(place, "model", FILES)
     for ordered in (False, True):
         taken.clear()
-        config = CONFIG.changed({"in_flight_bytes": 5 << 20})
+        config = CONFIG.replace({"max_in_flight_bytes": 5 << 20})
         copy_remote(list_copy(f"{place.url}/model", CONFIG), MANIFEST, lambda *_: None, config, ordered=ordered)
         assert 0 < sum(taken) <= 5 << 20
 
@@ -211,7 +211,7 @@ def test_an_object_that_is_replaced_during_the_copy_is_refused(server: FakeGcs, 
             replaced.append(request)
             place.put("model/extra/data", files["extra/data"][::-1])
 
-    config = CONFIG.changed({"in_flight_bytes": 4 << 20})  # so that only two of the requests are made at once
+    config = CONFIG.replace({"max_in_flight_bytes": 4 << 20})  # so that only two of the requests are made at once
     manifest = manifest_of(files)
     refusal = pytest.raises(errors.IntegrityError, match="gs://copies/during/model/extra/data")
     with GcsProxy(server.url, replace) as proxy, gcs_environment(proxy.url), refusal:
@@ -243,7 +243,7 @@ def test_a_chunk_that_fails_is_read_again(server: FakeGcs, tmp_path: Path) -> No
         if number % 5 == 1:
             raise ConnectionResetError
 
-    config = CONFIG.changed({"retries": 4, "in_flight_bytes": 64 << 20})
+    config = CONFIG.replace({"origin_retries": 4, "max_in_flight_bytes": 64 << 20})
     with GcsProxy(server.url, fail_often) as proxy, gcs_environment(proxy.url):
         assert copied(copy, MANIFEST, tmp_path / "store", config) == FILES
 
@@ -257,7 +257,7 @@ def test_a_copy_ends_at_its_deadline(server: FakeGcs) -> None:
         for ordered in (False, True):
             begin = time.monotonic()
             with pytest.raises(errors.TransferTimeoutError, match="gs://copies/deadline/model"):
-                config = CONFIG.changed({"timeout_s": 0.5, "retries": 5})
+                config = CONFIG.replace({"timeout_s": 0.5, "origin_retries": 5})
                 copy_remote(copy, MANIFEST, lambda *_: None, config, ordered=ordered)
             assert time.monotonic() - begin < 5
         go_on.set()

@@ -23,7 +23,7 @@ from tests.support.gcs_proxy import GcsProxy
 from tests.support.places import GcsPlace, MemoryPlace, MountedPlace, Place, put_all
 
 BUCKET = "storage"
-CONFIG = Config(retries=0, stall_timeout_s=20)
+CONFIG = Config(origin_retries=0, stall_timeout_s=20)
 
 
 @pytest.fixture(scope="module")
@@ -184,7 +184,7 @@ def test_a_read_is_tried_again(server: FakeGcs) -> None:
             raise ConnectionResetError
 
     with GcsProxy(server.url, fail_once) as proxy, gcs_environment(proxy.url):
-        with open_tree(place.url, Config(retries=2)) as tree:
+        with open_tree(place.url, Config(origin_retries=2)) as tree:
             assert tree.read("file", 0, 7) == b"content"
         assert proxy.count == 2
 
@@ -210,7 +210,7 @@ def test_close_ends_reads_that_wait(server: FakeGcs) -> None:
         go_on.wait(20)
 
     with GcsProxy(server.url, hold) as proxy, gcs_environment(proxy.url), ThreadPoolExecutor(1) as pool:
-        tree = open_tree(place.url, Config(retries=5, stall_timeout_s=20))
+        tree = open_tree(place.url, Config(origin_retries=5, stall_timeout_s=20))
         reading = pool.submit(tree.read, "file", 0, 7)
         assert waits.wait(10)
         begin = time.monotonic()
@@ -303,7 +303,7 @@ def test_a_stream_that_breaks_off_goes_on_from_where_it_is(monkeypatch: pytest.M
         serving = pool.submit(server.serve_forever, 0.05)
         with (
             gcs_environment(f"http://127.0.0.1:{server.server_address[1]}"),
-            RemoteTree(parse_handle(f"gs://{BUCKET}/broken"), Config(retries=1)) as tree,
+            RemoteTree(parse_handle(f"gs://{BUCKET}/broken"), Config(origin_retries=1)) as tree,
         ):
             for at, part in tree.stream("file", 5, 900_005, memoryview(bytearray(100_000)), "17"):
                 assert at == 5 + len(came)

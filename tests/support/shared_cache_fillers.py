@@ -18,7 +18,7 @@ from tests.support import REPOSITORY
 from tests.support.places import Place
 from tests.support.shared_filler import HANDLE
 
-CONFIG = Config(retries=1, stall_timeout_s=20, in_flight_bytes=4 << 20)
+CONFIG = Config(origin_retries=1, stall_timeout_s=20, max_in_flight_bytes=4 << 20)
 
 
 def publish(root: Path, files: Mapping[str, bytes]) -> Digest:

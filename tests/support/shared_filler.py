@@ -24,7 +24,7 @@ HANDLE = parse_handle("https://tfhub.dev/google/filled/1")
 
 def fill(url: str, store: Path, digest: Digest) -> SharedSnapshot:
     """What one cluster does that has read the origin."""
-    cache = SharedCache(url, Config(retries=3, stall_timeout_s=20))
+    cache = SharedCache(url, Config(origin_retries=3, stall_timeout_s=20))
     with cache.lease(HANDLE.key, lambda: cache.find(digest)) as found:
         if found is not None:
             return found

@@ -47,7 +47,7 @@ class NodeAgent:
     @functools.cached_property
     def _store(self) -> Store:
         """Made at the first call and not before: an error of the constructor would reach nobody with its type."""
-        return Store(self._config.store_root(self._node_id), max_bytes=self._config.max_bytes)
+        return Store(self._config.store_root(self._node_id), max_bytes=self._config.max_store_bytes)
 
     def begin(self, delivery: str, manifest: Manifest | None, place: RemoteCopy | None) -> bool:
         """See `ChunkExchange.begin`."""

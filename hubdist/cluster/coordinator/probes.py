@@ -42,7 +42,7 @@ class Probes:
         self._config = config
         self._found: dict[tuple[str, str], _Found] = {}
         self._said: set[tuple[str, str]] = set()
-        self._windows = Windows(config.in_flight_bytes)
+        self._windows = Windows(config.max_in_flight_bytes)
 
     async def probe(self, node: Node, url: str) -> ProbeResult:
         """Whether a process on the node can read a directory; asked once per node and bucket, or mounted directory."""

@@ -225,7 +225,7 @@ class RouteRunner:
         for choice in order.choices[:-1]:
             copy = copies[choice.route]
             try:
-                if self._config.fanout == "swarm":
+                if self._config.swarm_reads:
                     brought = await self._transfers.bring(manifest, node, choice.route, copy)
                     found = _brought(report, choice, copy.redacted, brought)
                 else:

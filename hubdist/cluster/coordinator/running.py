@@ -43,7 +43,7 @@ class RunningDeliveries:
     def __init__(self, node: Node, agents: AgentPool, config: Config) -> None:
         self._node = node
         self._config = config
-        self._means = Means(agents, Windows(config.in_flight_bytes), Liveness(agents), config)
+        self._means = Means(agents, Windows(config.max_in_flight_bytes), Liveness(agents), config)
         self._running: dict[tuple[Digest, Route], DeliveryRun] = {}
         self._holders: dict[Digest, set[str]] = {}
         """Model -> ids of nodes."""
@@ -130,7 +130,7 @@ class RunningDeliveries:
             self._running[digest, Route.DRIVER] = transfer
 
     def _begin(self, manifest: Manifest, nodes: list[Node], place: RemoteCopy | None) -> DeliveryRun:
-        room = self._config.in_flight_bytes
+        room = self._config.max_in_flight_bytes
         chunk_bytes = choose_chunk_bytes(manifest.total_bytes, room_bytes=room, nodes=len(nodes))
         if place is not None:
             chunk_bytes = max(
@@ -152,7 +152,7 @@ class RunningDeliveries:
         return DeliveryRun(
             contents,
             source,
-            window_bytes=self._config.in_flight_bytes,
+            window_bytes=self._config.max_in_flight_bytes,
             chunk_bytes=chunk_bytes,
             nodes=len(nodes),
             holders=holders,

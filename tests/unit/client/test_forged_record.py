@@ -49,7 +49,7 @@ def forge(cache: Path, config: Config, digest: str) -> None:
 @pytest.fixture
 def forged(tmp_path: Path, hub: LoopbackHub) -> tuple[Config, str, SharedSnapshot]:
     """Settings, handle and what the cache says after a job has filled it and somebody has forged it."""
-    config = Config(shared_cache=str(tmp_path / "cache"), retries=0)
+    config = Config(shared_cache=str(tmp_path / "cache"), origin_retries=0)
     handle = hub.add_model("m/1", FILES)
     resolver = Resolver(config, Store(tmp_path / "first"), None)
     digest = resolver.resolve(resolver.parse(handle)).digest

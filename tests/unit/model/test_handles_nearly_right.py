@@ -49,7 +49,7 @@ def hub() -> Iterator[LoopbackHub]:
 
 @pytest.fixture(autouse=True)
 def store(tmp_path: Path) -> Path:
-    hubdist.init(store=str(tmp_path / "store"), retries=0)
+    hubdist.init(store=str(tmp_path / "store"), origin_retries=0)
     return tmp_path / "store"
 
 
@@ -147,7 +147,7 @@ def test_a_file_that_changes_while_it_is_read_is_refused(
 
 def test_one_file_is_not_a_directory_that_nodes_could_read(tmp_path: Path, hub: LoopbackHub) -> None:
     (tmp_path / "model.onnx").write_bytes(b"data")
-    config = Config(retries=0)
+    config = Config(origin_retries=0)
     for text in (f"{tmp_path}/model.onnx", hub.add_file("model.onnx", b"data")):
         assert direct_url(parse_handle(text), config, ask_hub=False) is None
         with pytest.raises(errors.OriginError, match="one file"):

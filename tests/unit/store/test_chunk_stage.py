@@ -271,7 +271,7 @@ def test_no_more_than_max_bytes_is_taken(here: Store, tmp_path: Path) -> None:
     small = Store(tmp_path / "small", max_bytes=4 * BLOCK_BYTES)
     with small.stage_growing(None) as stage, pytest.raises(StoreFullError):
         fill(stage, chunks)
-    with pytest.raises(StoreFullError, match="max_bytes"):
+    with pytest.raises(StoreFullError, match="max_store_bytes"):
         small.stage_growing(manifest.total_bytes)
 
 
@@ -565,7 +565,7 @@ def test_chunks_of_an_archive_come_while_it_is_being_downloaded(
         try:
             handle = parse_handle(f"http://127.0.0.1:{server.server_port}/model.{'tar' if packer is tar else 'tar.gz'}")
             with here.stage(watch=lambda _: arrived.set(), chunk_bytes=BLOCK_BYTES) as stage:
-                open_origin(handle, Config(retries=0), stage.path).fetch(stage)
+                open_origin(handle, Config(origin_retries=0), stage.path).fetch(stage)
                 assert stage.finish().total_bytes == 8 * BLOCK_BYTES
         finally:
             server.shutdown()

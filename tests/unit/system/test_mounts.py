@@ -17,7 +17,7 @@ from hubdist.remote import open_tree, temporary_files
 from hubdist.system import mounts
 from hubdist.system.mounts import Reach
 
-CONFIG = Config(retries=0, stall_timeout_s=20)
+CONFIG = Config(origin_retries=0, stall_timeout_s=20)
 
 
 def _write_and_wait(root: Path) -> subprocess.Popen[str]:
