@@ -81,8 +81,9 @@ def _freeze(options: Any) -> tuple[tuple[str, Any], ...]:
 
 
 def _device_name(device: str) -> str:
+    tensorflow = import_tensorflow()
     try:
-        name = str(import_tensorflow().DeviceSpec.from_string(device).to_string())
+        name = str(tensorflow.DeviceSpec.from_string(device).to_string())
     except (AttributeError, TypeError, ValueError):
         name = ""
     if not name:

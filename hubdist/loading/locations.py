@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from hubdist.errors import AccessDeniedError, ConfigError, ModelNotFoundError, OriginError
+from hubdist.errors import AccessDeniedError, ConfigError, HubdistError, ModelNotFoundError, OriginError
 from hubdist.loading.ram import RamModel
 from hubdist.model.manifest import Manifest
 from hubdist.model.redact import redact_url
@@ -70,6 +70,8 @@ def in_place_errors(tensorflow: Any, path: str) -> Iterator[None]:
     errors = tensorflow.errors
     try:
         yield
+    except HubdistError:
+        raise
     except (errors.OpError, OSError) as error:
         text = str(error)
         if path not in text and "Error executing an HTTP request" not in text:

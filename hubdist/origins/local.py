@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from hubdist.errors import AccessDeniedError, HandleError, ModelNotFoundError, OriginError
+from hubdist.errors import AccessDeniedError, HandleError, HubdistError, ModelNotFoundError, OriginError
 from hubdist.model.listing import check_versions
 from hubdist.model.paths import check_entry_path
 from hubdist.model.source import FileSink, SourceFile, copy_source
@@ -24,6 +24,8 @@ def local_errors(path: Path) -> Iterator[None]:
     """Turn OSError on the driver's own files into the origin's errors."""
     try:
         yield
+    except HubdistError:
+        raise
     except (FileNotFoundError, NotADirectoryError):
         raise ModelNotFoundError(
             f"{path} does not exist on the coordinator's node",

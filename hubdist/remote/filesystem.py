@@ -10,7 +10,7 @@ import aiohttp
 import fsspec
 
 from hubdist.config.schema import Config
-from hubdist.errors import HandleError
+from hubdist.errors import HandleError, HubdistError
 from hubdist.model.handle import Handle
 
 _PACKAGES = {
@@ -88,7 +88,7 @@ def open_files(handle: Handle, config: Config) -> tuple[Any, str]:
     except ImportError:
         package = _PACKAGES.get(scheme, scheme)
         what, advice = f"needs the package {package}, which is not installed here", f"Run: pip install {package}"
-    except HandleError:
+    except HubdistError:
         raise
     except ValueError as error:
         what = f"cannot be opened with what is set on this node ({type(error).__name__} of its package)"

@@ -149,6 +149,8 @@ def probe(place: RemoteCopy | str, config: Config, *, timeout_s: float) -> None:
 
     try:
         run_within(look, "hubdist-probe", timeout_s)
+    except HubdistError:
+        raise
     except TimeoutError:
         raise TransferTimeoutError(f"{redact_url(url)} could not be read within {timeout_s:g} s") from None
 

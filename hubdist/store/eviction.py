@@ -150,6 +150,7 @@ class Removal:
             raise StoreError(
                 f"the snapshot sha256:{home.path.name} in {self._root} is damaged ({reason}) and cannot be moved aside",
                 path=str(home.path),
+                number=None if cause is None else cause.errno,
                 advice="Remove it, or set store to another directory.",
             ) from cause
         if taken:  # else it was the empty directory of one that was evicted, or another process was faster

@@ -97,6 +97,8 @@ class Store:
             try:
                 self._make_folders()
                 self.read_only = not os.access(root, os.W_OK)
+            except StoreError:
+                raise  # somebody has put another directory at the root's place
             except OSError as error:
                 if error.errno not in _UNWRITABLE:
                     raise

@@ -19,8 +19,15 @@ import cloudpickle
 import ray
 import ray.exceptions
 
-from hubdist.cluster.calls import NodeLostError, translated
-from hubdist.errors import HubdistError, PeerError, StoreError, TransferTimeoutError
+from hubdist.cluster.calls import translated
+from hubdist.errors import (
+    HubdistError,
+    NodeLostError,
+    PeerError,
+    SenderLostError,
+    StoreError,
+    TransferTimeoutError,
+)
 from hubdist.model.manifest import ProvenChunk
 
 PART_BYTES = 8 << 20
@@ -31,10 +38,6 @@ SEND_GROUP = "giving"
 
 _RESULT_BYTES = 96 << 10
 """Of one result, so that there is room for what Ray adds."""
-
-
-class SenderLostError(PeerError):
-    """The agent that should send is gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,10 +107,10 @@ def fetch(sender: Sender, delivery: str, part: ProvenChunk, timeout_s: float) ->
     try:
         last.result(timeout=0)
         found = ray.get(results, timeout=max(1.0, deadline - time.monotonic()))  # all came with one answer
+    except ray.exceptions.RayError as error:  # first: what Ray makes of a TransferTimeoutError is a TimeoutError too
+        raise sender_error(translated(error, None)) from error
     except TimeoutError:
         raise TransferTimeoutError(f"the chunk did not come within {timeout_s:g} s") from None
-    except ray.exceptions.RayError as error:
-        raise sender_error(translated(error, None)) from error
     return bytearray().join(found)
 
 

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from typing import Any
 
-from hubdist.cluster.calls import NodeLostError, settle
+from hubdist.cluster.calls import settle
 from hubdist.cluster.coordinator.agent_pool import AGENT_TRIES, START_TIMEOUT_S
 from hubdist.cluster.coordinator.fetches import Fetches, Means
 from hubdist.cluster.coordinator.liveness import SILENT_S
@@ -40,7 +40,7 @@ from hubdist.delivery import (
     Publish,
     SourceFailed,
 )
-from hubdist.errors import HubdistError, IntegrityError, PeerError, StoreError
+from hubdist.errors import HubdistError, IntegrityError, NodeLostError, PeerError, StoreError
 from hubdist.model.manifest import Manifest, ProvenChunk
 
 _LOG = logging.getLogger(__name__)

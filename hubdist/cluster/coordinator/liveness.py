@@ -13,10 +13,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from hubdist.cluster.calls import NodeLostError, settle
+from hubdist.cluster.calls import settle
 from hubdist.cluster.coordinator.agent_pool import AgentPool
 from hubdist.cluster.nodes import Node
-from hubdist.errors import HubdistError
+from hubdist.errors import HubdistError, NodeLostError
 
 _LOG = logging.getLogger(__name__)
 

@@ -174,6 +174,8 @@ class HttpRequester:
         token = _in_request.set(True)
         try:
             return call()
+        except HubdistError:
+            raise
         except (OSError, ValueError, urllib3.exceptions.HTTPError) as error:  # requests' errors are OSErrors
             failure = _put_into_words(error, redact_url(self._url), self._rules)
         finally:

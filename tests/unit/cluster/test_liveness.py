@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from hubdist.cluster.calls import NodeLostError
 from hubdist.cluster.coordinator.liveness import QUIET_S, SILENT_S, Liveness
+from hubdist.errors import NodeLostError
 from tests.support.fake_agents import FakeNodes, fake_nodes, until
 
 
