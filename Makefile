@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 VERSION := -c 'import sys; print(*sys.version_info[:2])'
 WHEEL := build/demo/basic_pitch-0.4.0-py2.py3-none-any.whl
 
-.PHONY: demo test check format clean
+.PHONY: demo test check format configs clean
 
 demo: $(READY) $(WHEEL)
 	$(BIN)/python examples/quickstart.py $(WHEEL) --out build/demo
@@ -24,6 +24,11 @@ check: $(READY)
 format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# The reference of the settings, from hubdist/config/keys.py.
+configs: $(READY)
+	$(BIN)/python -m hubdist.config.reference yaml > configs/hubdist.yaml
+	$(BIN)/python -m hubdist.config.reference markdown > docs/reference/settings.md
 
 clean:
 	rm -rf $(VENV) build

@@ -11,6 +11,7 @@ Importing this package loads neither ray nor tensorflow; the first call does wha
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from hubdist import errors
 from hubdist.errors import HubdistError
 
 if TYPE_CHECKING:
@@ -28,13 +29,23 @@ if TYPE_CHECKING:
         unload,
     )
     from hubdist.config.schema import Config
+    from hubdist.model.source import Source, SourceFile
+    from hubdist.report.delivery import Report
+    from hubdist.report.plan import Plan, Refreshed, Status
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Config",
     "HubdistError",
+    "Plan",
+    "Refreshed",
+    "Report",
+    "Source",
+    "SourceFile",
+    "Status",
     "__version__",
+    "errors",
     "init",
     "load",
     "load_async",
@@ -52,7 +63,16 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'hubdist' has no attribute {name!r}")
-    home = import_module("hubdist.config.schema" if name == "Config" else "hubdist.client.api")
+    if name == "Config":
+        home = import_module("hubdist.config.schema")
+    elif name in ("Source", "SourceFile"):
+        home = import_module("hubdist.model.source")
+    elif name in ("Plan", "Refreshed", "Status"):
+        home = import_module("hubdist.report.plan")
+    elif name == "Report":
+        home = import_module("hubdist.report.delivery")
+    else:
+        home = import_module("hubdist.client.api")
     return getattr(home, name)
 
 

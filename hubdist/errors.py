@@ -1,4 +1,4 @@
-"""Every error of hubdist, by what the caller can do about it.
+"""Every error that hubdist raises on purpose, by what the caller can do about it.
 
     HubdistError
     |- ConfigError                        fix the configuration
@@ -12,7 +12,9 @@
     |  '- NotPinnedError                  frozen or offline, and this handle has no pin
     |- TransferError                      may be tried again, elsewhere
     |  |- OriginError
-    |  |- PeerError
+    |  |- PeerError                       a node failed to hand on a chunk
+    |  |  |- NodeLostError                the node, or the agent on it, is gone
+    |  |  '- SenderLostError              the node that should send is gone
     |  '- TransferTimeoutError
     |- IntegrityError                     wrong bytes, never accepted
     |  |- LengthMismatchError
@@ -23,13 +25,23 @@
     |  '- UnsafeStoreError
     '- DeliveryError                      some nodes failed: node -> error
 
-An error names what happened, the handle, the node and what to do. All of them pickle with their fields, so they
-reach the calling process from any node unchanged.
+Where Python has an error for the same thing, the error is also one of those, so that code which knows nothing of
+hubdist handles it well:
+
+- ConfigError, HandleError and NotAModelError are `ValueError`s;
+- ModelNotFoundError is a `FileNotFoundError`, AccessDeniedError a `PermissionError`;
+- TransferTimeoutError is a `TimeoutError`;
+- StoreError is an `OSError`, with the `errno` of the disk's error where there was one.
+
+An error names what happened, the handle, the node and what to do. All of them pickle with their fields, so they reach
+the calling process from any node unchanged.
 """
 
 from __future__ import annotations
 
 import copy
+import errno
+import os
 from collections.abc import Mapping
 from typing import Any, Self
 
@@ -47,7 +59,7 @@ class HubdistError(Exception):
     def __init__(
         self, what: str, *, handle: str | None = None, node: str | None = None, advice: str | None = None
     ) -> None:
-        super().__init__(what)
+        super().__init__(what)  # of Exception, or of Python's error that the subclass is too
         self.what = what
         self.handle = handle
         self.node = node
@@ -65,53 +77,63 @@ class HubdistError(Exception):
         return text
 
     def with_context(self, *, handle: str | None = None, node: str | None = None) -> Self:
-        """The same error with handle and node filled in where they are still unknown."""
+        """A copy of this error with handle and node filled in where they are still unknown.
+
+        Args:
+            handle: The handle that it happened to, secrets removed.
+            node: The name of the node that it happened on.
+        """
         with_context = copy.copy(self)
         with_context.handle = self.handle if self.handle is not None else handle
         with_context.node = self.node if self.node is not None else node
         return with_context
 
     def advised(self, further: str) -> Self:
-        """The same error with a further sentence of advice."""
+        """A copy of this error with a further sentence of advice."""
         advised = copy.copy(self)
         advised.advice = further if self.advice is None else f"{self.advice} {further}"
         return advised
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle by fields, so that subclasses may have any signature."""
-        return _rebuild, (type(self), self.args, self.__dict__)
+        """Pickle by fields, so that subclasses may have any signature. `errno` and its kin are not in `__dict__`."""
+        system = {name: getattr(self, name) for name in _SYSTEM_FIELDS} if isinstance(self, OSError) else {}
+        return _rebuild, (type(self), self.args, self.__dict__ | system)
+
+
+_SYSTEM_FIELDS = ("errno", "strerror", "filename")
 
 
 def _rebuild(kind: type[HubdistError], args: tuple[Any, ...], fields: dict[str, Any]) -> HubdistError:
     error = kind.__new__(kind, *args)
     error.args = args
-    error.__dict__.update(fields)
+    for name, value in fields.items():
+        setattr(error, name, value)
     return error
 
 
-class ConfigError(HubdistError):
+def _set_errno(error: OSError, number: int | None) -> None:
+    """Set `errno` and the system's text for it."""
+    error.errno = number
+    error.strerror = None if number is None else os.strerror(number)
+
+
+class ConfigError(HubdistError, ValueError):
     """A configuration value is unknown, of the wrong type or out of range."""
 
 
 class HandleError(HubdistError, ValueError):
-    """The handle cannot be understood, or its kind is not allowed or not installed.
-
-    It is a `ValueError` too, as `tensorflow_hub.load` raises one for what is not a string.
-    """
+    """The handle cannot be understood, or its kind is not allowed or not installed."""
 
 
 class NotAModelError(HubdistError, ValueError):
-    """The files are not a SavedModel or TF1 hub module, or are several versions of one: they cannot be loaded.
-
-    It is a `ValueError` too, as `tensorflow_hub.load` raises one.
-    """
+    """The files are not a SavedModel or TF1 hub module, or are several versions of one: they cannot be loaded."""
 
 
 class MissingOperationError(HubdistError):
     """The model uses an operation that no package has registered in this process.
 
     Attributes:
-        operation: Its name.
+        operation: The operation's name.
     """
 
     def __init__(self, what: str, *, operation: str, **context: str | None) -> None:
@@ -127,12 +149,32 @@ class ResolveError(HubdistError):
     """The origin was reached and says no."""
 
 
-class ModelNotFoundError(ResolveError):
-    """The origin has nothing under this handle."""
+class ModelNotFoundError(ResolveError, FileNotFoundError):
+    """The origin has nothing under this handle. `filename` is the handle."""
+
+    def __init__(self, what: str, *, handle: str | None = None, **context: str | None) -> None:
+        super().__init__(what, handle=handle, **context)
+        _set_errno(self, errno.ENOENT)
+        self.filename = handle
+
+    def with_context(self, *, handle: str | None = None, node: str | None = None) -> Self:  # noqa: D102 - as above
+        with_context = super().with_context(handle=handle, node=node)
+        with_context.filename = with_context.handle
+        return with_context
 
 
-class AccessDeniedError(ResolveError):
-    """The origin wants credentials, or other ones."""
+class AccessDeniedError(ResolveError, PermissionError):
+    """The origin wants credentials, or other ones. `filename` is the handle."""
+
+    def __init__(self, what: str, *, handle: str | None = None, **context: str | None) -> None:
+        super().__init__(what, handle=handle, **context)
+        _set_errno(self, errno.EACCES)
+        self.filename = handle
+
+    def with_context(self, *, handle: str | None = None, node: str | None = None) -> Self:  # noqa: D102 - as above
+        with_context = super().with_context(handle=handle, node=node)
+        with_context.filename = with_context.handle
+        return with_context
 
 
 class NotPinnedError(ResolveError):
@@ -151,8 +193,20 @@ class PeerError(TransferError):
     """A node failed to hand on a chunk."""
 
 
-class TransferTimeoutError(TransferError):
+class NodeLostError(PeerError):
+    """A node, or the agent on it, is gone."""
+
+
+class SenderLostError(PeerError):
+    """The node that should send a chunk, or the agent on it, is gone."""
+
+
+class TransferTimeoutError(TransferError, TimeoutError):
     """Nothing arrived before the deadline."""
+
+    def __init__(self, what: str, **context: str | None) -> None:
+        super().__init__(what, **context)
+        _set_errno(self, errno.ETIMEDOUT)
 
 
 class IntegrityError(HubdistError):
@@ -181,16 +235,18 @@ class UnsafeArchiveError(IntegrityError):
     """An archive or listing tries what no model needs: links, names that leave the directory, bombs."""
 
 
-class StoreError(HubdistError):
+class StoreError(HubdistError, OSError):
     """This node's disk refuses.
 
     Attributes:
-        path: The path concerned, or None.
+        path: The path concerned, which `filename` is too, or None.
+        errno: Python's number for what the disk says, such as `errno.EACCES`; None if it was not the disk that refused.
     """
 
-    def __init__(self, what: str, *, path: str | None = None, **context: str | None) -> None:
+    def __init__(self, what: str, *, path: str | None = None, number: int | None = None, **context: str | None) -> None:
         super().__init__(what, **context)
-        self.path = path
+        self.path = self.filename = path
+        _set_errno(self, number)
 
 
 class StoreFullError(StoreError):
@@ -199,12 +255,20 @@ class StoreFullError(StoreError):
     Attributes:
         need_bytes: Bytes that were asked for.
         free_bytes: Bytes that are free, as far as is known.
+        errno: `errno.ENOSPC`, or `errno.EDQUOT` where a quota is used up.
     """
 
     def __init__(
-        self, what: str, *, path: str | None = None, need_bytes: int, free_bytes: int, **context: str | None
+        self,
+        what: str,
+        *,
+        path: str | None = None,
+        number: int = errno.ENOSPC,
+        need_bytes: int,
+        free_bytes: int,
+        **context: str | None,
     ) -> None:
-        super().__init__(what, path=path, **context)
+        super().__init__(what, path=path, number=number, **context)
         self.need_bytes = need_bytes
         self.free_bytes = free_bytes
 

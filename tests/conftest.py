@@ -31,7 +31,7 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterat
             monkeypatch.delenv(name)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     yield
-    client = sys.modules.get("hubdist.client.api")
+    client = sys.modules.get("hubdist.client.current")
     if client is not None and client._process is not None:
         hubdist.shutdown()
     left = [thread.name for thread in threading.enumerate() if thread.name.startswith("hubdist")]

@@ -9,13 +9,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hubdist.config.schema import Config, ReadMode, RouteName
+from hubdist.config.model_settings import ReadMode, RouteName
+from hubdist.config.schema import Config
 from hubdist.delivery.routes import Route, RouteChoice, RouteOrder
 from hubdist.errors import ConfigError, HubdistError, NotPinnedError
 from hubdist.model.handle import Handle, parse_handle
 from hubdist.model.hints import suggesting
 from hubdist.model.manifest import Chunk, Digest, Manifest
-from hubdist.report.delivery import NodePlan, NodeReport, PinReport, Plan, Refreshed, Report, Status
+from hubdist.report.delivery import NodeReport, PinReport, Report
+from hubdist.report.plan import NodePlan, Plan, Refreshed, Status
 from hubdist.resolver.resolver import Pin, Resolution, Resolver
 from hubdist.resolver.values import ReadSources
 from hubdist.store.pins import check_pin
@@ -46,7 +48,7 @@ class LocalBackend:
     def __init__(self, config: Config, base_dir: Path | None) -> None:
         self._config = config
         self._node = socket.gethostname()
-        self._store = Store(config.store_root(self._node), max_bytes=config.max_bytes)
+        self._store = Store(config.store_root(self._node), max_bytes=config.max_store_bytes)
         self._resolver = Resolver(config, self._store, base_dir)
         self._guard = threading.Lock()
         self._resolving: dict[str, threading.Lock] = {}

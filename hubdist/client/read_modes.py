@@ -21,16 +21,17 @@ from hubdist.store.snapshot import Snapshot
 
 _LOG = logging.getLogger(__name__)
 _CHUNK_BYTES = 4 << 20
+"""Size of the chunks that a process asks the driver's node for, one after another, each as the answer of a call."""
 _T = TypeVar("_T")
 
 
 class Reader:
-    """Reads models for one process. Safe for several threads.
+    """Reads models for one process, into memory or in place. Safe for several threads.
 
     Args:
-        config: Deadlines.
-        fetch: The bytes of one chunk of a model, from the driver's node.
-        sees_drivers_disk: Tells whether a path of the driver is the same path here.
+        config: The settings of this process.
+        fetch: Returns the bytes of one chunk of a model, from the driver's node.
+        sees_drivers_disk: Tells whether a path of the driver is the same path in this process.
     """
 
     def __init__(
@@ -39,50 +40,52 @@ class Reader:
         self._config = config
         self._fetch = fetch
         self._sees_drivers_disk = sees_drivers_disk
-        self._said: set[str] = set()
+        self._logged: set[str] = set()
         self._digested: dict[str, tuple[Digest, RemoteCopy]] = {}
         """Paths of the driver -> what this process has read there itself."""
 
-    def to_memory(self, access: ReadSources, own: Snapshot | None) -> RamModel:
+    def to_memory(self, sources: ReadSources, own: Snapshot | None) -> RamModel:
         """Read a model into TensorFlow's memory.
 
         Args:
-            access: How.
+            sources: Where the model can be read.
             own: The snapshot, if the node's store has it.
 
         Raises:
-            HubdistError: Why the last way failed.
+            HubdistError: Why the driver's node, which is asked last, could not send the model.
         """
         if own is not None:
-            return self._fill(access.manifest, functools.partial(copy_to_memory, own))
-        for route, copy in access.ways:
+            return self._fill(sources.manifest, functools.partial(copy_to_memory, own))
+        for route, copy in sources.ways:
             if copy is None:
                 continue
             try:
-                return self._fill(access.manifest, functools.partial(self._copy, access.manifest, copy))
+                return self._fill(sources.manifest, functools.partial(self._copy, sources.manifest, copy))
             except FALLBACK_ERRORS as error:
-                self._say(route, copy, error)
-        return self._fill(access.manifest, lambda model: self._fetch_all(access.manifest, model))
+                self._log_once(route, copy, error)
+        return self._fill(sources.manifest, lambda model: self._fetch_all(sources.manifest, model))
 
-    def in_place(self, access: ReadSources, open_place: Callable[[InPlace], _T]) -> _T | None:
-        """Let TensorFlow open a model where it lies, at the best place that can be read.
+    def in_place(self, sources: ReadSources, open_place: Callable[[InPlace], _T]) -> _T | None:
+        """Let TensorFlow open a model where it lies, in the best directory that can be read.
+
+        TensorFlow does not check what it reads. So the files must be the model before TensorFlow opens them, and the
+        same files afterwards.
 
         Args:
-            access: How.
-            open_place: Opens one.
+            sources: Where the model can be read.
+            open_place: Opens the model in one directory.
 
         Returns:
-            What `open_place` returned, for files that were the same before and after, and when they were digested; None
-            if no place could be read or is known to hold the model.
+            What `open_place` returned; None if no directory could be read, or is known to hold the model.
 
         Raises:
-            ConfigError: There is no place, or none that TensorFlow opens.
+            ConfigError: No directory has this model, or TensorFlow can open none of them.
         """
-        copies = [(route, copy) for route, copy in access.ways if copy is not None]
+        copies = [(route, copy) for route, copy in sources.ways if copy is not None]
         if not copies:
             raise ConfigError(
                 "read_mode: in_place needs a place that nodes and TensorFlow can read, and this model has none",
-                advice="Set shared_cache to a gs:// or mounted directory, or use read_mode: stage or memory.",
+                advice="Set shared_cache to a gs:// or mounted directory, or use read_mode: store or memory.",
             )
         unopenable = []
         for route, copy in copies:
@@ -92,11 +95,11 @@ class Reader:
                 unopenable.append(error)
                 continue
             try:
-                self._check_place(route, copy, access.manifest)
-                opened = open_place(InPlace(copy.url, access.manifest))
-                check_copy(copy, self._config.deadlines, max_bytes=self._config.max_bytes)
+                self._check_place(route, copy, sources.manifest)
+                opened = open_place(InPlace(copy.url, sources.manifest))
+                check_copy(copy, self._config.deadlines, max_bytes=self._config.max_store_bytes)
             except FALLBACK_ERRORS as error:
-                self._say(route, copy, error)
+                self._log_once(route, copy, error)
             else:
                 return opened
         if len(unopenable) == len(copies):
@@ -104,14 +107,14 @@ class Reader:
         return None
 
     def _check_place(self, route: Route, copy: RemoteCopy, manifest: Manifest) -> None:
-        """Check that the files at a place are the model, for TensorFlow does not.
+        """Check that the files in a directory are the model.
 
-        A path of the driver may be another directory on this node, with equal names, sizes and times. So what lies
-        there is read and digested by this process, once.
+        A path of the driver may be another directory on this node, with equal names, sizes and times. So this process
+        reads and digests what lies there, once.
 
         Raises:
-            IntegrityError: They are not, or nobody knows.
-            HubdistError: The place cannot be read.
+            IntegrityError: The files are not the model, or nobody knows.
+            HubdistError: The directory cannot be read.
         """
         if not copy.digested:
             raise IntegrityError(
@@ -119,7 +122,7 @@ class Reader:
                 advice="hubdist.refresh(handle) takes what is there now, unless other bytes are pinned.",
             )
         self._probe(copy)
-        check_copy(copy, self._config.deadlines, max_bytes=self._config.max_bytes)
+        check_copy(copy, self._config.deadlines, max_bytes=self._config.max_store_bytes)
         _check_unpacked(copy)
         if route is not Route.DIRECT or "://" in copy.url or self._sees_drivers_disk():
             return
@@ -144,7 +147,7 @@ class Reader:
 
     def _probe(self, copy: RemoteCopy) -> None:
         config = self._config
-        probe(copy.url, config.deadlines, timeout_s=config.probe_timeout_s, max_bytes=config.max_bytes)
+        probe(copy.url, config.deadlines, timeout_s=config.probe_timeout_s, max_bytes=config.max_store_bytes)
 
     def _copy_in_order(self, copy: RemoteCopy, manifest: Manifest, write: Callable[[Chunk, memoryview], None]) -> None:
         copy_remote(
@@ -152,8 +155,8 @@ class Reader:
             manifest,
             write,
             self._config.deadlines,
-            in_flight_bytes=self._config.in_flight_bytes,
-            max_bytes=self._config.max_bytes,
+            in_flight_bytes=self._config.max_in_flight_bytes,
+            max_bytes=self._config.max_store_bytes,
             ordered=True,
         )
 
@@ -161,15 +164,15 @@ class Reader:
         for chunk in cut_chunks(manifest, _CHUNK_BYTES):
             model.write_chunk(chunk, memoryview(self._fetch(manifest, chunk)))
 
-    def _say(self, route: Route, copy: RemoteCopy, error: HubdistError) -> None:
+    def _log_once(self, route: Route, copy: RemoteCopy, error: HubdistError) -> None:
         text = f"{route} {redact_url(copy.url)}"
-        if text not in self._said:
-            self._said.add(text)
+        if text not in self._logged:
+            self._logged.add(text)
             _LOG.warning("hubdist: not %s: %s", text, error)
 
 
 def _drop(chunk: Chunk, data: memoryview) -> None:
-    """What was digested is of no more use."""
+    """Drop a chunk that was only read to be digested."""
 
 
 def _check_unpacked(copy: RemoteCopy) -> None:
@@ -185,12 +188,15 @@ def _check_unpacked(copy: RemoteCopy) -> None:
     if packed:
         raise OriginError(
             f"{packed[0]} is stored with Content-Encoding: gzip, and TensorFlow would read it cut short",
-            advice="Store it plainly, or use read_mode: stage or memory.",
+            advice="Store it plainly, or use read_mode: store or memory.",
         )
 
 
 class _WholeFiles:
-    """Hands chunks on in order, and digests whole files on the way; see `RemoteCopy.unproven`."""
+    """Hands chunks on in order, and compares whole files with their digests on the way.
+
+    A copy of which only whole files were digested has no digests of blocks that could be trusted.
+    """
 
     def __init__(self, manifest: Manifest, write: Callable[[Chunk, memoryview], None]) -> None:
         self._manifest = manifest

@@ -8,7 +8,7 @@ from typing import Any
 import ray
 import ray.exceptions
 
-from hubdist.errors import HubdistError, PeerError, StoreFullError, TransferTimeoutError
+from hubdist.errors import HubdistError, NodeLostError, PeerError, StoreFullError, TransferTimeoutError
 
 LOST = (
     ray.exceptions.RayActorError,
@@ -17,10 +17,6 @@ LOST = (
     ray.exceptions.WorkerCrashedError,
 )
 """What Ray raises when the other side is gone."""
-
-
-class NodeLostError(PeerError):
-    """The node or the agent on it is gone."""
 
 
 async def settle(reference: Any, *, timeout_s: float, node: str) -> Any:
@@ -38,10 +34,10 @@ async def settle(reference: Any, *, timeout_s: float, node: str) -> Any:
     """
     try:
         return await asyncio.wait_for(asyncio.wrap_future(reference.future()), timeout_s)
+    except ray.exceptions.RayError as error:  # first: what Ray makes of a TransferTimeoutError is a TimeoutError too
+        raise translated(error, node) from error
     except TimeoutError:
         raise TransferTimeoutError(f"no answer within {timeout_s:g} s", node=node) from None
-    except ray.exceptions.RayError as error:
-        raise translated(error, node) from error
 
 
 def translated(error: ray.exceptions.RayError, node: str | None) -> HubdistError:

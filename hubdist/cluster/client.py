@@ -19,12 +19,15 @@ from hubdist.cluster.job import Job, Terms
 from hubdist.cluster.job_record import JobRecord
 from hubdist.cluster.nodes import ProcessRole, process_role
 from hubdist.cluster.refresh_marks import RefreshMark, find_mark
-from hubdist.config.schema import Config, ReadMode, RouteName
+from hubdist.config.handover import fingerprint, literal_store, replace_in_process, rooted, with_store_of
+from hubdist.config.model_settings import ReadMode, RouteName
+from hubdist.config.schema import Config
 from hubdist.errors import ConfigError, PeerError, StoreError, TransferTimeoutError
 from hubdist.model.handle import BUILT_IN_SCHEMES, handle_text, parse_handle
 from hubdist.model.hints import suggesting
 from hubdist.model.manifest import Chunk, Digest, Manifest, cut_chunks
-from hubdist.report.delivery import Plan, Refreshed, Report, Status
+from hubdist.report.delivery import Report
+from hubdist.report.plan import Plan, Refreshed, Status
 from hubdist.resolver.resolver import Pin
 from hubdist.resolver.values import ReadSources
 from hubdist.store.snapshot import Snapshot
@@ -52,7 +55,7 @@ class CoordinatorClient:
         self._job_id = str(context.get_job_id())
         self._here = process_role()
         if self._here is ProcessRole.DRIVER:
-            self._config = config.rooted(working_directory())  # for coordinators run in other directories
+            self._config = rooted(config, working_directory())  # for coordinators run in other directories
         self._node_id = "outside" if self._here is ProcessRole.OUTSIDE else str(context.get_node_id())
         self._guard = threading.Lock()
         self._coordinator: Any = None
@@ -100,20 +103,20 @@ class CoordinatorClient:
             self.shutdown()  # a coordinator that cannot begin is of no use; the next call may bring better settings
             raise
         job = member.job
-        if asked is not None and self._here is not ProcessRole.TASK and job.fingerprint != proposed.fingerprint:
+        if asked is not None and self._here is not ProcessRole.TASK and job.fingerprint != fingerprint(proposed):
             raise ConfigError(
                 "this job already runs with other settings",
                 advice="Call hubdist.init once, before the first load, or hubdist.shutdown() in between.",
             )
         settings = job.config_on(self._node_id)
         if self._here is ProcessRole.TASK and asked:
-            settings = settings.changed_in_process(asked, job.schemes, job.base_dir)
+            settings = replace_in_process(settings, asked, job.schemes, job.base_dir)
             self._terms = Terms(settings.frozen, settings.offline, proposed.model_settings(job.schemes))
             self._own_store = settings.store != job.config_on(self._node_id).store
-        elif job.fingerprint == proposed.fingerprint:
+        elif job.fingerprint == fingerprint(proposed):
             settings = proposed  # with models and origins, should Ray be started anew
         if self._here is ProcessRole.OUTSIDE:
-            settings = settings.with_store_of(proposed)  # another machine than the job's nodes
+            settings = with_store_of(settings, proposed)  # another machine than the job's nodes
             self._own_store = True
         self._config = settings
         self._job = job
@@ -188,7 +191,7 @@ class CoordinatorClient:
                 f"{pin.digest} was delivered to this node, but is not in its store {store.root}",
                 path=str(store.root),
                 handle=pin.handle,
-                advice="Is it the same directory for all processes of the node? Is max_bytes large enough?",
+                advice="Is it the same directory for all processes of the node? Is max_store_bytes large enough?",
             )
         return snapshot
 
@@ -273,7 +276,7 @@ class CoordinatorClient:
         with self._guard:
             root = self._config.store_root(self._node_id)
             if self._store is None or self._store.configured != root:
-                self._store = Store(root, max_bytes=self._config.max_bytes)
+                self._store = Store(root, max_bytes=self._config.max_store_bytes)
             return self._store
 
     def _connect(self) -> Any:
@@ -296,7 +299,7 @@ class CoordinatorClient:
         """See `Job`."""
         if self._here is ProcessRole.DRIVER and not self._config.names_store:
             with contextlib.suppress(StoreError):  # the coordinator says so too
-                return self._node_id, self._config.literal_store(self._node_id)
+                return self._node_id, literal_store(self._config, self._node_id)
         return None
 
     def _call(self, method: Callable[[Any], Any], while_waiting: Callable[[Any], None] | None = None) -> Any:

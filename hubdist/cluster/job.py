@@ -10,7 +10,9 @@ from typing import Self
 
 import cloudpickle
 
-from hubdist.config.schema import Config, ModelSettings
+from hubdist.config.handover import fingerprint, without_secrets
+from hubdist.config.model_settings import ModelSettings
+from hubdist.config.schema import Config
 from hubdist.errors import ConfigError, DigestMismatchError
 from hubdist.model.handle import Handle
 from hubdist.model.manifest import Digest
@@ -50,8 +52,8 @@ class Job:
     ) -> Self:
         """From the settings that a process would start a job with; arguments as the attributes."""
         return cls(
-            config=config.without_secrets(),
-            fingerprint=config.fingerprint,
+            config=without_secrets(config),
+            fingerprint=fingerprint(config),
             models=config.model_settings(),
             schemes=frozenset(config.origins),
             origins=cloudpickle.dumps(dict(config.origins)),
@@ -63,7 +65,7 @@ class Job:
     def config_on(self, node_id: str) -> Config:
         """The settings for the processes of a node."""
         if self.drivers_store is not None and self.drivers_store[0] == node_id:
-            return self.config.changed({"store": self.drivers_store[1]})
+            return self.config.replace({"store": self.drivers_store[1]})
         return self.config
 
     def whole_config(self, node_id: str) -> Config:
@@ -79,7 +81,7 @@ class Job:
                 f"the origins {', '.join(sorted(self.schemes))} cannot be unpickled: {type(error).__name__}",
                 advice="Let runtime_env bring the modules that they use to all nodes.",
             ) from None
-        return self.config_on(node_id).changed({"origins": origins})
+        return self.config_on(node_id).replace({"origins": origins})
 
 
 @dataclass(frozen=True, slots=True)

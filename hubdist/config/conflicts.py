@@ -4,62 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
 
+from hubdist.config.keys import Keys
+from hubdist.config.model_settings import listed_handle
 from hubdist.errors import ConfigError
-from hubdist.model.handle import BUILT_IN_SCHEMES, Handle, parse_handle
 from hubdist.model.paths import expand_home
 
 
-class ListedModel(Protocol):
-    """What is looked at of a model in the settings."""
-
-    @property
-    def handle(self) -> str:
-        """Its handle, as it was written."""
-
-    @property
-    def route(self) -> str | None:
-        """The route that is set for it alone."""
-
-
-class Settings(Protocol):
-    """What is looked at of the settings."""
-
-    @property
-    def store(self) -> str: ...  # noqa: D102 - as in `Config`
-    @property
-    def shared_cache(self) -> str | None: ...  # noqa: D102
-    @property
-    def shared_cache_read_only(self) -> bool: ...  # noqa: D102
-    @property
-    def route(self) -> str: ...  # noqa: D102
-    @property
-    def max_loaded(self) -> int: ...  # noqa: D102
-    @property
-    def max_loaded_bytes(self) -> int | None: ...  # noqa: D102
-    @property
-    def models(self) -> Sequence[ListedModel]: ...  # noqa: D102
-
-
-def listed_handle(text: str, custom_schemes: Collection[str] = ()) -> Handle:
-    """The handle of a model in the settings; its scheme may be one of an origin that is registered elsewhere.
-
-    Raises:
-        HandleError: It is none.
-    """
-    scheme = text.partition("://")[0].lower()
-    return parse_handle(text, custom_schemes=({scheme} - BUILT_IN_SCHEMES) | set(custom_schemes))
-
-
-def find_contradiction(settings: Settings) -> tuple[str, str] | None:
+def find_contradiction(settings: Keys) -> tuple[str, str] | None:
     """The first key that cannot be meant as it is, and why, as a clause; None if all agree."""
     return next(_contradictions(settings), None)
 
 
-def _contradictions(settings: Settings) -> Iterator[tuple[str, str]]:
+def _contradictions(settings: Keys) -> Iterator[tuple[str, str]]:
     handles = [listed_handle(model.handle) for model in settings.models]
     keys: set[str] = set()
     for handle in handles:
@@ -76,16 +35,19 @@ def _contradictions(settings: Settings) -> Iterator[tuple[str, str]]:
                 yield "models", f"the route shared of {handle.redacted} has no effect without a shared_cache"
     elif _nested(settings.store, settings.shared_cache):
         yield "shared_cache", "it and the store must not be one directory, nor one in the other"
-    if settings.max_loaded == 0 and settings.max_loaded_bytes:
-        yield "max_loaded_bytes", "max_loaded is 0, so no model is kept"
+    if settings.max_loaded_models == 0 and settings.max_loaded_bytes:
+        yield "max_loaded_bytes", "max_loaded_models is 0, so no model is kept"
 
 
 def _nested(store: str, shared_cache: str) -> bool:
-    """True if two directories are one, or one is in the other; told from their names alone, for a mount may hang."""
+    """True if two directories are one, or one is in the other.
+
+    Only the names are compared: a mount may hang, so neither directory is looked at.
+    """
     if "://" in shared_cache:
         return False
     with contextlib.suppress(ConfigError):  # there is no home here, perhaps on another node
         store = str(expand_home(store, "store"))
     # A placeholder is a name that no directory of the user's has.
-    one, other = (Path(os.path.normpath(place)) for place in (store.format(node_id="\0"), shared_cache))
+    one, other = (Path(os.path.normpath(path)) for path in (store.format(node_id="\0"), shared_cache))
     return one.is_relative_to(other) or other.is_relative_to(one)

@@ -10,10 +10,10 @@ _V = TypeVar("_V")
 
 
 class FrozenDict(Mapping[_K, _V]):
-    """A copy of a mapping, which stays as it is. Pickles and copies, as `types.MappingProxyType` does not.
+    """A copy of a mapping that cannot be changed. It pickles and copies, as `types.MappingProxyType` does not.
 
     Args:
-        items: What is in it.
+        items: The mapping to copy.
     """
 
     __slots__ = ("_items",)
@@ -23,29 +23,29 @@ class FrozenDict(Mapping[_K, _V]):
         object.__setattr__(self, "_items", dict(items))
 
     def __getitem__(self, key: _K) -> _V:
-        """As of any mapping."""
+        """The value of a key."""
         return self._items[key]
 
     def __iter__(self) -> Iterator[_K]:
-        """As of any mapping."""
+        """The keys."""
         return iter(self._items)
 
     def __len__(self) -> int:
-        """As of any mapping."""
+        """The number of keys."""
         return len(self._items)
 
     def __repr__(self) -> str:
-        """As of a `dict`."""
+        """The text of a `dict`."""
         return repr(self._items)
 
     def __setattr__(self, name: str, value: object) -> None:
-        """Refused."""
-        raise AttributeError("it cannot be changed")
+        """Refuse to set anything."""
+        raise AttributeError("a FrozenDict cannot be changed")
 
     def __reduce__(self) -> tuple[type[FrozenDict[_K, _V]], tuple[dict[_K, _V]]]:
-        """Pickle by what is in it."""
+        """Pickle by the items."""
         return type(self), (dict(self._items),)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> FrozenDict[_K, _V]:
-        """What is in it may be functions, which are not copied either."""
+        """Return the same object: values may be functions, and `copy` does not copy functions either."""
         return self

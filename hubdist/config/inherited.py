@@ -1,7 +1,7 @@
-"""Settings that a process hands down to those that it starts: by multiprocessing, joblib, subprocess or otherwise.
+"""The environment variable by which a process hands its settings to those that it starts.
 
-They travel in one environment variable, which holds JSON and the id of the process that wrote it: that process itself
-does not read them.
+These are processes of multiprocessing, joblib, subprocess and the like. The variable holds JSON and the id of the
+process that wrote it: that process itself does not read it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Mapping, MutableMapping
 from typing import Any
 
 VARIABLE = "HUBDIST_INHERITED"
-"""Not a setting; written by `Config.hand_down` only."""
+"""Not a setting; only `hubdist.config.handover.hand_down` writes it."""
 
 
 def write_inherited(environment: MutableMapping[str, str], values: Mapping[str, Any]) -> None:

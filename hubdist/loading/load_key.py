@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hubdist.config.schema import ReadMode, RouteName
+from hubdist.config.model_settings import ReadMode, RouteName
 from hubdist.errors import ConfigError
 from hubdist.loading.importing import import_tensorflow
 from hubdist.model.manifest import Digest
@@ -81,8 +81,9 @@ def _freeze(options: Any) -> tuple[tuple[str, Any], ...]:
 
 
 def _device_name(device: str) -> str:
+    tensorflow = import_tensorflow()
     try:
-        name = str(import_tensorflow().DeviceSpec.from_string(device).to_string())
+        name = str(tensorflow.DeviceSpec.from_string(device).to_string())
     except (AttributeError, TypeError, ValueError):
         name = ""
     if not name:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from hubdist.errors import AccessDeniedError, ConfigError, ModelNotFoundError, OriginError
+from hubdist.errors import AccessDeniedError, ConfigError, HubdistError, ModelNotFoundError, OriginError
 from hubdist.loading.ram import RamModel
 from hubdist.model.manifest import Manifest
 from hubdist.model.redact import redact_url
@@ -47,12 +47,12 @@ def check_in_place(path: str) -> None:
     if separator and scheme not in _SCHEMES:
         raise ConfigError(
             f"TensorFlow opens no {scheme}:// paths by itself: {redact_url(path)} cannot be read in place",
-            advice="Use read_mode: stage or memory for it; in_place takes gs:// and mounted directories.",
+            advice="Use read_mode: store or memory for it; in_place takes gs:// and mounted directories.",
         )
     if scheme == "gs" and separator and ("@" in rest.partition("/")[0] or "?" in rest):
         raise ConfigError(
             f"{redact_url(path)} says more than bucket and directory, which TensorFlow does not understand",
-            advice="Use read_mode: stage or memory for it.",
+            advice="Use read_mode: store or memory for it.",
         )
 
 
@@ -70,6 +70,8 @@ def in_place_errors(tensorflow: Any, path: str) -> Iterator[None]:
     errors = tensorflow.errors
     try:
         yield
+    except HubdistError:
+        raise
     except (errors.OpError, OSError) as error:
         text = str(error)
         if path not in text and "Error executing an HTTP request" not in text:
@@ -77,8 +79,8 @@ def in_place_errors(tensorflow: Any, path: str) -> Iterator[None]:
         what = f"TensorFlow cannot read {redact_url(path)}: {text.partition(chr(10))[0]}"
         if isinstance(error, errors.PermissionDeniedError | errors.UnauthenticatedError | PermissionError):
             raise AccessDeniedError(
-                what, advice="Give this process credentials for it, or use read_mode: stage or memory."
+                what, advice="Give this process credentials for it, or use read_mode: store or memory."
             ) from error
         if isinstance(error, errors.NotFoundError | OSError):
-            raise ModelNotFoundError(what, advice="Use read_mode: stage or memory.") from error
-        raise OriginError(what, advice="Use read_mode: stage or memory.") from error
+            raise ModelNotFoundError(what, advice="Use read_mode: store or memory.") from error
+        raise OriginError(what, advice="Use read_mode: store or memory.") from error

@@ -7,7 +7,7 @@ import importlib
 import re
 from collections.abc import Iterator
 
-from hubdist.errors import MissingOperationError
+from hubdist.errors import HubdistError, MissingOperationError
 
 _NOT_REGISTERED = re.compile(r"Op type not registered '([^']+)'")
 
@@ -45,6 +45,8 @@ def missing_operations(handle: str) -> Iterator[None]:
     """
     try:
         yield
+    except HubdistError:
+        raise
     except _raised_by_tensorflow() as error:
         operation = _operation(error)
         if operation is None:

@@ -41,7 +41,7 @@ class RamModel:
         paths = {entry.path for entry in manifest.entries}
         if "saved_model.pb" not in paths and "saved_model.pbtxt" in paths:
             raise ConfigError(
-                "TensorFlow cannot load a saved_model.pbtxt from memory", advice="Use read_mode: stage for this model."
+                "TensorFlow cannot load a saved_model.pbtxt from memory", advice="Use read_mode: store for this model."
             )
         tensorflow = import_tensorflow()
         self.path = f"ram://hubdist-{secrets.token_hex(16)}"

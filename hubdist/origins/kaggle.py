@@ -129,6 +129,8 @@ class KaggleOrigin(Origin):
 
     def _translated(self, error: Exception) -> HubdistError:
         redacted, name, fault = self.redacted, type(error).__name__, fault_of(error)
+        if fault is Fault.FULL or isinstance(error, HubdistError):
+            return own_error(error, redacted)
         if fault is Fault.DENIED:
             return AccessDeniedError(
                 f"Kaggle wants credentials for {redacted}",
@@ -138,8 +140,6 @@ class KaggleOrigin(Origin):
             return ModelNotFoundError(f"Kaggle has no model {redacted}")
         if name == "DataCorruptionError":
             return IntegrityError(f"Kaggle sent other bytes than it announced for {redacted}")
-        if fault is Fault.FULL or isinstance(error, HubdistError):
-            return own_error(error, redacted)
         return OriginError(f"Kaggle cannot be read ({name})", advice="Is www.kaggle.com reachable from the driver?")
 
 

@@ -136,10 +136,10 @@ class ContentReader:
             length += len(data)
             if limit is not None and length > limit:
                 raise StoreFullError(
-                    f"{redacted} is stored compressed and has more than the {limit} bytes that max_bytes allows",
+                    f"{redacted} is stored compressed and has more than the {limit} bytes that max_store_bytes allows",
                     need_bytes=length,
                     free_bytes=limit,
-                    advice="Raise max_bytes if you trust the file.",
+                    advice="Raise max_store_bytes if you trust the file.",
                 )
             deadline.check(redacted)
             if self._closing.is_set():

@@ -9,7 +9,7 @@ from typing import Any
 import aiohttp
 import fsspec
 
-from hubdist.errors import HandleError
+from hubdist.errors import HandleError, HubdistError
 from hubdist.model.handle import Handle
 from hubdist.system.deadline import Deadlines
 
@@ -89,7 +89,7 @@ def open_files(handle: Handle, deadlines: Deadlines) -> tuple[Any, str]:
     except ImportError:
         package = _PACKAGES.get(scheme, scheme)
         what, advice = f"needs the package {package}, which is not installed here", f"Run: pip install {package}"
-    except HandleError:
+    except HubdistError:
         raise
     except ValueError as error:
         what = f"cannot be opened with the settings of this node ({type(error).__name__} of its package)"

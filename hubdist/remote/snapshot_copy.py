@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from hubdist.errors import (
     HandleError,
+    HubdistError,
     IntegrityError,
     ModelNotFoundError,
     ResolveError,
@@ -151,6 +152,8 @@ def probe(place: RemoteCopy | str, deadlines: Deadlines, *, timeout_s: float, ma
 
     try:
         run_within(look, "hubdist-probe", timeout_s)
+    except HubdistError:
+        raise
     except TimeoutError:
         raise TransferTimeoutError(f"{redact_url(url)} could not be read within {timeout_s:g} s") from None
 

@@ -1,4 +1,4 @@
-"""Draws what a delivery did: with matplotlib where it is installed, else as text."""
+"""Draws what a delivery did: with matplotlib, or as text."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _MAX_LABELS = 12
 _MIB = float(1 << 20)
 
 Curve = Sequence[tuple[float, int]]
-"""Seconds since the begin, bytes that had arrived by then."""
+"""Points of a node's arrival: seconds since the node took part, and the bytes that had arrived by then."""
 
 
 def draw_text(curves: Mapping[str, Curve], failed: Sequence[str], *, width: int) -> str:
-    """One line for each node: the darker a place, the more bytes came in that part of the time.
+    """Draw one line for each node: the darker a character, the more bytes came in that part of the time.
 
     Args:
-        curves: Node -> its curve.
+        curves: When the bytes came, by name of the node.
         failed: Nodes that did not get the model.
         width: Characters of a bar.
     """
@@ -30,10 +30,10 @@ def draw_text(curves: Mapping[str, Curve], failed: Sequence[str], *, width: int)
     last = max(curve[-1][0] for curve in curves.values() if curve)
     room = max(len(name) for name in [*curves, *failed])
     cells = {name: _cells(curve, last, width) for name, curve in curves.items()}
-    most = max(max(row) for row in cells.values()) or 1
+    fullest = max(max(row) for row in cells.values()) or 1
     lines = []
     for name, row in cells.items():
-        bar = "".join(_LEVELS[-(-count * (len(_LEVELS) - 1) // most)] for count in row)
+        bar = "".join(_LEVELS[-(-count * (len(_LEVELS) - 1) // fullest)] for count in row)
         end = f"{curves[name][-1][0]:.1f} s" if curves[name] else "nothing sent"
         lines.append(f"{name:<{room}} |{bar}| {'failed' if name in failed else end}")
     axis = f"0{f'{last:.1f} s':>{width - 1}}"
@@ -41,17 +41,20 @@ def draw_text(curves: Mapping[str, Curve], failed: Sequence[str], *, width: int)
 
 
 def draw_figure(curves: Mapping[str, Curve], sources: Mapping[str, int], path: Path | None) -> Figure:
-    """Curves of arrival beside bars of who sent how much.
+    """Draw curves of arrival beside bars of who sent how much.
 
     Args:
-        curves: Node -> its curve.
-        sources: Who sent -> bytes, in the order of the bars.
-        path: Where to save it; None for nowhere.
+        curves: When the bytes came, by name of the node.
+        sources: Bytes by sender, in the order of the bars.
+        path: Where to save the picture; None for nowhere.
 
     Raises:
         ImportError: matplotlib is not installed.
     """
-    from matplotlib.figure import Figure
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError("matplotlib is not installed: pip install 'hubdist[plot]', or call draw_text()") from error
 
     figure = Figure(figsize=(11, 4.5), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))

@@ -71,7 +71,7 @@ class Fetcher:
         self, config: Config, store: Store, cache: BestEffortCache, proven: ProvenCopies, base_dir: Path | None
     ) -> None:
         self._config = config
-        self._settings = OriginSettings(config.deadlines, config.max_bytes, config.origins)
+        self._settings = OriginSettings(config.deadlines, config.max_store_bytes, config.origins)
         self._store = store
         self._cache = cache
         self._proven = proven
@@ -93,8 +93,8 @@ class Fetcher:
                     manifest,
                     stage.write_chunk,
                     self._config.deadlines,
-                    in_flight_bytes=self._config.in_flight_bytes,
-                    max_bytes=self._config.max_bytes,
+                    in_flight_bytes=self._config.max_in_flight_bytes,
+                    max_bytes=self._config.max_store_bytes,
                 )
                 return self._store.publish(stage)
         except StoreError:
@@ -157,7 +157,7 @@ class Fetcher:
         snapshot = self._read(handle, deadline, origin, watcher)
         if before is not None:
             try:
-                check_copy(before, self._config.deadlines, max_bytes=self._config.max_bytes)
+                check_copy(before, self._config.deadlines, max_bytes=self._config.max_store_bytes)
             except HubdistError as error:
                 _LOG.info("hubdist: what %s holds now is not known: %s", before.redacted, error)
             else:
@@ -169,7 +169,7 @@ class Fetcher:
         if handle.kind not in (Kind.TREE, Kind.LOCAL):
             return None
         try:
-            return list_copy(handle.text, self._config.deadlines, max_bytes=self._config.max_bytes)
+            return list_copy(handle.text, self._config.deadlines, max_bytes=self._config.max_store_bytes)
         except (AccessDeniedError, HandleError, IntegrityError, ModelNotFoundError):  # the read says what is the matter
             return None
         except HubdistError:

@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from hubdist.config.schema import Config, ModelSettings
+from hubdist.config.model_settings import ModelSettings
+from hubdist.config.schema import Config
 from hubdist.errors import HubdistError, NotPinnedError
 from hubdist.model.handle import Handle, Kind, parse_handle
 from hubdist.model.manifest import Digest, Manifest
@@ -114,8 +115,8 @@ class Resolver:
             config.shared_cache,
             config.deadlines,
             self._proven,
-            in_flight_bytes=config.in_flight_bytes,
-            max_bytes=config.max_bytes,
+            in_flight_bytes=config.max_in_flight_bytes,
+            max_bytes=config.max_store_bytes,
             read_only=config.shared_cache_read_only,
             offline=config.offline,
         )
@@ -287,7 +288,7 @@ class Resolver:
             return None
         try:
             return self._proven.judged(
-                list_copy(url, self._config.deadlines, max_bytes=self._config.max_bytes), manifest.digest
+                list_copy(url, self._config.deadlines, max_bytes=self._config.max_store_bytes), manifest.digest
             )
         except HubdistError as error:
             _LOG.info("hubdist: %s cannot be listed by the driver's node: %s", handle.redacted, error)

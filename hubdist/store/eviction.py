@@ -150,6 +150,7 @@ class Removal:
             raise StoreError(
                 f"the snapshot sha256:{home.path.name} in {self._root} is damaged ({reason}) and cannot be moved aside",
                 path=str(home.path),
+                number=None if cause is None else cause.errno,
                 advice="Remove it, or set store to another directory.",
             ) from cause
         if taken:  # else it was the empty directory of one that was evicted, or another process was faster
@@ -190,7 +191,7 @@ class Removal:
             self._said_no_locks = True
             _LOG.warning(
                 "hubdist: the file system of %s has no locks, so nobody knows which models are in use, and none makes "
-                "room: max_bytes is not kept. Set store (HUBDIST_STORE) to another disk.",
+                "room: max_store_bytes is not kept. Set store (HUBDIST_STORE) to another disk.",
                 self._root,
             )
 

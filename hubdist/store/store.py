@@ -97,6 +97,8 @@ class Store:
             try:
                 self._make_folders()
                 self.read_only = not os.access(root, os.W_OK)
+            except StoreError:
+                raise  # somebody has put another directory at the root's place
             except OSError as error:
                 if error.errno not in _UNWRITABLE:
                     raise
@@ -392,11 +394,11 @@ class Store:
         if self._max_bytes is not None:
             if total_bytes > self._max_bytes:
                 raise StoreFullError(
-                    f"the model has {total_bytes} bytes, max_bytes allows {self._max_bytes} at {self.root}",
+                    f"the model has {total_bytes} bytes, max_store_bytes allows {self._max_bytes} at {self.root}",
                     path=str(self.root),
                     need_bytes=total_bytes,
                     free_bytes=self._max_bytes,
-                    advice="Raise max_bytes.",
+                    advice="Raise max_store_bytes.",
                 )
             self._evict_to(self._max_bytes - total_bytes)
         room = free_bytes(self._staging)
@@ -406,7 +408,7 @@ class Store:
                 path=str(self.root),
                 need_bytes=total_bytes,
                 free_bytes=room,
-                advice="Free space, lower max_bytes or set store to another disk.",
+                advice="Free space, lower max_store_bytes or set store to another disk.",
             )
 
     def _evict_to(self, max_bytes: int, keep: Digest | None = None) -> None:

@@ -12,7 +12,14 @@ import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from hubdist.errors import IntegrityError, LengthMismatchError, StoreError, StoreFullError, UnsafeStoreError
+from hubdist.errors import (
+    HubdistError,
+    IntegrityError,
+    LengthMismatchError,
+    StoreError,
+    StoreFullError,
+    UnsafeStoreError,
+)
 
 _LOG = logging.getLogger(__name__)
 _FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up"}
@@ -38,22 +45,25 @@ def disk_errors(path: Path, *, need_bytes: int = 0, setting: str = "store (HUBDI
     """
     try:
         yield
+    except HubdistError:
+        raise  # some are OSErrors too, and say already what happened
     except OSError as error:
         number = error.errno or 0
         if number in _FULL:
             raise StoreFullError(
                 f"{_FULL[number]} at {path}: {need_bytes} bytes needed, {free_bytes(path)} free",
                 path=str(path),
+                number=number,
                 need_bytes=need_bytes,
                 free_bytes=free_bytes(path),
-                advice=f"Free space, lower max_bytes or set {setting} to another disk.",
+                advice=f"Free space, lower max_store_bytes or set {setting} to another disk.",
             ) from error
         what, advice = _FAILED.get(number, (error.strerror or type(error).__name__, None))
         advice = None if advice is None else advice.format(setting=setting)
         named = (
             error.filename if Path(str(error.filename)).is_absolute() else path
         )  # else it is a descriptor, or below one
-        raise StoreError(f"{what}: {named}", path=str(path), advice=advice) from error
+        raise StoreError(f"{what}: {named}", path=str(path), number=error.errno, advice=advice) from error
 
 
 @contextlib.contextmanager
@@ -65,7 +75,9 @@ def optional_note(path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, StoreError) as error:
+    except OSError as error:
+        if isinstance(error, HubdistError) and not isinstance(error, StoreError):
+            raise  # not of this disk
         _LOG.info("hubdist: %s is not written, and the work goes on: %s", path, error)
 
 

@@ -55,13 +55,13 @@ class SpaceBudget:
     def _check(self, claimed: int, free: int, who: str) -> None:
         limit = free if self._max_bytes is None else min(free, self._max_bytes)
         if claimed > limit:
-            why = "its disk has free" if limit == free else "max_bytes allows"
+            why = "its disk has free" if limit == free else "max_store_bytes allows"
             raise StoreFullError(
                 f"{who} more than the {limit} bytes that {why} at {self._parent}",
                 path=str(self._parent),
                 need_bytes=claimed,
                 free_bytes=limit,
-                advice="Free space, raise max_bytes or set store to another disk.",
+                advice="Free space, raise max_store_bytes or set store to another disk.",
             )
 
 

@@ -109,7 +109,7 @@ def _in_words(error: Exception, fault: Fault, redacted: str, verb: str) -> Hubdi
             free_bytes=0,
             advice="Free space where the store and temporary files are.",
         )
-    kind, what, advice = {
+    known: dict[Fault, tuple[type[HubdistError], str, str | None]] = {
         Fault.MISSING: (ModelNotFoundError, f"there is nothing at {redacted}", None),
         Fault.DENIED: (
             AccessDeniedError,
@@ -119,7 +119,9 @@ def _in_words(error: Exception, fault: Fault, redacted: str, verb: str) -> Hubdi
         Fault.LATE: (TransferTimeoutError, f"{redacted} gave nothing in time ({name})", None),
         Fault.DAMAGED: (IntegrityError, f"{redacted} is damaged or incomplete ({name})", None),
         Fault.INTERRUPTED: (OriginError, f"{redacted} cannot be {verb}: {name}", None),
-    }.get(fault, (OriginError, f"{redacted} cannot be {verb}: {name}", _place_of(error)))
+    }
+    otherwise = OriginError, f"{redacted} cannot be {verb}: {name}", _place_of(error)
+    kind, what, advice = known.get(fault, otherwise)
     return kind(what, advice=advice)
 
 

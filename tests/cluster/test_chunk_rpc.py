@@ -12,11 +12,11 @@ import ray
 from ray._private.internal_api import node_stats
 
 from hubdist.cluster.actors import make_agent
-from hubdist.cluster.agent.chunk_rpc import PART_BYTES, Sender, SenderLostError, pickle_agent, split_into_results
+from hubdist.cluster.agent.chunk_rpc import PART_BYTES, Sender, pickle_agent, split_into_results
 from hubdist.cluster.calls import stop_actor
 from hubdist.cluster.nodes import alive_nodes
 from hubdist.config.schema import Config
-from hubdist.errors import HubdistError, IntegrityError, PeerError
+from hubdist.errors import HubdistError, IntegrityError, PeerError, SenderLostError
 from hubdist.model.manifest import BLOCK_BYTES, Chunk, Manifest, Piece, ProvenChunk, prove
 from hubdist.store.store import Store
 from hubdist.testing.cluster import RayCluster

@@ -273,11 +273,13 @@ def test_paths_and_names_without_a_scheme_are_understood_in_driver_and_tasks(
 
 def test_errors_reach_the_calling_task_with_type_handle_and_node(cluster: RayCluster, hub: LoopbackHub) -> None:
     handle = f"{hub.url}/acme/missing/1"
-    with pytest.raises(ModelNotFoundError) as caught:
+    with pytest.raises(FileNotFoundError, match="missing"):
+        hubdist.resolve(handle)
+    with pytest.raises(FileNotFoundError) as caught:
         ray.get(read_model.remote(handle), timeout=60)
     error = caught.value.cause
     assert isinstance(error, ModelNotFoundError)
-    assert error.handle == handle
+    assert error.handle == error.filename == handle
     assert cluster.node_ids[0][:8] in error.node
 
 

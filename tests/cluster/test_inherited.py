@@ -54,12 +54,12 @@ def test_pools_of_processes_read_a_hub_once(tmp_path: Path, method: str) -> None
 
 
 def test_own_settings_of_a_child_win(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    hubdist.init(store=str(tmp_path / "mine"), retries=3)
+    hubdist.init(store=str(tmp_path / "mine"), origin_retries=3)
     environment = {VARIABLE: os.environ[VARIABLE].replace(str(os.getpid()), "1", 1)}
-    assert Config.load(environment=environment).retries == 3
-    assert Config.load({"retries": 1}, environment).retries == 1
-    assert Config.load(environment=environment, inherit=False).retries == 5
-    assert Config.load(environment={VARIABLE: os.environ[VARIABLE]}).retries == 5  # it is no child of its own
+    assert Config.load(environment=environment).origin_retries == 3
+    assert Config.load({"origin_retries": 1}, environment).origin_retries == 1
+    assert Config.load(environment=environment, inherit=False).origin_retries == 5
+    assert Config.load(environment={VARIABLE: os.environ[VARIABLE]}).origin_retries == 5  # it is no child of its own
 
 
 @pytest.mark.parametrize("text", ["", "nonsense", "[]", "{}", '{"process": 1}', '{"settings": 3}'])
@@ -110,6 +110,6 @@ def test_a_pickle_of_a_model_opens_in_a_process_that_is_started(models: Path, tm
 
 
 def test_a_bad_setting_names_who_handed_it_down() -> None:
-    text = '{"process": 1, "settings": {"retries": -1}}'
+    text = '{"process": 1, "settings": {"origin_retries": -1}}'
     with pytest.raises(ConfigError, match="process that started this one"):
         Config.load(environment={VARIABLE: text})

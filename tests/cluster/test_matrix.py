@@ -71,4 +71,4 @@ def test_cell(results: dict[str, dict[str, Any]], kind: str, route: str, mode: s
         assert "/stores/" in result["opened"]
         assert result["node has it"]
         # The first node to read a directory keeps it, without a delivery, unless it was told not to.
-        assert result["routes"] == ([] if (by_node, mode) == (True, "stage") else [way])
+        assert result["routes"] == ([] if (by_node, mode) == (True, "store") else [way])

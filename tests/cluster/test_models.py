@@ -75,7 +75,7 @@ def test_wrong_tags_give_tensorflows_own_error(models: Path) -> None:
 
 
 def test_the_loaded_cache_is_bounded(models: Path) -> None:
-    hubdist.init(max_loaded=1, max_loaded_bytes="1GiB")
+    hubdist.init(max_loaded_models=1, max_loaded_bytes="1GiB")
     first = weakref.ref(hubdist.load(str(models / "tf2")))
     hubdist.load(str(models / "tf1"))
     assert first() is None

@@ -184,7 +184,9 @@ def test_a_node_without_access_to_the_bucket_gets_it_from_the_driver_with_one_lo
     handles = [hub.add_model(f"m/{i}", each) for i, each in enumerate(files)]
     shut_out = cluster.add_node(env_vars={"STORAGE_EMULATOR_HOST": NOWHERE})
     try:
-        hubdist.init(store=cluster.store, shared_cache=f"gs://models/{unique(request)}", probe_timeout_s=2, retries=1)
+        hubdist.init(
+            store=cluster.store, shared_cache=f"gs://models/{unique(request)}", probe_timeout_s=2, origin_retries=1
+        )
         print(hubdist.plan(handles[0], nodes=[shut_out]))
         for handle, each in zip(handles, files, strict=True):
             assert ray.get(read_files.options(**cluster.on(shut_out)).remote(handle, None), timeout=90) == each

@@ -195,17 +195,17 @@ def test_an_origin_that_fails_at_the_end_leaves_nothing_on_the_nodes(cluster: Ra
 # The shared cache
 
 
-@pytest.mark.parametrize("fanout", ["swarm", "direct"])
+@pytest.mark.parametrize("swarm_reads", [True, False])
 def test_a_bucket_is_read_once_by_a_swarm_and_by_every_node_without(
-    cluster: RayCluster, gcs: FakeGcs, tmp_path: Path, fanout: str
+    cluster: RayCluster, gcs: FakeGcs, tmp_path: Path, swarm_reads: bool
 ) -> None:
     root = model(tmp_path)
     size = sum(map(len, files_of(root).values()))
-    hubdist.init(store=cluster.store, shared_cache=f"gs://models/{fanout}", fanout=fanout)
+    hubdist.init(store=cluster.store, shared_cache=f"gs://models/{swarm_reads}", swarm_reads=swarm_reads)
     hubdist.prefetch(str(root), nodes=cluster.node_ids[:1])
     others = cluster.node_ids[1:]
     report = hubdist.prefetch(str(root), nodes=others)
     check_stores(cluster, report, files_of(root))
     assert {str(node.route) for node in report.nodes} == {"shared"}
     from_bucket = sum(count for source, count in by_source(list(report.nodes)).items() if source.startswith("gs://"))
-    assert from_bucket == (size if fanout == "swarm" else size * len(others))
+    assert from_bucket == (size if swarm_reads else size * len(others))

@@ -154,7 +154,7 @@ def test_a_tuned_model_that_tensorflow_saves_needs_neither_store_nor_hub(models:
     import tensorflow as tf
 
     hubdist.init(store=str(tmp_path / "store"))
-    for mode in ("stage", "memory"):
+    for mode in ("store", "memory"):
         model = hubdist.load(str(models / "tf2"), own=True, read_mode=mode)
         model.scale.assign([5.0, 7.0])
         tf.saved_model.save(model, str(tmp_path / mode))
@@ -164,6 +164,6 @@ def test_a_tuned_model_that_tensorflow_saves_needs_neither_store_nor_hub(models:
     """
     hubdist.shutdown()
     (tmp_path / "store").rename(tmp_path / "gone")
-    command = [sys.executable, "-c", textwrap.dedent(script), str(tmp_path / "stage"), str(tmp_path / "memory")]
+    command = [sys.executable, "-c", textwrap.dedent(script), str(tmp_path / "store"), str(tmp_path / "memory")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     assert done.stdout.strip() == "[[[10.0, 14.0]], [[10.0, 14.0]]]"

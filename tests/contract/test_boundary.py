@@ -193,7 +193,7 @@ def check_error(error: errors.HubdistError) -> None:
 
 def refused(handle: str, store: Path, **settings: Any) -> errors.HubdistError:
     """The error of a handle, after what must hold for all of them."""
-    hubdist.init(store=str(store), **{"retries": 0, **settings})
+    hubdist.init(store=str(store), **{"origin_retries": 0, **settings})
     with pytest.raises(errors.HubdistError) as caught:
         hubdist.resolve(handle)
     check_error(caught.value)
@@ -336,7 +336,7 @@ def test_only_what_may_pass_is_tried_again(
         raise make()
 
     monkeypatch.setattr(MemoryFileSystem, "cat_file", cat_file)
-    refused("memory://bucket/model", tmp_path / "store", retries=2)
+    refused("memory://bucket/model", tmp_path / "store", origin_retries=2)
     assert len(tries) == (3 if fault.may_pass else 1)
 
 
@@ -520,7 +520,7 @@ def test_retries_end_at_the_deadline(memory: Any, tmp_path: Path, monkeypatch: p
     wait_at_first(monkeypatch, 0.3)
     monkeypatch.setattr(MemoryFileSystem, "cat_file", raising(MADE["ConnectionResetError"][0]))
     begin = time.monotonic()
-    refused("memory://bucket/model", tmp_path / "store", timeout_s=1, retries=1000)
+    refused("memory://bucket/model", tmp_path / "store", timeout_s=1, origin_retries=1000)
     assert time.monotonic() - begin < 4
 
 
@@ -646,7 +646,7 @@ def test_a_download_of_kagglehub_counts(tmp_path: Path, monkeypatch: pytest.Monk
         return output_dir
 
     monkeypatch.setattr(kagglehub, "model_download", download)
-    error = refused("kaggle://owner/model/tensorFlow2/var/1", tmp_path / "store", max_bytes="1MiB")
+    error = refused("kaggle://owner/model/tensorFlow2/var/1", tmp_path / "store", max_store_bytes="1MiB")
     assert isinstance(error, errors.StoreFullError)
 
 
@@ -683,7 +683,7 @@ class Placed(MemoryFileSystem):
 def test_the_host_in_a_url_is_a_part_of_the_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scheme: str) -> None:
     monkeypatch.setattr(fsspec, "get_filesystem_class", lambda _: Placed)
     monkeypatch.setattr(fsspec, "filesystem", lambda _, skip_instance_cache, **options: Placed(**options))
-    hubdist.init(store=str(tmp_path / "store"), retries=0)
+    hubdist.init(store=str(tmp_path / "store"), origin_retries=0)
     for host in ("one:8020", "two:8020"):
         root = Path(hubdist.resolve(f"{scheme}://{host}/models/m"))
         assert (root / "data").read_text() == host
@@ -700,7 +700,7 @@ def test_hdfs_is_read_through_pyarrow(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(arrow, "HadoopFileSystem", hadoop)
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "saved_model.pb").write_bytes(bytes(range(256)) * 40_000)
-    hubdist.init(store=str(tmp_path / "store"), retries=0)
+    hubdist.init(store=str(tmp_path / "store"), origin_retries=0)
     root = Path(hubdist.resolve(f"hdfs://namenode:8020{tmp_path}/model"))
     assert (root / "saved_model.pb").read_bytes() == bytes(range(256)) * 40_000
     assert set(asked) == {("namenode", 8020)}

@@ -321,9 +321,9 @@ def test_a_content_of_more_than_max_bytes_is_refused(server: FakeGcs, folder: st
     with open_tree(handle, DEADLINES, max_bytes=20 << 20) as tree:
         with pytest.raises(errors.StoreFullError, match=f"{folder}/bomb.*max_bytes"):
             tree.listing()
-        with pytest.raises(errors.StoreFullError, match=f"{folder}/bomb.*max_bytes"):
+        with pytest.raises(errors.StoreFullError, match=f"{folder}/bomb.*max_store_bytes"):
             tree.read("bomb", 0, 1)
-    hubdist.init(store=str(tmp_path / "store"), max_bytes=20 << 20, retries=0)
+    hubdist.init(store=str(tmp_path / "store"), max_store_bytes=20 << 20, origin_retries=0)
     with pytest.raises(errors.StoreFullError):
         hubdist.resolve(handle)
     assert list((tmp_path / "store" / "staging").iterdir()) == []
@@ -363,7 +363,7 @@ def test_where_only_gcsfs_may_read_it_is_told_what_to_do(server: FakeGcs, folder
 def test_a_directory_is_the_model_that_it_is_when_stored_plainly(server: FakeGcs, folder: str, tmp_path: Path) -> None:
     server.put_all(BUCKET, f"{folder}/plain", FILES)
     server.put_gzipped(BUCKET, f"{folder}/gzipped", FILES)
-    hubdist.init(store=str(tmp_path / "store"), retries=0)
+    hubdist.init(store=str(tmp_path / "store"), origin_retries=0)
     expected = hubdist.resolve(f"gs://{BUCKET}/{folder}/plain")
     assert hubdist.resolve(f"gs://{BUCKET}/{folder}/gzipped") == expected  # named by its digest
 

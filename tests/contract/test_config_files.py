@@ -21,6 +21,7 @@ from pydantic import ByteSize, TypeAdapter
 
 import hubdist
 from hubdist import Config
+from hubdist.config import reference
 from tests.support import REPOSITORY
 
 CONFIGS = REPOSITORY / "configs"
@@ -46,6 +47,9 @@ def test_each_file_has_a_test() -> None:
 class TestHubdistYaml:
     TEXT = (CONFIGS / "hubdist.yaml").read_text(encoding="utf-8")
 
+    def test_is_what_the_reference_writes(self) -> None:
+        assert reference.settings_yaml() == self.TEXT  # else: make configs
+
     def test_has_every_key_once(self) -> None:
         keys = re.findall(r"^(\w+):", self.TEXT, flags=re.MULTILINE)
         assert sorted(keys) == sorted(Config.model_fields.keys() - {"origins"})
@@ -65,11 +69,32 @@ class TestHubdistYaml:
         assert used == Config.load(environment={})
 
     def test_its_examples_of_models_are_accepted(self) -> None:
-        (example,) = re.findall(r"^#   models:\n(?:#     .*\n)+", self.TEXT, flags=re.MULTILINE)
-        text = re.sub(r"^#   ", "", example, flags=re.MULTILINE)
+        (example,) = re.findall(r"^# models:\n(?:#   .*\n)+", self.TEXT, flags=re.MULTILINE)
+        text = re.sub(r"^# ", "", example, flags=re.MULTILINE)
         config = Config.from_yaml(text.replace("<64 hexadecimal digits>", "0" * 64))
         assert [model.digest for model in config.models] == [None, "sha256:" + "0" * 64]
         assert (config.models[1].route, config.models[1].read_mode) == ("direct", "memory")
+
+
+class TestSettingsPages:
+    """What is said of the settings elsewhere comes from, or agrees with, their one description."""
+
+    def test_the_page_is_what_the_reference_writes(self) -> None:
+        page = REPOSITORY / "docs" / "reference" / "settings.md"
+        assert page.read_text(encoding="utf-8") == reference.settings_markdown()  # else: make configs
+
+    def test_every_key_is_described_in_one_section(self) -> None:
+        keys = [key for section in reference.SECTIONS.values() for key in section]
+        assert sorted(keys) == sorted(Config.model_fields)
+        assert all(str(field.description).endswith(".") for field in Config.model_fields.values())
+
+    def test_tables_of_settings_name_keys_that_exist(self) -> None:
+        """A table whose first column is called `key`."""
+        for page in (REPOSITORY / "README.md", *(REPOSITORY / "docs").rglob("*.md")):
+            for table in re.findall(r"^\| key \|.*\n(?:\|.*\n)+", page.read_text(encoding="utf-8"), flags=re.MULTILINE):
+                for row in table.splitlines()[2:]:
+                    named = set(re.findall(r"`(\w+)`", row.split("|")[1]))
+                    assert named <= Config.model_fields.keys(), f"{page}: {row}"
 
 
 def test_the_settings_with_a_shared_cache_are_accepted() -> None:
@@ -286,8 +311,8 @@ class TestRayJob:
             assert Path(settings.store).parent == Path(self.mounts(pod)["models"])
             (volume,) = [volume for volume in pod["volumes"] if volume["name"] == "models"]
             limit = TypeAdapter(ByteSize).validate_python(f"{volume['emptyDir']['sizeLimit']}B")
-            assert settings.max_bytes is not None
-            assert settings.max_bytes < limit
+            assert settings.max_store_bytes is not None
+            assert settings.max_store_bytes < limit
 
 
 def merged(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:

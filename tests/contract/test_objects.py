@@ -50,7 +50,7 @@ def memory() -> Iterator[Any]:
 
 
 def resolved(handle: str, store: Path, **settings: Any) -> dict[str, bytes]:
-    hubdist.init(store=str(store), retries=0, **settings)
+    hubdist.init(store=str(store), origin_retries=0, **settings)
     root = Path(hubdist.resolve(handle))
     return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
 

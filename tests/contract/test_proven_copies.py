@@ -41,7 +41,7 @@ OLD = {"saved_model.pb": b"old model", "variables/data": b"1.0" * 1000}
 NEW = {"saved_model.pb": b"new model", "variables/data": b"7.0" * 1000}
 """Another model, with equal names and sizes."""
 
-CONFIG = Config(retries=0, stall_timeout_s=20)
+CONFIG = Config(origin_retries=0, stall_timeout_s=20)
 
 
 def manifest_of(files: dict[str, bytes]) -> Manifest:
@@ -162,7 +162,7 @@ class Jobs:
         self.store = Store(root / "store")
 
     def resolver(self, **settings: Any) -> Resolver:
-        return Resolver(Config(retries=0, **settings), self.store, None)
+        return Resolver(Config(origin_retries=0, **settings), self.store, None)
 
     def copy(self, handle: str, **settings: Any) -> tuple[Digest, RemoteCopy]:
         """Resolve a handle in a new job; what it is, and the place that it names."""

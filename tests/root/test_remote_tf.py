@@ -29,7 +29,7 @@ _COMMON = """
     import tensorflow as tf
     from tensorflow.python.eager.context import async_wait
     import hubdist
-    from hubdist.client import api
+    from hubdist.client.current import current_process
     from hubdist.loading import free_remote_assets
 
     models, addresses = Path(sys.argv[1]), sys.argv[2].split(",")
@@ -143,7 +143,7 @@ _WORKERS = """
 
     found["assets_before"] = assets()
     del model, tf1, reader, shared, local, memory
-    api._process.models.forget()
+    current_process().models.forget()
     gc.collect()
     free_remote_assets()
     found["assets_after"] = assets()
@@ -299,7 +299,7 @@ def test_a_worker_in_this_very_process_shares_its_memory(models: Path) -> None:
         model = hubdist.load(str(models / "tf2"), device="/job:worker/task:0")
         found["answer"] = model(words()).numpy().tolist()
         del model
-        api._process.models.forget()
+        current_process().models.forget()
         gc.collect()
         free_remote_assets()
         found["left"] = tf.io.gfile.glob("ram://hubdist-*")

@@ -30,7 +30,7 @@ from tests.support.gcs import FakeGcs, fake_gcs
 
 KINDS = ("hub", "hub that has it uncompressed", "archive", "bucket", "path", "member", "custom")
 ROUTES = ("shared", "auto", "direct", "driver")
-MODES = ("stage", "memory", "in_place")
+MODES = ("store", "memory", "in_place")
 CELLS = tuple(itertools.product(KINDS, ROUTES, MODES))
 WORDS = ["one", "two", "unknown"]
 

@@ -232,7 +232,7 @@ def test_a_load_that_fails_frees_everything(models: Path, tmp_path: Path) -> Non
 
 def test_a_model_in_text_form_is_refused_with_what_to_use_instead(tmp_path: Path) -> None:
     (tmp_path / "saved_model.pbtxt").write_text("saved_model_schema_version: 1")
-    with pytest.raises(ConfigError, match="read_mode: stage"):
+    with pytest.raises(ConfigError, match="read_mode: store"):
         in_memory(tmp_path)
 
 

@@ -297,7 +297,7 @@ def test_unload_frees_one_model(stateful: str, models: Path) -> None:
 
 
 def test_a_model_that_nobody_holds_needs_no_garbage_collection(stateful: str) -> None:
-    hubdist.init(max_loaded=0)
+    hubdist.init(max_loaded_models=0)
     gc.disable()
     try:
         gone = weakref.ref(hubdist.load(stateful))

@@ -2,25 +2,45 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import copy
+import errno
+import os
 import pickle
 import re
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
 
 import cloudpickle
 import pytest
 
+import hubdist
 from hubdist import errors
-from hubdist.cluster.calls import NodeLostError
+from hubdist.cluster.calls import settle
+from hubdist.config.schema import Config
 from hubdist.errors import (
     DeliveryError,
     DigestMismatchError,
     HubdistError,
     MissingOperationError,
+    ModelNotFoundError,
+    NodeLostError,
     PeerError,
     StoreError,
     StoreFullError,
+    TransferTimeoutError,
 )
+from hubdist.origins.local import local_errors
+from hubdist.remote import mounted_tree
+from hubdist.remote.retry import call_storage
+from hubdist.remote.snapshot_copy import probe
+from hubdist.system.disk import disk_errors, optional_note
+from hubdist.system.foreign import call_foreign
+from hubdist.system.threads import run_within
 
 CONTEXT = {"handle": "https://h/m", "node": "10.0.0.7", "advice": "Try again."}
 
@@ -52,6 +72,8 @@ def make(kind: type[HubdistError]) -> HubdistError:
 def fields(error: HubdistError) -> dict[str, object]:
     """All fields, errors among them as their own fields."""
     values = dict(vars(error))
+    if isinstance(error, OSError):
+        values |= {"errno": error.errno, "strerror": error.strerror, "filename": error.filename}
     if isinstance(error, DeliveryError):
         values["failures"] = {node: (type(inner), fields(inner)) for node, inner in error.failures.items()}
     return values
@@ -84,6 +106,7 @@ def test_every_message_names_handle_node_and_advice(kind: type[HubdistError]) ->
 def test_every_error_can_be_copied_and_placed(kind: type[HubdistError]) -> None:
     error = make(kind)
     assert fields(copy.copy(error)) == fields(error)
+    assert fields(copy.deepcopy(error)) == fields(error)
     error.handle = error.node = None
     with_context = error.with_context(handle="gs://b/m", node="n1")
     assert (with_context.handle, with_context.node, type(with_context)) == ("gs://b/m", "n1", kind)
@@ -121,6 +144,167 @@ def test_the_tree_in_the_docstring_is_the_real_one() -> None:
     real = {
         kind.__name__: None if kind is HubdistError else kind.__mro__[1].__name__
         for kind in KINDS
-        if kind.__module__ == errors.__name__
+        if kind.__module__.startswith("hubdist.")
     }
     assert drawn == real
+
+
+# Errors that are Python's too
+
+PYTHONS = {
+    "ConfigError": ValueError,
+    "HandleError": ValueError,
+    "NotAModelError": ValueError,
+    "ModelNotFoundError": FileNotFoundError,
+    "AccessDeniedError": PermissionError,
+    "TransferTimeoutError": TimeoutError,
+    "StoreError": OSError,
+    "StoreFullError": OSError,
+    "UnsafeStoreError": OSError,
+}
+NUMBERS = {
+    "ModelNotFoundError": errno.ENOENT,
+    "AccessDeniedError": errno.EACCES,
+    "TransferTimeoutError": errno.ETIMEDOUT,
+    "StoreFullError": errno.ENOSPC,
+}
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_an_error_is_the_one_of_python_that_says_the_same(kind: type[HubdistError]) -> None:
+    wanted = PYTHONS.get(kind.__name__)
+    assert [base for base in (ValueError, OSError) if issubclass(kind, base)] == (
+        [] if wanted is None else [ValueError if wanted is ValueError else OSError]
+    )
+    assert wanted is None or issubclass(kind, wanted)
+    if issubclass(kind, OSError):
+        assert getattr(make(kind), "errno", None) == NUMBERS.get(kind.__name__)
+
+
+def test_the_numbers_and_names_of_the_system_are_kept() -> None:
+    full = StoreFullError("no room", path="/s", number=errno.EDQUOT, need_bytes=7, free_bytes=5)
+    for error in (full, pickle.loads(pickle.dumps(full)), copy.deepcopy(full), full.with_context(handle="h", node="n")):
+        assert (error.errno, error.strerror, error.filename) == (errno.EDQUOT, os.strerror(errno.EDQUOT), "/s")
+    missing = ModelNotFoundError("there is nothing").with_context(handle="gs://b/m")
+    assert (missing.errno, missing.filename, str(missing)) == (
+        errno.ENOENT,
+        "gs://b/m",
+        "there is nothing; handle gs://b/m",
+    )
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EIO])
+def test_a_disks_error_keeps_its_number(tmp_path: Path, number: int) -> None:
+    with pytest.raises(StoreError) as caught, disk_errors(tmp_path):
+        raise OSError(number, os.strerror(number), str(tmp_path))
+    assert caught.value.errno == number
+
+
+def test_a_missing_model_is_a_file_that_is_not_found(tmp_path: Path) -> None:
+    hubdist.init(store=str(tmp_path / "store"))
+    with pytest.raises(FileNotFoundError) as caught:
+        hubdist.load(str(tmp_path / "nothing"))
+    assert caught.value.errno == errno.ENOENT
+    with pytest.raises(ValueError, match="http"):
+        hubdist.load("https://")
+    with pytest.raises(ValueError, match="retrys"):
+        hubdist.init(retrys=3)
+
+
+def test_an_error_that_ray_hands_on_is_pythons_too() -> None:
+    from ray.exceptions import RayTaskError
+
+    for kind, python in ((ModelNotFoundError, FileNotFoundError), (TransferTimeoutError, TimeoutError)):
+        sent = pickle.loads(cloudpickle.dumps(make(kind)))
+        raised = RayTaskError("load", "traceback", sent).as_instanceof_cause()
+        assert isinstance(raised, kind)
+        assert isinstance(raised, python)
+        assert fields(raised.cause) == fields(make(kind))
+        assert fields(pickle.loads(cloudpickle.dumps(raised)).cause) == fields(make(kind))
+
+
+# What translates or drops errors of Python lets hubdist's own pass
+
+OWN_AND_PYTHONS = [kind for kind in KINDS if issubclass(kind, (OSError, ValueError))]
+
+
+def raising(error: Exception) -> Callable[..., Any]:
+    def work(*_: object) -> Any:
+        raise error
+
+    return work
+
+
+def translators(tmp_path: Path) -> dict[str, Callable[[Exception], None]]:
+    """Places that turn errors of Python into hubdist's: each is given an error that happens in it."""
+
+    def inside(context: contextlib.AbstractContextManager[Any], error: Exception) -> None:
+        with context:
+            raise error
+
+    return {
+        "disk": lambda error: inside(disk_errors(tmp_path), error),
+        "disk in disk": lambda error: inside(disk_errors(tmp_path / "other"), error),
+        "local": lambda error: inside(local_errors(tmp_path), error),
+        "mounted": lambda error: inside(mounted_tree._errors(tmp_path, "read"), error),
+        "storage": lambda error: call_storage(raising(error), "gs://b/m", Config(), threading.Event()),
+        "foreign": lambda error: call_foreign(raising(error), "gs://b/m"),
+        "thread": lambda error: run_within(raising(error), "hubdist-test", 10),
+    }
+
+
+@pytest.mark.parametrize("kind", OWN_AND_PYTHONS, ids=lambda kind: kind.__name__)
+def test_no_translator_touches_an_own_error(kind: type[HubdistError], tmp_path: Path) -> None:
+    for name, translate in translators(tmp_path).items():
+        error = make(kind)
+        with pytest.raises(HubdistError) as caught:
+            translate(error)
+        assert caught.value is error, name
+
+
+def test_an_own_error_is_tried_once(tmp_path: Path) -> None:
+    tries = []
+
+    def work() -> None:
+        tries.append(1)
+        raise make(TransferTimeoutError)
+
+    with pytest.raises(TransferTimeoutError):
+        call_storage(work, "gs://b/m", Config(), threading.Event())
+    assert len(tries) == 1
+
+
+def test_a_probe_hands_a_late_answer_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    error = make(TransferTimeoutError)
+    monkeypatch.setattr("hubdist.remote.snapshot_copy.open_tree", raising(error))
+    with pytest.raises(TransferTimeoutError) as caught:
+        probe(str(tmp_path), Config(), timeout_s=10)
+    assert caught.value is error
+
+
+async def _settled(error: Exception) -> None:
+    class Reference:
+        def future(self) -> Future[None]:
+            done: Future[None] = Future()
+            done.set_exception(error)
+            return done
+
+    await settle(Reference(), timeout_s=5, node="n1")
+
+
+@pytest.mark.parametrize("kind", OWN_AND_PYTHONS, ids=lambda kind: kind.__name__)
+def test_a_call_to_another_actor_raises_what_the_actor_raised(kind: type[HubdistError]) -> None:
+    from ray.exceptions import RayTaskError
+
+    with pytest.raises(kind) as caught:
+        asyncio.run(_settled(RayTaskError("call", "traceback", make(kind)).as_instanceof_cause()))
+    assert fields(caught.value) == fields(make(kind))
+
+
+def test_an_optional_note_gives_way_to_the_disk_only(tmp_path: Path) -> None:
+    for error in (OSError(errno.ENOSPC, "full"), make(StoreError), make(StoreFullError)):
+        with optional_note(tmp_path):
+            raise error
+    for kind in (ModelNotFoundError, TransferTimeoutError):
+        with pytest.raises(kind), optional_note(tmp_path):
+            raise make(kind)

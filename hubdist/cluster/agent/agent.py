@@ -57,7 +57,7 @@ class NodeAgent:
     @functools.cached_property
     def _store(self) -> Store:
         """Made at the first call, because an error of the actor's constructor would lose its type."""
-        return Store(self._config.store_root(self._node_id), max_bytes=self._config.max_bytes)
+        return Store(self._config.store_root(self._node_id), max_bytes=self._config.max_store_bytes)
 
     def begin(self, delivery: str, manifest: Manifest | None, copy: RemoteCopy | None) -> bool:
         """Make ready to receive a model; return True if the node's store has the model already.
@@ -210,7 +210,7 @@ class NodeAgent:
                 url,
                 self._config.deadlines,
                 timeout_s=self._config.probe_timeout_s,
-                max_bytes=self._config.max_bytes,
+                max_bytes=self._config.max_store_bytes,
             )
         except ModelNotFoundError:
             if url != self._config.shared_cache:  # a shared cache may still be empty
@@ -240,8 +240,8 @@ class NodeAgent:
                     manifest,
                     stage.write_chunk,
                     self._config.deadlines,
-                    in_flight_bytes=self._config.in_flight_bytes,
-                    max_bytes=self._config.max_bytes,
+                    in_flight_bytes=self._config.max_in_flight_bytes,
+                    max_bytes=self._config.max_store_bytes,
                 )
                 self._store.publish(stage).release()
         return read
@@ -258,7 +258,7 @@ class NodeAgent:
             TransferError, ResolveError: The directory cannot be read.
             StoreError: The node's disk refuses.
         """
-        deadlines, max_bytes = self._config.deadlines, self._config.max_bytes
+        deadlines, max_bytes = self._config.deadlines, self._config.max_store_bytes
         before = list_copy(url, deadlines, max_bytes=max_bytes)
         settings = OriginSettings(deadlines, max_bytes)
         handle = parse_handle(url)

@@ -108,7 +108,7 @@ class ChunkExchange:
             undo.callback(stage.discard)
             reader = None
             if manifest is not None and copy is not None:
-                reader = CopyReader(copy, manifest, self._config.deadlines, max_bytes=self._config.max_bytes)
+                reader = CopyReader(copy, manifest, self._config.deadlines, max_bytes=self._config.max_store_bytes)
             if reader is not None:
                 undo.callback(reader.close)
             with self._guard:

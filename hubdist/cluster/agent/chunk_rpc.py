@@ -19,8 +19,15 @@ import cloudpickle
 import ray
 import ray.exceptions
 
-from hubdist.cluster.calls import NodeLostError, translated
-from hubdist.errors import HubdistError, PeerError, StoreError, TransferTimeoutError
+from hubdist.cluster.calls import translated
+from hubdist.errors import (
+    HubdistError,
+    NodeLostError,
+    PeerError,
+    SenderLostError,
+    StoreError,
+    TransferTimeoutError,
+)
 from hubdist.model.manifest import ProvenChunk
 
 PART_BYTES = 8 << 20
@@ -35,10 +42,6 @@ ANSWER_GROUP = "answering"
 
 _RESULT_BYTES = 96 << 10
 """Size of one result; below 100 KiB, because Ray adds some bytes of its own."""
-
-
-class SenderLostError(PeerError):
-    """The agent that should send a chunk is gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,10 +126,10 @@ def request_part(
         last.result(timeout=0)
         # One answer carries all results, so the others are there too.
         found = get_results(results, timeout=max(1.0, deadline - time.monotonic()))
+    except ray.exceptions.RayError as error:  # first: Ray's copy of a TransferTimeoutError is a TimeoutError too
+        raise sender_error(translated(error, None)) from error
     except TimeoutError:
         raise TransferTimeoutError(f"the chunk did not come within {timeout_s:g} s") from None
-    except ray.exceptions.RayError as error:
-        raise sender_error(translated(error, None)) from error
     return bytearray().join(found)
 
 

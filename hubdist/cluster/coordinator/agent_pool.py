@@ -10,10 +10,11 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from hubdist.cluster.agent.chunk_rpc import pickle_agent
-from hubdist.cluster.calls import NodeLostError, settle, stop_actor
+from hubdist.cluster.calls import settle, stop_actor
 from hubdist.cluster.coordinator.cluster_view import ClusterView
 from hubdist.cluster.nodes import Node
 from hubdist.config.schema import Config
+from hubdist.errors import NodeLostError
 
 _LOG = logging.getLogger(__name__)
 

@@ -29,12 +29,14 @@ from hubdist.cluster.job import Job, Terms
 from hubdist.cluster.job_record import JobRecord
 from hubdist.cluster.nodes import Node, alive_nodes, job_is_over
 from hubdist.cluster.refresh_marks import grow_mark
-from hubdist.config.schema import Config, ReadMode, RouteName
+from hubdist.config.model_settings import ReadMode, RouteName
+from hubdist.config.schema import Config
 from hubdist.delivery.routes import Evidence, Route, RouteOrder, order_routes
 from hubdist.errors import ConfigError, HubdistError, NotPinnedError
 from hubdist.model.handle import Handle, Kind
 from hubdist.model.manifest import Chunk, Digest, Manifest
-from hubdist.report.delivery import NodePlan, NodeReport, PinReport, Plan, Refreshed, Report, RouteTotal
+from hubdist.report.delivery import NodeReport, PinReport, Report
+from hubdist.report.plan import NodePlan, Plan, Refreshed, RouteTotal
 from hubdist.resolver.resolver import Pin, Resolver
 from hubdist.resolver.values import ReadSources
 from hubdist.store.store import Store
@@ -107,7 +109,7 @@ class Coordinator:
 
     @functools.cached_property
     def _pins(self) -> JobPins:
-        store = Store(self._config.store_root(self._node.id), max_bytes=self._config.max_bytes)
+        store = Store(self._config.store_root(self._node.id), max_bytes=self._config.max_store_bytes)
         resolver = Resolver(self._config, store, self._job.base_dir, self._job.models)
         return JobPins(store, resolver, self._job.scope, self._ledger)
 
@@ -146,7 +148,7 @@ class Coordinator:
             text: The handle.
             node_id: The node of the process that asks; it may be let read a directory that the handle names.
             route: Of this call; None for the configured one.
-            read_mode: Of this call; None for the configured one. Only for `stage` does that node keep the files.
+            read_mode: Of this call; None for the configured one. Only for `store` does that node keep the files.
             terms: What the process asks beyond the job's settings.
 
         Raises:
@@ -239,7 +241,7 @@ class Coordinator:
     ) -> tuple[PinReport | HubdistError, list[NodeReport]]:
         """Bring one model to nodes; its failure is its own."""
         try:
-            pin = await self._pin(text, None, reader, "stage", [node.id for node in nodes])
+            pin = await self._pin(text, None, reader, "store", [node.id for node in nodes])
         except HubdistError as error:
             return error, []
         wanted = self._config.wanted_route(self._pins.settings_of(pin.handle), None)
@@ -342,7 +344,7 @@ class Coordinator:
             if pinned is None:
                 settings = terms.settings(handle, self._pins.settings_of(handle))
                 wanted = self._config.wanted_route(settings, route)
-                keep = self._config.wanted_read_mode(settings, read_mode) == "stage"
+                keep = self._config.wanted_read_mode(settings, read_mode) == "store"
                 pinned = await self._resolve(handle, wanted, node_id, nodes or [node_id], keep=keep)
             terms.check(handle, pinned.resolution.digest)
         except HubdistError as error:

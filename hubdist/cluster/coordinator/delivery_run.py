@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from typing import Any
 
-from hubdist.cluster.calls import NodeLostError, settle
+from hubdist.cluster.calls import settle
 from hubdist.cluster.coordinator.agent_pool import AGENT_TRIES, START_TIMEOUT_S
 from hubdist.cluster.coordinator.context import DeliveryContext
 from hubdist.cluster.coordinator.fetches import Fetches
@@ -44,7 +44,7 @@ from hubdist.delivery import (
     SourceFailed,
     SourcePublished,
 )
-from hubdist.errors import HubdistError, IntegrityError, PeerError, StoreError
+from hubdist.errors import HubdistError, IntegrityError, NodeLostError, PeerError, StoreError
 from hubdist.model.manifest import Manifest, ProvenChunk
 
 _LOG = logging.getLogger(__name__)
@@ -91,8 +91,8 @@ class DeliveryRun:
             [chunk.chunk.size for chunk in payload.chunks],
             source=source.name,
             nodes=nodes,
-            node_window_bytes=context.config.in_flight_bytes,
-            source_window_bytes=context.config.in_flight_bytes,
+            node_window_bytes=context.config.max_in_flight_bytes,
+            source_window_bytes=context.config.max_in_flight_bytes,
             largest_bytes=chunk_bytes,
             is_remote=source.copy is not None,
             complete=payload.manifest is not None,

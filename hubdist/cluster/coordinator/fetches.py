@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from hubdist.cluster.agent.chunk_rpc import ANSWER_GROUP, Sender, SenderLostError, sender_error
+from hubdist.cluster.agent.chunk_rpc import ANSWER_GROUP, Sender, sender_error
 from hubdist.cluster.calls import settle
 from hubdist.cluster.coordinator.agent_pool import START_TIMEOUT_S
 from hubdist.cluster.coordinator.context import DeliveryContext
@@ -16,7 +16,7 @@ from hubdist.cluster.coordinator.payload import Payload, SeedSource
 from hubdist.cluster.coordinator.windows import WindowRoom
 from hubdist.cluster.nodes import Node
 from hubdist.cluster.single_flight import SingleFlight
-from hubdist.errors import HubdistError, IntegrityError, PeerError
+from hubdist.errors import HubdistError, IntegrityError, PeerError, SenderLostError
 from hubdist.model.manifest import ProvenChunk
 
 _MARGIN_S = 15.0

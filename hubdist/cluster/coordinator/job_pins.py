@@ -18,7 +18,7 @@ from typing import Any, Protocol, TypeVar
 from hubdist.cluster.coordinator.origin_feed import OriginFeed
 from hubdist.cluster.coordinator.slots import Slots
 from hubdist.cluster.single_flight import SingleFlight
-from hubdist.config.schema import ModelSettings
+from hubdist.config.model_settings import ModelSettings
 from hubdist.delivery.routes import Route
 from hubdist.errors import DigestMismatchError, HubdistError, IntegrityError, NotPinnedError, OriginError, StoreError
 from hubdist.model.handle import Handle

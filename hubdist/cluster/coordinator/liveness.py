@@ -12,11 +12,11 @@ import logging
 from dataclasses import dataclass
 
 from hubdist.cluster.agent.chunk_rpc import ANSWER_GROUP
-from hubdist.cluster.calls import NodeLostError, settle
+from hubdist.cluster.calls import settle
 from hubdist.cluster.coordinator.agent_pool import AgentPool
 from hubdist.cluster.coordinator.cluster_view import ClusterView
 from hubdist.cluster.nodes import Node
-from hubdist.errors import HubdistError
+from hubdist.errors import HubdistError, NodeLostError
 
 _LOG = logging.getLogger(__name__)
 

@@ -43,7 +43,7 @@ class Probes:
         self._config = config
         self._found: dict[tuple[str, str], _Found] = {}
         self._said: set[tuple[str, str]] = set()
-        self._windows = Windows(config.in_flight_bytes)
+        self._windows = Windows(config.max_in_flight_bytes)
 
     async def probe(self, node: Node, url: str) -> ProbeResult:
         """Whether a process on the node can read a directory; asked once per node and bucket, or mounted directory."""
@@ -71,7 +71,7 @@ class Probes:
         Raises:
             HubdistError: What the node raised.
         """
-        async with self._windows.room(node.id, None, copy_memory_bytes(self._config.in_flight_bytes)):
+        async with self._windows.room(node.id, None, copy_memory_bytes(self._config.max_in_flight_bytes)):
             try:
                 arguments = (manifest, copy)
                 read: int | None = await self._agents.call(node, "copy", *arguments, timeout_s=self._config.timeout_s)

@@ -16,7 +16,8 @@ import cloudpickle
 
 from hubdist.delivery.routes import Route
 from hubdist.errors import HubdistError
-from hubdist.report.delivery import NodeReport, RouteTotal
+from hubdist.report.delivery import NodeReport
+from hubdist.report.plan import RouteTotal
 
 _T = TypeVar("_T")
 

@@ -11,7 +11,6 @@ from collections.abc import Coroutine, Mapping
 from dataclasses import replace
 from typing import Any
 
-from hubdist.cluster.calls import NodeLostError
 from hubdist.cluster.coordinator.agent_pool import START_TIMEOUT_S, AgentPool
 from hubdist.cluster.coordinator.arrivals import Arrivals
 from hubdist.cluster.coordinator.cluster_view import ClusterView
@@ -27,7 +26,7 @@ from hubdist.cluster.nodes import Node
 from hubdist.cluster.single_flight import SingleFlight
 from hubdist.config.schema import Config
 from hubdist.delivery.routes import Evidence, ProbeResult, Route, RouteChoice, RouteOrder, order_routes
-from hubdist.errors import HubdistError, IntegrityError, NotPinnedError, PeerError
+from hubdist.errors import HubdistError, IntegrityError, NodeLostError, NotPinnedError, PeerError
 from hubdist.model.manifest import Digest, Manifest
 from hubdist.remote.snapshot_copy import FALLBACK_ERRORS, RemoteCopy
 from hubdist.report.delivery import NodeReport
@@ -240,7 +239,7 @@ class RouteRunner:
         for choice in order.choices[:-1]:
             copy = copies[choice.route]
             try:
-                if self._config.fanout == "swarm":
+                if self._config.swarm_reads:
                     brought = await self._transfers.join_delivery(manifest, node, choice.route, copy)
                     found = _brought(report, choice, copy.redacted, brought)
                 else:

@@ -49,7 +49,7 @@ class RunningDeliveries:
         self, node: Node, agents: AgentPool, cluster: ClusterView, config: Config, times: LivenessTimes = DEFAULT_TIMES
     ) -> None:
         self._node = node
-        windows, liveness = Windows(config.in_flight_bytes), Liveness(agents, cluster, times)
+        windows, liveness = Windows(config.max_in_flight_bytes), Liveness(agents, cluster, times)
         self._context = DeliveryContext(cluster, agents, windows, liveness, times, config)
         self._running: dict[tuple[Digest, Route], DeliveryRun] = {}
         self._holders: dict[Digest, set[str]] = {}
@@ -146,7 +146,7 @@ class RunningDeliveries:
             self._running[digest, Route.DRIVER] = run
 
     def _start_run(self, manifest: Manifest, nodes: list[Node], copy: RemoteCopy | None) -> DeliveryRun:
-        room = self._context.config.in_flight_bytes
+        room = self._context.config.max_in_flight_bytes
         chunk_bytes = choose_chunk_bytes(manifest.total_bytes, room_bytes=room, nodes=len(nodes))
         if copy is not None:
             largest = choose_chunk_bytes(_HUGE_BYTES, room_bytes=room, nodes=len(nodes))

@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
 from typing import Any
 
-from hubdist.errors import ConfigError, IntegrityError, PeerError, TransferTimeoutError
+from hubdist.errors import ConfigError, HubdistError, IntegrityError, PeerError, TransferTimeoutError
 from hubdist.loading.importing import import_tensorflow
 from hubdist.loading.ram import ASSETS, RamModel
 from hubdist.loading.remote_tasks.tf_tasks import reach_hosts
@@ -181,6 +181,8 @@ def host_errors(tensorflow: Any, *hosts: str) -> Iterator[None]:
         for host in hosts:
             with tensorflow.device(f"{host}/device:CPU:0"):
                 tensorflow.constant(0).numpy()
+    except HubdistError:
+        raise
     except (errors.OpError, OSError) as error:
         tensorflow.experimental.async_clear_error()
         gone = errors.UnavailableError | errors.AbortedError | errors.DeadlineExceededError | errors.CancelledError
@@ -200,6 +202,8 @@ def within(timeout_s: float, what: str, call: Callable[[], None]) -> None:
     """
     try:
         run_within(call, "hubdist-tf-host", timeout_s)
+    except HubdistError:
+        raise
     except TimeoutError:
         raise TransferTimeoutError(
             f"waited {timeout_s:.0f} s for {what}", advice="Is the TensorFlow worker alive? Connect to it again."

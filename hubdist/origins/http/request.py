@@ -173,6 +173,8 @@ class HttpRequester:
         token = _in_request.set(True)
         try:
             return call()
+        except HubdistError:
+            raise
         except (OSError, ValueError, urllib3.exceptions.HTTPError) as error:  # requests' errors are OSErrors
             failure = _describe(error, redact_url(self._url), self._deadlines)
         finally:

@@ -49,12 +49,14 @@ def forge(cache: Path, config: Config, digest: str) -> None:
 @pytest.fixture
 def forged(tmp_path: Path, hub: LoopbackHub) -> tuple[Config, str, SharedSnapshot]:
     """Settings, handle and what the cache says after a job has filled it and somebody has forged it."""
-    config = Config(shared_cache=str(tmp_path / "cache"), retries=0)
+    config = Config(shared_cache=str(tmp_path / "cache"), origin_retries=0)
     handle = hub.add_model("m/1", FILES)
     resolver = Resolver(config, Store(tmp_path / "first"), None)
     digest = resolver.resolve(resolver.parse(handle)).digest
     forge(tmp_path / "cache", config, digest.value)
-    found = SharedCache(str(tmp_path / "cache"), config.deadlines, in_flight_bytes=config.in_flight_bytes).find(digest)
+    found = SharedCache(str(tmp_path / "cache"), config.deadlines, in_flight_bytes=config.max_in_flight_bytes).find(
+        digest
+    )
     assert found is not None  # the record is whole by itself
     assert found.manifest.digest == digest
     return config, handle, found
@@ -101,9 +103,9 @@ def test_whoever_fills_next_mends_it(forged: tuple[Config, str, SharedSnapshot],
     config, _, found = forged
     with Store(tmp_path / "first").find(found.manifest.digest) or pytest.fail("lost") as snapshot:
         assert isinstance(snapshot, Snapshot)
-        filled = SharedCache(str(tmp_path / "cache"), config.deadlines, in_flight_bytes=config.in_flight_bytes).fill(
-            snapshot, None
-        )
+        filled = SharedCache(
+            str(tmp_path / "cache"), config.deadlines, in_flight_bytes=config.max_in_flight_bytes
+        ).fill(snapshot, None)
     weights = tmp_path / "cache" / "snapshots" / found.manifest.digest.value / "weights.bin"
     assert weights.read_bytes() == FILES["weights.bin"]
     assert filled.manifest == snapshot.manifest

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from hubdist.cluster.job import Job, Terms
-from hubdist.config.schema import Config, ModelSettings
+from hubdist.config.handover import with_store_of
+from hubdist.config.model_settings import ModelSettings
+from hubdist.config.schema import Config
 from hubdist.errors import ConfigError, DigestMismatchError
 from hubdist.model.handle import parse_handle
 from hubdist.model.manifest import Digest
@@ -29,9 +31,9 @@ def test_on_the_drivers_node_all_mean_the_drivers_store(monkeypatch: pytest.Monk
 def test_a_client_outside_has_its_own_store(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", "/home/alice/.cache")
     job = Config(store="/nodes", read_mode="memory")
-    assert job.with_store_of(Config()).store_root("outside") == Path("/home/alice/.cache/hubdist")
-    assert job.with_store_of(Config(store="/mine")).store_root("outside") == Path("/mine")
-    assert job.with_store_of(Config()).read_mode == "memory"
+    assert with_store_of(job, Config()).store_root("outside") == Path("/home/alice/.cache/hubdist")
+    assert with_store_of(job, Config(store="/mine")).store_root("outside") == Path("/mine")
+    assert with_store_of(job, Config()).read_mode == "memory"
 
 
 def test_origins_that_cannot_be_imported_are_an_error_of_the_settings() -> None:

@@ -22,7 +22,8 @@ from hubdist.config.schema import Config
 from hubdist.delivery.routes import Route
 from hubdist.errors import HubdistError, OriginError, StoreFullError
 from hubdist.model.manifest import Digest
-from hubdist.report.delivery import NodeReport, PinReport, RouteTotal, Status
+from hubdist.report.delivery import NodeReport, PinReport
+from hubdist.report.plan import RouteTotal, Status
 from hubdist.store.nonces import Nonces
 from hubdist.store.store import Store
 

@@ -18,11 +18,14 @@ from pydantic import ValidationError
 
 import hubdist
 from hubdist.config.frozen_dict import FrozenDict
+from hubdist.config.handover import hand_down, rooted, without_secrets
 from hubdist.config.inherited import VARIABLE
-from hubdist.config.schema import Config, Model, ModelSettings
+from hubdist.config.model_settings import ListedModel, ModelSettings, check_call
+from hubdist.config.schema import Config
 from hubdist.errors import ConfigError
 from hubdist.model.handle import parse_handle
-from hubdist.report.delivery import NodePlan, NodeReport, PinReport, Plan, Refreshed, Report, Status
+from hubdist.report.delivery import NodeReport, PinReport, Report
+from hubdist.report.plan import NodePlan, Plan, Refreshed, Status
 from hubdist.resolver.resolver import Resolver
 from hubdist.store.store import Store
 from hubdist.testing.memory import MemorySource
@@ -93,14 +96,14 @@ def test_store_and_shared_cache_lie_apart_however_they_are_written(store: str, c
         ({"shared_cache_read_only": True}, "shared_cache_read_only"),
         ({"route": "shared"}, "route"),
         ({"models": [{"handle": "/m", "route": "shared"}]}, "models"),
-        ({"max_loaded": 0, "max_loaded_bytes": "1GiB"}, "max_loaded_bytes"),
+        ({"max_loaded_models": 0, "max_loaded_bytes": "1GiB"}, "max_loaded_bytes"),
     ],
 )
 def test_a_setting_without_effect_is_refused(settings: dict[str, Any], key: str) -> None:
     with pytest.raises(ConfigError, match=f"'{key}' in an argument of init contradicts the other settings: "):
         Config.load(settings, {})
     with pytest.raises(ConfigError, match=f"'{key}' in an argument of init contradicts"):
-        Config().changed(settings)
+        Config().replace(settings)
 
 
 @pytest.mark.parametrize(
@@ -108,25 +111,25 @@ def test_a_setting_without_effect_is_refused(settings: dict[str, Any], key: str)
     [
         {"shared_cache_read_only": True, "shared_cache": "gs://bucket/cache"},
         {"route": "shared", "shared_cache": "/cache"},
-        {"max_loaded": 0, "max_loaded_bytes": 0},
+        {"max_loaded_models": 0, "max_loaded_bytes": 0},
         {"shared_cache": "/a/bc", "store": "/a/b"},
         {"models": ["gs://bucket/a", "gs://bucket/b"]},
     ],
 )
 def test_settings_that_agree_are_taken_also_by_nodes(settings: dict[str, Any]) -> None:
-    Config(**settings).without_secrets().changed({"retries": 1})
+    without_secrets(Config(**settings)).replace({"origin_retries": 1})
 
 
 @pytest.mark.parametrize("route", ["auto", "shared", "direct", "driver", None])
 def test_a_call_may_ask_for_any_route(route: str | None) -> None:
-    Config.check_call({} if route is None else {"route": route})
+    check_call(route, None)
 
 
 @pytest.mark.parametrize("asked", [{"route": "pigeon"}, {"read_mode": "never"}, {"route": "tf-host"}])
 def test_a_call_that_asks_for_what_does_not_exist_is_refused(asked: dict[str, str]) -> None:
     (key,) = asked
     with pytest.raises(ConfigError, match=f"'{key}' in this call"):
-        Config.check_call(asked)
+        check_call(asked.get("route"), asked.get("read_mode"))
 
 
 # Relative paths
@@ -144,15 +147,15 @@ def test_an_empty_path_is_no_cache_of_tensorflow_hub() -> None:
 
 
 def test_relative_paths_are_those_of_one_directory(tmp_path: Path) -> None:
-    made = Config(lock_file="a/hubdist.lock", tfhub_cache_dir="cache", retries=1)
-    rooted = made.rooted(tmp_path)
-    assert rooted.lock_file == f"{tmp_path}/a/hubdist.lock"
-    assert rooted.tfhub_cache_dir == f"{tmp_path}/cache"
-    assert rooted.retries == 1
-    assert rooted.rooted(Path("/elsewhere")) == rooted
-    assert made.rooted(None) == made
+    made = Config(lock_file="a/hubdist.lock", tfhub_cache_dir="cache", origin_retries=1)
+    found = rooted(made, tmp_path)
+    assert found.lock_file == f"{tmp_path}/a/hubdist.lock"
+    assert found.tfhub_cache_dir == f"{tmp_path}/cache"
+    assert found.origin_retries == 1
+    assert rooted(found, Path("/elsewhere")) == found
+    assert rooted(made, None) == made
     homely = Config(lock_file="~/hubdist.lock", tfhub_cache_dir="/cache")
-    assert homely.rooted(tmp_path) == homely
+    assert rooted(homely, tmp_path) == homely
 
 
 @pytest.mark.parametrize("key", ["lock_file", "tfhub_cache_dir"])
@@ -168,7 +171,7 @@ def test_processes_that_are_started_elsewhere_use_the_same_lock_file(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv(VARIABLE, "")
-    Config(store=str(tmp_path / "store"), lock_file="hubdist.lock").hand_down("node")
+    hand_down(Config(store=str(tmp_path / "store"), lock_file="hubdist.lock"), "node")
     (tmp_path / "elsewhere").mkdir()
     command = [sys.executable, "-c", "from hubdist.config.schema import Config; print(Config.load().lock_file)"]
     found = subprocess.run(command, cwd=tmp_path / "elsewhere", capture_output=True, text=True, timeout=60, check=True)
@@ -183,7 +186,7 @@ def origin(_: str) -> MemorySource:
 
 
 @pytest.mark.parametrize(
-    "made", [Config(), Config(origins={"a": origin}), Config(origins={"a": origin}).without_secrets()]
+    "made", [Config(), Config(origins={"a": origin}), without_secrets(Config(origins={"a": origin}))]
 )
 def test_settings_cannot_be_changed(made: Config) -> None:
     for name in Config.model_fields:
@@ -205,7 +208,7 @@ def test_settings_do_not_change_with_what_they_were_made_from() -> None:
     models[0]["digest"] = None
     models.append("/n")
     assert dict(made.origins) == {"a": origin}
-    assert made.models == (Model(handle="/m", digest=DIGEST),)
+    assert made.models == (ListedModel(handle="/m", digest=DIGEST),)
     made.explicit_values().clear()
     made.model_settings().clear()
     assert made == Config(origins={"a": origin}, models=[{"handle": "/m", "digest": DIGEST}])
@@ -213,7 +216,7 @@ def test_settings_do_not_change_with_what_they_were_made_from() -> None:
 
 @pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda made: pickle.loads(pickle.dumps(made))])
 def test_settings_travel(copied: Any) -> None:
-    made = Config(origins={"a": origin}, retries=1)
+    made = Config(origins={"a": origin}, origin_retries=1)
     again = copied(made)
     assert again == made
     assert isinstance(again.origins, FrozenDict)

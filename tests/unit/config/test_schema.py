@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from hubdist.config.schema import Config, ModelSettings
+from hubdist.config.handover import fingerprint, replace_in_process, without_secrets
+from hubdist.config.model_settings import ModelSettings
+from hubdist.config.schema import Config
 from hubdist.errors import ConfigError, HubdistError
 from hubdist.model.handle import parse_handle
 from hubdist.model.manifest import Digest
@@ -39,13 +41,13 @@ def test_without_anything_the_defaults_hold() -> None:
 
 def test_later_layers_win() -> None:
     environment: dict[str, str] = {}
-    assert load(environment).retries == 5
-    environment["HUBDIST_CONFIG"] = "retries: 1\nmax_loaded: 1\nfrozen: true"
-    assert load(environment).retries == 1
-    environment["HUBDIST_RETRIES"] = "2"
-    assert load(environment).retries == 2
-    config = load(environment, retries=3)
-    assert (config.retries, config.max_loaded, config.frozen) == (3, 1, True)
+    assert load(environment).origin_retries == 5
+    environment["HUBDIST_CONFIG"] = "origin_retries: 1\nmax_loaded_models: 1\nfrozen: true"
+    assert load(environment).origin_retries == 1
+    environment["HUBDIST_ORIGIN_RETRIES"] = "2"
+    assert load(environment).origin_retries == 2
+    config = load(environment, origin_retries=3)
+    assert (config.origin_retries, config.max_loaded_models, config.frozen) == (3, 1, True)
 
 
 def test_tfhubs_cache_directory_is_a_layer_below_hubdists_own_variable() -> None:
@@ -57,21 +59,29 @@ def test_tfhubs_cache_directory_is_a_layer_below_hubdists_own_variable() -> None
 
 
 def test_the_process_environment_is_read_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HUBDIST_RETRIES", "9")
-    assert Config.load().retries == 9
+    monkeypatch.setenv("HUBDIST_ORIGIN_RETRIES", "9")
+    assert Config.load().origin_retries == 9
 
 
 def test_the_yaml_may_be_a_file(tmp_path: Path) -> None:
     file = tmp_path / "hubdist.yaml"
-    file.write_text("retries: 7\n")
-    assert load({"HUBDIST_CONFIG": str(file)}).retries == 7
+    file.write_text("origin_retries: 7\n")
+    assert load({"HUBDIST_CONFIG": str(file)}).origin_retries == 7
 
 
 @pytest.mark.parametrize(
-    "text", ["retries: 7", "retries: 7\n", "# mine\nretries: 7", "{retries: 7}", '{"retries": 7}', "---\nretries: 7"]
+    "text",
+    [
+        "origin_retries: 7",
+        "origin_retries: 7\n",
+        "# mine\norigin_retries: 7",
+        "{origin_retries: 7}",
+        '{"origin_retries": 7}',
+        "---\norigin_retries: 7",
+    ],
 )
 def test_the_yaml_may_stand_in_the_variable(text: str) -> None:
-    assert load({"HUBDIST_CONFIG": text}).retries == 7
+    assert load({"HUBDIST_CONFIG": text}).origin_retries == 7
 
 
 @pytest.mark.parametrize("text", ["", "  ", "# nothing\n", "{}", "---\n"])
@@ -80,17 +90,17 @@ def test_an_empty_yaml_changes_nothing(text: str) -> None:
 
 
 def test_an_empty_variable_changes_nothing() -> None:
-    assert load({"HUBDIST_RETRIES": "", "TFHUB_CACHE_DIR": ""}) == Config()
+    assert load({"HUBDIST_ORIGIN_RETRIES": "", "TFHUB_CACHE_DIR": ""}) == Config()
 
 
 @pytest.mark.parametrize(
     ("name", "text", "key", "value"),
     [
-        ("HUBDIST_MAX_BYTES", "20GiB", "max_bytes", 20 << 30),
-        ("HUBDIST_MAX_BYTES", "5 MB", "max_bytes", 5_000_000),
-        ("HUBDIST_MAX_BYTES", "123", "max_bytes", 123),
-        ("HUBDIST_MAX_BYTES", "null", "max_bytes", None),
-        ("HUBDIST_IN_FLIGHT_BYTES", "8MiB", "in_flight_bytes", 8 << 20),
+        ("HUBDIST_MAX_STORE_BYTES", "20GiB", "max_store_bytes", 20 << 30),
+        ("HUBDIST_MAX_STORE_BYTES", "5 MB", "max_store_bytes", 5_000_000),
+        ("HUBDIST_MAX_STORE_BYTES", "123", "max_store_bytes", 123),
+        ("HUBDIST_MAX_STORE_BYTES", "null", "max_store_bytes", None),
+        ("HUBDIST_MAX_IN_FLIGHT_BYTES", "8MiB", "max_in_flight_bytes", 8 << 20),
         ("HUBDIST_OFFLINE", "true", "offline", True),
         ("HUBDIST_FROZEN", "0", "frozen", False),
         ("HUBDIST_TIMEOUT_S", "1.5", "timeout_s", 1.5),
@@ -107,6 +117,10 @@ def test_models_in_a_variable_are_yaml() -> None:
     assert [model.handle for model in config.models] == ["https://h/a", "gs://b/c"]
 
 
+def test_imports_in_a_variable_are_yaml() -> None:
+    assert load({"HUBDIST_IMPORTS": "[json, os.path]"}).imports == ("json", "os.path")
+
+
 def test_models_may_be_handles_or_handles_with_digests() -> None:
     digest = str(Digest("0" * 64))
     config = load(models=["/m", {"handle": "https://h/a", "digest": digest}])
@@ -118,13 +132,13 @@ def test_models_may_be_handles_or_handles_with_digests() -> None:
 OF_THE_JOB = [
     ("shared_cache", "/mnt/cache"),
     ("shared_cache_read_only", True),
-    ("fanout", "swarm"),
+    ("swarm_reads", True),
     ("lock_file", "hubdist.lock"),
     ("tfhub_cache_dir", "/tmp/tfhub"),
     ("chunk_timeout_s", 3),
     ("probe_timeout_s", 3),
     ("agent_idle_s", 3),
-    ("max_bytes", "1GiB"),
+    ("max_store_bytes", "1GiB"),
     ("origins", {"mine": MemorySource}),
 ]
 
@@ -137,20 +151,20 @@ def job_with(key: str) -> Config:
 @pytest.mark.parametrize(("key", "value"), OF_THE_JOB)
 def test_a_task_cannot_change_what_the_coordinator_and_the_agents_do(key: str, value: object) -> None:
     with pytest.raises(ConfigError, match=rf"{key}: no effect in a task or actor.*hubdist.init in the driver"):
-        job_with(key).changed_in_process({key: value}, ())
+        replace_in_process(job_with(key), {key: value}, ())
 
 
 @pytest.mark.parametrize(("key", "value"), OF_THE_JOB)
 def test_a_task_may_say_what_the_job_says(key: str, value: Any) -> None:
-    whole = job_with(key).changed({key: value})
+    whole = job_with(key).replace({key: value})
     schemes = set(value) if key == "origins" else ()
-    changed = whole.without_secrets().changed_in_process({key: value, "read_mode": "memory"}, schemes)
-    assert changed == whole.without_secrets().changed({"read_mode": "memory"})
+    changed = replace_in_process(without_secrets(whole), {key: value, "read_mode": "memory"}, schemes)
+    assert changed == without_secrets(whole).replace({"read_mode": "memory"})
 
 
 def test_a_task_may_have_a_store_of_its_own_and_limit_it() -> None:
-    changed = Config(store="/job").changed_in_process({"store": "/mine", "max_bytes": 1000}, ())
-    assert (changed.store, changed.max_bytes) == ("/mine", 1000)
+    changed = replace_in_process(Config(store="/job"), {"store": "/mine", "max_store_bytes": 1000}, ())
+    assert (changed.store, changed.max_store_bytes) == ("/mine", 1000)
 
 
 @pytest.mark.parametrize(
@@ -165,7 +179,7 @@ def test_a_task_may_have_a_store_of_its_own_and_limit_it() -> None:
     ],
 )
 def test_what_has_an_effect_in_a_task_is_taken(settings: dict[str, Any]) -> None:
-    assert Config().changed_in_process(settings, ()).explicit_values() == Config(**settings).explicit_values()
+    assert replace_in_process(Config(), settings, ()).explicit_values() == Config(**settings).explicit_values()
 
 
 def test_keys_of_models_are_those_of_the_job() -> None:
@@ -186,7 +200,7 @@ def test_the_store_follows_xdg(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_each_node_has_its_own_xdg(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", "/home/alice/.cache")
-    driver = pickle.dumps(load().without_secrets())
+    driver = pickle.dumps(without_secrets(load()))
     monkeypatch.setenv("XDG_CACHE_HOME", "/scratch/ray")
     assert pickle.loads(driver).store_root("n") == Path("/scratch/ray/hubdist")
     monkeypatch.delenv("XDG_CACHE_HOME")
@@ -247,14 +261,22 @@ def test_a_store_that_is_not_absolute_is_refused(store: str) -> None:
 @pytest.mark.parametrize(
     ("environment", "place"),
     [
-        ({"HUBDIST_CONFIG": "retris: 1"}, "the YAML in HUBDIST_CONFIG"),
-        ({"HUBDIST_RETRIS": "1"}, "HUBDIST_RETRIS"),
+        ({"HUBDIST_CONFIG": "origin_retris: 1"}, "the YAML in HUBDIST_CONFIG"),
+        ({"HUBDIST_ORIGIN_RETRIS": "1"}, "HUBDIST_ORIGIN_RETRIS"),
     ],
 )
 def test_an_unknown_key_names_its_place_and_the_known_ones(environment: dict[str, str], place: str) -> None:
     text = message(environment)
-    assert f"unknown key 'retris' in {place}" in text
-    assert "retries" in text
+    assert f"unknown key 'origin_retris' in {place}" in text
+    assert "origin_retries" in text
+
+
+@pytest.mark.parametrize(
+    ("old", "key"),
+    [("max_bytes", "max_store_bytes"), ("in_flight_bytes", "max_in_flight_bytes"), ("retries", "origin_retries")],
+)
+def test_an_unknown_key_names_the_one_that_may_be_meant(old: str, key: str) -> None:
+    assert f"Did you mean '{key}'?" in message(**{old: 1})
 
 
 def test_an_unknown_argument_is_named() -> None:
@@ -263,8 +285,8 @@ def test_an_unknown_argument_is_named() -> None:
 
 def test_an_unknown_key_in_a_file_names_the_file(tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
-    file.write_text("retris: 1")
-    assert f"unknown key 'retris' in {file}" in message({"HUBDIST_CONFIG": str(file)})
+    file.write_text("origin_retris: 1")
+    assert f"unknown key 'origin_retris' in {file}" in message({"HUBDIST_CONFIG": str(file)})
 
 
 def test_an_unknown_key_of_a_model_names_the_known_ones() -> None:
@@ -277,14 +299,14 @@ def test_an_unknown_key_of_a_model_names_the_known_ones() -> None:
     ("key", "value", "allowed"),
     [
         ("route", "pigeon", "'driver'"),
-        ("read_mode", "never", "'stage'"),
-        ("retries", -1, "greater than or equal to 0"),
-        ("retries", "many", "valid integer"),
-        ("max_loaded", -1, "greater than or equal to 0"),
-        ("max_bytes", 0, "greater than 0"),
-        ("max_bytes", "20 parsecs", "byte"),
-        ("in_flight_bytes", "1MiB", "greater than or equal to"),
-        ("in_flight_bytes", "1GiB", "less than or equal to"),
+        ("read_mode", "never", "'store'"),
+        ("origin_retries", -1, "greater than or equal to 0"),
+        ("origin_retries", "many", "valid integer"),
+        ("max_loaded_models", -1, "greater than or equal to 0"),
+        ("max_store_bytes", 0, "greater than 0"),
+        ("max_store_bytes", "20 parsecs", "byte"),
+        ("max_in_flight_bytes", "1MiB", "greater than or equal to"),
+        ("max_in_flight_bytes", "1GiB", "less than or equal to"),
         ("timeout_s", 0, "greater than 0"),
         ("timeout_s", float("inf"), "less than or equal to"),
         ("timeout_s", float("nan"), "than"),
@@ -317,19 +339,21 @@ def test_a_bad_value_names_key_place_and_what_is_allowed(key: str, value: object
 
 
 def test_a_bad_value_names_the_layer_that_it_came_from() -> None:
-    assert "'retries' in HUBDIST_RETRIES" in message({"HUBDIST_RETRIES": "many", "HUBDIST_CONFIG": "retries: 1"})
-    assert "'retries' in the YAML" in message({"HUBDIST_CONFIG": "retries: many"})
+    assert "'origin_retries' in HUBDIST_ORIGIN_RETRIES" in message(
+        {"HUBDIST_ORIGIN_RETRIES": "many", "HUBDIST_CONFIG": "origin_retries: 1"}
+    )
+    assert "'origin_retries' in the YAML" in message({"HUBDIST_CONFIG": "origin_retries: many"})
 
 
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("retries: [", "is no YAML"),
-        ("retries: 1\n\tx: 2", "is no YAML"),
-        ("- retries: 1", "no mapping"),
-        ("1: 2", "no mapping"),
+        ("origin_retries: [", "is not YAML"),
+        ("origin_retries: 1\n\tx: 2", "is not YAML"),
+        ("- origin_retries: 1", "not a mapping"),
+        ("1: 2", "not a mapping"),
         ("origins: {a: b}", "functions cannot come from YAML"),
-        ("{retries: " + "[" * 5000 + "}", "is no YAML"),
+        ("{origin_retries: " + "[" * 5000 + "}", "is not YAML"),
     ],
 )
 def test_a_yaml_that_is_no_configuration_is_refused(text: str, says: str) -> None:
@@ -427,59 +451,62 @@ def test_no_secret_is_in_an_error(environment: dict[str, str], overrides: dict[s
 
 def test_a_config_cannot_be_changed() -> None:
     with pytest.raises(ValidationError, match="frozen"):
-        Config().retries = 1  # type: ignore[misc]
+        Config().origin_retries = 1  # type: ignore[misc]
 
 
-def test_changed_gives_another_config() -> None:
-    config = load(retries=1, offline=True)
-    other = config.changed({"retries": 2})
-    assert (config.retries, other.retries, other.offline) == (1, 2, True)
+def test_replace_gives_another_config() -> None:
+    config = load(origin_retries=1, offline=True)
+    other = config.replace({"origin_retries": 2})
+    assert (config.origin_retries, other.origin_retries, other.offline) == (1, 2, True)
 
 
-def test_changed_refuses_what_load_refuses() -> None:
-    with pytest.raises(ConfigError, match="unknown key 'retris' in an argument of init"):
-        Config().changed({"retris": 2})
+def test_replace_refuses_what_load_refuses() -> None:
+    with pytest.raises(ConfigError, match="unknown key 'origin_retris' in an argument of init"):
+        Config().replace({"origin_retris": 2})
 
 
 def test_only_the_keys_that_were_given_are_set() -> None:
-    assert load({"HUBDIST_RETRIES": "1"}, offline=True).explicit_values() == {"retries": 1, "offline": True}
+    assert load({"HUBDIST_ORIGIN_RETRIES": "1"}, offline=True).explicit_values() == {
+        "origin_retries": 1,
+        "offline": True,
+    }
 
 
 def test_from_yaml_reads_a_text_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HUBDIST_RETRIES", "9")
-    assert Config.from_yaml("max_bytes: 1GiB").retries == 5
+    monkeypatch.setenv("HUBDIST_ORIGIN_RETRIES", "9")
+    assert Config.from_yaml("max_store_bytes: 1GiB").origin_retries == 5
     with pytest.raises(ConfigError, match=r"in job\.yaml"):
-        Config.from_yaml("retris: 1", "job.yaml")
+        Config.from_yaml("origin_retris: 1", "job.yaml")
 
 
 def test_functions_for_origins_are_kept_and_do_not_leave_for_the_nodes() -> None:
     config = load(origins={"mine": MemorySource})
     assert config.origins["mine"] is MemorySource
-    assert config.without_secrets().origins == {}
+    assert without_secrets(config).origins == {}
     assert "MemorySource" not in repr(config)
 
 
 def test_what_nodes_get_can_be_pickled_and_holds_no_handles() -> None:
-    config = load(models=[f"https://me:{SECRET}@h/m"], retries=1)
-    data = pickle.dumps(config.without_secrets())
+    config = load(models=[f"https://me:{SECRET}@h/m"], origin_retries=1)
+    data = pickle.dumps(without_secrets(config))
     assert SECRET.encode() not in data
-    assert pickle.loads(data).retries == 1
+    assert pickle.loads(data).origin_retries == 1
 
 
 def test_equal_settings_have_one_fingerprint() -> None:
-    config = load(retries=1, models=["/m"])
-    assert config.fingerprint == load({"HUBDIST_RETRIES": "1"}, models=["/m"]).fingerprint
-    assert config.fingerprint != load(retries=2, models=["/m"]).fingerprint
-    assert config.fingerprint != config.changed({"origins": {"mine": MemorySource}}).fingerprint
+    config = load(origin_retries=1, models=["/m"])
+    assert fingerprint(config) == fingerprint(load({"HUBDIST_ORIGIN_RETRIES": "1"}, models=["/m"]))
+    assert fingerprint(config) != fingerprint(load(origin_retries=2, models=["/m"]))
+    assert fingerprint(config) != fingerprint(config.replace({"origins": {"mine": MemorySource}}))
 
 
 def test_a_config_that_the_user_makes_by_hand_is_checked_too() -> None:
     with pytest.raises((HubdistError, ValidationError)):
-        Config(retries="many")  # type: ignore[arg-type]
+        Config(origin_retries="many")  # type: ignore[arg-type]
 
 
 def test_a_config_made_by_hand_is_checked_in_the_same_words() -> None:
-    with pytest.raises(ConfigError, match="'many' for 'retries' in the arguments of Config"):
-        Config(retries="many")
+    with pytest.raises(ConfigError, match="'many' for 'origin_retries' in the arguments of Config"):
+        Config(origin_retries="many")
     with pytest.raises(ConfigError, match=r"unknown key 'retrys'.*Known keys: store"):
         Config(retrys=3)

@@ -49,7 +49,7 @@ def hub() -> Iterator[LoopbackHub]:
 
 @pytest.fixture(autouse=True)
 def store(tmp_path: Path) -> Path:
-    hubdist.init(store=str(tmp_path / "store"), retries=0)
+    hubdist.init(store=str(tmp_path / "store"), origin_retries=0)
     return tmp_path / "store"
 
 

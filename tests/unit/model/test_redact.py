@@ -10,7 +10,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from hubdist.config.schema import Config, Model, ModelSettings
+from hubdist.config.handover import without_secrets
+from hubdist.config.model_settings import ListedModel, ModelSettings
+from hubdist.config.schema import Config
 from hubdist.errors import HubdistError
 from hubdist.model.handle import Kind, parse_handle
 from hubdist.model.redact import redact_url
@@ -96,7 +98,7 @@ def test_no_part_of_a_secret_is_in_what_settings_show(text: str) -> None:
         except HubdistError as error:
             shown += list(texts_of(error))
         else:
-            shown += [repr(config), str(config), f"{config}", repr(config.models), repr(config.without_secrets())]
+            shown += [repr(config), str(config), f"{config}", repr(config.models), repr(without_secrets(config))]
             with contextlib.suppress(HubdistError):  # of a scheme that nobody has registered
                 shown += [repr(settings) for settings in config.model_settings().items()]
     assert not [each for each in shown if CANARY in each]
@@ -105,13 +107,13 @@ def test_no_part_of_a_secret_is_in_what_settings_show(text: str) -> None:
 def test_other_settings_are_shown_as_they_are() -> None:
     config = Config(models=["https://u:p@h.example/m.tar.gz"], store="/data/store")
     assert "store='/data/store'" in repr(config)
-    assert "Model(handle='https://***@h.example/m.tar.gz'" in repr(config)
+    assert "ListedModel(handle='https://***@h.example/m.tar.gz'" in repr(config)
     assert pickle.loads(pickle.dumps(config)).models[0].handle == "https://u:p@h.example/m.tar.gz"
 
 
 def test_a_model_that_pydantic_refuses_is_not_quoted() -> None:
     with pytest.raises(ValueError, match="Model") as caught:
-        Model(handle=f"https://u:{CANARY}@h/x", digest=f"https://u:{CANARY}@h/x", route="no")  # type: ignore[arg-type]
+        ListedModel(handle=f"https://u:{CANARY}@h/x", digest=f"https://u:{CANARY}@h/x", route="no")  # type: ignore[arg-type]
     assert CANARY not in str(caught.value)
     assert CANARY not in repr(ModelSettings())
 

@@ -55,14 +55,14 @@ def write_files(root: Path, files: dict[str, bytes]) -> Path:
 
 
 def resolved(handle: str | Path, store: Path, **settings: Any) -> dict[str, bytes]:
-    hubdist.init(store=str(store), retries=0, **settings)
+    hubdist.init(store=str(store), origin_retries=0, **settings)
     root = Path(hubdist.resolve(str(handle)))
     return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
 
 def refused(handle: str | Path, store: Path, kind: type[errors.HubdistError], **settings: Any) -> errors.HubdistError:
     """The error of a handle, after what must hold for all of them."""
-    hubdist.init(store=str(store), **{"retries": 0, **settings})
+    hubdist.init(store=str(store), **{"origin_retries": 0, **settings})
     with pytest.raises(kind) as caught:
         hubdist.resolve(str(handle))
     assert caught.value.handle == str(handle)
@@ -351,7 +351,7 @@ def test_a_users_origin_cannot_write_outside(store: Path) -> None:
 def test_wrong_bytes_are_never_a_model(hub: LoopbackHub, store: Path, suffix: str, flip_at: int) -> None:
     url = hub.add_file(f"x{suffix}", PACKERS[suffix](FILES))
     hub.fail_next(url, WrongBytes(flip_at))
-    hubdist.init(store=str(store), retries=0)
+    hubdist.init(store=str(store), origin_retries=0)
     try:
         root = Path(hubdist.resolve(url))
     except errors.HubdistError as error:
@@ -404,9 +404,9 @@ def test_refusals_are_typed(hub: LoopbackHub, store: Path, code: int, kind: type
 def test_a_busy_origin_is_asked_again_and_at_last_given_up(hub: LoopbackHub, store: Path) -> None:
     handle = hub.add_model("google/words/1", FILES)
     hub.fail_next(handle, *[Status(503, retry_after=0)] * 4)
-    refused(handle, store, errors.OriginError, retries=1)
+    refused(handle, store, errors.OriginError, origin_retries=1)
     assert len(hub.requests) == 2
-    hubdist.init(store=str(store), retries=2)
+    hubdist.init(store=str(store), origin_retries=2)
     hubdist.resolve(handle)
     assert len(hub.requests) == 5
     assert hub.reads(handle) == 1
@@ -415,7 +415,7 @@ def test_a_busy_origin_is_asked_again_and_at_last_given_up(hub: LoopbackHub, sto
 def test_a_failure_of_one_handle_does_not_touch_another(hub: LoopbackHub, store: Path) -> None:
     bad, good = hub.add_model("bad/1", FILES), hub.add_model("good/1", FILES)
     hub.fail_next(bad, Status(404))
-    hubdist.init(store=str(store), retries=0)
+    hubdist.init(store=str(store), origin_retries=0)
     with pytest.raises(errors.ModelNotFoundError):
         hubdist.resolve(bad)
     assert Path(hubdist.resolve(good), "saved_model.pb").read_bytes() == FILES["saved_model.pb"]
@@ -486,7 +486,7 @@ def test_secrets_stay_out_of_files_logs_and_errors(
         handle = f"tar://::{handle}"
     caplog.set_level(logging.DEBUG)
     logging.getLogger("urllib3").setLevel(logging.INFO)  # its own debug lines are the user's choice
-    settings = {"store": str(store), "retries": 0, "lock_file": str(store / "hubdist.lock")}
+    settings = {"store": str(store), "origin_retries": 0, "lock_file": str(store / "hubdist.lock")}
     for fault in (Status(401), Status(404), Status(503), HtmlPage(), ShortBody(100), WrongBytes(0)):
         hub.fail_next(f"/storage{url.removeprefix(hub.url)}.tar.gz" if kind == "hub" else url, fault)
         hubdist.init(**settings)

@@ -49,7 +49,7 @@ def fill_cache(cache: Path, written: str, files: dict[str, bytes]) -> Path:
 
 def resolve(handle: str, tmp_path: Path, cache: Path | None, **settings: Any) -> tuple[Resolution, dict[str, bytes]]:
     store = Store(tmp_path / "store")
-    config = Config(tfhub_cache_dir=None if cache is None else str(cache), retries=0, **settings)
+    config = Config(tfhub_cache_dir=None if cache is None else str(cache), origin_retries=0, **settings)
     resolver = Resolver(config, store, None)
     found = resolver.resolve(resolver.parse(handle))
     snapshot = store.find(found.digest)

@@ -61,7 +61,7 @@ def test_a_report_ends_with_who_sent_how_much() -> None:
 
 def test_a_timeline_has_a_line_for_each_node_and_an_axis() -> None:
     failed = node(2, error=PeerError("it died"), timeline=((0.1, MIB),))
-    lines = report(node(0), node(1), failed).timeline(width=20).splitlines()
+    lines = report(node(0), node(1), failed).draw_text(width=20).splitlines()
     assert len(lines) == 4
     assert lines[0].endswith("1.6 s")
     assert lines[2].endswith("failed")
@@ -71,7 +71,7 @@ def test_a_timeline_has_a_line_for_each_node_and_an_axis() -> None:
 
 def test_a_report_without_bytes_says_so() -> None:
     empty = node(0, route=Route.STORE, source=None, bytes_received=0, sources=(), timeline=())
-    assert report(empty).timeline() == "no bytes were sent"
+    assert report(empty).draw_text() == "no bytes were sent"
     assert len(str(report(empty)).splitlines()) == 2
 
 
@@ -79,10 +79,10 @@ def test_a_report_without_bytes_says_so() -> None:
 def test_a_plot_is_saved(tmp_path: Path, count: int) -> None:
     figure = report(*(node(number) for number in range(count))).plot(tmp_path / "plot.png")
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
-    assert len(figure.axes) == 2  # type: ignore[union-attr]  # matplotlib is installed for the tests
+    assert len(figure.axes) == 2
 
 
-def test_without_matplotlib_a_plot_is_the_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_matplotlib_a_plot_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = builtins.__import__
 
     def refuse(name: str, *arguments: Any, **more: Any) -> Any:
@@ -92,8 +92,10 @@ def test_without_matplotlib_a_plot_is_the_text(tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setattr(builtins, "__import__", refuse)
     mine = report(node(0), node(1))
-    assert mine.plot(tmp_path / "plot.txt") == mine.timeline()
-    assert (tmp_path / "plot.txt").read_text() == mine.timeline() + "\n"
+    with pytest.raises(ImportError, match=r"pip install 'hubdist\[plot\]', or call draw_text"):
+        mine.plot(tmp_path / "plot.png")
+    assert not list(tmp_path.glob("plot*"))
+    assert mine.draw_text().count("\n") == 2
 
 
 def test_a_report_travels() -> None:

@@ -29,7 +29,7 @@ def hub() -> Iterator[LoopbackHub]:
 
 def resolve(root: Path, handle: str, **settings: Any) -> Resolution:
     """As a new job does it."""
-    resolver = Resolver(Config(retries=0, **settings), Store(root / "store"), root)
+    resolver = Resolver(Config(origin_retries=0, **settings), Store(root / "store"), root)
     found = resolver.resolve(resolver.parse(handle))
     snapshot = Store(root / "store").find(found.digest)
     assert snapshot is not None

@@ -39,7 +39,7 @@ class Jobs:
         self.base = root
 
     def resolve(self, handle: str | Path, **settings: Any) -> Resolution:
-        resolver = Resolver(Config(retries=0, **settings), self.store, self.base)
+        resolver = Resolver(Config(origin_retries=0, **settings), self.store, self.base)
         return resolver.resolve(resolver.parse(str(handle)))
 
     def files(self, found: Resolution) -> dict[str, bytes]:
@@ -311,7 +311,7 @@ from hubdist.store.store import Store
 
 store = Store(Path(sys.argv[1]))
 assert store.read_only
-resolver = Resolver(Config(retries=0), store, None)
+resolver = Resolver(Config(origin_retries=0), store, None)
 found = resolver.resolve(resolver.parse(sys.argv[2]))
 with store.find(found.digest) as snapshot:
     print(found.source, (snapshot.path / "saved_model.pb").read_text())
@@ -364,7 +364,7 @@ class Recorder(MemorySource):
 def test_waiting_and_reading_share_one_deadline(jobs: Jobs) -> None:
     asked: list[str] = []
     settings = {"timeout_s": 2.0, "origins": {"slow": lambda _: Recorder(OLD, asked)}}
-    resolver = Resolver(Config(retries=0, **settings), jobs.store, jobs.base)
+    resolver = Resolver(Config(origin_retries=0, **settings), jobs.store, jobs.base)
     handle = resolver.parse("slow://model")
     held, release = threading.Event(), threading.Event()
 

@@ -271,7 +271,7 @@ def test_no_more_than_max_bytes_is_taken(here: Store, tmp_path: Path) -> None:
     small = Store(tmp_path / "small", max_bytes=4 * BLOCK_BYTES)
     with small.stage_growing(None) as stage, pytest.raises(StoreFullError):
         fill(stage, chunks)
-    with pytest.raises(StoreFullError, match="max_bytes"):
+    with pytest.raises(StoreFullError, match="max_store_bytes"):
         small.stage_growing(manifest.total_bytes)
 
 

@@ -136,7 +136,7 @@ def test_what_resolve_gave_stays_whatever_is_set_up_meanwhile(tmp_path: Path) ->
     hubdist.init(store=str(store.root))
     path = Path(hubdist.resolve(tmp_path / "0"))
     hubdist.shutdown()
-    hubdist.init(store=str(store.root), max_bytes=1)
+    hubdist.init(store=str(store.root), max_store_bytes=1)
     other = Path(hubdist.resolve(tmp_path / "1"))  # there is room for one of them
     for digest in store.digests():
         assert not store.evict(digest)

@@ -584,10 +584,10 @@ def test_without_locks_a_snapshot_can_be_used_and_none_is_evicted(
         publish(store, model(2)).release()
         assert content(snapshot.path) == model(1)
     assert len(store.digests()) == 2
-    assert caplog.text.count("max_bytes is not kept") == 1
+    assert caplog.text.count("max_store_bytes is not kept") == 1
 
 
-# max_bytes
+# max_store_bytes
 
 
 def _publish_in_turn(store: Store, numbers: list[int]) -> list[Digest]:
@@ -647,10 +647,10 @@ def test_what_was_just_published_is_not_evicted_for_its_own_sake(root: Path) -> 
 def test_a_model_larger_than_the_limit_is_refused_and_evicts_nothing(root: Path, tmp_path: Path) -> None:
     digests = _publish_in_turn(Store(root), [1, 2])
     limited = Store(root, max_bytes=2500)
-    with pytest.raises(StoreFullError, match="max_bytes allows") as caught:
+    with pytest.raises(StoreFullError, match="max_store_bytes allows") as caught:
         publish(limited, model(3, 3000))
     assert (caught.value.need_bytes, caught.value.free_bytes) == (3000, 2500)
-    with pytest.raises(StoreFullError, match="max_bytes allows") as caught:
+    with pytest.raises(StoreFullError, match="max_store_bytes allows") as caught:
         limited.stage_manifest(manifest_of(tmp_path, model(3, 3000)))
     assert (caught.value.need_bytes, caught.value.free_bytes) == (3000, 2500)
     assert limited.digests() == digests

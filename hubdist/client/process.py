@@ -1,0 +1,213 @@
+"""What one process knows of hubdist: its settings, its backend, what handles stand for, and its loaded models."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self, cast
+
+from hubdist.client.backend import Backend
+from hubdist.client.local import LocalBackend
+from hubdist.client.read_modes import Reader
+from hubdist.config.handover import hand_down
+from hubdist.config.model_settings import ReadMode, RouteName, check_call
+from hubdist.config.schema import Config
+from hubdist.loading import LoadedModels, LoadKey, Travel, import_modules, open_model
+from hubdist.model.handle import handle_text
+from hubdist.model.manifest import Digest
+from hubdist.report.plan import Refreshed
+from hubdist.resolver.resolver import Pin
+from hubdist.store.claims import Given
+from hubdist.system.disk import working_directory
+
+_LOG = logging.getLogger(__name__)
+
+_Asked = tuple[str, Path | None]
+"""A handle as the user wrote it; and for a relative path, the directory that the process was in."""
+
+
+@dataclass(frozen=True, slots=True)
+class CallOptions:
+    """What one call asks for instead of the settings.
+
+    Attributes:
+        route: The route to try first; None takes what is set.
+        read_mode: What TensorFlow opens; None takes what is set.
+    """
+
+    route: RouteName | None = None
+    read_mode: ReadMode | None = None
+
+    @classmethod
+    def checked(cls, route: str | None, read_mode: str | None = None) -> Self:
+        """The options of a call, from what the user wrote.
+
+        Args:
+            route: The route, or None.
+            read_mode: The read mode, or None.
+
+        Raises:
+            ConfigError: One of them does not exist.
+        """
+        check_call(route, read_mode)
+        return cls(cast(RouteName | None, route), cast(ReadMode | None, read_mode))
+
+
+class Process:
+    """What this process knows. Safe for several threads: fields are set once, and what they hold is guarded.
+
+    Args:
+        config: The settings that this process would start a job with.
+        asked: The keys that `init` was called with; None if it was not called.
+        ray_session: What tells this process's connection to Ray from any other; None without Ray.
+        given: Directories that callers of `resolve` hold; they outlive this object.
+        travel: How loaded models are pickled and opened again.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        asked: Mapping[str, Any] | None,
+        ray_session: str | None,
+        given: Given,
+        travel: Travel,
+    ) -> None:
+        self.ray_session = ray_session
+        self._given = given
+        self._travel = travel
+        self._pins: dict[_Asked, tuple[int | None, Pin]] = {}
+        """What handles stand for, each with the number of refreshes that were known when it was asked."""
+        self._digests: dict[_Asked, set[Digest]] = {}
+        """All that a handle has stood for in this process."""
+        self._warned: set[Digest] = set()
+        self.backend: Backend
+        if ray_session is None:
+            self.config = config
+            self.backend = LocalBackend(config, working_directory())
+        else:
+            from hubdist.cluster.client import CoordinatorClient
+
+            client = CoordinatorClient(config)
+            self.config = client.join(asked)
+            self.backend = client
+        kept_bytes = self.config.kept_bytes(in_task=self.backend.runs_tasks)
+        self.models = LoadedModels(self.config.max_loaded_models, kept_bytes)
+        self._reader = Reader(self.config, self.backend.read, lambda: self.backend.sees_drivers_disk)
+
+    def resolve(self, handle: str | os.PathLike[str], options: CallOptions) -> Pin:
+        """What a handle stands for. The backend is asked once for each handle, and again after a refresh.
+
+        Args:
+            handle: As the user wrote it.
+            options: Route and read mode of the call; the first call of the job decides who reads the origin.
+
+        Raises:
+            HubdistError: The handle cannot be resolved.
+        """
+        text = handle_text(handle)
+        epoch = self.backend.epoch()
+        asked = _asked(text)
+        known_in, pin = self._pins.get(asked, (None, None))
+        if pin is None or epoch is None or epoch != known_in:
+            pin = self.backend.resolve(text, options.route, options.read_mode)
+            # The epoch from before the question: a refresh meanwhile makes this answer old.
+            self._pins[asked] = epoch, pin
+            self._digests.setdefault(asked, set()).add(pin.digest)
+        if pin.seen is not None and self.backend.sees_drivers_disk and pin.seen.has_changed():
+            self._warn(pin)
+        return pin
+
+    def give_directory(self, pin: Pin, options: CallOptions) -> Path:
+        """The directory of a model in this node's store, in use for as long as this process lives.
+
+        Args:
+            pin: The model.
+            options: The route of the call.
+
+        Raises:
+            HubdistError: The model cannot be brought to this node.
+        """
+        snapshot = self.backend.locate(pin, options.route)
+        self._given.add(snapshot)  # nobody evicts what a caller got
+        return snapshot.path
+
+    def load(self, pin: Pin, key: LoadKey, options: CallOptions, *, fresh: bool) -> Any:
+        """The loaded model of this process, as it was published; loaded if the process has none.
+
+        Args:
+            pin: The model.
+            key: What tells loaded models apart: digest, tags, options, device.
+            options: Route and read mode of the call.
+            fresh: Load the model even if the process has it.
+        """
+        import_modules(self.config.imports)  # before a lock is held: what is imported may load models itself
+        return self.models.get(key, lambda: self.open(pin, key, options), fresh=fresh)
+
+    def open(self, pin: Pin, key: LoadKey, options: CallOptions) -> Any:
+        """Load a model into an object that nobody else has.
+
+        Args:
+            pin: The model.
+            key: Tags, options and device of the load.
+            options: Route and read mode of the call.
+        """
+        import_modules(self.config.imports)
+        mode = self.config.wanted_read_mode(pin.settings, options.read_mode)
+        if mode == "memory":
+            sources = self.backend.access(pin, options.route)
+            own = self.backend.find(pin.digest)
+            return open_model(self._reader.to_memory(sources, own), key, self._travel)
+        if mode == "in_place":
+            sources = self.backend.access(pin, options.route)
+            model = self._reader.in_place(sources, lambda place: open_model(place, key, self._travel))
+            if model is not None:
+                return model
+        return open_model(self.backend.locate(pin, options.route), key, self._travel)
+
+    def unload(self, handle: str | os.PathLike[str]) -> bool:
+        """Forget the loaded models of a handle, also those that it stood for before a refresh.
+
+        Returns:
+            True if there were any.
+        """
+        asked = _asked(handle_text(handle))
+        if asked not in self._digests:  # perhaps spelled in another way when it was loaded
+            if not self.models:
+                return False
+            self.resolve(handle, CallOptions())
+        same = [digests for digests in self._digests.values() if digests & self._digests[asked]]
+        return self.models.forget(*set().union(*same))
+
+    def refresh(self, handle: str | os.PathLike[str], options: CallOptions) -> Refreshed:
+        """Ask the origin again what a handle stands for; loaded models of the old bytes are forgotten.
+
+        Args:
+            handle: As the user wrote it.
+            options: The route of the call.
+        """
+        refreshed = self.backend.refresh(handle_text(handle), options.route)
+        if refreshed.changed and refreshed.before is not None:
+            self.models.forget(Digest.parse(refreshed.before))
+        return refreshed
+
+    def hand_down(self) -> None:
+        """Let processes that this one starts have its settings."""
+        hand_down(self.config, self.backend.node_id)
+
+    def _warn(self, pin: Pin) -> None:
+        if pin.digest not in self._warned:
+            self._warned.add(pin.digest)
+            _LOG.warning(
+                "hubdist: %s has changed since this job resolved it; it still stands for %s."
+                " hubdist.refresh(handle) takes what is there now",
+                pin.handle,
+                pin.digest,
+            )
+
+
+def _asked(text: str) -> _Asked:
+    """What a process remembers a handle by: a relative path means another directory after a chdir."""
+    return text, None if "://" in text.rpartition("::")[2] else working_directory()
