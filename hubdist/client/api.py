@@ -12,13 +12,13 @@ import os
 import sys
 import threading
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any
 
+from hubdist.client.backend import Backend
 from hubdist.client.local import LocalBackend
 from hubdist.client.read_modes import Reader
-from hubdist.config.schema import Config, ReadMode, RouteName
+from hubdist.config.schema import Config
 from hubdist.errors import DeliveryError, NotPinnedError
 from hubdist.loading import (
     Bundle,
@@ -38,37 +38,13 @@ from hubdist.loading import (
 )
 from hubdist.model.handle import handle_text
 from hubdist.model.hints import suggested
-from hubdist.model.manifest import Chunk, Digest, Manifest
+from hubdist.model.manifest import Digest
 from hubdist.report.delivery import Plan, Refreshed, Report, Status
-from hubdist.resolver.resolver import Pin
-from hubdist.resolver.values import ReadSources
+from hubdist.resolver.values import CallOptions, LoaderPin
 from hubdist.store.claims import Given
-from hubdist.store.snapshot import Snapshot
 from hubdist.system.disk import working_directory
 
 _LOG = logging.getLogger(__name__)
-
-
-class _Backend(Protocol):
-    """How a process gets at models; see `LocalBackend` and `CoordinatorClient`."""
-
-    def resolve(self, text: str, route: RouteName | None, read_mode: ReadMode | None) -> Pin: ...
-    def locate(self, pin: Pin, route: RouteName | None) -> Snapshot: ...
-    def access(self, pin: Pin, route: RouteName | None) -> ReadSources: ...
-    def find(self, digest: Digest) -> Snapshot | None: ...
-    def read(self, manifest: Manifest, chunk: Chunk) -> Any: ...
-    def prefetch(self, texts: Sequence[str], nodes: Sequence[str] | None) -> Report: ...
-    def plan(self, text: str, nodes: Sequence[str] | None, route: RouteName | None) -> Plan: ...
-    def status(self) -> Status: ...
-    def shutdown(self) -> None: ...
-    def refresh(self, text: str, route: RouteName | None) -> Refreshed: ...
-    def epoch(self) -> int | None: ...
-    @property
-    def node_id(self) -> str: ...
-    @property
-    def runs_tasks(self) -> bool: ...
-    @property
-    def sees_drivers_disk(self) -> bool: ...
 
 
 class _Process:
@@ -82,12 +58,12 @@ class _Process:
 
     def __init__(self, config: Config, asked: Mapping[str, Any] | None, ray_session: str | None) -> None:
         self.ray_session = ray_session
-        self.pins: dict[tuple[str, Path | None], tuple[int | None, Pin]] = {}
+        self.pins: dict[tuple[str, Path | None], tuple[int | None, LoaderPin]] = {}
         self.digests: dict[tuple[str, Path | None], set[Digest]] = {}
         """All that a handle has stood for in this process."""
         self.warned: set[Digest] = set()
         self.snapshots = _given
-        self.way: _Backend
+        self.way: Backend
         if ray_session is None:
             self.config = config
             self.way = LocalBackend(config, working_directory())
@@ -100,19 +76,19 @@ class _Process:
         self.models = LoadedModels(self.config.max_loaded, self.config.kept_bytes(in_task=self.way.runs_tasks))
         self.reader = Reader(self.config, self.way.read, lambda: self.way.sees_drivers_disk)
 
-    def resolve(self, handle: str | os.PathLike[str], how: _How) -> Pin:
-        """What a handle stands for; asked once per process and handle, and again after a refresh."""
+    def pin_of(self, handle: str | os.PathLike[str], how: CallOptions) -> LoaderPin:
+        """What a handle stands for; the backend is asked once per process and handle, and again after a refresh."""
         text = handle_text(handle)
         epoch = self.way.epoch()
         asked = _asked(text)
         known_in, pin = self.pins.get(asked, (None, None))
         if pin is None or epoch is None or epoch != known_in:
-            pin = self.way.resolve(text, how.route, how.read_mode)
+            pin = self.way.pin(text, how)
             self.pins[asked] = epoch, pin  # as of before it was asked: a refresh meanwhile makes it old
             self.digests.setdefault(asked, set()).add(pin.digest)
         if pin.seen is not None and self.way.sees_drivers_disk and pin.seen.has_changed():
             self._warn(pin)
-        return pin
+        return pin.asked_with(how)
 
     def unload(self, handle: str | os.PathLike[str]) -> bool:
         """Forget the loaded models of a handle, those too that it stood for before a refresh."""
@@ -120,7 +96,7 @@ class _Process:
         if asked not in self.digests:  # perhaps spelled in another way when it was loaded
             if not self.models:
                 return False
-            self.resolve(handle, _How())
+            self.pin_of(handle, CallOptions())
         same = [digests for digests in self.digests.values() if digests & self.digests[asked]]
         return self.models.forget(*set().union(*same))
 
@@ -128,14 +104,14 @@ class _Process:
         """Let processes that this one starts have its settings."""
         self.config.hand_down(self.way.node_id)
 
-    def refresh(self, handle: str | os.PathLike[str], how: _How) -> Refreshed:
+    def refresh(self, handle: str | os.PathLike[str], how: CallOptions) -> Refreshed:
         """Ask the origin again; what was known is old from now on."""
-        refreshed = self.way.refresh(handle_text(handle), how.route)
+        refreshed = self.way.refresh(handle_text(handle), how)
         if refreshed.changed and refreshed.before is not None:
             self.models.forget(Digest.parse(refreshed.before))
         return refreshed
 
-    def _warn(self, pin: Pin) -> None:
+    def _warn(self, pin: LoaderPin) -> None:
         if pin.digest not in self.warned:
             self.warned.add(pin.digest)
             _LOG.warning(
@@ -145,47 +121,25 @@ class _Process:
                 pin.digest,
             )
 
-    def load(self, pin: Pin, key: LoadKey, how: _How, *, fresh: bool) -> Any:
+    def load(self, pin: LoaderPin, key: LoadKey, how: CallOptions, *, fresh: bool) -> Any:
         """The loaded model of this process for a key, as it was published."""
         import_modules(self.config.imports)  # before a lock is held: what is imported may load models itself
         return self.models.get(key, lambda: self.open(pin, key, how), fresh=fresh)
 
-    def open(self, pin: Pin, key: LoadKey, how: _How) -> Any:
+    def open(self, pin: LoaderPin, key: LoadKey, how: CallOptions) -> Any:
         """Load a model that nobody else has."""
         import_modules(self.config.imports)
         mode = self.config.wanted_read_mode(pin.settings, how.read_mode)
         if mode == "memory":
-            access = self.way.access(pin, how.route)
+            access = self.way.access(pin)
             own = self.way.find(pin.digest)
             return open_model(self.reader.to_memory(access, own), key, _TRAVEL)
         if mode == "in_place":
-            access = self.way.access(pin, how.route)
+            access = self.way.access(pin)
             model = self.reader.in_place(access, lambda place: open_model(place, key, _TRAVEL))
             if model is not None:
                 return model
-        return open_model(self.way.locate(pin, how.route), key, _TRAVEL)
-
-
-@dataclass(frozen=True, slots=True)
-class _How:
-    """What one call wants other than the settings."""
-
-    route: RouteName | None = None
-    read_mode: ReadMode | None = None
-
-    @classmethod
-    def checked(cls, route: str | None, read_mode: str | None) -> Self:
-        """From what the user wrote.
-
-        Raises:
-            ConfigError: It is neither a route nor a read mode.
-        """
-        if route is None and read_mode is None:
-            return cls()
-        asked: dict[str, Any] = {"route": route, "read_mode": read_mode}
-        asked = {name: value for name, value in asked.items() if value is not None}
-        Config.check_call(asked)
-        return cls(**asked)
+        return open_model(self.way.locate(pin), key, _TRAVEL)
 
 
 def _asked(text: str) -> tuple[str, Path | None]:
@@ -267,8 +221,8 @@ def load(
         HubdistError: Its subclass says what to do; handle and node are named.
     """
     process = _current()
-    how = _How.checked(route, read_mode)
-    pin = process.resolve(handle, how)
+    how = CallOptions.checked(route, read_mode)
+    pin = process.pin_of(handle, how)
     key = load_key(
         pin.handle,
         pin.digest,
@@ -297,9 +251,9 @@ def resolve(handle: str | os.PathLike[str], *, route: str | None = None) -> str:
         HubdistError: Its subclass says what to do; handle and node are named.
     """
     process = _current()
-    how = _How.checked(route, "stage")
-    pin = process.resolve(handle, how)
-    snapshot = process.way.locate(pin, how.route)
+    how = CallOptions.checked(route, "stage")
+    pin = process.pin_of(handle, how)
+    snapshot = process.way.locate(pin)
     process.snapshots.add(snapshot)  # in use from now on, so that nobody evicts what the caller got
     return str(snapshot.path)
 
@@ -318,8 +272,8 @@ def plan(handle: str | os.PathLike[str], nodes: Iterable[str] | None = None, *, 
     Raises:
         HubdistError: The handle cannot be understood, or no such node is alive.
     """
-    how = _How.checked(route, None)
-    return _current().way.plan(handle_text(handle), None if nodes is None else list(nodes), how.route)
+    how = CallOptions.checked(route, None)
+    return _current().way.plan(handle_text(handle), None if nodes is None else list(nodes), how)
 
 
 async def load_async(
@@ -384,7 +338,7 @@ def refresh(handle: str | os.PathLike[str], *, route: str | None = None) -> Refr
         DigestMismatchError: The origin has other bytes than those that are pinned.
         HubdistError: Its subclass says what to do; the handle goes on to stand for what it did.
     """
-    return _current().refresh(handle, _How.checked(route, None))
+    return _current().refresh(handle, CallOptions.checked(route, None))
 
 
 def unload(handle: str | os.PathLike[str]) -> bool:
@@ -448,12 +402,12 @@ def _open_travelled(key: LoadKey, changes: Changes) -> Any:
         HubdistError: Every other kind of it.
     """
     process = _current()
-    how = _How(key.route, key.read_mode)
+    how = CallOptions(key.route, key.read_mode)
     try:
-        model = process.open(Pin(key.handle, key.digest), key, how)
+        model = process.open(LoaderPin(key.handle, key.digest).asked_with(how), key, how)
     except NotPinnedError as error:
         # A pickle from another job: the handle may still stand for the same bytes.
-        pin = process.resolve(key.handle, how)
+        pin = process.pin_of(key.handle, how)
         if pin.digest != key.digest:
             raise NotPinnedError(
                 f"the pickled model {key.digest} cannot be found, and its handle stands for {pin.digest} now",

@@ -54,7 +54,7 @@ class Reader:
         """
         if own is not None:
             return self._fill(access.manifest, functools.partial(copy_to_memory, own))
-        for route, copy in access.ways:
+        for route, copy in access.candidates:
             if copy is None:
                 continue
             try:
@@ -77,7 +77,7 @@ class Reader:
         Raises:
             ConfigError: There is no place, or none that TensorFlow opens.
         """
-        copies = [(route, copy) for route, copy in access.ways if copy is not None]
+        copies = [(route, copy) for route, copy in access.candidates if copy is not None]
         if not copies:
             raise ConfigError(
                 "read_mode: in_place needs a place that nodes and TensorFlow can read, and this model has none",

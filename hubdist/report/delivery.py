@@ -109,7 +109,8 @@ class PinReport:
         digest: `sha256:<hex>` of the model.
         total_bytes: Bytes of all files.
         files: Number of files.
-        source: Where the bytes came from: `origin`, `store` or `TensorFlow Hub cache`.
+        source: Where the model came from when the handle was resolved: `store`, `shared cache`, `TensorFlow Hub cache`,
+            `origin`, or `origin, by <node>` if that node read the origin itself.
         origin_reads: How often this coordinator read the origin for it.
         seconds: How long it took to resolve.
     """

@@ -16,7 +16,16 @@ import pytest
 
 from hubdist.cluster.agent import chunk_exchange, chunk_rpc
 from hubdist.cluster.agent.agent import NodeAgent
-from hubdist.cluster.coordinator import agent_pool, delivery_run, liveness, origin_feed, running, store_groups
+from hubdist.cluster.coordinator import (
+    agent_pool,
+    delivery_run,
+    liveness,
+    open_feeds,
+    origin_feed,
+    probes,
+    running,
+    store_groups,
+)
 from hubdist.cluster.coordinator.agent_pool import AgentPool
 from hubdist.cluster.nodes import Node
 from hubdist.config.schema import Config
@@ -187,7 +196,7 @@ async def until(condition: Callable[[], bool]) -> None:
 def fake_nodes(monkeypatch: pytest.MonkeyPatch, folder: Path, *names: str, **settings: Any) -> Iterator[FakeNodes]:
     """Nodes with these names, and time that runs faster for those that look after them."""
     nodes = FakeNodes(folder, names, **settings)
-    for module in (agent_pool, origin_feed, store_groups, delivery_run, running):
+    for module in (agent_pool, origin_feed, open_feeds, probes, store_groups, delivery_run, running):
         monkeypatch.setattr(module, "alive_nodes", lambda: list(nodes.nodes.values()), raising=False)
     actors: dict[bytes, FakeActor] = {}
 

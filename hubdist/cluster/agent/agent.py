@@ -26,6 +26,7 @@ from hubdist.model.handle import parse_handle
 from hubdist.model.manifest import Chunk, Digest, Manifest, ProvenChunk
 from hubdist.origins import open_origin
 from hubdist.remote.snapshot_copy import RemoteCopy, check_copy, copy_remote, list_copy, probe
+from hubdist.resolver.node_store import open_store
 from hubdist.store.nonces import Nonces
 from hubdist.store.snapshot import Snapshot
 from hubdist.store.store import Store
@@ -47,7 +48,7 @@ class NodeAgent:
     @functools.cached_property
     def _store(self) -> Store:
         """Made at the first call and not before: an error of the constructor would reach nobody with its type."""
-        return Store(self._config.store_root(self._node_id), max_bytes=self._config.max_bytes)
+        return open_store(self._config, self._node_id)
 
     def begin(self, delivery: str, manifest: Manifest | None, place: RemoteCopy | None) -> bool:
         """See `ChunkExchange.begin`."""

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from hubdist.cluster.coordinator import route_runner
 from hubdist.cluster.nodes import Node
 from hubdist.delivery.routes import Route
 from hubdist.errors import PeerError
@@ -32,13 +31,13 @@ def test_an_unexpected_failure_for_one_node_is_in_its_report_alone(
                 raise RuntimeError("a bug, or Ray's own trouble")
 
         if where == "first":
-            first = job.deliveries._stores.first
+            first = job.stores.first
 
             async def find(node: Node) -> Node:
                 fail(node)
                 return await first(node)
 
-            monkeypatch.setattr(job.deliveries._stores, "first", find)
+            monkeypatch.setattr(job.stores, "first", find)
         else:
             make = nodes.agents._make_agent
 
@@ -66,14 +65,12 @@ def test_nodes_that_share_a_store_do_not_wait_for_one_that_gives_no_answer(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     with fake_nodes(monkeypatch, tmp_path / "stores", "gone", "waits") as nodes:
-        job = Job(nodes, tmp_path)
-        monkeypatch.setattr(route_runner, "SILENT_S", 0.5)
-        monkeypatch.setattr(route_runner, "_LOOK_S", 0.05)
+        job = Job(nodes, tmp_path, silent_s=0.5)
 
         async def first(node: Node) -> Node:
             return nodes.nodes["gone"] if node.id == "waits" else node
 
-        monkeypatch.setattr(job.deliveries._stores, "first", first)
+        monkeypatch.setattr(job.stores, "first", first)
 
         async def work() -> None:
             await job.read()
