@@ -18,6 +18,7 @@ from hubdist.cluster.agent import chunk_exchange, chunk_rpc
 from hubdist.cluster.agent.agent import NodeAgent
 from hubdist.cluster.coordinator import (
     agent_pool,
+    coordinator,
     delivery_run,
     liveness,
     open_feeds,
@@ -196,7 +197,7 @@ async def until(condition: Callable[[], bool]) -> None:
 def fake_nodes(monkeypatch: pytest.MonkeyPatch, folder: Path, *names: str, **settings: Any) -> Iterator[FakeNodes]:
     """Nodes with these names, and time that runs faster for those that look after them."""
     nodes = FakeNodes(folder, names, **settings)
-    for module in (agent_pool, origin_feed, open_feeds, probes, store_groups, delivery_run, running):
+    for module in (agent_pool, coordinator, origin_feed, open_feeds, probes, store_groups, delivery_run, running):
         monkeypatch.setattr(module, "alive_nodes", lambda: list(nodes.nodes.values()), raising=False)
     actors: dict[bytes, FakeActor] = {}
 

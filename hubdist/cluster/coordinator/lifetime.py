@@ -28,7 +28,7 @@ class Lifetime:
 
     @contextlib.contextmanager
     def work(self) -> Iterator[None]:
-        """There is work for as long as the block runs."""
+        """Count the block as work."""
         with self._guard:
             self._running += 1
         try:

@@ -33,6 +33,7 @@ class CoordinatorParts:
 
     Attributes:
         config: The job's settings, with the user's own origins.
+        work: Threads for disks and origins.
         resolver: Resolves handles into the driver's store.
         pins: The job's pins.
         pin_service: Answers what handles stand for.
@@ -48,10 +49,10 @@ class CoordinatorParts:
     def __init__(self, job: Job, node: Node, agents: AgentPool, record: PinRecord) -> None:
         self.config = job.whole_config(node.id)
         store = open_store(self.config, node.id)
-        work = BlockingWork()
-        snapshots = DriverSnapshots(store, work)
+        self.work = BlockingWork()
+        snapshots = DriverSnapshots(store, self.work)
         self.resolver = Resolver(self.config, store, job.base_dir, job.models)
-        self.pins = JobPins(self.resolver, JobScope(store.root / "pins", job.scope, record), snapshots, work)
+        self.pins = JobPins(self.resolver, JobScope(store.root / "pins", job.scope, record), snapshots, self.work)
         self.running = RunningDeliveries(node, agents, self.config)
         probes = Probes(agents, self.config)
         stores = StoreGroups(node, agents, Nonces(store))
@@ -67,8 +68,8 @@ class CoordinatorParts:
         )
         feeds = OpenFeeds(node, self.running, stores, self.runner.reports.arrivals, probes)
         self.pin_service = PinService(
-            node, self.config, resolver=self.resolver, pins=self.pins, work=work, probes=probes, feeds=feeds
+            node, self.config, resolver=self.resolver, pins=self.pins, work=self.work, probes=probes, feeds=feeds
         )
         self.planner = Planner(
-            self.config, resolver=self.resolver, pins=self.pins, work=work, probes=probes, stores=stores
+            self.config, resolver=self.resolver, pins=self.pins, work=self.work, probes=probes, stores=stores
         )

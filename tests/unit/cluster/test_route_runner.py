@@ -15,10 +15,12 @@ from hubdist.errors import PeerError
 from tests.support.fake_agents import fake_nodes, run
 from tests.unit.cluster.test_origin_feed import Job
 
+SECRET = "token=hunter2"
+
 
 @pytest.mark.parametrize("where", ["first", "_make_agent"])
 def test_an_unexpected_failure_for_one_node_is_in_its_report_alone(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, where: str
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture, where: str
 ) -> None:
     """As it asks whose store the node shares, and as its agent is made."""
     with fake_nodes(monkeypatch, tmp_path / "stores", "bad", "good") as nodes:
@@ -28,7 +30,7 @@ def test_an_unexpected_failure_for_one_node_is_in_its_report_alone(
         def fail(node: Node) -> None:
             if node.id == "bad":
                 failed.append(where)
-                raise RuntimeError("a bug, or Ray's own trouble")
+                raise RuntimeError(f"a bug, or Ray's own trouble, with {SECRET}")
 
         if where == "first":
             first = job.stores.first
@@ -51,6 +53,8 @@ def test_an_unexpected_failure_for_one_node_is_in_its_report_alone(
             await job.read()
             bad, good = await asyncio.gather(job.ask("bad"), job.ask("good"))
             assert failed
+            assert "unexpected RuntimeError" in caplog.text
+            assert SECRET not in caplog.text + str(bad.error)
             assert good.error is None
             if where == "_make_agent":
                 assert isinstance(bad.error, PeerError)
