@@ -17,9 +17,10 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import hubdist
-from hubdist.client.api import _current, _How
+from hubdist.client.api import _current
 from hubdist.cluster.actors import coordinator_name, find_coordinator
 from hubdist.errors import HubdistError, NotPinnedError
+from hubdist.resolver.values import CallOptions
 from hubdist.testing.memory import MemorySource
 
 NAMESPACE = "askers"
@@ -68,7 +69,7 @@ class Asker:
         return {
             "digest": outcome(lambda: text_of(f"{folder}/chosen")),
             "own origin": outcome(lambda: text_of("mine://team/model")),
-            "settings": outcome(lambda: str(_current().resolve(f"{folder}/set", _How()).settings.read_mode)),
+            "settings": outcome(lambda: str(_current().pin_of(f"{folder}/set", CallOptions()).settings.read_mode)),
             "pins": outcome(lambda: text_of(f"{folder}/changing")),
         }
 
