@@ -11,7 +11,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from hubdist.client.current import current_process, end_process, start_process
-from hubdist.client.process import CallOptions
 from hubdist.config.schema import Config
 from hubdist.errors import DeliveryError
 from hubdist.loading import load_key
@@ -19,6 +18,7 @@ from hubdist.model.handle import handle_text
 from hubdist.model.hints import suggested
 from hubdist.report.delivery import Report
 from hubdist.report.plan import Plan, Refreshed, Status
+from hubdist.resolver.values import CallOptions
 
 
 def init(config: Config | Mapping[str, Any] | None = None, **overrides: Any) -> None:
@@ -94,7 +94,7 @@ def load(
     """
     process = current_process()
     call = CallOptions.checked(route, read_mode)
-    pin = process.resolve(handle, call)
+    pin = process.pin_of(handle, call)
     key = load_key(
         pin.handle,
         pin.digest,
@@ -157,7 +157,7 @@ def resolve(handle: str | os.PathLike[str], *, route: str | None = None) -> str:
     """
     process = current_process()
     call = CallOptions.checked(route, "store")
-    return str(process.give_directory(process.resolve(handle, call), call))
+    return str(process.give_directory(process.pin_of(handle, call)))
 
 
 async def resolve_async(handle: str | os.PathLike[str], *, route: str | None = None) -> str:
@@ -188,7 +188,7 @@ def plan(handle: str | os.PathLike[str], nodes: Iterable[str] | None = None, *, 
         ConfigError: No such node is alive, or there is no such route.
     """
     call = CallOptions.checked(route)
-    return current_process().backend.plan(handle_text(handle), None if nodes is None else list(nodes), call.route)
+    return current_process().backend.plan(handle_text(handle), None if nodes is None else list(nodes), call)
 
 
 def prefetch(

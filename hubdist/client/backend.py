@@ -1,114 +1,123 @@
-"""How a process gets at models: the protocol that both backends fulfil."""
+"""What a process needs to get at models, with Ray and without it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from hubdist.config.model_settings import ReadMode, RouteName
 from hubdist.model.manifest import Chunk, Digest, Manifest
 from hubdist.report.delivery import Report
 from hubdist.report.plan import Plan, Refreshed, Status
-from hubdist.resolver.resolver import Pin
-from hubdist.resolver.values import ReadSources
+from hubdist.resolver.values import CallOptions, LoaderPin, ReadSources
 from hubdist.store.snapshot import Snapshot
 
 
 class Backend(Protocol):
-    """What a process asks: `LocalBackend` answers by itself, `CoordinatorClient` asks the job's coordinator."""
+    """Pins handles and gives their files: `LocalBackend` in this process, `CoordinatorClient` through a cluster.
 
-    def resolve(self, text: str, route: RouteName | None, read_mode: ReadMode | None) -> Pin:
-        """Ask what a handle stands for.
-
-        Args:
-            text: The handle as the user wrote it.
-            route: The route of the call; None takes what is set.
-            read_mode: The read mode of the call; None takes what is set.
-        """
-        ...
-
-    def locate(self, pin: Pin, route: RouteName | None) -> Snapshot:
-        """The snapshot in this node's store, in use until the caller releases it; brought there if it is missing.
-
-        Args:
-            pin: The model.
-            route: The route of the call; None takes what is set.
-        """
-        ...
-
-    def access(self, pin: Pin, route: RouteName | None) -> ReadSources:
-        """Where this process can read a model without the node's store.
-
-        Args:
-            pin: The model.
-            route: The route of the call; None takes what is set.
-        """
-        ...
-
-    def find(self, digest: Digest) -> Snapshot | None:
-        """The snapshot if this node's store has it."""
-        ...
-
-    def read(self, manifest: Manifest, chunk: Chunk) -> Any:
-        """The bytes of one chunk of a model, from the driver's node.
-
-        Args:
-            manifest: The model.
-            chunk: The chunk.
-        """
-        ...
-
-    def prefetch(self, texts: Sequence[str], nodes: Sequence[str] | None) -> Report:
-        """Bring models to nodes.
-
-        Args:
-            texts: The handles as the user wrote them.
-            nodes: Ids, names or addresses of nodes; None for all.
-        """
-        ...
-
-    def plan(self, text: str, nodes: Sequence[str] | None, route: RouteName | None) -> Plan:
-        """What a load would do on each node.
-
-        Args:
-            text: The handle as the user wrote it.
-            nodes: Ids, names or addresses of nodes; None for all.
-            route: The route of the call; None takes what is set.
-        """
-        ...
-
-    def status(self) -> Status:
-        """What the job has resolved and delivered."""
-        ...
-
-    def shutdown(self) -> None:
-        """Forget what was resolved; in the driver, end the job's coordinator and agents."""
-        ...
-
-    def refresh(self, text: str, route: RouteName | None) -> Refreshed:
-        """Ask the origin again what a handle stands for.
-
-        Args:
-            text: The handle as the user wrote it.
-            route: The route of the call; None takes what is set.
-        """
-        ...
-
-    def epoch(self) -> int | None:
-        """How often this job has refreshed a handle, as far as this process knows; None if it cannot tell."""
-        ...
+    Safe for several threads. Every method may raise a `HubdistError` whose subclass says what to do.
+    """
 
     @property
     def node_id(self) -> str:
-        """Ray's id of this node; the host's name without Ray."""
+        """Ray's id of this process's node, or what stands for it."""
         ...
 
     @property
     def runs_tasks(self) -> bool:
-        """True if this process runs Ray tasks."""
+        """True in a process of Ray that runs tasks, and is neither a driver nor an actor."""
         ...
 
     @property
     def sees_drivers_disk(self) -> bool:
-        """True if a path of the driver is the same path in this process."""
+        """True if paths of the driver are paths of this process."""
+        ...
+
+    def pin(self, text: str, options: CallOptions) -> LoaderPin:
+        """What a handle stands for; the first call resolves the handle.
+
+        Args:
+            text: The handle.
+            options: What the call asks for in place of the settings.
+
+        Raises:
+            HandleError: The text is not a handle.
+            ResolveError, TransferError, IntegrityError: The model cannot be had, or a pin refuses it.
+        """
+        ...
+
+    def refresh(self, text: str, options: CallOptions) -> Refreshed:
+        """Ask the origin again what a handle stands for. After an error the handle stands for what it stood for.
+
+        Args:
+            text: The handle.
+            options: What the call asks for in place of the settings.
+
+        Raises:
+            DigestMismatchError: The origin has other bytes than those that are pinned.
+        """
+        ...
+
+    def epoch(self) -> int | None:
+        """A number that grows whenever a handle is refreshed; None if this process is not told, and has to ask."""
+        ...
+
+    def locate(self, pin: LoaderPin) -> Snapshot:
+        """The snapshot in the store that this process uses; brought there if it is missing.
+
+        Raises:
+            StoreError: The store cannot take the model.
+            NotPinnedError: Nobody has the model, and nobody knows a handle that stands for it.
+        """
+        ...
+
+    def find(self, digest: Digest) -> Snapshot | None:
+        """The snapshot, if the store that this process uses has it. Nothing is made or brought."""
+        ...
+
+    def access(self, pin: LoaderPin) -> ReadSources:
+        """How this process can read a model without the store."""
+        ...
+
+    def read(self, manifest: Manifest, chunk: Chunk) -> Any:
+        """The bytes of one chunk from the driver's store, as an object with the buffer protocol.
+
+        Args:
+            manifest: The model's files.
+            chunk: The part to read.
+        """
+        ...
+
+    def prefetch(self, texts: Sequence[str], nodes: Sequence[str] | None) -> Report:
+        """Bring models to nodes. A model or node that fails is in the report with its error.
+
+        Args:
+            texts: The handles.
+            nodes: Ids, names or addresses of nodes; None means all that are alive now.
+
+        Raises:
+            ConfigError: There is no such node.
+        """
+        ...
+
+    def plan(self, text: str, nodes: Sequence[str] | None, options: CallOptions) -> Plan:
+        """What a load would do on each node, without doing it.
+
+        Args:
+            text: The handle.
+            nodes: Ids, names or addresses of nodes; None means all that are alive now.
+            options: What the load would ask for in place of the settings.
+
+        Raises:
+            HandleError: The text is not a handle.
+            ConfigError: There is no such node.
+        """
+        ...
+
+    def status(self) -> Status:
+        """What this job has resolved and delivered."""
+        ...
+
+    def shutdown(self) -> None:
+        """Forget the pins; from the driver, end what serves the whole job."""
         ...

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Mapping
 from typing import Any
 
-from hubdist.client.process import CallOptions, Process
+from hubdist.client.process import Process
 from hubdist.config.handover import stop_handing_down
 from hubdist.config.schema import Config
 from hubdist.errors import NotPinnedError
@@ -28,7 +28,7 @@ from hubdist.loading import (
     free_remote_assets,
     unopened,
 )
-from hubdist.resolver.resolver import Pin
+from hubdist.resolver.values import CallOptions, LoaderPin
 from hubdist.store.claims import Given
 
 _given = Given()
@@ -126,10 +126,10 @@ def _open_travelled(key: LoadKey, changes: Changes) -> Any:
     process = current_process()
     options = CallOptions(key.route, key.read_mode)
     try:
-        model = process.open(Pin(key.handle, key.digest), key, options)
+        model = process.open(LoaderPin(key.handle, key.digest).asked_with(options), key, options)
     except NotPinnedError as error:
         # A pickle from another job: the handle may still stand for the same bytes.
-        pin = process.resolve(key.handle, options)
+        pin = process.pin_of(key.handle, options)
         if pin.digest != key.digest:
             raise NotPinnedError(
                 f"the pickled model {key.digest} cannot be found, and its handle stands for {pin.digest} now",

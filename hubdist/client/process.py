@@ -5,21 +5,19 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any
 
 from hubdist.client.backend import Backend
 from hubdist.client.local import LocalBackend
 from hubdist.client.read_modes import Reader
 from hubdist.config.handover import hand_down
-from hubdist.config.model_settings import ReadMode, RouteName, check_call
 from hubdist.config.schema import Config
 from hubdist.loading import LoadedModels, LoadKey, Travel, import_modules, open_model
 from hubdist.model.handle import handle_text
 from hubdist.model.manifest import Digest
 from hubdist.report.plan import Refreshed
-from hubdist.resolver.resolver import Pin
+from hubdist.resolver.values import CallOptions, LoaderPin
 from hubdist.store.claims import Given
 from hubdist.system.disk import working_directory
 
@@ -27,33 +25,6 @@ _LOG = logging.getLogger(__name__)
 
 _Asked = tuple[str, Path | None]
 """A handle as the user wrote it; and for a relative path, the directory that the process was in."""
-
-
-@dataclass(frozen=True, slots=True)
-class CallOptions:
-    """What one call asks for instead of the settings.
-
-    Attributes:
-        route: The route to try first; None takes what is set.
-        read_mode: What TensorFlow opens; None takes what is set.
-    """
-
-    route: RouteName | None = None
-    read_mode: ReadMode | None = None
-
-    @classmethod
-    def checked(cls, route: str | None, read_mode: str | None = None) -> Self:
-        """The options of a call, from what the user wrote.
-
-        Args:
-            route: The route, or None.
-            read_mode: The read mode, or None.
-
-        Raises:
-            ConfigError: One of them does not exist.
-        """
-        check_call(route, read_mode)
-        return cls(cast(RouteName | None, route), cast(ReadMode | None, read_mode))
 
 
 class Process:
@@ -78,7 +49,7 @@ class Process:
         self.ray_session = ray_session
         self._given = given
         self._travel = travel
-        self._pins: dict[_Asked, tuple[int | None, Pin]] = {}
+        self._pins: dict[_Asked, tuple[int | None, LoaderPin]] = {}
         """What handles stand for, each with the number of refreshes that were known when it was asked."""
         self._digests: dict[_Asked, set[Digest]] = {}
         """All that a handle has stood for in this process."""
@@ -97,7 +68,7 @@ class Process:
         self.models = LoadedModels(self.config.max_loaded_models, kept_bytes)
         self._reader = Reader(self.config, self.backend.read, lambda: self.backend.sees_drivers_disk)
 
-    def resolve(self, handle: str | os.PathLike[str], options: CallOptions) -> Pin:
+    def pin_of(self, handle: str | os.PathLike[str], options: CallOptions) -> LoaderPin:
         """What a handle stands for. The backend is asked once for each handle, and again after a refresh.
 
         Args:
@@ -112,29 +83,25 @@ class Process:
         asked = _asked(text)
         known_in, pin = self._pins.get(asked, (None, None))
         if pin is None or epoch is None or epoch != known_in:
-            pin = self.backend.resolve(text, options.route, options.read_mode)
+            pin = self.backend.pin(text, options)
             # The epoch from before the question: a refresh meanwhile makes this answer old.
             self._pins[asked] = epoch, pin
             self._digests.setdefault(asked, set()).add(pin.digest)
         if pin.seen is not None and self.backend.sees_drivers_disk and pin.seen.has_changed():
             self._warn(pin)
-        return pin
+        return pin.asked_with(options)
 
-    def give_directory(self, pin: Pin, options: CallOptions) -> Path:
+    def give_directory(self, pin: LoaderPin) -> Path:
         """The directory of a model in this node's store, in use for as long as this process lives.
-
-        Args:
-            pin: The model.
-            options: The route of the call.
 
         Raises:
             HubdistError: The model cannot be brought to this node.
         """
-        snapshot = self.backend.locate(pin, options.route)
+        snapshot = self.backend.locate(pin)
         self._given.add(snapshot)  # nobody evicts what a caller got
         return snapshot.path
 
-    def load(self, pin: Pin, key: LoadKey, options: CallOptions, *, fresh: bool) -> Any:
+    def load(self, pin: LoaderPin, key: LoadKey, options: CallOptions, *, fresh: bool) -> Any:
         """The loaded model of this process, as it was published; loaded if the process has none.
 
         Args:
@@ -146,7 +113,7 @@ class Process:
         import_modules(self.config.imports)  # before a lock is held: what is imported may load models itself
         return self.models.get(key, lambda: self.open(pin, key, options), fresh=fresh)
 
-    def open(self, pin: Pin, key: LoadKey, options: CallOptions) -> Any:
+    def open(self, pin: LoaderPin, key: LoadKey, options: CallOptions) -> Any:
         """Load a model into an object that nobody else has.
 
         Args:
@@ -157,15 +124,15 @@ class Process:
         import_modules(self.config.imports)
         mode = self.config.wanted_read_mode(pin.settings, options.read_mode)
         if mode == "memory":
-            sources = self.backend.access(pin, options.route)
+            sources = self.backend.access(pin)
             own = self.backend.find(pin.digest)
             return open_model(self._reader.to_memory(sources, own), key, self._travel)
         if mode == "in_place":
-            sources = self.backend.access(pin, options.route)
+            sources = self.backend.access(pin)
             model = self._reader.in_place(sources, lambda place: open_model(place, key, self._travel))
             if model is not None:
                 return model
-        return open_model(self.backend.locate(pin, options.route), key, self._travel)
+        return open_model(self.backend.locate(pin), key, self._travel)
 
     def unload(self, handle: str | os.PathLike[str]) -> bool:
         """Forget the loaded models of a handle, also those that it stood for before a refresh.
@@ -177,7 +144,7 @@ class Process:
         if asked not in self._digests:  # perhaps spelled in another way when it was loaded
             if not self.models:
                 return False
-            self.resolve(handle, CallOptions())
+            self.pin_of(handle, CallOptions())
         same = [digests for digests in self._digests.values() if digests & self._digests[asked]]
         return self.models.forget(*set().union(*same))
 
@@ -188,7 +155,7 @@ class Process:
             handle: As the user wrote it.
             options: The route of the call.
         """
-        refreshed = self.backend.refresh(handle_text(handle), options.route)
+        refreshed = self.backend.refresh(handle_text(handle), options)
         if refreshed.changed and refreshed.before is not None:
             self.models.forget(Digest.parse(refreshed.before))
         return refreshed
@@ -197,7 +164,7 @@ class Process:
         """Let processes that this one starts have its settings."""
         hand_down(self.config, self.backend.node_id)
 
-    def _warn(self, pin: Pin) -> None:
+    def _warn(self, pin: LoaderPin) -> None:
         if pin.digest not in self._warned:
             self._warned.add(pin.digest)
             _LOG.warning(

@@ -56,7 +56,7 @@ class Reader:
         """
         if own is not None:
             return self._fill(sources.manifest, functools.partial(copy_to_memory, own))
-        for route, copy in sources.ways:
+        for route, copy in sources.candidates:
             if copy is None:
                 continue
             try:
@@ -81,7 +81,7 @@ class Reader:
         Raises:
             ConfigError: No directory has this model, or TensorFlow can open none of them.
         """
-        copies = [(route, copy) for route, copy in sources.ways if copy is not None]
+        copies = [(route, copy) for route, copy in sources.candidates if copy is not None]
         if not copies:
             raise ConfigError(
                 "read_mode: in_place needs a place that nodes and TensorFlow can read, and this model has none",

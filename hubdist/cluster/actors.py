@@ -11,6 +11,7 @@ from hubdist.cluster.agent.agent import NodeAgent
 from hubdist.cluster.agent.chunk_rpc import ANSWER_GROUP, SEND_GROUP
 from hubdist.cluster.coordinator.coordinator import Coordinator
 from hubdist.cluster.job import Job
+from hubdist.cluster.job_record import JobRecord
 from hubdist.cluster.nodes import Node, ProcessRole, alive_nodes, driver_node
 from hubdist.config.schema import Config
 
@@ -33,8 +34,13 @@ def coordinator_name(job_id: str) -> str:
 def make_coordinator(job: Job, job_id: str, here: ProcessRole) -> Any:
     """The job's coordinator, made if there is none.
 
-    One that the driver makes ends with the driver. One that a task makes must outlive that task's process, so it is
-    detached, and ends itself when it has had no work for long.
+    A coordinator that the driver makes ends with the driver. One that a task makes must outlive that task's process, so
+    it is detached, and ends itself when it has had no work for long.
+
+    Args:
+        job: What the coordinator is made from.
+        job_id: Ray's id of the job.
+        here: What this process is to the job.
     """
     node = driver_node(alive_nodes(), here)
     detached = here is ProcessRole.TASK
@@ -51,17 +57,17 @@ def make_coordinator(job: Job, job_id: str, here: ProcessRole) -> Any:
             max_concurrency=_COORDINATOR_CALLS,
             scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False),
         )
-        .remote(job, job_id=job_id, node=node, make_agent=make_agent, detached=detached)
+        .remote(job, job_id=job_id, node=node, make_agent=make_agent, record=JobRecord(job_id), detached=detached)
     )
 
 
 def scope_of(job_id: str) -> str:
-    """Names a job among all jobs of all clusters that ever used a store."""
+    """A name of a job that no other job has, of all clusters that ever used a store."""
     return f"{ray.get_runtime_context().get_session_name()}-{job_id}"
 
 
 def find_coordinator(job_id: str) -> Any | None:
-    """The job's coordinator if it is there."""
+    """The job's coordinator; None if there is none."""
     try:
         return ray.get_actor(coordinator_name(job_id), namespace=NAMESPACE)
     except ValueError:
@@ -69,7 +75,12 @@ def find_coordinator(job_id: str) -> Any | None:
 
 
 def make_agent(config: Config, node: Node) -> Any:
-    """A new agent on a node. It belongs to the process that made it and ends with it at the latest."""
+    """A new agent on a node. It belongs to the process that makes it, and ends with that process at the latest.
+
+    Args:
+        config: The settings that hold on the node.
+        node: The node.
+    """
     return (
         ray.remote(concurrency_groups={SEND_GROUP: _SEND_THREADS, ANSWER_GROUP: 2})(NodeAgent)  # type: ignore[call-overload]  # ray's types lack it
         .options(

@@ -1,8 +1,10 @@
-"""Calls between actors: every one has a deadline, and every failure comes back as an error of hubdist."""
+"""Calls between processes of a cluster: each has a deadline, and each failure becomes an error of hubdist."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
+import traceback
 from typing import Any
 
 import ray
@@ -10,17 +12,19 @@ import ray.exceptions
 
 from hubdist.errors import HubdistError, NodeLostError, PeerError, StoreFullError, TransferTimeoutError
 
+_LOG = logging.getLogger(__name__)
+
 LOST = (
     ray.exceptions.RayActorError,
     ray.exceptions.ActorUnschedulableError,
     ray.exceptions.NodeDiedError,
     ray.exceptions.WorkerCrashedError,
 )
-"""What Ray raises when the other side is gone."""
+"""What Ray raises when the called actor, or its node, is gone."""
 
 
 async def settle(reference: Any, *, timeout_s: float, node: str) -> Any:
-    """Wait for a call's result in an event loop.
+    """Wait in an event loop for the result of a call.
 
     Args:
         reference: What `.remote()` returned.
@@ -30,7 +34,7 @@ async def settle(reference: Any, *, timeout_s: float, node: str) -> Any:
     Raises:
         NodeLostError: The node or its agent is gone.
         TransferTimeoutError: No answer before the deadline.
-        HubdistError: What the called method raised.
+        HubdistError: The called method raised this.
     """
     try:
         return await asyncio.wait_for(asyncio.wrap_future(reference.future()), timeout_s)
@@ -41,7 +45,12 @@ async def settle(reference: Any, *, timeout_s: float, node: str) -> Any:
 
 
 def translated(error: ray.exceptions.RayError, node: str | None) -> HubdistError:
-    """The error of hubdist that an error of Ray stands for."""
+    """The error of hubdist that an error of Ray stands for.
+
+    Args:
+        error: What Ray raised.
+        node: Name of the node that was called; None if it is not known.
+    """
     if isinstance(error, ray.exceptions.RayTaskError):
         return _from_task(error, node)
     if isinstance(error, LOST):
@@ -59,11 +68,30 @@ def _from_task(error: ray.exceptions.RayTaskError, node: str | None) -> HubdistE
         return cause.with_context(node=node)
     if isinstance(cause, ray.exceptions.RayError):
         return translated(cause, node)
-    return PeerError(f"the call failed with {type(cause).__name__}", node=node)  # its text may hold a secret
+    return PeerError(
+        f"the call failed with {type(cause).__name__}", node=node
+    )  # without its text, which may hold a secret
+
+
+def unexpected_error(error: Exception, doing: str) -> PeerError:
+    """Log an error that hubdist did not foresee; returns an error that stands for it, without its text.
+
+    The text of an unknown error may hold a secret, so the log gets its type and the place where it was raised.
+
+    Args:
+        error: What was caught.
+        doing: What was being done, as words that follow "while".
+    """
+    name, where = type(error).__name__, "".join(traceback.format_tb(error.__traceback__))
+    _LOG.error("hubdist: unexpected %s while %s:\n%s", name, doing, where)
+    return PeerError(
+        f"unexpected {name} while {doing}",
+        advice="The coordinator's log has more. It is a fault of hubdist: please report it.",
+    )
 
 
 def stop_actor(actor: Any) -> None:
-    """End an actor for good; harmless if it is gone."""
+    """End an actor for good; does nothing if the actor is gone."""
     ray.kill(actor, no_restart=True)
 
 

@@ -1,4 +1,4 @@
-"""What is true of a job for as long as it runs, whichever process has to make its coordinator again."""
+"""What holds for a job as long as it runs, for whichever process has to make its coordinator again."""
 
 from __future__ import annotations
 
@@ -20,20 +20,21 @@ from hubdist.model.manifest import Digest
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """The settings of a job, as they travel: every process of it has them.
+    """The settings of a job, as every process of the job gets them.
 
     Attributes:
         config: The settings, without origins and models: Ray keeps what it makes actors with, and a model's handle may
             hold secrets.
-        fingerprint: Of the whole settings.
+        fingerprint: Equal for equal settings; it counts models and origins too.
         models: `Handle.key` -> what the configuration says of single models.
-        schemes: Those of the user's own origins.
+        schemes: The schemes of the user's own origins.
         origins: The user's own origins, by cloudpickle: they may be defined in the driver's `__main__`.
         base_dir: The driver's directory, for relative paths; None refuses them.
-        scope: Names the job among all jobs of all clusters that ever used a store; its pins are kept under it.
-        drivers_store: The driver's node and the store that its environment means, if the settings name none: all
-            processes of that node must mean the same. Other nodes go by their own environment.
-        closed: The driver has shut it down; what its tasks still ask is answered, and nothing stays for long.
+        scope: Names the job among all jobs of all clusters that ever used a store. The job's pins are kept under it.
+        drivers_store: Ray's id of the driver's node, and the store that the driver's environment means, if the settings
+            name none. All processes of that node must mean the same store; other nodes go by their own environment.
+        closed: True once the driver has shut the job down. What tasks still ask is answered, by a coordinator that does
+            not stay for long.
     """
 
     config: Config
@@ -50,7 +51,14 @@ class Job:
     def of(
         cls, config: Config, base_dir: Path | None, scope: str, drivers_store: tuple[str, str] | None = None
     ) -> Self:
-        """From the settings that a process would start a job with; arguments as the attributes."""
+        """The job that a process would start.
+
+        Args:
+            config: The whole settings.
+            base_dir: The driver's directory, for relative paths; None refuses them.
+            scope: Names the job among all jobs of all clusters that ever used a store.
+            drivers_store: Ray's id of the driver's node, and its store; None if the settings name a store.
+        """
         return cls(
             config=without_secrets(config),
             fingerprint=fingerprint(config),
@@ -63,16 +71,16 @@ class Job:
         )
 
     def config_on(self, node_id: str) -> Config:
-        """The settings for the processes of a node."""
+        """The settings for the processes of the node with this id."""
         if self.drivers_store is not None and self.drivers_store[0] == node_id:
             return self.config.replace({"store": self.drivers_store[1]})
         return self.config
 
     def whole_config(self, node_id: str) -> Config:
-        """The settings for the coordinator on a node, with the user's own origins.
+        """The settings for the coordinator on the node with this id, with the user's own origins.
 
         Raises:
-            ConfigError: What the origins are made of cannot be imported here.
+            ConfigError: The modules that define the origins cannot be imported here.
         """
         try:
             origins = cloudpickle.loads(self.origins)
@@ -86,7 +94,7 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What one process asks beyond its job's settings, because `init` was called in it.
+    """What one process demands beyond its job's settings, because `init` was called in that process.
 
     Attributes:
         frozen: Refuse handles that nothing pins.
@@ -99,7 +107,12 @@ class Terms:
     models: Mapping[str, ModelSettings] = field(default_factory=dict)
 
     def settings(self, handle: Handle, of_job: ModelSettings) -> ModelSettings:
-        """What holds for a model: of this process, else of the job."""
+        """The settings of a model in this process.
+
+        Args:
+            handle: The model's handle.
+            of_job: What the job's settings say of the model; they hold where this process's settings say nothing.
+        """
         own = self.models.get(handle.key)
         if own is None:
             return of_job
@@ -107,6 +120,10 @@ class Terms:
 
     def check(self, handle: Handle, found: Digest) -> None:
         """Compare what the job has pinned with what this process accepts.
+
+        Args:
+            handle: The handle.
+            found: What the job has pinned for the handle.
 
         Raises:
             DigestMismatchError: This process's settings pin another digest.

@@ -1,7 +1,7 @@
-"""What the cluster itself remembers of a job for as long as it lives, whichever nodes and processes it loses.
+"""What the cluster remembers of a job as long as the cluster lives, whichever nodes and processes it loses.
 
-It stands in the key-value table of Ray's control service, which Ray's own libraries use in the same way. Nothing in it
-is needed to go on: where it cannot be read or written, a job has what its processes and its driver's store know.
+The record stands in the key-value table of Ray's control service, which Ray's own libraries use in the same way. A job
+does not need it to go on: where it cannot be read or written, the job has what its processes and its store know.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _NAMESPACE = "hubdist"
 
 
 class JobRecord:
-    """The entries of one job; any process of the cluster may read and write them. Calls take about a millisecond.
+    """The entries of one job. Any process of the cluster may read and write them; a call takes about a millisecond.
 
     Args:
         job_id: Ray's id of the job.
@@ -35,10 +35,10 @@ class JobRecord:
         self._job_id = job_id
 
     def job(self) -> Job | None:
-        """The job's settings, or None."""
+        """The job's settings; None if they are not there or cannot be read."""
         data = self._get("settings")
         try:
-            found = None if data is None else pickle.loads(data)  # noqa: S301 - Ray unpickles what stands in its own table all the time
+            found = None if data is None else pickle.loads(data)  # noqa: S301 - Ray unpickles what its own table holds, too
         except (pickle.UnpicklingError, AttributeError, ImportError, EOFError, TypeError, HubdistError) as error:
             _LOG.warning("hubdist: the job's settings in Ray's table cannot be read: %s", error)
             return None
@@ -60,7 +60,12 @@ class JobRecord:
         return None if data is None else Digest.parse(data.decode())
 
     def keep(self, key: str, digest: Digest) -> None:
-        """Pin a handle for the job."""
+        """Note a pin of the job.
+
+        Args:
+            key: `Handle.key` of the handle.
+            digest: What the handle stands for.
+        """
         self._put(f"pins/{key}", str(digest).encode())
 
     def _get(self, name: str) -> bytes | None:

@@ -1,4 +1,4 @@
-"""The nodes of the cluster, and which of them is the driver's side."""
+"""The nodes of the cluster, which of them is the driver's node, and what this process is to its job."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import ray
 import ray.exceptions
 from ray.util import client as ray_client
 
-from hubdist.errors import PeerError
+from hubdist.errors import ConfigError, PeerError
 
 
 class ProcessRole(enum.Enum):
@@ -50,7 +50,7 @@ def alive_nodes() -> list[Node]:
     """The nodes that are alive now, the head first.
 
     Raises:
-        PeerError: The cluster does not say.
+        PeerError: The cluster could not be asked.
     """
     try:
         infos = ray.nodes()
@@ -69,10 +69,37 @@ def alive_nodes() -> list[Node]:
     return sorted(nodes, key=lambda node: (not node.is_head, node.id))
 
 
-def driver_node(nodes: list[Node], here: ProcessRole) -> Node:
-    """The node whose disk and credentials are the driver's, else the head node.
+def choose_nodes(alive: list[Node], wanted: list[str] | None) -> list[Node]:
+    """The nodes that a user names.
 
-    The head stands in where there is no driver on a node: Serve, Ray Client, a driver that has ended.
+    Args:
+        alive: The nodes that are alive.
+        wanted: Ids, names or addresses of nodes; None means all that are alive.
+
+    Raises:
+        ConfigError: A name belongs to no node that is alive.
+    """
+    if wanted is None:
+        return alive
+    chosen = [node for node in alive if {node.id, node.name, node.address} & set(wanted)]
+    known = {key for node in chosen for key in (node.id, node.name, node.address)}
+    unknown = sorted(set(wanted) - known)
+    if unknown:
+        raise ConfigError(
+            f"no node that is alive has the id, name or address {', '.join(unknown)}",
+            advice=f"Alive are: {', '.join(node.name for node in alive)}.",
+        )
+    return chosen
+
+
+def driver_node(nodes: list[Node], here: ProcessRole) -> Node:
+    """The node whose disk and credentials are the driver's; the head node where no node has a driver.
+
+    No node has one with Serve, with a Ray Client, and once the driver has ended.
+
+    Args:
+        nodes: The nodes that are alive, the head first.
+        here: What this process is to its job.
     """
     if here is ProcessRole.OUTSIDE:
         return nodes[0]
@@ -86,7 +113,7 @@ def driver_node(nodes: list[Node], here: ProcessRole) -> Node:
 
 
 def job_is_over(job_id: str) -> bool:
-    """True if the driver of a job has ended; its detached actors may live on."""
+    """True if the driver of a job has ended. Detached actors of the job may still live."""
     return any(job["JobID"] == job_id and job["IsDead"] for job in _jobs())
 
 

@@ -1,7 +1,7 @@
-"""How processes learn that a handle was refreshed: by a small file in their node's store that grows.
+"""How processes learn that a handle was refreshed: a small file in their node's store grows.
 
-A process looks at it before it believes what it remembers of a handle. That costs microseconds; to ask the coordinator
-each time would cost a millisecond.
+A process looks at the file before it believes what it remembers of a handle. A look costs microseconds; a question to
+the coordinator would cost a millisecond each time.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from hubdist.system.ownership import find_root
 
 
 def find_mark(wanted: Path, scope: str) -> RefreshMark | None:
-    """The mark of a job in a node's store; None if there is no store, which is not made for this.
+    """The mark of a job in a node's store; None if the store has not been made yet.
 
     Args:
         wanted: The directory that is configured as the store.
@@ -28,16 +28,21 @@ def find_mark(wanted: Path, scope: str) -> RefreshMark | None:
 
 
 def grow_mark(wanted: Path, scope: str) -> None:
-    """Tell the processes of this node that a handle was refreshed; arguments as for `find_mark`."""
+    """Tell the processes of this node that a handle was refreshed; does nothing if the store has not been made yet.
+
+    Args:
+        wanted: The directory that is configured as the store.
+        scope: Names the job.
+    """
     mark = find_mark(wanted, scope)
     if mark is not None:
         mark.grow()
 
 
 class RefreshMark:
-    """The file of one job in one node's store: as many bytes as the job has refreshed handles.
+    """The file of one job in one node's store; it has one byte for each refresh.
 
-    Any process may read and write it. It is opened for each look, since network file systems look at the server then.
+    Any process may read and write the file. Each look opens it, because that makes network file systems ask the server.
 
     Args:
         root: Root of the store.
@@ -48,14 +53,15 @@ class RefreshMark:
         self._path = root / "pins" / scope / "refreshed"
 
     def grow(self) -> None:
-        """Tell the node's processes that a handle was refreshed. Where it cannot be written, they ask each time.
+        """Tell the node's processes that a handle was refreshed.
 
-        May be done twice for one refresh: they ask once more then.
+        Where the file cannot be written, the processes ask the coordinator each time. To grow it twice for one refresh
+        does no harm: the processes ask once more.
         """
         self._open(b".")
 
     def size(self) -> int | None:
-        """How often it has grown; None if it cannot be read nor made, so that nobody would be told by it."""
+        """How often the file has grown; None if it can neither be read nor made, so that it would tell nobody."""
         for _ in range(2):
             try:
                 file = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)

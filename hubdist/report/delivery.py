@@ -77,7 +77,8 @@ class PinReport:
         digest: `sha256:<hex>` of the model.
         total_bytes: Bytes of all files.
         files: Number of files.
-        source: Where the bytes came from, in words, such as `origin`, `store` or `shared cache`.
+        source: Where the model came from when the handle was resolved: `store`, `shared cache`, `TensorFlow Hub cache`,
+            `origin`, or `origin, by <node>` if that node read the origin itself.
         origin_reads: How often the coordinator read the origin for this handle.
         seconds: How long the coordinator took to resolve the handle.
     """

@@ -1,4 +1,4 @@
-"""Fetch: bring a model's files into the driver's store, from the shared cache or from the origin."""
+"""Fetches a model's files into the driver's store, from the shared cache or from the origin."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ from hubdist.errors import (
 from hubdist.model.handle import Handle, Kind, parse_handle
 from hubdist.model.manifest import Manifest, ProvenChunk
 from hubdist.model.paths import drivers_path
-from hubdist.origins import Origin, OriginSettings, open_origin
+from hubdist.origins import OriginSettings, open_origin
 from hubdist.origins.directory import DirectoryOrigin
 from hubdist.remote import tfhub_cache
 from hubdist.remote.copy_reader import copy_remote
 from hubdist.remote.proven_copies import ProvenCopies
 from hubdist.remote.snapshot_copy import FALLBACK_ERRORS, RemoteCopy, check_copy, list_copy
+from hubdist.resolver.values import ResolvedFrom
 from hubdist.shared_cache.best_effort import BestEffortCache
 from hubdist.store.snapshot import Snapshot
 from hubdist.store.store import Store
@@ -35,36 +36,46 @@ _LOG = logging.getLogger(__name__)
 
 
 class Feed(Protocol):
-    """Is told what an origin gives while it is being read, in the thread that reads."""
+    """Gets an origin's chunks while the origin is read. Its methods are called by the thread that reads."""
 
     chunk_bytes: int
-    """Most bytes of a chunk that `chunk_ready` gets."""
+    """Largest size in bytes of a chunk that `chunk_ready` gets."""
 
     def started(self, stage: str) -> None:
-        """The files are written into the stage of this name."""
+        """The reader begins to write files into the stage of this name."""
         ...
 
     def chunk_ready(self, chunk: ProvenChunk, paths: Sequence[str]) -> None:
-        """These bytes are in the stage, in the files at these paths, one for each piece."""
+        """A chunk is in the stage now.
+
+        Args:
+            chunk: The chunk, with the digests of its blocks; its pieces count files in the order of their arrival.
+            paths: For each piece of the chunk, the path of its file in the stage.
+        """
         ...
 
     def published(self, manifest: Manifest, ordinals: Sequence[int]) -> None:
-        """The stage has become a snapshot; entry i of the manifest is file `ordinals[i]` of the chunks."""
+        """The stage has become a snapshot.
+
+        Args:
+            manifest: The model's files.
+            ordinals: For each entry of the manifest, the number by which the chunks' pieces called its file.
+        """
         ...
 
 
 class Fetcher:
-    """Fetches into one store; safe for use by several threads.
+    """Fetches into one store. Safe for several threads.
 
     Args:
         config: The job's settings.
         store: The driver's store.
         cache: The shared cache, if there is one.
-        proven: Gets the directories that were read.
-        base_dir: What a relative `tfhub_cache_dir` is relative to; None refuses one.
+        proven: Notes the directories that were read.
+        base_dir: What a relative `tfhub_cache_dir` is relative to; None refuses a relative one.
 
     Raises:
-        ConfigError: What `tfhub_cache_dir` means is not known here.
+        ConfigError: `tfhub_cache_dir` begins with `~` where no home is known, or is relative without a `base_dir`.
     """
 
     def __init__(
@@ -75,16 +86,20 @@ class Fetcher:
         self._store = store
         self._cache = cache
         self._proven = proven
-        cache_dir = config.tfhub_cache_dir
-        self._tfhub_cache = None
-        if cache_dir is not None:
-            self._tfhub_cache = drivers_path(cache_dir, "tfhub_cache_dir (TFHUB_CACHE_DIR)", base_dir)
+        self._tfhub_cache: Path | None = None
+        if config.tfhub_cache_dir is not None:
+            name = "tfhub_cache_dir (TFHUB_CACHE_DIR)"
+            self._tfhub_cache = drivers_path(config.tfhub_cache_dir, name, base_dir)
 
     def from_copy(self, manifest: Manifest, copy: RemoteCopy) -> Snapshot | None:
-        """Copy a model out of the shared cache; None, with the reason logged, if that fails.
+        """Copy a model out of the shared cache; returns None, and logs the reason, if the copy cannot be read.
+
+        Args:
+            manifest: The model's files.
+            copy: Where they lie in the shared cache.
 
         Raises:
-            StoreError: The disk refuses.
+            StoreError: The disk of the driver's node refuses.
         """
         try:
             with self._store.stage_manifest(manifest, unproven=copy.unproven) as stage:
@@ -106,60 +121,72 @@ class Fetcher:
     def from_origin(
         self,
         handle: Handle,
-        directory: str | None,
         deadline: Deadline,
-        watcher: Feed | None = None,
         *,
+        directory: str | None = None,
+        feed: Feed | None = None,
         anew: bool = False,
-    ) -> tuple[Snapshot, str]:
+    ) -> tuple[Snapshot, ResolvedFrom]:
         """Read the origin, or what TensorFlow Hub has cached of it.
 
         Args:
             handle: What to read.
-            directory: The directory that was found to be the same model; None if there is none.
-            deadline: When it has to be done.
-            watcher: Is told what is read while it is read.
-            anew: Pass by what TensorFlow Hub has cached, which may be old.
+            deadline: When the model must have been read.
+            directory: The directory to read in place of the handle; None if there is none.
+            feed: Gets the origin's chunks while they come; None sends them to nobody.
+            anew: True ignores what TensorFlow Hub has cached, because that may be old.
 
         Returns:
-            The snapshot, and where it came from, in words.
+            The snapshot, and whether it came from the origin or from TensorFlow Hub's cache.
 
         Raises:
-            HubdistError: Every kind of it.
+            NotPinnedError: The settings are offline, and the handle is not on the driver's disk.
+            ResolveError, TransferError, IntegrityError: The origin does not give the model.
+            StoreError: The disk of the driver's node refuses.
         """
-        by_tfhub = None if anew else self._cache.tfhub_copy(handle)
-        if by_tfhub is not None:
-            try:
-                return self._fetch(parse_handle(by_tfhub.url), deadline), "TensorFlow Hub cache"
-            except FALLBACK_ERRORS as error:
-                _LOG.warning("hubdist: TensorFlow Hub's directory in the shared cache is not used: %s", error)
-        cached = None
-        if self._tfhub_cache is not None and not anew:
-            cached = tfhub_cache.find_on_disk(handle, self._tfhub_cache)
-        if cached is not None:
-            try:  # unwatched: who has been told of one read cannot be told of another
-                origin = DirectoryOrigin.at_path(cached, deadline, one_model=False)
-                return self._fetch(handle, deadline, origin), "TensorFlow Hub cache"
-            except FALLBACK_ERRORS as error:
-                _LOG.warning("hubdist: the TensorFlow Hub cache %s is not used: %s", self._tfhub_cache, error)
+        snapshot = None if anew else self._from_tfhub(handle, deadline)
+        if snapshot is not None:
+            return snapshot, ResolvedFrom.TFHUB_CACHE
         if self._config.offline and not handle.is_drivers:
             raise NotPinnedError(
                 "offline, and this model is not in the store of the driver's node",
                 advice="Run once without offline, or put the model on the driver's disk.",
             )
-        meant = handle if directory is None else parse_handle(directory)
-        return self._fetch(meant, deadline, watcher=watcher), "origin"
+        named = handle if directory is None else parse_handle(directory)
+        return self._fetch(named, deadline, feed), ResolvedFrom.ORIGIN
 
-    def _fetch(
-        self, handle: Handle, deadline: Deadline, origin: Origin | None = None, watcher: Feed | None = None
-    ) -> Snapshot:
-        before = self._list(handle) if origin is None else None
-        snapshot = self._read(handle, deadline, origin, watcher)
+    def _from_tfhub(self, handle: Handle, deadline: Deadline) -> Snapshot | None:
+        """Read what TensorFlow Hub has cached on storage or on the driver's disk; None if that gives nothing.
+
+        No feed gets these chunks: a feed that was told of one source cannot be told of another one afterwards.
+        """
+        copy = self._cache.tfhub_copy(handle)
+        if copy is not None:
+            try:
+                return self._fetch(parse_handle(copy.url), deadline)
+            except FALLBACK_ERRORS as error:
+                _LOG.warning("hubdist: TensorFlow Hub's directory in the shared cache is not used: %s", error)
+        if self._tfhub_cache is None:
+            return None
+        cached = tfhub_cache.find_on_disk(handle, self._tfhub_cache)
+        if cached is not None:
+            try:
+                with self._store.stage() as stage:
+                    DirectoryOrigin.at_path(cached, deadline, one_model=False).fetch(stage)
+                    return self._store.publish(stage)
+            except FALLBACK_ERRORS as error:
+                _LOG.warning("hubdist: the TensorFlow Hub cache %s is not used: %s", self._tfhub_cache, error)
+        return None
+
+    def _fetch(self, handle: Handle, deadline: Deadline, feed: Feed | None = None) -> Snapshot:
+        """Read what a handle names; a directory becomes a proven copy if it did not change meanwhile."""
+        before = self._list(handle)
+        snapshot = self._read(handle, deadline, feed)
         if before is not None:
             try:
                 check_copy(before, self._config.deadlines, max_bytes=self._config.max_store_bytes)
             except HubdistError as error:
-                _LOG.info("hubdist: what %s holds now is not known: %s", before.redacted, error)
+                _LOG.info("hubdist: %s is not known to hold the model that was read: %s", before.redacted, error)
             else:
                 self._proven.keep(snapshot.manifest, before)
         return snapshot
@@ -170,25 +197,25 @@ class Fetcher:
             return None
         try:
             return list_copy(handle.text, self._config.deadlines, max_bytes=self._config.max_store_bytes)
-        except (AccessDeniedError, HandleError, IntegrityError, ModelNotFoundError):  # the read says what is the matter
+        except (AccessDeniedError, HandleError, IntegrityError, ModelNotFoundError):  # the read raises a better error
             return None
         except HubdistError:
             if handle.kind is Kind.LOCAL:
                 return None
             raise  # after all retries, which the read would make again
 
-    def _read(self, handle: Handle, deadline: Deadline, origin: Origin | None, watcher: Feed | None) -> Snapshot:
-        if watcher is None:
+    def _read(self, handle: Handle, deadline: Deadline, feed: Feed | None) -> Snapshot:
+        if feed is None:
             with self._store.stage() as stage:
-                (origin or open_origin(handle, self._settings, stage.scratch, deadline)).fetch(stage)
+                open_origin(handle, self._settings, stage.scratch, deadline).fetch(stage)
                 return self._store.publish(stage)
 
         def chunk_ready(chunk: ProvenChunk) -> None:
-            watcher.chunk_ready(chunk, [stage.path_of(piece.entry_index) for piece in chunk.chunk.pieces])
+            feed.chunk_ready(chunk, [stage.path_of(piece.entry_index) for piece in chunk.chunk.pieces])
 
-        with self._store.stage(watch=chunk_ready, chunk_bytes=watcher.chunk_bytes) as stage:
-            watcher.started(stage.path.name)
-            (origin or open_origin(handle, self._settings, stage.scratch, deadline)).fetch(stage)
+        with self._store.stage(watch=chunk_ready, chunk_bytes=feed.chunk_bytes) as stage:
+            feed.started(stage.path.name)
+            open_origin(handle, self._settings, stage.scratch, deadline).fetch(stage)
             snapshot = self._store.publish(stage)
-            watcher.published(snapshot.manifest, stage.ordinals)
+            feed.published(snapshot.manifest, stage.ordinals)
             return snapshot

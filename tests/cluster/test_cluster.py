@@ -26,6 +26,7 @@ from hubdist.errors import (
     StoreError,
     UnsafeStoreError,
 )
+from hubdist.resolver.values import CallOptions
 from hubdist.testing.cluster import RayCluster
 from hubdist.testing.hub import LoopbackHub
 
@@ -199,7 +200,8 @@ def test_a_thousand_calls_at_once_share_one_resolve(cluster: RayCluster, hub: Lo
     name = coordinator_name(ray.get_runtime_context().get_job_id())
     coordinator = ray.get_actor(name, namespace=NAMESPACE)
     node_id = cluster.node_ids[0]
-    references = [coordinator.pin.remote(handle, node_id, None, None, Terms()) for _ in range(1000)]
+    asked = (handle, node_id, CallOptions(), Terms())
+    references = [coordinator.pin_for_process.remote(*asked) for _ in range(1000)]
     assert gate.wait_reached(60)
     gate.set()
     assert len(set(ray.get(references, timeout=90))) == 1

@@ -8,7 +8,6 @@ import dataclasses
 import hashlib
 import os
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,10 @@ import pytest
 from hubdist.client.local import LocalBackend
 from hubdist.client.read_modes import Reader
 from hubdist.cluster.agent.agent import NodeAgent
-from hubdist.cluster.coordinator.job_pins import DirectRead, JobPins
+from hubdist.cluster.coordinator.blocking_work import BlockingWork
+from hubdist.cluster.coordinator.driver_snapshots import DriverSnapshots
+from hubdist.cluster.coordinator.job_pins import JobPins, PinRequest
+from hubdist.cluster.coordinator.job_scope import JobScope
 from hubdist.config.schema import Config
 from hubdist.delivery.routes import Route
 from hubdist.errors import ConfigError, DigestMismatchError, ModelNotFoundError
@@ -30,7 +32,7 @@ from hubdist.remote.copy_reader import copy_remote
 from hubdist.remote.proven_copies import ProvenCopies
 from hubdist.remote.snapshot_copy import RemoteCopy, list_copy
 from hubdist.resolver.resolver import Resolver
-from hubdist.resolver.values import ReadSources
+from hubdist.resolver.values import CallOptions, NodeRead, ReadSources
 from hubdist.store.store import Store
 from hubdist.system.deadline import Deadlines
 from hubdist.testing.hub import LoopbackHub
@@ -168,9 +170,10 @@ class Jobs:
         """Resolve a handle in a new job; what it is, and the place that it names."""
         resolver = self.resolver(**settings)
         parsed = resolver.parse(handle)
-        resolver.direct_url(parsed, wanted=True)
-        found = resolver.resolve(parsed)
-        copy = resolver.direct_copy(parsed, found.manifest)
+        url = resolver.direct.find(parsed, wanted=True)
+        assert url is not None
+        found = resolver.find_or_read(parsed)
+        copy = resolver.direct.copy_of(url, found.manifest)
         assert copy is not None
         return found.digest, copy
 
@@ -262,7 +265,7 @@ def test_a_directory_that_only_nodes_may_list_is_what_it_was(
     def refuse(url: str, deadlines: Deadlines, *, max_bytes: int | None) -> RemoteCopy:
         raise ModelNotFoundError(f"{url} {deadlines.retries} {max_bytes}")
 
-    monkeypatch.setattr("hubdist.resolver.resolver.list_copy", refuse)
+    monkeypatch.setattr("hubdist.resolver.direct_source.list_copy", refuse)
     digest = manifest_of(OLD).digest
     assert jobs.copy(str(model), models=({"handle": str(model), "digest": str(digest)},))[1] == before
 
@@ -274,13 +277,13 @@ def test_a_directory_of_tensorflow_hub_counts_only_if_it_was_read(jobs: Jobs, tm
         write_model(folder, NEW)
         settings = {"shared_cache": str(tmp_path / "cache"), "lock_file": str(tmp_path / "hubdist.lock")}
         read = jobs.resolver(**settings)
-        found = read.resolve(read.parse(handle))
+        found = read.find_or_read(read.parse(handle))
         assert found.shared is not None
         assert (found.digest, found.shared.url) == (manifest_of(NEW).digest, str(folder))
         assert found.shared.digested
         overwrite(write_model(folder, OLD))
         again = jobs.resolver(**settings)
-        after = again.resolve(again.parse(handle))
+        after = again.find_or_read(again.parse(handle))
         assert after.digest == found.digest
         assert after.shared is not None
         assert after.shared.url == f"{tmp_path}/cache/snapshots/{found.digest.value}"
@@ -360,10 +363,10 @@ def test_a_frozen_job_without_ray_opens_the_pinned_model_or_nothing(tmp_path: Pa
     settings = {"store": str(tmp_path / "store"), "lock_file": str(tmp_path / "hubdist.lock")}
     for frozen in (False, True):
         way = LocalBackend(Config(**settings, frozen=frozen), tmp_path)
-        pin = way.resolve(str(model), None, None)
+        pin = way.pin(str(model), CallOptions())
         reader = Reader(CONFIG, way.read, lambda: True)
-        assert reader.in_place(way.access(pin, None), opened) == (None if frozen else OLD)
-        with way.locate(pin, None) as snapshot:
+        assert reader.in_place(way.access(pin), opened) == (None if frozen else OLD)
+        with way.locate(pin) as snapshot:
             assert opened(InPlace(str(snapshot.path), snapshot.manifest)) == OLD
         overwrite(model)
 
@@ -378,25 +381,24 @@ class Node:
     root: Path
     read: int = 0
 
-    async def __call__(self, url: str) -> DirectRead:
+    async def __call__(self, url: str) -> NodeRead:
         self.read += 1
         manifest, copy = NodeAgent(Config(store=str(self.root / "store")), "node").read_directory(
             str(self.root / Path(url).name), keep=False
         )
-        return DirectRead(manifest, dataclasses.replace(copy, url=url), "node")
+        return NodeRead(manifest, dataclasses.replace(copy, url=url), "node")
 
 
 @contextlib.contextmanager
 def job_pins(root: Path, **settings: Any) -> Iterator[JobPins]:
     """The pins of a job, whose threads end with the block."""
     store = Store(root / "store")
-    pins = JobPins(store, Resolver(Config(**settings), store, None), "session_1")
+    work = BlockingWork()
+    scope = JobScope(store.root / "pins", "session_1")
     try:
-        yield pins
+        yield JobPins(Resolver(Config(**settings), store, None), scope, DriverSnapshots(store, work), work)
     finally:
-        for pool in vars(pins).values():
-            if isinstance(pool, ThreadPoolExecutor):
-                pool.shutdown()
+        work.close()
 
 
 @pytest.mark.parametrize("route", [None, Route.DIRECT])
@@ -408,11 +410,12 @@ def test_a_path_is_the_drivers_whichever_node_asks(tmp_path: Path, route: Route 
 
     async def job() -> None:
         with job_pins(tmp_path, lock_file=str(lock)) as pins:
-            pinned = await pins.pin(pins.parse(str(model)), route, node)
+            request = PinRequest(parse_handle(str(model)), route, node)
+            pinned = await pins.pin_once(request)
             assert pinned.manifest == manifest_of(OLD)
             overwrite(model)
             with pytest.raises(DigestMismatchError):
-                await pins.refresh(pins.parse(str(model)), route, node)
+                await pins.refresh(request)
 
     asyncio.run(job())
     assert str(manifest_of(OLD).digest) in lock.read_text()
@@ -426,9 +429,9 @@ def test_a_path_that_the_driver_lacks_is_an_error_even_if_a_node_has_it(tmp_path
 
     async def job() -> None:
         with job_pins(tmp_path) as pins:
-            handle = pins.parse(str(tmp_path / "driver" / "model"))
+            handle = parse_handle(str(tmp_path / "driver" / "model"))
             with pytest.raises(ModelNotFoundError, match="does not exist on the coordinator's node"):
-                await pins.pin(handle, route, node)
+                await pins.pin_once(PinRequest(handle, route, node))
 
     asyncio.run(job())
     assert node.read == 0
@@ -437,13 +440,13 @@ def test_a_path_that_the_driver_lacks_is_an_error_even_if_a_node_has_it(tmp_path
 def test_a_bucket_is_read_by_the_node_that_asks(server: FakeGcs, tmp_path: Path) -> None:
     server.put_all("proven", "bucket", OLD)
 
-    async def read(url: str) -> DirectRead:
+    async def read(url: str) -> NodeRead:
         manifest, copy = NodeAgent(Config(store=str(tmp_path / "node")), "node").read_directory(url, keep=False)
-        return DirectRead(manifest, copy, "node")
+        return NodeRead(manifest, copy, "node")
 
     async def job() -> RemoteCopy | None:
         with job_pins(tmp_path) as pins:
-            pinned = await pins.pin(pins.parse("gs://proven/bucket"), None, read)
+            pinned = await pins.pin_once(PinRequest(parse_handle("gs://proven/bucket"), None, read))
             assert pinned.report.source == "origin, by node"
             return pinned.direct
 

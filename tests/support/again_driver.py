@@ -18,9 +18,9 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import hubdist
 from hubdist.client.current import current_process
-from hubdist.client.process import CallOptions
 from hubdist.cluster.actors import coordinator_name, find_coordinator
 from hubdist.errors import HubdistError, NotPinnedError
+from hubdist.resolver.values import CallOptions
 from hubdist.testing.memory import MemorySource
 
 NAMESPACE = "askers"
@@ -70,7 +70,7 @@ class Asker:
             "digest": outcome(lambda: text_of(f"{folder}/chosen")),
             "own origin": outcome(lambda: text_of("mine://team/model")),
             "settings": outcome(
-                lambda: str(current_process().resolve(f"{folder}/set", CallOptions()).settings.read_mode)
+                lambda: str(current_process().pin_of(f"{folder}/set", CallOptions()).settings.read_mode)
             ),
             "pins": outcome(lambda: text_of(f"{folder}/changing")),
         }

@@ -34,8 +34,7 @@ from hubdist.errors import (
     StoreFullError,
     TransferTimeoutError,
 )
-from hubdist.origins.local import local_errors
-from hubdist.remote import mounted_tree
+from hubdist.remote.file_system import os_errors
 from hubdist.remote.retry import call_storage
 from hubdist.remote.snapshot_copy import probe
 from hubdist.system.disk import disk_errors, optional_note
@@ -245,9 +244,9 @@ def translators(tmp_path: Path) -> dict[str, Callable[[Exception], None]]:
     return {
         "disk": lambda error: inside(disk_errors(tmp_path), error),
         "disk in disk": lambda error: inside(disk_errors(tmp_path / "other"), error),
-        "local": lambda error: inside(local_errors(tmp_path), error),
-        "mounted": lambda error: inside(mounted_tree._errors(tmp_path, "read"), error),
-        "storage": lambda error: call_storage(raising(error), "gs://b/m", Config(), threading.Event()),
+        "local": lambda error: inside(os_errors(tmp_path, on_driver=True), error),
+        "mounted": lambda error: inside(os_errors(tmp_path), error),
+        "storage": lambda error: call_storage(raising(error), "gs://b/m", Config().deadlines, threading.Event()),
         "foreign": lambda error: call_foreign(raising(error), "gs://b/m"),
         "thread": lambda error: run_within(raising(error), "hubdist-test", 10),
     }
@@ -270,7 +269,7 @@ def test_an_own_error_is_tried_once(tmp_path: Path) -> None:
         raise make(TransferTimeoutError)
 
     with pytest.raises(TransferTimeoutError):
-        call_storage(work, "gs://b/m", Config(), threading.Event())
+        call_storage(work, "gs://b/m", Config().deadlines, threading.Event())
     assert len(tries) == 1
 
 

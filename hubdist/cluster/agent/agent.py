@@ -27,6 +27,7 @@ from hubdist.model.manifest import Chunk, Digest, Manifest, ProvenChunk
 from hubdist.origins import OriginSettings, open_origin
 from hubdist.remote.copy_reader import copy_remote
 from hubdist.remote.snapshot_copy import RemoteCopy, check_copy, list_copy, probe
+from hubdist.resolver.node_store import open_store
 from hubdist.store.nonces import Nonces
 from hubdist.store.snapshot import Snapshot
 from hubdist.store.store import Store
@@ -57,7 +58,7 @@ class NodeAgent:
     @functools.cached_property
     def _store(self) -> Store:
         """Made at the first call, because an error of the actor's constructor would lose its type."""
-        return Store(self._config.store_root(self._node_id), max_bytes=self._config.max_store_bytes)
+        return open_store(self._config, self._node_id)
 
     def begin(self, delivery: str, manifest: Manifest | None, copy: RemoteCopy | None) -> bool:
         """Make ready to receive a model; return True if the node's store has the model already.

@@ -1,19 +1,17 @@
-"""How long the coordinator lives, and the boundary of its methods."""
+"""How long the coordinator's process lives, and what its methods raise: for `coordinator.py`."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
-import logging
 import threading
 import time
-import traceback
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
-from hubdist.errors import HubdistError, PeerError
+from hubdist.cluster.calls import unexpected_error
+from hubdist.errors import HubdistError
 
-_LOG = logging.getLogger(__name__)
 _MAX_LOOK_S = 15.0
 
 _P = ParamSpec("_P")
@@ -21,7 +19,7 @@ _T = TypeVar("_T")
 
 
 class Lifetime:
-    """Counts what an actor has to do. Its clock starts with it, and stands while there is work."""
+    """Measures how long an actor has had no work. The clock starts with the actor, and stands still during work."""
 
     def __init__(self) -> None:
         self._guard = threading.Lock()
@@ -30,7 +28,7 @@ class Lifetime:
 
     @contextlib.contextmanager
     def work(self) -> Iterator[None]:
-        """There is work for as long as the block runs."""
+        """Count the block as work."""
         with self._guard:
             self._running += 1
         try:
@@ -47,10 +45,10 @@ class Lifetime:
             return 0.0 if self._running else time.monotonic() - self._since
 
     def end_when_idle(self, limit_s: Callable[[float], float], end: Callable[[], None]) -> None:
-        """Watch from a thread of its own, so that an actor that was made and never asked ends too.
+        """End the actor once it has had no work for long. A thread watches, so an actor that nobody calls ends too.
 
         Args:
-            limit_s: Of the seconds without work so far: after how many seconds without work the actor shall end.
+            limit_s: Gets the seconds without work so far; returns after how many of them the actor has to end.
             end: Ends the actor.
         """
 
@@ -77,7 +75,7 @@ _Actor = TypeVar("_Actor", bound=_Living)
 def answering(
     method: Callable[Concatenate[_Actor, _P], Coroutine[Any, Any, _T]],
 ) -> Callable[Concatenate[_Actor, _P], Coroutine[Any, Any, _T]]:
-    """Make a method one that others call: it counts as work, and all that it raises is an error of hubdist."""
+    """Make a method callable from other processes: it counts as work, and raises only errors of hubdist."""
 
     @functools.wraps(method)
     async def answer(self: _Actor, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
@@ -87,11 +85,7 @@ def answering(
             except HubdistError:
                 raise
             except Exception as error:  # noqa: BLE001 - the actor's boundary: callers get errors with a type
-                where = "".join(traceback.format_tb(error.__traceback__))  # not its text, which may hold a secret
-                _LOG.error("hubdist: unexpected %s in %s:\n%s", type(error).__name__, method.__name__, where)
-                raise PeerError(
-                    f"unexpected {type(error).__name__} in the coordinator's {method.__name__}",
-                    advice="The coordinator's log has more. It is a fault of hubdist: please report it.",
-                ) from None
+                # `from None`: callers must not see the text of the unknown error, which may hold a secret.
+                raise unexpected_error(error, f"the coordinator answered `{method.__name__}`") from None
 
     return answer

@@ -1,7 +1,7 @@
-"""What the coordinator remembers of what nodes got: the newest whole, older ones in brief, the rest as totals.
+"""The coordinator's log of what nodes got: the newest reports whole, older ones in brief, the rest as totals.
 
-A job may deliver thousands of models to hundreds of nodes. Reports are kept pickled, which takes a seventh of the
-memory of their objects, and holds on to nothing that an error refers to.
+A job may deliver thousands of models to hundreds of nodes. Reports are kept pickled: that takes a seventh of the memory
+of their objects, and keeps nothing alive that an error refers to.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from hubdist.report.plan import RouteTotal
 _T = TypeVar("_T")
 
 WHOLE_BYTES = 256 << 10
-"""Of pickled reports that are kept as they are."""
+"""Bytes of pickled reports that are kept whole."""
 
 BRIEF_BYTES = 384 << 10
-"""Of pickled reports that are kept without the times and without all but a few senders."""
+"""Bytes of pickled reports that are kept without their timelines, and with a few of their senders."""
 
 PINS_BYTES = 256 << 10
-"""Of pickled pins that a status shows. With the two above, a status stays below 1 MiB."""
+"""Bytes of pickled pins that a status shows. With the two limits above, a status stays below 1 MiB."""
 
 _UNPICKLABLE = (pickle.PicklingError, TypeError, AttributeError, ValueError)
 _SENDERS = 4
@@ -37,14 +37,14 @@ _MAX_BRIEF_BYTES = 16 << 10
 
 
 class ReportLog:
-    """Takes reports in, in the order in which nodes were done.
+    """Keeps reports in the order in which nodes were done. Owned by the coordinator's event loop.
 
     Args:
-        most: How many are kept, at most.
+        max_reports: How many reports are kept.
     """
 
-    def __init__(self, most: int) -> None:
-        self._most = most
+    def __init__(self, max_reports: int) -> None:
+        self._max_reports = max_reports
         self._whole: deque[bytes] = deque()
         self._brief: deque[bytes] = deque()
         self._whole_bytes = 0
@@ -53,44 +53,46 @@ class ReportLog:
         self._bytes: Counter[Route | None] = Counter()
 
     def note(self, report: NodeReport) -> None:
-        """Take one in."""
+        """Keep a report, and shorten or forget older ones if there are too many."""
         route = None if report.error is not None else report.route
         self._deliveries[route] += 1
         self._bytes[route] += report.bytes_received
         self._whole.append(pickled(report))
         self._whole_bytes += len(self._whole[-1])
-        while self._whole_bytes > WHOLE_BYTES or len(self._whole) > self._most:
+        while self._whole_bytes > WHOLE_BYTES or len(self._whole) > self._max_reports:
             oldest = self._whole.popleft()
             self._whole_bytes -= len(oldest)
             self._brief.append(_in_brief(oldest))
             self._brief_bytes += len(self._brief[-1])
-        while self._brief and (self._brief_bytes > BRIEF_BYTES or len(self._whole) + len(self._brief) > self._most):
+        while self._brief and (
+            self._brief_bytes > BRIEF_BYTES or len(self._whole) + len(self._brief) > self._max_reports
+        ):
             self._brief_bytes -= len(self._brief.popleft())
 
     @property
     def newest(self) -> tuple[NodeReport, ...]:
-        """Those that are kept, in the order in which they were done."""
+        """The reports that are kept, the newest last."""
         return tuple(unpickled(each) for each in (*self._brief, *self._whole))
 
     @property
     def count(self) -> int:
-        """How many ever came."""
+        """How many reports there have been."""
         return self._deliveries.total()
 
     @property
     def left_out(self) -> int:
-        """How many came before those that are kept."""
+        """How many older reports are not kept."""
         return self.count - len(self._whole) - len(self._brief)
 
     @property
     def totals(self) -> tuple[RouteTotal, ...]:
-        """All that ever came, by route."""
+        """Counts of all reports, by route."""
         routes = sorted(self._deliveries, key=lambda route: (route is None, route))
         return tuple(RouteTotal(route, self._deliveries[route], self._bytes[route]) for route in routes)
 
 
 def pickled(report: NodeReport) -> bytes:
-    """A report as bytes; where its error cannot travel, with the text of it."""
+    """A report as bytes. An error that cannot be pickled is replaced by its text."""
     try:
         return pickle.dumps(report)
     except _UNPICKLABLE:
@@ -103,17 +105,22 @@ def pickled(report: NodeReport) -> bytes:
 
 
 def unpickled(data: bytes) -> NodeReport:
-    """What `pickled` has made."""
+    """The report that `pickled` has turned into bytes."""
     report: NodeReport = pickle.loads(data)  # noqa: S301 - from this process
     return report
 
 
-def newest(items: Sequence[_T], most_bytes: int) -> tuple[_T, ...]:
-    """As many of the last items as so many bytes hold when they are pickled, in their order."""
+def newest(items: Sequence[_T], max_bytes: int) -> tuple[_T, ...]:
+    """The last items, in their order.
+
+    Args:
+        items: All items, the newest last.
+        max_bytes: How many bytes the returned items may take when they are pickled.
+    """
     found = 0
     for count, item in enumerate(reversed(items)):
         found += len(pickle.dumps(item))
-        if found > most_bytes:
+        if found > max_bytes:
             return tuple(items[len(items) - count :])
     return tuple(items)
 
@@ -132,7 +139,12 @@ def _cut(text: str) -> str:
     return text if len(text) <= _TEXT else f"{text[:_TEXT]}..."
 
 
-def thinned(timeline: Sequence[tuple[float, int]], most: int) -> tuple[tuple[float, int], ...]:
-    """A timeline with fewer points; the last one is among them."""
-    step = -(-len(timeline) // most)
+def thinned(timeline: Sequence[tuple[float, int]], max_points: int) -> tuple[tuple[float, int], ...]:
+    """A timeline with fewer points, the last point among them.
+
+    Args:
+        timeline: Seconds and bytes that had arrived by then.
+        max_points: How many points are left; positive.
+    """
+    step = -(-len(timeline) // max_points)
     return tuple(timeline[::-step][::-1]) if timeline else ()

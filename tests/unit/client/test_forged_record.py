@@ -52,7 +52,7 @@ def forged(tmp_path: Path, hub: LoopbackHub) -> tuple[Config, str, SharedSnapsho
     config = Config(shared_cache=str(tmp_path / "cache"), origin_retries=0)
     handle = hub.add_model("m/1", FILES)
     resolver = Resolver(config, Store(tmp_path / "first"), None)
-    digest = resolver.resolve(resolver.parse(handle)).digest
+    digest = resolver.find_or_read(resolver.parse(handle)).digest
     forge(tmp_path / "cache", config, digest.value)
     found = SharedCache(str(tmp_path / "cache"), config.deadlines, in_flight_bytes=config.max_in_flight_bytes).find(
         digest
@@ -68,11 +68,11 @@ def test_a_driver_refuses_it_and_reads_the_origin(
     config, text, _ = forged
     resolver = Resolver(config, Store(tmp_path / "second"), None)
     handle = resolver.parse(text)
-    resolution = resolver.resolve(handle)
+    resolution = resolver.find_or_read(handle)
     assert resolution.source == "shared cache"
-    snapshot, read_origin = resolver.bring(handle, resolution)
+    snapshot, restored = resolver.restore([resolution])
     assert (snapshot.path / "weights.bin").read_bytes() == FILES["weights.bin"]
-    assert read_origin
+    assert restored.origin_reads == 1
     assert hub.reads(text) == 2
 
 

@@ -16,7 +16,10 @@ from typing import Any
 import pytest
 
 from hubdist import errors
-from hubdist.cluster.coordinator.job_pins import JobPins, _forget_old
+from hubdist.cluster.coordinator.blocking_work import BlockingWork
+from hubdist.cluster.coordinator.driver_snapshots import DriverSnapshots
+from hubdist.cluster.coordinator.job_pins import JobPins, PinRequest
+from hubdist.cluster.coordinator.job_scope import JobScope, PinRecord, remove_old_scopes
 from hubdist.config.schema import Config
 from hubdist.model.manifest import Digest
 from hubdist.resolver.resolver import Resolver
@@ -29,7 +32,7 @@ OTHER_SCOPE = "session_2026-02-01_00-00-00_000000_1-01000000"
 MONTH_S = 31 * 86400
 
 
-class Book:
+class Record:
     """Pins that are noted elsewhere than in the store."""
 
     def __init__(self) -> None:
@@ -61,13 +64,23 @@ class Early:
         self.ended.append(type(error).__name__)
 
 
+class Job:
+    """The pins of one job, and what they are made of."""
+
+    def __init__(self, store: Store, config: Config, folder: Path, scope: str, record: PinRecord | None) -> None:
+        self.work = BlockingWork()
+        self.snapshots = DriverSnapshots(store, self.work)
+        self.resolver = Resolver(config, store, folder)
+        self.pins = JobPins(self.resolver, JobScope(store.root / "pins", scope, record), self.snapshots, self.work)
+
+
 class World:
     """A driver's store, directories to read, and jobs."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.root = folder / "store"
-        self.jobs: list[JobPins] = []
+        self.jobs: list[Job] = []
 
     def put(self, name: str, data: bytes) -> str:
         """A directory with one file."""
@@ -75,11 +88,9 @@ class World:
         (self.folder / name / "data").write_bytes(data)
         return str(self.folder / name)
 
-    def job(self, scope: str = SCOPE, *, book: Book | None = None, **settings: Any) -> JobPins:
+    def job(self, scope: str = SCOPE, *, record: PinRecord | None = None, **settings: Any) -> Job:
         """A coordinator's pins."""
-        config = Config(store=str(self.root), **settings)
-        store = Store(self.root)
-        job = JobPins(store, Resolver(config, store, self.folder), scope, book)
+        job = Job(Store(self.root), Config(store=str(self.root), **settings), self.folder, scope, record)
         self.jobs.append(job)
         return job
 
@@ -96,16 +107,15 @@ def world(tmp_path: Path) -> Iterator[World]:
     made = World(tmp_path)
     yield made
     for job in made.jobs:
-        job._looking.shutdown()
-        job._reading.shutdown()
+        job.work.close()
 
 
 def run(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
     asyncio.run(work())
 
 
-async def pin(job: JobPins, text: str, early: Any = None) -> Digest:
-    return (await job.pin(job.parse(text), None, None, early)).resolution.digest
+async def pin(job: Job, text: str, feed: Any = None) -> Digest:
+    return (await job.pins.pin_once(PinRequest(job.resolver.parse(text), feed=feed))).digest
 
 
 # Notes
@@ -141,7 +151,7 @@ def test_the_notes_of_a_job_that_is_over_are_removed(world: World) -> None:
 def begin(folder: str, barrier: Any, failures: Any) -> None:
     barrier.wait(30)
     try:
-        _forget_old(Path(folder))
+        remove_old_scopes(Path(folder))
     except OSError as error:
         failures.put(str(error))
 
@@ -186,14 +196,14 @@ def test_a_pin_that_cannot_be_noted_is_a_pin(world: World, code: int, monkeypatc
 
 def test_what_another_node_noted_holds_on_this_one(world: World) -> None:
     handle = world.put("model", b"old")
-    book = Book()
+    record = Record()
 
     async def work() -> None:
-        await pin(world.job(book=book), handle)
-        assert await pin(world.on_another_node("second").job(book=book), handle) in book.digests.values()
+        await pin(world.job(record=record), handle)
+        assert await pin(world.on_another_node("second").job(record=record), handle) in record.digests.values()
         world.put("model", b"new")
         with pytest.raises(errors.DigestMismatchError, match="changed during the job"):
-            await pin(world.on_another_node("third").job(book=book), handle)
+            await pin(world.on_another_node("third").job(record=record), handle)
 
     run(work)
 
@@ -211,7 +221,7 @@ def test_a_repaired_snapshot_is_claimed_as_the_damaged_one_was(world: World) -> 
         file = world.root / "snapshots" / digest.value / "files" / "data"
         file.chmod(0o600)
         file.write_bytes(b"cut")
-        snapshot = await job.snapshot(digest)
+        snapshot = await job.pins.snapshot(digest)
         assert (snapshot.path / "data").read_bytes() == b"x" * 1000
         assert not Store(world.root).evict(digest)
 
@@ -271,10 +281,9 @@ def test_of_two_handles_with_equal_bytes_one_is_enough(world: World, lost: str) 
         digests = {await pin(job, handle) for handle in handles}
         (digest,) = digests
         (world.folder / lost / "data").unlink()
-        job._claims.close()
-        job._open.clear()
+        job.snapshots.close()
         assert Store(world.root).evict(digest)
-        snapshot = await job.snapshot(digest)
+        snapshot = await job.pins.snapshot(digest)
         assert (snapshot.path / "data").read_bytes() == b"the same"
 
     run(work)

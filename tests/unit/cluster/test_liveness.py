@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from hubdist.cluster.calls import NodeLostError
 from hubdist.cluster.coordinator.cluster_view import ClusterView
 from hubdist.cluster.coordinator.liveness import DEFAULT_TIMES, Liveness
+from hubdist.errors import NodeLostError
 from tests.support.fake_agents import FakeNodes, fake_nodes, until
 
 QUIET_S, SILENT_S = DEFAULT_TIMES.quiet_s, DEFAULT_TIMES.silent_s

@@ -11,12 +11,17 @@ from typing import Any, cast
 
 import pytest
 
+from hubdist.cluster.coordinator.driver_snapshots import DriverSnapshots
 from hubdist.cluster.coordinator.job_pins import JobPins
+from hubdist.cluster.coordinator.open_feeds import OpenFeeds
 from hubdist.cluster.coordinator.origin_feed import OriginFeed
 from hubdist.cluster.coordinator.probes import Probes
 from hubdist.cluster.coordinator.route_runner import RouteRunner
+from hubdist.cluster.coordinator.running import RunningDeliveries
+from hubdist.cluster.coordinator.store_groups import StoreGroups
+from hubdist.cluster.coordinator.store_sharing import StoreSharing
 from hubdist.delivery.routes import Route
-from hubdist.errors import NotPinnedError, OriginError, StoreError
+from hubdist.errors import OriginError, StoreError
 from hubdist.model.handle import parse_handle
 from hubdist.model.manifest import Digest
 from hubdist.report.delivery import NodeReport
@@ -38,31 +43,32 @@ class Job:
         (root / "saved_model.pb").write_bytes(os.urandom(SIZE))
         self.handle = parse_handle(str(root))
         self._resolver = Resolver(nodes.config, nodes.stores[DRIVER], None)
-        pins = SimpleNamespace(
-            nonces=Nonces(nodes.stores[DRIVER]),
-            manifest=self._manifest,
-            pinned=self._pinned,
-            held=self._snapshot,
-            snapshot=self._snapshot,
+        driver, config = nodes.nodes[DRIVER], nodes.config
+        pins = SimpleNamespace(manifest=self._manifest, of_digest=lambda _: [], snapshot=self._snapshot)
+        snapshots = cast(DriverSnapshots, SimpleNamespace(find=self._snapshot))
+        probes = Probes(nodes.agents, config, nodes.cluster)
+        running = RunningDeliveries(driver, nodes.agents, nodes.cluster, config, QUICK)
+        self.stores = StoreGroups(driver, nodes.agents, Nonces(nodes.stores[DRIVER]), nodes.cluster)
+        self.runner = RouteRunner(
+            driver,
+            config,
+            pins=cast(JobPins, pins),
+            snapshots=snapshots,
+            probes=probes,
+            running=running,
+            sharing=StoreSharing(driver, self.stores, snapshots, probes, running.liveness, times=QUICK),
         )
-        ways = cast(Probes, None)
-        self.deliveries = RouteRunner(
-            cast(JobPins, pins),
-            nodes.agents,
-            ways,
-            nodes.nodes[DRIVER],
-            nodes.config,
-            cluster=nodes.cluster,
-            times=QUICK,
+        self._feeds = OpenFeeds(
+            driver, running, self.stores, arrivals=self.runner.reports.arrivals, probes=probes, cluster=nodes.cluster
         )
         self.digest: Digest | None = None
 
     async def read(self, *names: str) -> OriginFeed:
         """Read the origin; nodes take part, and have all chunks at the end."""
-        early = self.deliveries.early(self.handle.redacted)
+        early = self._feeds.make(self.handle.redacted)
         for name in names:
             early.add(self.nodes.nodes[name])
-        resolution = await asyncio.to_thread(self._resolver.resolve, self.handle, early)
+        resolution = await asyncio.to_thread(self._resolver.find_or_read, self.handle, feed=early)
         self.digest = resolution.digest
         self._resolution = resolution
         await until(lambda: all(self.nodes.calls[name, "begin"] for name in names))
@@ -70,11 +76,11 @@ class Job:
 
     async def ask(self, name: str) -> NodeReport:
         assert self.digest is not None
-        return await self.deliveries.bring(self.digest, self.handle.redacted, self.nodes.nodes[name], None)
+        return await self.runner.run_routes(self.digest, self.handle.redacted, self.nodes.nodes[name], None)
 
     async def reported(self, count: int) -> tuple[NodeReport, ...]:
-        await until(lambda: self.deliveries.reports.count >= count)
-        return self.deliveries.reports.newest
+        await until(lambda: self.runner.reports.log.count >= count)
+        return self.runner.reports.log.newest
 
     def has(self, name: str) -> bool:
         return self.nodes.has(name, self._resolution.manifest)
@@ -87,9 +93,6 @@ class Job:
         assert snapshot is not None
         snapshot.release()
         return snapshot
-
-    def _pinned(self, _: Digest) -> Any:
-        raise NotPinnedError("the places do not matter here")
 
 
 def check(report: NodeReport, job: Job) -> None:
@@ -111,7 +114,7 @@ def test_a_node_that_nobody_asks_for_has_a_report_too(tmp_path: Path) -> None:
             (report,) = await job.reported(1)
             check(report, job)
             assert await job.ask("a") == report  # it is not noted again
-            assert job.deliveries.reports.count == 1
+            assert job.runner.reports.log.count == 1
             assert (await job.ask("a")).route is Route.STORE  # who comes next was sent nothing
 
         run(work)
@@ -140,7 +143,7 @@ def test_who_asks_while_a_node_publishes_waits_and_hears_how_it_came(tmp_path: P
             go_on.set()
             report = await asking
             check(report, job)
-            assert job.deliveries.reports.newest == (report,)
+            assert job.runner.reports.log.newest == (report,)
 
         run(work)
 
@@ -160,7 +163,7 @@ def test_who_asks_where_the_early_delivery_failed_gets_it_anew_with_one_report(t
             report = await job.ask("a")
             assert report.error is None
             assert report.reason != "it came while the origin was being read"
-            assert job.deliveries.reports.newest == (report,)
+            assert job.runner.reports.log.newest == (report,)
 
         run(work)
         assert job.has("a")
@@ -191,7 +194,7 @@ def test_an_origin_that_cannot_be_read_leaves_no_report_and_no_stage(tmp_path: P
             await until(lambda: list((nodes.stores["a"].root / "staging").iterdir()) == [])
 
         run(work)
-        assert job.deliveries.reports.count == 0
+        assert job.runner.reports.log.count == 0
 
 
 def test_a_cluster_that_does_not_answer_does_not_stop_the_reading(tmp_path: Path) -> None:

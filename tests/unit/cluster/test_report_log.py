@@ -5,18 +5,15 @@ from __future__ import annotations
 import pickle
 import sys
 import tracemalloc
-from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
 from hubdist.cluster.coordinator.agent_pool import AgentPool
 from hubdist.cluster.coordinator.cluster_view import ClusterView
-from hubdist.cluster.coordinator.job_pins import JobPins
-from hubdist.cluster.coordinator.probes import Probes
+from hubdist.cluster.coordinator.delivery_reports import DeliveryReports
 from hubdist.cluster.coordinator.report_log import PINS_BYTES, ReportLog, newest, thinned
-from hubdist.cluster.coordinator.route_runner import RouteRunner
+from hubdist.cluster.coordinator.running import RunningDeliveries
 from hubdist.cluster.nodes import Node
 from hubdist.config.schema import Config
 from hubdist.delivery.routes import Route
@@ -24,8 +21,6 @@ from hubdist.errors import HubdistError, OriginError, StoreFullError
 from hubdist.model.manifest import Digest
 from hubdist.report.delivery import NodeReport, PinReport
 from hubdist.report.plan import RouteTotal, Status
-from hubdist.store.nonces import Nonces
-from hubdist.store.store import Store
 
 MIB = 1 << 20
 HANDLES = 5_000
@@ -35,11 +30,14 @@ SOURCES = tuple((node.name, 12 * MIB) for node in NODES)
 
 
 @pytest.fixture
-def deliveries(tmp_path: Path) -> RouteRunner:
-    pins = cast(JobPins, SimpleNamespace(nonces=Nonces(Store(tmp_path))))
+def running() -> RunningDeliveries:
     cluster = ClusterView(lambda: NODES)
-    agents = AgentPool(Config(), lambda *_: None, cluster)
-    return RouteRunner(pins, agents, cast(Probes, None), NODES[0], Config(), cluster=cluster)
+    return RunningDeliveries(NODES[0], AgentPool(Config(), lambda *_: None, cluster), cluster, Config())
+
+
+@pytest.fixture
+def reports(running: RunningDeliveries) -> DeliveryReports:
+    return DeliveryReports(NODES[0], running.note_holder)
 
 
 def report(number: int, node: Node, **changes: Any) -> NodeReport:
@@ -64,27 +62,29 @@ def pin(handle: int) -> PinReport:
     return PinReport(one.handle, one.digest, 240 * MIB, 5, "origin", 1, 1.5)
 
 
-def status_of(deliveries: RouteRunner, pins: list[PinReport]) -> Status:
+def status_of(reports: DeliveryReports, pins: list[PinReport]) -> Status:
     """As the coordinator makes it."""
-    done, shown = deliveries.reports, newest(pins, PINS_BYTES)
+    done, shown = reports.log, newest(pins, PINS_BYTES)
     left_out = (len(pins) - len(shown), done.left_out)
     return Status("ray", "node", "/store", shown, done.newest, (), *left_out, done.totals)
 
 
-def test_five_thousand_handles_on_twenty_nodes_take_little_memory_and_a_small_status(deliveries: RouteRunner) -> None:
+def test_five_thousand_handles_on_twenty_nodes_take_little_memory_and_a_small_status(
+    running: RunningDeliveries, reports: DeliveryReports
+) -> None:
     for handle in range(HANDLES):
         digest = Digest(f"{handle:064x}")
         if handle == HANDLES - 500:  # of all that is kept at the end, nothing but whom the models are with is older
             tracemalloc.start()
         for node in NODES:
             error = OriginError("x" * 300, handle=f"{handle}") if (handle + int(node.id, 16)) % 97 == 0 else None
-            deliveries._note(digest, node, report(handle, node, error=error))
+            reports.note(digest, node, report(handle, node, error=error))
     kept_bytes = tracemalloc.get_traced_memory()[0]
     tracemalloc.stop()
-    holders = deliveries._transfers._holders
+    holders = running._holders
     kept_bytes += sum(sys.getsizeof(nodes) for nodes in holders.values()) + sys.getsizeof(holders)
     assert kept_bytes < 20 * MIB
-    status = status_of(deliveries, [pin(handle) for handle in range(HANDLES)])
+    status = status_of(reports, [pin(handle) for handle in range(HANDLES)])
     assert len(pickle.dumps(status)) < MIB
     assert len(status.deliveries) > 500
     assert len(status.pins) > 500
@@ -97,11 +97,11 @@ def test_five_thousand_handles_on_twenty_nodes_take_little_memory_and_a_small_st
     assert "older deliveries; all together: " in str(status)
 
 
-def test_all_reports_of_a_large_prefetch_together_take_bounded_memory(deliveries: RouteRunner) -> None:
+def test_all_reports_of_a_large_prefetch_together_take_bounded_memory(reports: DeliveryReports) -> None:
     """The caller of a prefetch gets one for each model and node, and the coordinator holds them until then."""
     points = 0
     for handle in range(2_000):
-        noted = deliveries._note(Digest(f"{handle:064x}"), NODES[0], report(handle, NODES[0]))
+        noted = reports.note(Digest(f"{handle:064x}"), NODES[0], report(handle, NODES[0]))
         points += len(noted.timeline)
         assert noted.timeline[-1] == TIMELINE[-1]
         assert noted.sources == SOURCES
@@ -110,7 +110,7 @@ def test_all_reports_of_a_large_prefetch_together_take_bounded_memory(deliveries
 
 
 def test_the_newest_are_whole_and_older_ones_are_brief() -> None:
-    reports = ReportLog(most=10_000)
+    reports = ReportLog(max_reports=10_000)
     for handle in range(1_000):
         reports.note(report(handle, NODES[1], error=StoreFullError("full", need_bytes=2, free_bytes=1)))
     found = reports.newest
@@ -125,7 +125,7 @@ def test_the_newest_are_whole_and_older_ones_are_brief() -> None:
 
 
 def test_no_more_are_kept_than_allowed_and_a_small_job_sees_all() -> None:
-    reports = ReportLog(most=5)
+    reports = ReportLog(max_reports=5)
     for handle in range(5):
         reports.note(report(handle, NODES[1]))
     assert (len(reports.newest), reports.left_out) == (5, 0)
@@ -140,7 +140,7 @@ def test_one_huge_report_does_not_break_the_bounds(large: str) -> None:
         "error": HubdistError("x" * 2_000_000),
         "handle": "https://host/" + "x" * 2_000_000,
     }
-    reports = ReportLog(most=1000)
+    reports = ReportLog(max_reports=1000)
     for _ in range(50):
         reports.note(report(1, NODES[1], **{large: huge[large]}))
     reports.note(report(2, NODES[1]))
@@ -155,7 +155,7 @@ def test_an_error_that_cannot_be_pickled_is_kept_as_text() -> None:
         def __reduce__(self) -> Any:
             raise TypeError("never")
 
-    reports = ReportLog(most=10)
+    reports = ReportLog(max_reports=10)
     reports.note(report(1, NODES[1], error=OwnError("what happened")))
     assert str(reports.newest[0].error) == "what happened"
 
@@ -174,7 +174,7 @@ def test_a_report_that_is_kept_holds_on_to_nothing_of_its_error() -> None:
         except OriginError as error:
             return error
 
-    reports = ReportLog(most=10)
+    reports = ReportLog(max_reports=10)
     reports.note(report(1, NODES[1], error=fail()))
     assert Large.gone
 

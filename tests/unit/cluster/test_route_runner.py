@@ -9,17 +9,18 @@ from typing import Any
 
 import pytest
 
-from hubdist.cluster.coordinator import route_runner
 from hubdist.cluster.nodes import Node
 from hubdist.delivery.routes import Route
 from hubdist.errors import PeerError
 from tests.support.fake_agents import fake_nodes, run
 from tests.unit.cluster.test_origin_feed import Job
 
+SECRET = "token=hunter2"
+
 
 @pytest.mark.parametrize("where", ["first", "_make_agent"])
 def test_an_unexpected_failure_for_one_node_is_in_its_report_alone(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, where: str
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture, where: str
 ) -> None:
     """As it asks whose store the node shares, and as its agent is made."""
     with fake_nodes(tmp_path / "stores", "bad", "good") as nodes:
@@ -29,16 +30,16 @@ def test_an_unexpected_failure_for_one_node_is_in_its_report_alone(
         def fail(node: Node) -> None:
             if node.id == "bad":
                 failed.append(where)
-                raise RuntimeError("a bug, or Ray's own trouble")
+                raise RuntimeError(f"a bug, or Ray's own trouble, with {SECRET}")
 
         if where == "first":
-            first = job.deliveries._stores.first
+            first = job.stores.first
 
             async def find(node: Node) -> Node:
                 fail(node)
                 return await first(node)
 
-            monkeypatch.setattr(job.deliveries._stores, "first", find)
+            monkeypatch.setattr(job.stores, "first", find)
         else:
             make = nodes.agents._make_agent
 
@@ -52,6 +53,8 @@ def test_an_unexpected_failure_for_one_node_is_in_its_report_alone(
             await job.read()
             bad, good = await asyncio.gather(job.ask("bad"), job.ask("good"))
             assert failed
+            assert "unexpected RuntimeError" in caplog.text
+            assert SECRET not in caplog.text + str(bad.error)
             assert good.error is None
             if where == "_make_agent":
                 assert isinstance(bad.error, PeerError)
@@ -67,12 +70,11 @@ def test_nodes_that_share_a_store_do_not_wait_for_one_that_gives_no_answer(
 ) -> None:
     with fake_nodes(tmp_path / "stores", "gone", "waits") as nodes:
         job = Job(nodes, tmp_path)
-        monkeypatch.setattr(route_runner, "_LOOK_S", 0.05)
 
         async def first(node: Node) -> Node:
             return nodes.nodes["gone"] if node.id == "waits" else node
 
-        monkeypatch.setattr(job.deliveries._stores, "first", first)
+        monkeypatch.setattr(job.stores, "first", first)
 
         async def work() -> None:
             await job.read()

@@ -13,11 +13,10 @@ from typing import Any
 
 import pytest
 
-from hubdist.cluster.calls import NodeLostError
 from hubdist.cluster.coordinator.progress import DeliveryStats
 from hubdist.cluster.coordinator.running import RunningDeliveries
 from hubdist.delivery.routes import Route
-from hubdist.errors import PeerError
+from hubdist.errors import NodeLostError, PeerError
 from hubdist.model.manifest import Manifest
 from tests.support.fake_agents import DRIVER, QUICK, FakeNodes, fake_nodes, run, until
 

@@ -172,9 +172,9 @@ def test_the_models_url_is_the_same_handle(kaggle: Kaggle, tmp_path: Path) -> No
 
 def test_a_numbered_version_is_not_asked_for_again(kaggle: Kaggle, tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
-    first = Resolver(Config(), store, None).resolve(parse_handle(HANDLE))
+    first = Resolver(Config(), store, None).find_or_read(parse_handle(HANDLE))
     calls = len(kaggle.calls)
-    second = Resolver(Config(), store, None).resolve(parse_handle(HANDLE))
+    second = Resolver(Config(), store, None).find_or_read(parse_handle(HANDLE))
     assert (first.source, second.source) == ("origin", "store")
     assert first.digest == second.digest
     assert len(kaggle.calls) == calls
@@ -183,9 +183,9 @@ def test_a_numbered_version_is_not_asked_for_again(kaggle: Kaggle, tmp_path: Pat
 def test_the_newest_version_is_asked_for_in_each_job(kaggle: Kaggle, tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
     handle = parse_handle("kaggle://owner/model/tensorFlow2/var")
-    first = Resolver(Config(), store, None).resolve(handle)
+    first = Resolver(Config(), store, None).find_or_read(handle)
     kaggle.files["saved_model.pb"] = b"a newer version"
-    second = Resolver(Config(), store, None).resolve(handle)
+    second = Resolver(Config(), store, None).find_or_read(handle)
     assert first.digest != second.digest
     assert kaggle.reads("GetModelInstance") == 2
 

@@ -13,7 +13,8 @@ import pytest
 import hubdist
 from hubdist.config.schema import Config
 from hubdist.remote.tfhub_cache import find_on_disk
-from hubdist.resolver.resolver import Resolution, Resolver
+from hubdist.resolver.resolver import Resolver
+from hubdist.resolver.values import Pinned
 from hubdist.store.store import Store
 from hubdist.testing.hub import LoopbackHub
 
@@ -47,11 +48,11 @@ def fill_cache(cache: Path, written: str, files: dict[str, bytes]) -> Path:
     return cache / name
 
 
-def resolve(handle: str, tmp_path: Path, cache: Path | None, **settings: Any) -> tuple[Resolution, dict[str, bytes]]:
+def resolve(handle: str, tmp_path: Path, cache: Path | None, **settings: Any) -> tuple[Pinned, dict[str, bytes]]:
     store = Store(tmp_path / "store")
     config = Config(tfhub_cache_dir=None if cache is None else str(cache), origin_retries=0, **settings)
     resolver = Resolver(config, store, None)
-    found = resolver.resolve(resolver.parse(handle))
+    found = resolver.find_or_read(resolver.parse(handle))
     snapshot = store.find(found.digest)
     assert snapshot is not None
     with snapshot:
@@ -78,7 +79,7 @@ def test_the_environment_names_the_cache(
     monkeypatch.setenv("TFHUB_CACHE_DIR", str(cache))
     config = Config.load({"store": str(tmp_path / "store")})
     resolver = Resolver(config, Store(tmp_path / "store"), None)
-    assert resolver.resolve(resolver.parse(handle)).source == FROM_CACHE
+    assert resolver.find_or_read(resolver.parse(handle)).source == FROM_CACHE
     assert hub.requests == []
 
 

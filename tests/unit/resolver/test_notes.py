@@ -12,7 +12,8 @@ import pytest
 
 from hubdist.config.schema import Config
 from hubdist.errors import HubdistError, StoreError, StoreFullError
-from hubdist.resolver.resolver import Resolution, Resolver
+from hubdist.resolver.resolver import Resolver
+from hubdist.resolver.values import Pinned
 from hubdist.store.store import Store
 from hubdist.system import disk
 from hubdist.testing.hub import LoopbackHub
@@ -27,10 +28,10 @@ def hub() -> Iterator[LoopbackHub]:
         yield running
 
 
-def resolve(root: Path, handle: str, **settings: Any) -> Resolution:
+def resolve(root: Path, handle: str, **settings: Any) -> Pinned:
     """As a new job does it."""
     resolver = Resolver(Config(origin_retries=0, **settings), Store(root / "store"), root)
-    found = resolver.resolve(resolver.parse(handle))
+    found = resolver.find_or_read(resolver.parse(handle))
     snapshot = Store(root / "store").find(found.digest)
     assert snapshot is not None
     with snapshot:

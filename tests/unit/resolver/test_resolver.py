@@ -15,7 +15,8 @@ import pytest
 
 from hubdist import errors
 from hubdist.config.schema import Config
-from hubdist.resolver.resolver import Resolution, Resolver
+from hubdist.resolver.resolver import Resolver
+from hubdist.resolver.values import Pinned
 from hubdist.store.store import Store
 from hubdist.testing.hub import LoopbackHub, Status
 from hubdist.testing.memory import MemorySource
@@ -38,11 +39,11 @@ class Jobs:
         self.store = Store(root / "store")
         self.base = root
 
-    def resolve(self, handle: str | Path, **settings: Any) -> Resolution:
+    def resolve(self, handle: str | Path, **settings: Any) -> Pinned:
         resolver = Resolver(Config(origin_retries=0, **settings), self.store, self.base)
-        return resolver.resolve(resolver.parse(str(handle)))
+        return resolver.find_or_read(resolver.parse(str(handle)))
 
-    def files(self, found: Resolution) -> dict[str, bytes]:
+    def files(self, found: Pinned) -> dict[str, bytes]:
         snapshot = self.store.find(found.digest)
         assert snapshot is not None
         with snapshot:
@@ -312,11 +313,11 @@ from hubdist.store.store import Store
 store = Store(Path(sys.argv[1]))
 assert store.read_only
 resolver = Resolver(Config(origin_retries=0), store, None)
-found = resolver.resolve(resolver.parse(sys.argv[2]))
+found = resolver.find_or_read(resolver.parse(sys.argv[2]))
 with store.find(found.digest) as snapshot:
     print(found.source, (snapshot.path / "saved_model.pb").read_text())
 try:
-    resolver.resolve(resolver.parse(sys.argv[3]))
+    resolver.find_or_read(resolver.parse(sys.argv[3]))
 except StoreError as error:
     print(error.handle == sys.argv[3], "read-only" in str(error))
 """
@@ -377,7 +378,7 @@ def test_waiting_and_reading_share_one_deadline(jobs: Jobs) -> None:
     holder.start()
     assert held.wait(10)
     with pytest.raises(errors.TransferTimeoutError):
-        resolver.resolve(handle)
+        resolver.find_or_read(handle)
     holder.join()
     assert asked  # each of the two alone would have been in time
     for thread in threading.enumerate():

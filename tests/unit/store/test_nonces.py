@@ -7,17 +7,19 @@ import os
 import shutil
 from collections import Counter
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
 from hubdist.cluster.coordinator.agent_pool import AgentPool
 from hubdist.cluster.coordinator.cluster_view import ClusterView
+from hubdist.cluster.coordinator.driver_snapshots import DriverSnapshots
 from hubdist.cluster.coordinator.job_pins import JobPins
 from hubdist.cluster.coordinator.probes import Probes
 from hubdist.cluster.coordinator.route_runner import RouteRunner
+from hubdist.cluster.coordinator.running import RunningDeliveries
 from hubdist.cluster.coordinator.store_groups import StoreGroups
+from hubdist.cluster.coordinator.store_sharing import StoreSharing
 from hubdist.cluster.nodes import Node
 from hubdist.config.schema import Config
 from hubdist.delivery.routes import Route
@@ -209,11 +211,25 @@ def test_who_shares_a_store_waits_for_the_first_and_receives_if_that_does_not_he
 
     async def bring() -> list[NodeReport]:
         agents = cast(AgentPool, Agent(**disks.disks))
-        pins = cast(JobPins, SimpleNamespace(nonces=Nonces(Store(tmp_path / "driver"))))
-        deliveries = RouteRunner(pins, agents, cast(Probes, None), node("driver"), Config(), cluster=disks.cluster)
-        monkeypatch.setattr(deliveries, "_deliver", deliver)
-        assert await deliveries._stores.first(node("a")) == node("a")
-        return await asyncio.gather(*(deliveries.bring(Digest("0" * 64), "model", node(name), None) for name in "ba"))
+        driver, config = node("driver"), Config()
+        stores = StoreGroups(driver, agents, Nonces(Store(tmp_path / "driver")), disks.cluster)
+        probes, running = (
+            Probes(agents, config, disks.cluster),
+            RunningDeliveries(driver, agents, disks.cluster, config),
+        )
+        sharing = StoreSharing(driver, stores, cast(DriverSnapshots, None), probes, running.liveness)
+        runner = RouteRunner(
+            driver,
+            config,
+            pins=cast(JobPins, None),
+            snapshots=cast(DriverSnapshots, None),
+            probes=probes,
+            running=running,
+            sharing=sharing,
+        )
+        monkeypatch.setattr(runner, "_report_routes", deliver)
+        assert await stores.first(node("a")) == node("a")
+        return await asyncio.gather(*(runner.run_routes(Digest("0" * 64), "model", node(name), None) for name in "ba"))
 
     other, first = asyncio.run(bring())
     assert (first.error is not None) == fails

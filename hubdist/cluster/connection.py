@@ -1,0 +1,134 @@
+"""A process's connection to its job's coordinator: finds or makes the actor, and calls it until it answers."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import ray
+import ray.exceptions
+
+from hubdist.cluster.actors import find_coordinator, make_coordinator, scope_of
+from hubdist.cluster.calls import LOST, stop_actor, translated
+from hubdist.cluster.job import Job
+from hubdist.cluster.job_record import JobRecord
+from hubdist.cluster.nodes import ProcessRole, process_role
+from hubdist.config.handover import literal_store, rooted
+from hubdist.config.schema import Config
+from hubdist.errors import PeerError, StoreError, TransferTimeoutError
+from hubdist.system.disk import working_directory
+
+_AGAIN_S = 0.2
+_MAX_AGAIN_S = 5.0
+_PROGRESS_S = 0.5
+_CLOSE_S = 5.0
+
+
+class CoordinatorConnection:
+    """Calls the coordinator of this process's job. Safe for several threads.
+
+    Args:
+        config: What this process would start a coordinator with.
+
+    Attributes:
+        config: The settings that hold in this process. `CoordinatorClient` replaces them once the process has joined.
+        job: The job, once this process has joined.
+        role: What this process is to the job.
+        node_id: Ray's id of this process's node; `outside` for a Ray Client.
+    """
+
+    def __init__(self, config: Config) -> None:
+        context = ray.get_runtime_context()
+        self.role = process_role()
+        # The coordinator and other processes may run in other directories than the driver.
+        self.config = rooted(config, working_directory()) if self.role is ProcessRole.DRIVER else config
+        self.node_id = "outside" if self.role is ProcessRole.OUTSIDE else str(context.get_node_id())
+        self.job: Job | None = None
+        self._job_id = str(context.get_job_id())
+        self._guard = threading.Lock()
+        self._coordinator: Any = None
+
+    def call(self, method: Callable[[Any], Any], while_waiting: Callable[[Any], None] | None = None) -> Any:
+        """Call the coordinator. If it dies meanwhile, wait for its restart or make a new one, and call again.
+
+        Args:
+            method: Gets the actor, and returns the reference of the call.
+            while_waiting: Gets the actor twice a second until the call is answered; None for nothing.
+
+        Raises:
+            PeerError: The coordinator could not start, or is gone and did not come back.
+            TransferTimeoutError: The coordinator gave no answer within `timeout_s`.
+        """
+        deadline = time.monotonic() + self.config.timeout_s
+        pause_s = _AGAIN_S
+        while True:
+            coordinator = self._connect()
+            try:
+                return _answer(coordinator, method, while_waiting, deadline)
+            except LOST as error:
+                if getattr(error, "actor_init_failed", False):
+                    raise PeerError(
+                        f"the coordinator could not start: {error}",
+                        advice="Is hubdist installed where the driver runs, or named in runtime_env?",
+                    ) from error
+                if time.monotonic() + pause_s > deadline:
+                    raise PeerError("the coordinator is gone and did not come back") from error
+                if isinstance(error, ray.exceptions.ActorUnschedulableError):
+                    stop_actor(coordinator)  # its node is gone; a new one is made elsewhere under its name
+                with self._guard:
+                    self._coordinator = None
+                threading.Event().wait(pause_s)  # until Ray has restarted it; nothing tells when
+                pause_s = min(2 * pause_s, _MAX_AGAIN_S)
+            except ray.exceptions.GetTimeoutError as error:
+                raise TransferTimeoutError(
+                    f"the coordinator gave no answer within timeout_s = {self.config.timeout_s:g} s"
+                ) from error
+            except ray.exceptions.RayError as error:
+                raise translated(error, None) from error.__cause__
+
+    def end(self) -> None:
+        """From the driver or a Ray Client: end the coordinator, and with it the agents. A task only disconnects."""
+        coordinator = None if self.role is ProcessRole.TASK else find_coordinator(self._job_id)
+        if coordinator is not None:
+            with contextlib.suppress(ray.exceptions.RayError):
+                ray.get(coordinator.close.remote(), timeout=_CLOSE_S)
+            stop_actor(coordinator)
+        with self._guard:
+            self._coordinator = None
+
+    def _connect(self) -> Any:
+        with self._guard:
+            if self._coordinator is None:
+                coordinator = find_coordinator(self._job_id)
+                self._coordinator = coordinator or make_coordinator(self._original_job(), self._job_id, self.role)
+            return self._coordinator
+
+    def _original_job(self) -> Job:
+        """What the coordinator is made from: what the job began with, if a task has to make the coordinator again."""
+        known = JobRecord(self._job_id).job() if self.role is ProcessRole.TASK else None
+        known = known or self.job
+        if known is not None:
+            return known
+        base_dir = working_directory() if self.role is ProcessRole.DRIVER else None
+        return Job.of(self.config, base_dir, scope_of(self._job_id), self._drivers_store())
+
+    def _drivers_store(self) -> tuple[str, str] | None:
+        """The driver's node and the store that its environment means; None if the settings name a store."""
+        if self.role is ProcessRole.DRIVER and not self.config.names_store:
+            with contextlib.suppress(StoreError):  # the coordinator raises it too, with more to say
+                return self.node_id, literal_store(self.config, self.node_id)
+        return None
+
+
+def _answer(
+    coordinator: Any, method: Callable[[Any], Any], while_waiting: Callable[[Any], None] | None, deadline: float
+) -> Any:
+    reference = method(coordinator)
+    while while_waiting is not None and time.monotonic() < deadline:
+        if ray.wait([reference], timeout=_PROGRESS_S)[0]:
+            break
+        while_waiting(coordinator)
+    return ray.get(reference, timeout=max(0.0, deadline - time.monotonic()))

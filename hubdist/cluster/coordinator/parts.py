@@ -1,0 +1,84 @@
+"""The parts of a job's coordinator, put together in one place."""
+
+from __future__ import annotations
+
+from hubdist.cluster.coordinator.agent_pool import AgentPool
+from hubdist.cluster.coordinator.blocking_work import BlockingWork
+from hubdist.cluster.coordinator.cluster_view import ClusterView
+from hubdist.cluster.coordinator.driver_snapshots import DriverSnapshots
+from hubdist.cluster.coordinator.job_pins import JobPins
+from hubdist.cluster.coordinator.job_scope import JobScope, PinRecord
+from hubdist.cluster.coordinator.open_feeds import OpenFeeds
+from hubdist.cluster.coordinator.pin_service import PinService
+from hubdist.cluster.coordinator.planner import Planner
+from hubdist.cluster.coordinator.probes import Probes
+from hubdist.cluster.coordinator.route_runner import RouteRunner
+from hubdist.cluster.coordinator.running import RunningDeliveries
+from hubdist.cluster.coordinator.store_groups import StoreGroups
+from hubdist.cluster.coordinator.store_sharing import StoreSharing
+from hubdist.cluster.job import Job
+from hubdist.cluster.nodes import Node
+from hubdist.resolver.node_store import open_store
+from hubdist.resolver.resolver import Resolver
+from hubdist.store.nonces import Nonces
+
+
+class CoordinatorParts:
+    """What a coordinator works with. Owned by the coordinator's event loop.
+
+    Args:
+        job: The job.
+        node: The driver's node.
+        agents: Agents by node.
+        record: Where the cluster notes the job's pins.
+        cluster: Tells which nodes are alive, and the time.
+
+    Attributes:
+        config: The job's settings, with the user's own origins.
+        work: Threads for disks and origins.
+        resolver: Resolves handles into the driver's store.
+        pins: The job's pins.
+        pin_service: Answers what handles stand for.
+        planner: Tells what loads would do.
+        running: The deliveries that run.
+        runner: Brings models to nodes.
+
+    Raises:
+        ConfigError: The settings cannot hold on this node.
+        StoreError: The store of the driver's node cannot be used.
+    """
+
+    def __init__(self, job: Job, node: Node, agents: AgentPool, record: PinRecord, cluster: ClusterView) -> None:
+        self.config = job.whole_config(node.id)
+        store = open_store(self.config, node.id)
+        self.work = BlockingWork()
+        snapshots = DriverSnapshots(store, self.work)
+        self.resolver = Resolver(self.config, store, job.base_dir, job.models)
+        self.pins = JobPins(self.resolver, JobScope(store.root / "pins", job.scope, record), snapshots, self.work)
+        self.running = RunningDeliveries(node, agents, cluster, self.config)
+        probes = Probes(agents, self.config, cluster)
+        stores = StoreGroups(node, agents, Nonces(store), cluster)
+        sharing = StoreSharing(node, stores, snapshots, probes, self.running.liveness)
+        self.runner = RouteRunner(
+            node,
+            self.config,
+            pins=self.pins,
+            snapshots=snapshots,
+            probes=probes,
+            running=self.running,
+            sharing=sharing,
+        )
+        feeds = OpenFeeds(
+            node,
+            self.running,
+            stores,
+            arrivals=self.runner.reports.arrivals,
+            probes=probes,
+            cluster=cluster,
+        )
+        self.pin_service = PinService(
+            node, self.config, resolver=self.resolver, pins=self.pins, work=self.work, probes=probes, feeds=feeds
+        )
+        self.planner = Planner(
+            self.config, resolver=self.resolver, pins=self.pins, work=self.work, probes=probes, stores=stores
+        )

@@ -1,0 +1,172 @@
+"""What is known of a handle before its origin is asked: which digest it must have, and who has that model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from hubdist.config.model_settings import ModelSettings
+from hubdist.config.schema import Config
+from hubdist.errors import DigestMismatchError, NotPinnedError
+from hubdist.model.handle import Handle, Kind
+from hubdist.model.manifest import Digest, Manifest
+from hubdist.model.paths import drivers_path
+from hubdist.resolver.values import Pinned, ResolvedFrom
+from hubdist.shared_cache.best_effort import BestEffortCache
+from hubdist.store.pins import LockFile, Pins, check_pin
+from hubdist.store.store import Store
+from hubdist.system.disk import optional_note
+
+
+def is_immutable(handle: Handle) -> bool:
+    """True for handles whose bytes never change: those of hubs and numbered Kaggle versions, as for TensorFlow Hub."""
+    return handle.kind is Kind.HUB or (handle.kind is Kind.KAGGLE and handle.text.count("/") == 6)
+
+
+def check_unchanged(handle: Handle, pinned: Digest | None, found: Digest) -> None:
+    """Check that a model that was read again is the one that the job pinned.
+
+    Args:
+        handle: The handle, for the error.
+        pinned: What the job pinned; None accepts any model.
+        found: What was read.
+
+    Raises:
+        DigestMismatchError: It is another model.
+    """
+    if pinned is not None and pinned != found:
+        raise DigestMismatchError(
+            "the origin changed during the job, and the driver's store lost the model that the job began with",
+            expected=str(pinned),
+            actual=str(found),
+            handle=handle.redacted,
+            advice="Start the job again to take the new model.",
+        )
+
+
+class PinPolicy:
+    """Which digest a handle must have, by the configuration and the lock file, and which it had last time.
+
+    Safe for several threads and processes.
+
+    Args:
+        config: The job's settings.
+        store: The driver's store, which remembers the digests of former jobs.
+        base_dir: What a relative `lock_file` is relative to; None refuses a relative one.
+        models: `Handle.key` -> what the configuration says of the model; None takes it from `config`. The settings that
+            the coordinator gets hold no models, because their handles may hold secrets.
+
+    Raises:
+        ConfigError: `lock_file` begins with `~` where no home is known, or it is relative and there is no `base_dir`.
+    """
+
+    def __init__(
+        self, config: Config, store: Store, base_dir: Path | None, models: Mapping[str, ModelSettings] | None
+    ) -> None:
+        self._frozen = config.frozen
+        self._store = store
+        self._models = config.model_settings() if models is None else models
+        self._last_pins = Pins(store.root / "pins" / "last")
+        self._lock_file: LockFile | None = None
+        if config.lock_file is not None:
+            path = drivers_path(config.lock_file, "lock_file (HUBDIST_LOCK_FILE)", base_dir)
+            self._lock_file = LockFile(path, frozen=config.frozen)
+
+    def settings_of(self, handle: Handle) -> ModelSettings:
+        """What the configuration says of this model alone."""
+        return self._models.get(handle.key, ModelSettings())
+
+    def required(self, handle: Handle) -> Digest | None:
+        """The only digest that the configuration or the lock file allow; None if they allow any.
+
+        Raises:
+            NotPinnedError: The settings are frozen, and nothing pins the handle.
+            ConfigError: The lock file is damaged.
+        """
+        digest = self.settings_of(handle).digest
+        if digest is None and self._lock_file is not None:
+            digest = self._lock_file.find(handle)
+        if digest is None and self._frozen:
+            raise NotPinnedError(
+                "the configuration is frozen and this handle has no pin",
+                advice="Add it to models with its digest, or run once with lock_file and without frozen.",
+            )
+        return digest
+
+    def last(self, handle: Handle) -> Digest | None:
+        """What a handle stood for when this store was last asked; the handle may stand for other bytes by now."""
+        return self._last_pins.find(handle)
+
+    def accept(self, pinned: Pinned, required: Digest | None) -> None:
+        """Check what a handle was resolved to, and note the digest for later jobs.
+
+        Args:
+            pinned: What the handle was resolved to.
+            required: What `required` returned before the handle was resolved.
+
+        Raises:
+            DigestMismatchError: Other bytes are pinned.
+            NotPinnedError: The lock file is frozen and does not know the handle.
+            StoreError: The lock file cannot be written.
+        """
+        if required is not None:
+            check_pin(pinned.handle, required, pinned.digest, "the configuration or hubdist.lock")
+        if self._lock_file is not None:
+            self._lock_file.keep(pinned.handle, pinned.digest)
+        if not self._store.read_only:
+            with optional_note(self._store.root / "pins"):
+                self._last_pins.keep(pinned.handle, pinned.digest)
+
+
+class Lookup:
+    """Finds models in the driver's store and in the shared cache. Asks no origin and writes nothing.
+
+    Args:
+        config: The job's settings.
+        store: The driver's store.
+        cache: The shared cache, if there is one.
+        policy: Tells what a handle stood for last time.
+    """
+
+    def __init__(self, config: Config, store: Store, cache: BestEffortCache, policy: PinPolicy) -> None:
+        self._offline = config.offline
+        self._store = store
+        self._cache = cache
+        self._policy = policy
+
+    def by_handle(self, handle: Handle, required: Digest | None) -> Pinned | None:
+        """What a handle stands for, if that can be told without its origin: it is pinned, immutable, or offline.
+
+        Args:
+            handle: The handle.
+            required: The only digest that the pins allow; None if they allow any.
+        """
+        digest = required
+        immutable = is_immutable(handle)
+        if digest is None and (immutable or (self._offline and not handle.is_drivers)):
+            digest = self._policy.last(handle)
+        if digest is None and immutable:
+            digest = self._cache.digest_of(handle)
+        return None if digest is None else self.by_digest(handle, digest)
+
+    def by_digest(self, handle: Handle, digest: Digest, manifest: Manifest | None = None) -> Pinned | None:
+        """The model with a digest, if the store or the shared cache has it.
+
+        Args:
+            handle: The handle that stands for the model.
+            digest: The model.
+            manifest: Its files, if this job noted them; then the model is known even if nobody has its files.
+        """
+        snapshot = self._store.find(digest)
+        if snapshot is not None:
+            with snapshot:
+                manifest = snapshot.manifest
+        shared = self._cache.find(digest)
+        if manifest is not None:
+            # The copy is trusted: nodes verify it against this manifest, which did not come from the cache.
+            copy = None if shared is None else replace(shared.copy, unproven=False)
+            return Pinned(handle, manifest, ResolvedFrom.STORE, shared=copy)
+        if shared is None:
+            return None
+        return Pinned(handle, shared.manifest, ResolvedFrom.SHARED_CACHE, shared=shared.copy)

@@ -1,0 +1,19 @@
+"""The store of a node, as the settings describe it."""
+
+from __future__ import annotations
+
+from hubdist.config.schema import Config
+from hubdist.store.store import Store
+
+
+def open_store(config: Config, node_id: str) -> Store:
+    """Open the store of a node; it is made if it is not there.
+
+    Args:
+        config: The settings that hold on the node.
+        node_id: Ray's id of the node, or what stands for it without Ray.
+
+    Raises:
+        StoreError: The directory cannot be told or used, or another user could change it.
+    """
+    return Store(config.store_root(node_id), max_bytes=config.max_store_bytes)
