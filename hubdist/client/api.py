@@ -21,14 +21,14 @@ from hubdist.client.read_modes import Reader
 from hubdist.config.schema import Config, ReadMode, RouteName
 from hubdist.errors import DeliveryError, NotPinnedError
 from hubdist.loading import (
-    Bundle,
     Changes,
     LoadedModels,
     LoadKey,
+    ModelReference,
     NodePath,
     PartKind,
-    Seal,
-    Travel,
+    PartReference,
+    PickleHooks,
     apply_changes,
     free_remote_assets,
     import_modules,
@@ -157,13 +157,13 @@ class _Process:
         if mode == "memory":
             access = self.way.access(pin, how.route)
             own = self.way.find(pin.digest)
-            return open_model(self.reader.to_memory(access, own), key, _TRAVEL)
+            return open_model(self.reader.to_memory(access, own), key, _PICKLE_HOOKS)
         if mode == "in_place":
             access = self.way.access(pin, how.route)
-            model = self.reader.in_place(access, lambda place: open_model(place, key, _TRAVEL))
+            model = self.reader.in_place(access, lambda place: open_model(place, key, _PICKLE_HOOKS))
             if model is not None:
                 return model
-        return open_model(self.way.locate(pin, how.route), key, _TRAVEL)
+        return open_model(self.way.locate(pin, how.route), key, _PICKLE_HOOKS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -418,26 +418,26 @@ def shutdown() -> None:
     free_remote_assets()
 
 
-def revive_model(key: LoadKey, changes: Changes) -> Bundle:
+def revive_model(key: LoadKey, changes: Changes) -> ModelReference:
     """What a pickle of a loaded model, or of parts of one, holds once for all of them.
 
     Args:
         key: The model.
         changes: What the sender had changed.
     """
-    return Bundle(key, lambda: changes, _open_travelled, revive_model)
+    return ModelReference(key, lambda: changes, _open_travelled, revive_model)
 
 
-def revive_part(bundle: Bundle, path: NodePath, kind: PartKind, extra: tuple[tuple[str, Any], ...]) -> Any:
+def revive_part(model: ModelReference, path: NodePath, kind: PartKind, extra: tuple[tuple[str, Any], ...]) -> Any:
     """What such a pickle gives: an object that loads the model at its first use, and becomes it or the part of it.
 
     Args:
-        bundle: The model.
+        model: The model.
         path: The part.
         kind: What the part is.
         extra: Plain attributes of this object alone.
     """
-    return unopened(Seal(bundle, path, kind, extra, revive_part))
+    return unopened(PartReference(model, path, kind, extra, revive_part))
 
 
 def _open_travelled(key: LoadKey, changes: Changes) -> Any:
@@ -448,7 +448,7 @@ def _open_travelled(key: LoadKey, changes: Changes) -> Any:
         HubdistError: Every other kind of it.
     """
     process = _current()
-    how = _How(key.route, key.read_mode)
+    how = _How.checked(key.route, key.read_mode)
     try:
         model = process.open(Pin(key.handle, key.digest), key, how)
     except NotPinnedError as error:
@@ -465,7 +465,7 @@ def _open_travelled(key: LoadKey, changes: Changes) -> Any:
     return model
 
 
-_TRAVEL = Travel(_open_travelled, revive_model, revive_part)
+_PICKLE_HOOKS = PickleHooks(_open_travelled, revive_model, revive_part)
 
 
 def _current() -> _Process:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from hubdist.config.schema import Config
 from hubdist.delivery.routes import Route
 from hubdist.errors import ConfigError, HubdistError, IntegrityError, OriginError
-from hubdist.loading import InPlace, RamModel, check_in_place, copy_to_memory
+from hubdist.loading import InPlaceModel, RamModel, check_in_place, copy_to_memory
 from hubdist.model.manifest import Chunk, Digest, Manifest, cut_chunks
 from hubdist.model.redact import redact_url
 from hubdist.remote.snapshot_copy import FALLBACK_ERRORS, RemoteCopy, check_copy, copy_remote, probe
@@ -63,7 +63,7 @@ class Reader:
                 self._say(route, copy, error)
         return self._fill(access.manifest, lambda model: self._fetch_all(access.manifest, model))
 
-    def in_place(self, access: ReadSources, open_place: Callable[[InPlace], _T]) -> _T | None:
+    def in_place(self, access: ReadSources, open_place: Callable[[InPlaceModel], _T]) -> _T | None:
         """Let TensorFlow open a model where it lies, at the best place that can be read.
 
         Args:
@@ -92,7 +92,7 @@ class Reader:
                 continue
             try:
                 self._check_place(route, copy, access.manifest)
-                opened = open_place(InPlace(copy.url, access.manifest))
+                opened = open_place(InPlaceModel(copy.url, access.manifest))
                 check_copy(copy, self._config)
             except FALLBACK_ERRORS as error:
                 self._say(route, copy, error)

@@ -21,7 +21,7 @@ from hubdist.cluster.coordinator.job_pins import DirectRead, JobPins
 from hubdist.config.schema import Config
 from hubdist.delivery.routes import Route
 from hubdist.errors import ConfigError, DigestMismatchError, ModelNotFoundError
-from hubdist.loading import InPlace
+from hubdist.loading import InPlaceModel
 from hubdist.model.handle import parse_handle
 from hubdist.model.manifest import Chunk, Digest, EntryDigester, Manifest
 from hubdist.origins.direct import direct_url
@@ -296,7 +296,7 @@ def access(copy: RemoteCopy, files: dict[str, bytes]) -> ReadSources:
     return ReadSources.ordered(manifest_of(files), {Route.DIRECT: copy}, None)
 
 
-def opened(place: InPlace) -> dict[str, bytes]:
+def opened(place: InPlaceModel) -> dict[str, bytes]:
     root = Path(place.path)
     return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
@@ -340,7 +340,7 @@ def test_another_node_opens_only_what_it_has_digested_itself(tmp_path: Path, mon
 def test_what_changes_while_it_is_opened_is_not_taken(tmp_path: Path) -> None:
     model = write_model(tmp_path / "model", OLD)
 
-    def open_and_change(place: InPlace) -> dict[str, bytes]:
+    def open_and_change(place: InPlaceModel) -> dict[str, bytes]:
         overwrite(model)
         return opened(place)
 
@@ -362,7 +362,7 @@ def test_a_frozen_job_without_ray_opens_the_pinned_model_or_nothing(tmp_path: Pa
         reader = Reader(CONFIG, way.read, lambda: True)
         assert reader.in_place(way.access(pin, None), opened) == (None if frozen else OLD)
         with way.locate(pin, None) as snapshot:
-            assert opened(InPlace(str(snapshot.path), snapshot.manifest)) == OLD
+            assert opened(InPlaceModel(str(snapshot.path), snapshot.manifest)) == OLD
         overwrite(model)
 
 
