@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
-
-import ray
-import ray.exceptions
+from typing import TYPE_CHECKING, Any
 
 from hubdist.errors import HubdistError, PeerError, StoreFullError, TransferTimeoutError
 
-LOST = (
-    ray.exceptions.RayActorError,
-    ray.exceptions.ActorUnschedulableError,
-    ray.exceptions.NodeDiedError,
-    ray.exceptions.WorkerCrashedError,
-)
-"""What Ray raises when the other side is gone."""
+if TYPE_CHECKING:
+    import ray.exceptions
+
+
+def lost_errors() -> tuple[type[Exception], ...]:
+    """The errors that Ray raises when the other side of a call is gone."""
+    import ray.exceptions
+
+    return (
+        ray.exceptions.RayActorError,
+        ray.exceptions.ActorUnschedulableError,
+        ray.exceptions.NodeDiedError,
+        ray.exceptions.WorkerCrashedError,
+    )
 
 
 class NodeLostError(PeerError):
@@ -36,6 +40,8 @@ async def settle(reference: Any, *, timeout_s: float, node: str) -> Any:
         TransferTimeoutError: No answer before the deadline.
         HubdistError: What the called method raised.
     """
+    import ray.exceptions
+
     try:
         return await asyncio.wait_for(asyncio.wrap_future(reference.future()), timeout_s)
     except TimeoutError:
@@ -46,9 +52,11 @@ async def settle(reference: Any, *, timeout_s: float, node: str) -> Any:
 
 def translated(error: ray.exceptions.RayError, node: str | None) -> HubdistError:
     """The error of hubdist that an error of Ray stands for."""
+    import ray.exceptions
+
     if isinstance(error, ray.exceptions.RayTaskError):
         return _from_task(error, node)
-    if isinstance(error, LOST):
+    if isinstance(error, lost_errors()):
         return NodeLostError("the node or the agent on it is gone", node=node)
     if isinstance(error, ray.exceptions.GetTimeoutError):
         return TransferTimeoutError("no answer before the deadline", node=node)
@@ -58,6 +66,8 @@ def translated(error: ray.exceptions.RayError, node: str | None) -> HubdistError
 
 
 def _from_task(error: ray.exceptions.RayTaskError, node: str | None) -> HubdistError:
+    import ray.exceptions
+
     cause = error.cause
     if isinstance(cause, HubdistError):
         return cause.with_context(node=node)
@@ -68,9 +78,13 @@ def _from_task(error: ray.exceptions.RayTaskError, node: str | None) -> HubdistE
 
 def stop_actor(actor: Any) -> None:
     """End an actor for good; harmless if it is gone."""
+    import ray
+
     ray.kill(actor, no_restart=True)
 
 
 def stop_this_actor() -> None:
     """End the actor that calls this, for good."""
+    import ray
+
     stop_actor(ray.get_runtime_context().current_actor)

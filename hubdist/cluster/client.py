@@ -13,7 +13,7 @@ import ray.exceptions
 from ray.experimental import tqdm_ray
 
 from hubdist.cluster.actors import find_coordinator, make_coordinator, scope_of
-from hubdist.cluster.calls import LOST, stop_actor, translated
+from hubdist.cluster.calls import lost_errors, stop_actor, translated
 from hubdist.cluster.coordinator.coordinator import CoordinatorStatus, Membership
 from hubdist.cluster.job import Job, Terms
 from hubdist.cluster.job_record import JobRecord
@@ -312,7 +312,7 @@ class CoordinatorClient:
                         break
                     while_waiting(coordinator)
                 return ray.get(reference, timeout=max(0.0, deadline - time.monotonic()))
-            except LOST as error:
+            except lost_errors() as error:
                 if getattr(error, "actor_init_failed", False):
                     raise PeerError(
                         f"the coordinator could not start: {error}",

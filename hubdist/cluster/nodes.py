@@ -6,10 +6,6 @@ import enum
 from dataclasses import dataclass
 from typing import Any
 
-import ray
-import ray.exceptions
-from ray.util import client as ray_client
-
 from hubdist.errors import PeerError
 
 
@@ -40,6 +36,9 @@ class Node:
 
 def process_role() -> ProcessRole:
     """What this process is."""
+    import ray
+    from ray.util import client as ray_client
+
     if ray_client.ray.is_connected():
         return ProcessRole.OUTSIDE
     in_task = ray.get_runtime_context().worker.mode == ray.WORKER_MODE
@@ -52,6 +51,8 @@ def alive_nodes() -> list[Node]:
     Raises:
         PeerError: The cluster does not say.
     """
+    import ray.exceptions
+
     try:
         infos = ray.nodes()
     except ray.exceptions.RayError as error:
@@ -74,6 +75,8 @@ def driver_node(nodes: list[Node], here: ProcessRole) -> Node:
 
     The head stands in where there is no driver on a node: Serve, Ray Client, a driver that has ended.
     """
+    import ray
+
     if here is ProcessRole.OUTSIDE:
         return nodes[0]
     own = ray.get_runtime_context().get_node_id()
@@ -92,6 +95,8 @@ def job_is_over(job_id: str) -> bool:
 
 def _driver_address() -> str | None:
     """The address of this job's driver, or None if it has ended or cannot be told."""
+    import ray
+
     job_id = ray.get_runtime_context().get_job_id()
     for job in _jobs():
         if job["JobID"] == job_id and not job["IsDead"]:

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -21,29 +20,12 @@ from hubdist.remote.mounted_tree import MountedTree
 from hubdist.shared_cache import lease
 from hubdist.shared_cache.lease import hold_lease
 from tests.support import REPOSITORY
-from tests.support.gcs import FakeGcs, fake_gcs, gcs_environment
+from tests.support.gcs import FakeGcs, gcs_environment
 from tests.support.gcs_proxy import GcsProxy
-from tests.support.places import GcsPlace, MemoryPlace, MountedPlace, Place
+from tests.support.places import GcsPlace, Place
 
 BUCKET = "leases"
 CONFIG = Config(retries=1, stall_timeout_s=20, timeout_s=60)
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[FakeGcs]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("NO_GCE_CHECK", "true")
-        with fake_gcs() as running:
-            running.make_bucket(BUCKET)
-            yield running
-
-
-@pytest.fixture(params=["gs", "mount", "memory"])
-def place(request: pytest.FixtureRequest, server: FakeGcs, tmp_path: Path) -> Place:
-    name = request.node.name.partition("[")[0]
-    if request.param == "gs":
-        return GcsPlace(server, BUCKET, name)
-    return MountedPlace(tmp_path / "mount") if request.param == "mount" else MemoryPlace(name)
 
 
 @pytest.fixture

@@ -32,9 +32,10 @@ from hubdist.resolver.resolver import Resolver
 from hubdist.resolver.values import ReadSources
 from hubdist.store.store import Store
 from hubdist.testing.hub import LoopbackHub
-from tests.support.gcs import FakeGcs, fake_gcs, gcs_environment
-from tests.support.places import GcsPlace, MemoryPlace, MountedPlace, Place, put_all
+from tests.support.gcs import FakeGcs
+from tests.support.places import Place, put_all
 
+BUCKET = "proven"
 OLD = {"saved_model.pb": b"old model", "variables/data": b"1.0" * 1000}
 NEW = {"saved_model.pb": b"new model", "variables/data": b"7.0" * 1000}
 """Another model, with equal names and sizes."""
@@ -176,22 +177,6 @@ class Jobs:
 @pytest.fixture
 def jobs(tmp_path: Path) -> Jobs:
     return Jobs(tmp_path)
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[FakeGcs]:
-    with fake_gcs() as running:
-        running.make_bucket("proven")
-        with gcs_environment(running.url):
-            yield running
-
-
-@pytest.fixture(params=["gs", "mount", "memory"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
-    name = hashlib.sha1(request.node.name.encode()).hexdigest()[:12]
-    if request.param == "gs":
-        return GcsPlace(request.getfixturevalue("server"), "proven", name)
-    return MountedPlace(tmp_path / "mount") if request.param == "mount" else MemoryPlace(name)
 
 
 def test_a_place_is_the_model_that_was_read_there(place: Place, jobs: Jobs) -> None:
@@ -433,7 +418,7 @@ def test_a_path_that_the_driver_lacks_is_an_error_even_if_a_node_has_it(tmp_path
 
 
 def test_a_bucket_is_read_by_the_node_that_asks(server: FakeGcs, tmp_path: Path) -> None:
-    server.put_all("proven", "bucket", OLD)
+    server.put_all(BUCKET, "bucket", OLD)
 
     async def read(url: str) -> DirectRead:
         manifest, copy = NodeAgent(Config(store=str(tmp_path / "node")), "node").read_directory(url, keep=False)

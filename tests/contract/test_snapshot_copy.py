@@ -7,7 +7,7 @@ import os
 import pickle
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,9 @@ from hubdist.model.manifest import Chunk, EntryDigester, Manifest
 from hubdist.remote import StoredFile, snapshot_copy
 from hubdist.remote.snapshot_copy import RemoteCopy, check_copy, copy_remote, list_copy, probe
 from hubdist.store.store import Store
-from tests.support.gcs import FakeGcs, fake_gcs, gcs_environment
+from tests.support.gcs import FakeGcs, gcs_environment
 from tests.support.gcs_proxy import GcsProxy
-from tests.support.places import GcsPlace, MemoryPlace, MountedPlace, Place, put_all
+from tests.support.places import GcsPlace, Place, put_all
 
 BUCKET = "copies"
 CONFIG = Config(retries=0, stall_timeout_s=20, in_flight_bytes=4 << 20)
@@ -31,23 +31,6 @@ FILES = {
     "assets/empty": b"",
     **{f"assets/{number}.txt": os.urandom(100 + number) for number in range(30)},
 }
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[FakeGcs]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("NO_GCE_CHECK", "true")
-        with fake_gcs() as running:
-            running.make_bucket(BUCKET)
-            yield running
-
-
-@pytest.fixture(params=["gs", "mount", "memory"])
-def place(request: pytest.FixtureRequest, server: FakeGcs, tmp_path: Path) -> Place:
-    name = hashlib.sha1(request.node.name.encode()).hexdigest()[:12]
-    if request.param == "gs":
-        return GcsPlace(server, BUCKET, name)
-    return MountedPlace(tmp_path / "mount") if request.param == "mount" else MemoryPlace(name)
 
 
 def manifest_of(files: Mapping[str, bytes]) -> Manifest:

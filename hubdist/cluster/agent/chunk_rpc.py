@@ -16,8 +16,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import cloudpickle
-import ray
-import ray.exceptions
 
 from hubdist.cluster.calls import NodeLostError, translated
 from hubdist.errors import HubdistError, PeerError, StoreError, TransferTimeoutError
@@ -89,6 +87,8 @@ def fetch(sender: Sender, delivery: str, part: ProvenChunk, timeout_s: float) ->
         SenderLostError: The other agent is gone.
         TransferError: They did not come, or were given up.
     """
+    import ray.exceptions
+
     agent, size = _agent(sender.agent), part.chunk.size
     options = {"num_returns": _count(size), "concurrency_group": SEND_GROUP, "enable_task_events": False}
     if sender.stage is None:
