@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from typing import TYPE_CHECKING, Any
 
 from hubdist.errors import HubdistError, PeerError, StoreFullError, TransferTimeoutError
 
 if TYPE_CHECKING:
     import ray.exceptions
+
+
+def ray_errors() -> tuple[type[Exception], ...]:
+    """The class of Ray's errors, for `except`; none in a process without Ray, where nothing raises them."""
+    exceptions = sys.modules.get("ray.exceptions")
+    return () if exceptions is None else (exceptions.RayError,)
 
 
 def lost_errors() -> tuple[type[Exception], ...]:
@@ -40,17 +47,15 @@ async def settle(reference: Any, *, timeout_s: float, node: str) -> Any:
         TransferTimeoutError: No answer before the deadline.
         HubdistError: What the called method raised.
     """
-    import ray.exceptions
-
     try:
         return await asyncio.wait_for(asyncio.wrap_future(reference.future()), timeout_s)
     except TimeoutError:
         raise TransferTimeoutError(f"no answer within {timeout_s:g} s", node=node) from None
-    except ray.exceptions.RayError as error:
+    except ray_errors() as error:
         raise translated(error, node) from error
 
 
-def translated(error: ray.exceptions.RayError, node: str | None) -> HubdistError:
+def translated(error: Exception, node: str | None) -> HubdistError:
     """The error of hubdist that an error of Ray stands for."""
     import ray.exceptions
 

@@ -201,7 +201,7 @@ def fake_nodes(monkeypatch: pytest.MonkeyPatch, folder: Path, *names: str, **set
     monkeypatch.setattr(agent_pool, "pickle_agent", pickled)
     monkeypatch.setattr(agent_pool, "stop_actor", lambda actor: setattr(actor, "killed", True))
     monkeypatch.setattr(chunk_rpc, "_agent", actors.__getitem__)
-    monkeypatch.setattr(chunk_rpc.ray, "get", get)
+    monkeypatch.setattr(chunk_rpc, "_get", get)
     monkeypatch.setattr(chunk_exchange, "fetch", chunk_rpc.fetch)
     monkeypatch.setattr(liveness, "QUIET_S", 0.1)
     monkeypatch.setattr(delivery_run, "SILENT_S", 0.5)

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
 from typing import Any
 
 import cloudpickle
 
-from hubdist.cluster.calls import NodeLostError, translated
+from hubdist.cluster.calls import NodeLostError, ray_errors, translated
 from hubdist.errors import HubdistError, PeerError, StoreError, TransferTimeoutError
 from hubdist.model.manifest import ProvenChunk
 
@@ -87,8 +87,6 @@ def fetch(sender: Sender, delivery: str, part: ProvenChunk, timeout_s: float) ->
         SenderLostError: The other agent is gone.
         TransferError: They did not come, or were given up.
     """
-    import ray.exceptions
-
     agent, size = _agent(sender.agent), part.chunk.size
     options = {"num_returns": _count(size), "concurrency_group": SEND_GROUP, "enable_task_events": False}
     if sender.stage is None:
@@ -103,12 +101,20 @@ def fetch(sender: Sender, delivery: str, part: ProvenChunk, timeout_s: float) ->
         raise PeerError("the node that should send the chunk gives no answer, and others are asked for it")
     try:
         last.result(timeout=0)
-        found = ray.get(results, timeout=max(1.0, deadline - time.monotonic()))  # all came with one answer
+        found = _get(results, timeout=max(1.0, deadline - time.monotonic()))  # all came with one answer
     except TimeoutError:
         raise TransferTimeoutError(f"the chunk did not come within {timeout_s:g} s") from None
-    except ray.exceptions.RayError as error:
+    except ray_errors() as error:
         raise sender_error(translated(error, None)) from error
     return bytearray().join(found)
+
+
+def _get(results: Sequence[Any], timeout: float) -> list[bytes]:
+    """`ray.get`, in a function that tests without Ray replace."""
+    import ray
+
+    found: list[bytes] = ray.get(results, timeout=timeout)
+    return found
 
 
 def sender_error(error: HubdistError) -> HubdistError:
