@@ -1,4 +1,4 @@
-# make demo, make test, make test-unit (tests/unit alone, without Ray and TensorFlow: about a minute), make check:
+# make demo, make test, make test-unit (tests/unit alone, without Ray and TensorFlow), make check:
 # each sets up .venv first. Needs Python 3.11, 3.12 or 3.13, and a package index.
 # The first that runs is taken: a version manager's stand-in may be there and not run.
 PYTHON ?= $(shell for python in python3.11 python3.12 python3.13; do \
