@@ -1,4 +1,5 @@
-# make demo, make test, make check: each sets up .venv first. Needs Python 3.11, 3.12 or 3.13, and a package index.
+# make demo, make test, make test-unit (tests/unit alone, without Ray and TensorFlow), make check:
+# each sets up .venv first. Needs Python 3.11, 3.12 or 3.13, and a package index.
 # The first that runs is taken: a version manager's stand-in may be there and not run.
 PYTHON ?= $(shell for python in python3.11 python3.12 python3.13; do \
 	$$python -c '' 2>/dev/null && echo $$python && exit; done; echo python3)
@@ -8,13 +9,17 @@ READY := $(VENV)/.ready
 VERSION := -c 'import sys; print(*sys.version_info[:2])'
 WHEEL := build/demo/basic_pitch-0.4.0-py2.py3-none-any.whl
 
-.PHONY: demo test check format configs clean
+.PHONY: demo test test-unit check format configs clean
 
 demo: $(READY) $(WHEEL)
 	$(BIN)/python examples/quickstart.py $(WHEEL) --out build/demo
 
 test: $(READY) $(WHEEL)
 	$(BIN)/python -m pytest
+
+# For the inner loop: fewer random examples than `make test`.
+test-unit: $(READY)
+	$(BIN)/python -m pytest tests/unit -m 'not tf' --hypothesis-profile quick
 
 check: $(READY)
 	$(BIN)/ruff format --check .

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 import hubdist
+from hubdist.testing.hub import LoopbackHub
+from tests.support import examples as _hypothesis_profiles  # noqa: F401 - registers the profile `quick`
 
 # Set before ray is imported anywhere: no token file of the user's, no reports, no uv look-ups. And before gcsfs is,
 # which would ask Google for the kind of each bucket.
@@ -36,6 +38,13 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterat
         hubdist.shutdown()
     left = [thread.name for thread in threading.enumerate() if thread.name.startswith("hubdist")]
     assert not left, f"threads left behind: {left}"
+
+
+@pytest.fixture
+def hub() -> Iterator[LoopbackHub]:
+    """A hub on this machine that has no models yet."""
+    with LoopbackHub() as running:
+        yield running
 
 
 _EXPORT = """

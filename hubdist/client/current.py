@@ -17,13 +17,13 @@ from hubdist.config.handover import stop_handing_down
 from hubdist.config.schema import Config
 from hubdist.errors import NotPinnedError
 from hubdist.loading import (
-    Bundle,
     Changes,
     LoadKey,
+    ModelReference,
     NodePath,
     PartKind,
-    Seal,
-    Travel,
+    PartReference,
+    PickleHooks,
     apply_changes,
     free_remote_assets,
     unopened,
@@ -95,26 +95,26 @@ def end_process() -> None:
     free_remote_assets()
 
 
-def revive_model(key: LoadKey, changes: Changes) -> Bundle:
+def revive_model(key: LoadKey, changes: Changes) -> ModelReference:
     """What a pickle of a loaded model, or of parts of one, holds once for all of them.
 
     Args:
         key: The model.
         changes: What the sender had changed.
     """
-    return Bundle(key, lambda: changes, _open_travelled, revive_model)
+    return ModelReference(key, lambda: changes, _open_travelled, revive_model)
 
 
-def revive_part(bundle: Bundle, path: NodePath, kind: PartKind, extra: tuple[tuple[str, Any], ...]) -> Any:
+def revive_part(model: ModelReference, path: NodePath, kind: PartKind, extra: tuple[tuple[str, Any], ...]) -> Any:
     """What such a pickle gives: an object that loads the model at its first use, and becomes it or the part of it.
 
     Args:
-        bundle: The model.
+        model: The model.
         path: The part.
         kind: What the part is.
         extra: Plain attributes of this object alone.
     """
-    return unopened(Seal(bundle, path, kind, extra, revive_part))
+    return unopened(PartReference(model, path, kind, extra, revive_part))
 
 
 def _open_travelled(key: LoadKey, changes: Changes) -> Any:
@@ -124,7 +124,7 @@ def _open_travelled(key: LoadKey, changes: Changes) -> Any:
         NotPinnedError: The digest is nowhere to be found, and the handle stands for other bytes now.
     """
     process = current_process()
-    options = CallOptions(key.route, key.read_mode)
+    options = CallOptions.checked(key.route, key.read_mode)
     try:
         model = process.open(LoaderPin(key.handle, key.digest).asked_with(options), key, options)
     except NotPinnedError as error:
@@ -141,11 +141,11 @@ def _open_travelled(key: LoadKey, changes: Changes) -> Any:
     return model
 
 
-_TRAVEL = Travel(_open_travelled, revive_model, revive_part)
+_PICKLE_HOOKS = PickleHooks(_open_travelled, revive_model, revive_part)
 
 
 def _made(config: Config, asked: Mapping[str, Any] | None, session: str | None) -> Process:
-    return Process(config, asked, session, _given, _TRAVEL)
+    return Process(config, asked, session, _given, _PICKLE_HOOKS)
 
 
 def _ray_session() -> str | None:

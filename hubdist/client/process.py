@@ -13,7 +13,7 @@ from hubdist.client.local import LocalBackend
 from hubdist.client.read_modes import Reader
 from hubdist.config.handover import hand_down
 from hubdist.config.schema import Config
-from hubdist.loading import LoadedModels, LoadKey, Travel, import_modules, open_model
+from hubdist.loading import LoadedModels, LoadKey, PickleHooks, import_modules, open_model
 from hubdist.model.handle import handle_text
 from hubdist.model.manifest import Digest
 from hubdist.report.plan import Refreshed
@@ -35,7 +35,7 @@ class Process:
         asked: The keys that `init` was called with; None if it was not called.
         ray_session: What tells this process's connection to Ray from any other; None without Ray.
         given: Directories that callers of `resolve` hold; they outlive this object.
-        travel: How loaded models are pickled and opened again.
+        hooks: How loaded models are pickled and opened again.
     """
 
     def __init__(
@@ -44,11 +44,11 @@ class Process:
         asked: Mapping[str, Any] | None,
         ray_session: str | None,
         given: Given,
-        travel: Travel,
+        hooks: PickleHooks,
     ) -> None:
         self.ray_session = ray_session
         self._given = given
-        self._travel = travel
+        self._hooks = hooks
         self._pins: dict[_Asked, tuple[int | None, LoaderPin]] = {}
         """What handles stand for, each with the number of refreshes that were known when it was asked."""
         self._digests: dict[_Asked, set[Digest]] = {}
@@ -126,13 +126,13 @@ class Process:
         if mode == "memory":
             sources = self.backend.access(pin)
             own = self.backend.find(pin.digest)
-            return open_model(self._reader.to_memory(sources, own), key, self._travel)
+            return open_model(self._reader.to_memory(sources, own), key, self._hooks)
         if mode == "in_place":
             sources = self.backend.access(pin)
-            model = self._reader.in_place(sources, lambda place: open_model(place, key, self._travel))
+            model = self._reader.in_place(sources, lambda place: open_model(place, key, self._hooks))
             if model is not None:
                 return model
-        return open_model(self.backend.locate(pin), key, self._travel)
+        return open_model(self.backend.locate(pin), key, self._hooks)
 
     def unload(self, handle: str | os.PathLike[str]) -> bool:
         """Forget the loaded models of a handle, also those that it stood for before a refresh.

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from hubdist.config.schema import Config
 from hubdist.delivery.routes import Route
 from hubdist.errors import ConfigError, HubdistError, IntegrityError, OriginError
-from hubdist.loading import InPlace, RamModel, check_in_place, copy_to_memory
+from hubdist.loading import InPlaceModel, RamModel, check_in_place, copy_to_memory
 from hubdist.model.manifest import Chunk, Digest, Manifest, cut_chunks
 from hubdist.model.redact import redact_url
 from hubdist.remote.copy_reader import copy_remote
@@ -65,7 +65,7 @@ class Reader:
                 self._log_once(route, copy, error)
         return self._fill(sources.manifest, lambda model: self._fetch_all(sources.manifest, model))
 
-    def in_place(self, sources: ReadSources, open_place: Callable[[InPlace], _T]) -> _T | None:
+    def in_place(self, sources: ReadSources, open_place: Callable[[InPlaceModel], _T]) -> _T | None:
         """Let TensorFlow open a model where it lies, in the best directory that can be read.
 
         TensorFlow does not check what it reads. So the files must be the model before TensorFlow opens them, and the
@@ -96,7 +96,7 @@ class Reader:
                 continue
             try:
                 self._check_place(route, copy, sources.manifest)
-                opened = open_place(InPlace(copy.url, sources.manifest))
+                opened = open_place(InPlaceModel(copy.url, sources.manifest))
                 check_copy(copy, self._config.deadlines, max_bytes=self._config.max_store_bytes)
             except FALLBACK_ERRORS as error:
                 self._log_once(route, copy, error)

@@ -4,23 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 import traceback
-from typing import Any
-
-import ray
-import ray.exceptions
+from typing import TYPE_CHECKING, Any
 
 from hubdist.errors import HubdistError, NodeLostError, PeerError, StoreFullError, TransferTimeoutError
 
 _LOG = logging.getLogger(__name__)
 
-LOST = (
-    ray.exceptions.RayActorError,
-    ray.exceptions.ActorUnschedulableError,
-    ray.exceptions.NodeDiedError,
-    ray.exceptions.WorkerCrashedError,
-)
-"""What Ray raises when the called actor, or its node, is gone."""
+if TYPE_CHECKING:
+    import ray.exceptions
+
+
+def ray_errors() -> tuple[type[Exception], ...]:
+    """The class of Ray's errors, for `except`; none in a process without Ray, where nothing raises them."""
+    exceptions = sys.modules.get("ray.exceptions")
+    return () if exceptions is None else (exceptions.RayError,)
+
+
+def lost_errors() -> tuple[type[Exception], ...]:
+    """The errors that Ray raises when the called actor, or its node, is gone."""
+    import ray.exceptions
+
+    return (
+        ray.exceptions.RayActorError,
+        ray.exceptions.ActorUnschedulableError,
+        ray.exceptions.NodeDiedError,
+        ray.exceptions.WorkerCrashedError,
+    )
 
 
 async def settle(reference: Any, *, timeout_s: float, node: str) -> Any:
@@ -38,22 +49,24 @@ async def settle(reference: Any, *, timeout_s: float, node: str) -> Any:
     """
     try:
         return await asyncio.wait_for(asyncio.wrap_future(reference.future()), timeout_s)
-    except ray.exceptions.RayError as error:  # first: what Ray makes of a TransferTimeoutError is a TimeoutError too
+    except ray_errors() as error:  # first: what Ray makes of a TransferTimeoutError is a TimeoutError too
         raise translated(error, node) from error
     except TimeoutError:
         raise TransferTimeoutError(f"no answer within {timeout_s:g} s", node=node) from None
 
 
-def translated(error: ray.exceptions.RayError, node: str | None) -> HubdistError:
+def translated(error: Exception, node: str | None) -> HubdistError:
     """The error of hubdist that an error of Ray stands for.
 
     Args:
         error: What Ray raised.
         node: Name of the node that was called; None if it is not known.
     """
+    import ray.exceptions
+
     if isinstance(error, ray.exceptions.RayTaskError):
         return _from_task(error, node)
-    if isinstance(error, LOST):
+    if isinstance(error, lost_errors()):
         return NodeLostError("the node or the agent on it is gone", node=node)
     if isinstance(error, ray.exceptions.GetTimeoutError):
         return TransferTimeoutError("no answer before the deadline", node=node)
@@ -63,6 +76,8 @@ def translated(error: ray.exceptions.RayError, node: str | None) -> HubdistError
 
 
 def _from_task(error: ray.exceptions.RayTaskError, node: str | None) -> HubdistError:
+    import ray.exceptions
+
     cause = error.cause
     if isinstance(cause, HubdistError):
         return cause.with_context(node=node)
@@ -92,9 +107,13 @@ def unexpected_error(error: Exception, doing: str) -> PeerError:
 
 def stop_actor(actor: Any) -> None:
     """End an actor for good; does nothing if the actor is gone."""
+    import ray
+
     ray.kill(actor, no_restart=True)
 
 
 def stop_this_actor() -> None:
     """End the actor that calls this, for good."""
+    import ray
+
     stop_actor(ray.get_runtime_context().current_actor)

@@ -12,7 +12,7 @@ import ray
 import ray.exceptions
 
 from hubdist.cluster.actors import find_coordinator, make_coordinator, scope_of
-from hubdist.cluster.calls import LOST, stop_actor, translated
+from hubdist.cluster.calls import lost_errors, stop_actor, translated
 from hubdist.cluster.job import Job
 from hubdist.cluster.job_record import JobRecord
 from hubdist.cluster.nodes import ProcessRole, process_role
@@ -68,7 +68,7 @@ class CoordinatorConnection:
             coordinator = self._connect()
             try:
                 return _answer(coordinator, method, while_waiting, deadline)
-            except LOST as error:
+            except lost_errors() as error:
                 if getattr(error, "actor_init_failed", False):
                     raise PeerError(
                         f"the coordinator could not start: {error}",

@@ -12,9 +12,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TypeVar
 
-import ray.exceptions
-from ray.experimental import internal_kv
-
 from hubdist.cluster.job import Job
 from hubdist.errors import HubdistError
 from hubdist.model.manifest import Digest
@@ -69,16 +66,22 @@ class JobRecord:
         self._put(f"pins/{key}", str(digest).encode())
 
     def _get(self, name: str) -> bytes | None:
+        from ray.experimental import internal_kv
+
         found: bytes | None = self._try(lambda: internal_kv._internal_kv_get(self._key(name), namespace=_NAMESPACE))
         return found
 
     def _put(self, name: str, data: bytes) -> None:
+        from ray.experimental import internal_kv
+
         self._try(lambda: internal_kv._internal_kv_put(self._key(name), data, namespace=_NAMESPACE))
 
     def _key(self, name: str) -> str:
         return f"{self._job_id}/{name}"
 
     def _try(self, work: Callable[[], _T]) -> _T | None:
+        import ray.exceptions
+
         try:
             return work()
         except ray.exceptions.RayError as error:

@@ -6,10 +6,6 @@ import enum
 from dataclasses import dataclass
 from typing import Any
 
-import ray
-import ray.exceptions
-from ray.util import client as ray_client
-
 from hubdist.errors import ConfigError, PeerError
 
 
@@ -40,6 +36,9 @@ class Node:
 
 def process_role() -> ProcessRole:
     """What this process is."""
+    import ray
+    from ray.util import client as ray_client
+
     if ray_client.ray.is_connected():
         return ProcessRole.OUTSIDE
     in_task = ray.get_runtime_context().worker.mode == ray.WORKER_MODE
@@ -52,6 +51,8 @@ def alive_nodes() -> list[Node]:
     Raises:
         PeerError: The cluster could not be asked.
     """
+    import ray.exceptions
+
     try:
         infos = ray.nodes()
     except ray.exceptions.RayError as error:
@@ -101,6 +102,8 @@ def driver_node(nodes: list[Node], here: ProcessRole) -> Node:
         nodes: The nodes that are alive, the head first.
         here: What this process is to its job.
     """
+    import ray
+
     if here is ProcessRole.OUTSIDE:
         return nodes[0]
     own = ray.get_runtime_context().get_node_id()
@@ -119,6 +122,8 @@ def job_is_over(job_id: str) -> bool:
 
 def _driver_address() -> str | None:
     """The address of this job's driver, or None if it has ended or cannot be told."""
+    import ray
+
     job_id = ray.get_runtime_context().get_job_id()
     for job in _jobs():
         if job["JobID"] == job_id and not job["IsDead"]:

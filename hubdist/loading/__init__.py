@@ -1,28 +1,32 @@
-"""Files of a model -> loaded SavedModel that can travel; the only home of tensorflow, which loads when it is needed."""
+"""A model's files -> a loaded SavedModel that can be pickled, copied and shared; the only home of tensorflow.
 
-from hubdist.loading.changes import Changes, NodePath
-from hubdist.loading.importing import import_modules
-from hubdist.loading.lazy import Bundle, PartKind, Seal, unopened
+TensorFlow is imported by the first load and not by the import of this package.
+"""
+
+from hubdist.loading.lazy import ModelReference, PartKind, PartReference, unopened
 from hubdist.loading.load_key import LoadKey, load_key
 from hubdist.loading.loaded_models import LoadedModels
-from hubdist.loading.locations import InPlace, Place, check_in_place
+from hubdist.loading.model_files import InPlaceModel, ModelFiles, check_in_place
 from hubdist.loading.open_model import open_model
-from hubdist.loading.pickling import Travel, apply_changes
-from hubdist.loading.ram import RamModel, copy_to_memory
+from hubdist.loading.pickling import PickleHooks, apply_changes
+from hubdist.loading.ram_model import RamModel, copy_to_memory
 from hubdist.loading.remote_tasks.assets import free_remote_assets
+from hubdist.loading.state.changes import Changes
+from hubdist.loading.state.parts import NodePath
+from hubdist.loading.tf_runtime import import_modules
 
 __all__ = [
-    "Bundle",
     "Changes",
-    "InPlace",
+    "InPlaceModel",
     "LoadKey",
     "LoadedModels",
+    "ModelFiles",
+    "ModelReference",
     "NodePath",
     "PartKind",
-    "Place",
+    "PartReference",
+    "PickleHooks",
     "RamModel",
-    "Seal",
-    "Travel",
     "apply_changes",
     "check_in_place",
     "copy_to_memory",

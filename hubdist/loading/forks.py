@@ -1,7 +1,7 @@
-"""Processes that were forked after TensorFlow had begun to work: they get an error instead of a hang.
+"""Processes that were forked after TensorFlow had begun to work: models raise an error there instead of hanging.
 
-TensorFlow's threads do not come along by fork, so the first op of a child that needs one waits for ever. Where
-TensorFlow was imported before the fork, but had run nothing, it works in the child.
+A fork does not copy TensorFlow's threads, so the first op that needs one waits for ever in the child. A process that
+imported TensorFlow before the fork, but had run no op, is fine: TensorFlow works in its child.
 """
 
 from __future__ import annotations
@@ -14,25 +14,26 @@ from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from hubdist.errors import ConfigError
+from hubdist.loading.state.parts import set_class
 
 _living: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
-"""Every loaded model and part of one in this process."""
+"""Every loaded model in this process, and every part of one that a user may hold."""
 
 _forked = False
-_SET_CLASS = object.__dict__["__class__"].__set__
 
 
 def remember(part: Any) -> None:
-    """Note a loaded model or a part of one, which will be of no use in a child of this process."""
+    """Note a loaded model, or a part of one, so that it becomes unusable in forked children of this process."""
     _watch()
+    # By id, and not in a WeakSet: a part may compare by value, or have no hash.
     _living[id(part)] = part
 
 
 def check_fork() -> None:
-    """Make sure that TensorFlow can work in this process.
+    """Check that TensorFlow can work in this process.
 
     Raises:
-        ConfigError: This process was forked from one in which TensorFlow worked.
+        ConfigError: This process was forked from one in which TensorFlow had worked.
     """
     _watch()
     if _forked:
@@ -41,18 +42,19 @@ def check_fork() -> None:
 
 @functools.cache
 def _watch() -> None:
-    os.register_at_fork(after_in_child=_end_models)
+    os.register_at_fork(after_in_child=_disable_models)
 
 
-def _end_models() -> None:
-    """In the child, right after the fork."""
+def _disable_models() -> None:
+    """Make all models unusable; Python calls this in the child right after the fork."""
     global _forked  # noqa: PLW0603 - a process is forked or it is not
     context = getattr(sys.modules.get("tensorflow.python.eager.context"), "_context", None)
+    # TensorFlow starts its threads with the context's handle; before that a fork does no harm.
     if getattr(context, "_context_handle", None) is None:
         return
     _forked = True
     for part in list(_living.values()):
-        _SET_CLASS(part, ForkedMap if isinstance(part, Mapping) else Forked)
+        set_class(part, ForkedMap if isinstance(part, Mapping) else Forked)
 
 
 def _refuse(*_args: object, **_kwargs: object) -> NoReturn:
@@ -63,7 +65,7 @@ def _refuse(*_args: object, **_kwargs: object) -> NoReturn:
 
 
 class Forked:
-    """What a loaded model becomes in such a process. Python's own questions, such as for its class, are answered."""
+    """The class of a loaded model in a forked process: every use raises an error, but Python can still inspect it."""
 
     def __getattribute__(self, name: str) -> Any:
         if name.startswith("__") and name.endswith("__") and name != "__call__":
@@ -74,7 +76,7 @@ class Forked:
 
 
 class ForkedMap(Mapping[str, Any], Forked):
-    """The same for a model's signatures, whose objects have another layout."""
+    """The class of a model's signatures in a forked process; Python lets them take a class of the same layout only."""
 
     __getattribute__ = Forked.__getattribute__
     __setattr__ = __call__ = __getitem__ = __reduce_ex__ = __deepcopy__ = __copy__ = _refuse

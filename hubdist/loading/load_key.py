@@ -1,4 +1,4 @@
-"""What makes two loads equal."""
+"""The arguments of a load in one comparable value, which travels in pickles of the model."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hubdist.config.model_settings import ReadMode, RouteName
 from hubdist.errors import ConfigError
-from hubdist.loading.importing import import_tensorflow
+from hubdist.loading.tf_runtime import import_tensorflow
 from hubdist.model.manifest import Digest
 
 _OPTIONS = (
@@ -18,22 +17,22 @@ _OPTIONS = (
     "experimental_skip_checkpoint",
     "experimental_variable_policy",
 )
-"""The fields of `tf.saved_model.LoadOptions`, tensorflow 2.21.0."""
+"""The fields of `tf.saved_model.LoadOptions`. Source: tensorflow 2.21.0."""
 
 
 @dataclass(frozen=True, slots=True)
 class LoadKey:
-    """What makes two loads equal.
+    """What was loaded, and how.
 
     Attributes:
-        handle: The handle without secrets; tells a person what it is, and a later job where to look.
-        digest: The model.
-        tags: The MetaGraph's tags; None leaves the choice to TensorFlow.
+        handle: The handle without secrets. It names the model in messages, and a later job resolves it again.
+        digest: The digest of the model's files.
+        tags: The tags of the MetaGraph, sorted; None leaves the choice to TensorFlow.
         options: Fields of `tf.saved_model.LoadOptions` as sorted pairs; empty for none.
         device: The TensorFlow device to load under, as `tf.DeviceSpec` prints it; None takes the current one.
-        route: What the call or the configuration asked for this model, so that it goes along with it; None for the
-            job's.
-        read_mode: The same.
+        route: The route that the call or the model's configuration asked for, so that a pickle of the model takes
+            along how to bring its files; None for the job's setting.
+        read_mode: The read mode that the call or the model's configuration asked for; None for the job's setting.
     """
 
     handle: str
@@ -41,12 +40,12 @@ class LoadKey:
     tags: tuple[str, ...] | None
     options: tuple[tuple[str, Any], ...]
     device: str | None = None
-    route: RouteName | None = None
-    read_mode: ReadMode | None = None
+    route: str | None = None
+    read_mode: str | None = None
 
     @property
     def identity(self) -> tuple[Any, ...]:
-        """Equal for loads that give the same model, by whatever handle."""
+        """Equal for two loads that give the same model, whatever handles, routes and read modes they were given."""
         return self.digest, self.tags, self.options, self.device
 
 
@@ -57,13 +56,22 @@ def load_key(
     options: Any,
     device: str | None = None,
     *,
-    route: RouteName | None = None,
-    read_mode: ReadMode | None = None,
+    route: str | None = None,
+    read_mode: str | None = None,
 ) -> LoadKey:
-    """The key of a load, from the arguments that `hub.load` takes and hubdist's own; see `LoadKey`.
+    """Make the key of a load from the arguments of `hubdist.load`.
+
+    Args:
+        handle: The handle without secrets.
+        digest: The digest that the handle stands for.
+        tags: One tag, several, or None, as `hub.load` takes them.
+        options: A `tf.saved_model.LoadOptions`, or None.
+        device: A TensorFlow device in any spelling, or None.
+        route: As in `LoadKey`.
+        read_mode: As in `LoadKey`.
 
     Raises:
-        ConfigError: The device cannot be understood.
+        ConfigError: The device is not one that TensorFlow understands, or TensorFlow cannot be imported.
     """
     if isinstance(tags, str):
         tags = (tags,)
@@ -88,7 +96,7 @@ def _device_name(device: str) -> str:
         name = ""
     if not name:
         raise ConfigError(
-            f"{device!r} is no TensorFlow device",
+            f"{device!r} is not a TensorFlow device",
             advice="Write it as tf.DeviceSpec does, for example /job:worker/task:0 or /device:GPU:0.",
         )
     return name

@@ -1,4 +1,4 @@
-"""The loaded models of one process: handed out again while they are known to be unchanged."""
+"""The cache of one process's loaded models, which hands a model out again while it is known to be unchanged."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from typing import Any
 
 from hubdist.loading.load_key import LoadKey
 from hubdist.loading.pickling import is_unchanged, state_of
-from hubdist.loading.published import Published
+from hubdist.loading.state.eager import EagerState
 from hubdist.model.manifest import Digest
 
 _COLLECT_BYTES = 32 << 20
+"""A garbage collection takes some tenths of a second: fewer freed bytes than these are not worth one."""
 
 
 @dataclass(slots=True)
@@ -24,9 +25,9 @@ class _Entry:
     """One loaded model.
 
     Attributes:
-        model: Weakly, for whoever has it may go on to share it.
-        kept: The same, so that it stays although nobody has it; None once it had to make room.
-        total_bytes: Of its variables.
+        model: Refers to the model weakly: while a user holds it, it can be shared with others.
+        kept: The model itself, so that it stays although no user holds it; None once it had to make room.
+        total_bytes: The size of its variables.
     """
 
     model: weakref.ref[Any]
@@ -35,21 +36,21 @@ class _Entry:
 
 
 class LoadedModels:
-    """Hands out a loaded model again to whoever asks for an equal one, if it is as it was published.
+    """Hands out a loaded model again to whoever asks for an equal one, if the model is as it was published.
 
-    One that somebody has changed is that one's: hubdist forgets it and loads anew. One whose state cannot be looked at
-    (see `Published.unchanged`), or that is in a `tf.Graph`, is loaded anew each time.
+    A model that a user has changed belongs to that user: hubdist forgets it and loads anew. A model whose state hubdist
+    cannot read (see `EagerState.unchanged`), or that is in a `tf.Graph`, is loaded anew each time.
 
-    Models that nobody holds stay for the next caller, within two limits. The last one stays whatever its size, until
-    another one is loaded.
+    Models that no user holds stay for the next caller, within two limits. The model that was used last stays whatever
+    its size, until another one is loaded.
 
     Threads that load the same model at once share one load; loads of different models run side by side. A model that
-    was loaded under a `tf.distribute` strategy or a `tf.device` is returned under that same one only, for its
+    was loaded under a `tf.distribute` strategy or a `tf.device` is returned under that same one only, because its
     variables live there.
 
     Args:
-        max_loaded: Most models to keep.
-        max_bytes: Most bytes of models to keep while another one is loaded.
+        max_loaded: The number of models to keep at most.
+        max_bytes: The size of the models to keep at most while another one is loaded, in bytes.
     """
 
     def __init__(self, max_loaded: int, max_bytes: int) -> None:
@@ -63,9 +64,9 @@ class LoadedModels:
         """The loaded model if it is unchanged, or what `load` returns.
 
         Args:
-            key: What is asked for.
-            load: Loads it.
-            fresh: Load anew in any case, and hand out the new one from then on.
+            key: Which model, and how it is loaded.
+            load: Loads the model.
+            fresh: True loads anew in any case; later calls get the new object.
         """
         scope = _scope()
         if scope is None:
@@ -78,20 +79,20 @@ class LoadedModels:
             if model is None:
                 self._make_room(identity)
                 model = load()
-                if not is_unchanged(model):  # it cannot be told, so it will not be handed out again
+                if not is_unchanged(model):  # nobody can tell, so it will not be handed out again
                     return model
             self._keep(identity, model)
         return model
 
     def __bool__(self) -> bool:
-        """True if something is kept or shared."""
+        """True if a model is kept or shared."""
         return bool(self._entries)
 
     def forget(self, *digests: Digest) -> bool:
-        """Forget the loaded models of these digests, all if there are none; what somebody else holds lives on.
+        """Forget the loaded models of these digests; without digests, all. A model that a user holds lives on.
 
         Returns:
-            True if there was one.
+            True if there was such a model.
         """
         with self._guard:
             gone = [identity for identity in self._entries if not digests or identity[0] in digests]
@@ -115,20 +116,20 @@ class LoadedModels:
 
     def _keep(self, identity: tuple[Any, ...], model: Any) -> None:
         state = state_of(model)
-        if self._max_loaded == 0 or not isinstance(state, Published):
+        if self._max_loaded == 0 or not isinstance(state, EagerState):
             return
         with self._guard:
             entry = self._entries.setdefault(identity, _Entry(weakref.ref(model), model, state.total_bytes))
             entry.kept = model
             self._entries.move_to_end(identity)
             freed = self._over(self._max_loaded, None)
-        del freed  # outside of the lock: finalizers run when the last reference goes
+        del freed  # outside of the lock, because finalizers run when the last reference goes
 
     def _make_room(self, identity: tuple[Any, ...]) -> None:
-        """Let go of models for one that is about to be loaded.
+        """Drop models for one that is about to be loaded.
 
-        TensorFlow's graphs refer to themselves and to the variables, so the memory is free after a garbage collection
-        only. It takes some tenths of a second, as long as the load of a small model.
+        TensorFlow's graphs are reference cycles that hold the variables, so the memory is free only after a garbage
+        collection. That takes some tenths of a second, as long as the load of a small model.
         """
         with self._guard:
             self._entries.pop(identity, None)
@@ -139,7 +140,7 @@ class LoadedModels:
             gc.collect()
 
     def _over(self, max_loaded: int, max_bytes: int | None) -> list[Any]:
-        """Take models out, the least recently used first, until the others are within the limits."""
+        """Take out models, the least recently used first, until the others are within the limits."""
         for identity in [identity for identity, entry in self._entries.items() if entry.model() is None]:
             del self._entries[identity]
         kept = [entry for entry in self._entries.values() if entry.kept is not None]
@@ -157,8 +158,8 @@ class LoadedModels:
 def _scope() -> tuple[Any, str] | None:
     """The strategy and the device that a load in this thread would happen under; None in a `tf.Graph`.
 
-    Does not import tensorflow. A strategy is told by a weak reference, which is equal to none but those to the same
-    object.
+    Does not import tensorflow. A weak reference stands for a strategy: it equals only references to the same object,
+    also after a new object has taken the same address.
     """
     strategies = sys.modules.get("tensorflow.python.distribute.distribute_lib")
     has_strategy = getattr(strategies, "has_strategy", None)  # None while another thread imports tensorflow

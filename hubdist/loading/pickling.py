@@ -1,7 +1,7 @@
-"""Let a loaded model and its parts travel: as handle and digest, and the values of whatever was changed.
+"""Pickle loaded models and their parts by reference: handle and digest, and the values of whatever was changed.
 
-Every object, function and signature of a model gets a class of its own that pickles, copies and deep-copies by what
-`Part` knows of it. Variables travel as TensorFlow pickles them, as values.
+Every object, function and signature of a model gets a class of its own whose pickles, copies and deep copies are made
+from the object's `Part`. Variables are pickled by value, as TensorFlow does it.
 """
 
 from __future__ import annotations
@@ -14,69 +14,67 @@ from dataclasses import dataclass
 from typing import Any
 
 from hubdist.errors import HubdistError, TravelError
-from hubdist.loading.changes import Changes, NodePath
 from hubdist.loading.forks import remember
-from hubdist.loading.in_graph import InGraph
-from hubdist.loading.lazy import Bundle, PartKind
+from hubdist.loading.lazy import PART_FIELD, ModelReference, PartKind
 from hubdist.loading.load_key import LoadKey
-from hubdist.loading.parts import find, is_function
-from hubdist.loading.published import Published
-from hubdist.loading.structure import State
-
-_PART = "_hubdist_part"
-_SET_CLASS = object.__dict__["__class__"].__set__
+from hubdist.loading.state.attributes import ModelState
+from hubdist.loading.state.changes import Changes
+from hubdist.loading.state.eager import EagerState
+from hubdist.loading.state.graph import GraphState
+from hubdist.loading.state.parts import NodePath, find, is_function, set_class
 
 
 @dataclass(frozen=True, slots=True)
-class Travel:
-    """How models travel; functions of the composition root.
+class PickleHooks:
+    """Functions of the composition root that pickles and copies of models call.
 
     Attributes:
-        open: Loads an object that nobody else has, and changes it.
-        revive_model: What a pickle calls for a model, with key and changes; at module level.
-        revive_part: What a pickle calls for a part of it, with a bundle, path, kind and extra; at module level.
+        open: Loads the model of a key into an object that nobody else has, and applies changes.
+        revive_model: Makes a `ModelReference` from key and changes; at module level, because pickles name it.
+        revive_part: Makes an unopened object from `(model, path, kind, extra)`; at module level, because pickles name
+            it.
     """
 
     open: Callable[[LoadKey, Changes], Any]
-    revive_model: Callable[[LoadKey, Changes], Bundle]
+    revive_model: Callable[[LoadKey, Changes], ModelReference]
     revive_part: Callable[..., Any]
 
 
 @dataclass(slots=True, eq=False)
 class Part:
-    """What a part of a loaded model needs to travel.
+    """What a part of a loaded model needs to be pickled or copied.
 
     Attributes:
-        bundle: What all parts of the model have in common.
-        path: The part.
-        kind: What it is.
-        state: What is known of the model's state.
-        travel: See `Travel`.
+        model: The reference that all parts of the model share.
+        path: Where the part is in the model.
+        kind: What the part is.
+        state: The model's state, at the load and now.
+        hooks: What pickles of the part call.
     """
 
-    bundle: Bundle
+    model: ModelReference
     path: NodePath
     kind: PartKind
-    state: State
-    travel: Travel
+    state: ModelState
+    hooks: PickleHooks
 
     def rebind(self, node: Any) -> None:
-        """Another object has taken this part's place."""
+        """Note that another object has taken this part's place."""
         self.state.rebind(self.path, node)
         remember(node)
 
 
-def let_travel(tensorflow: Any, model: Any, key: LoadKey, travel: Travel) -> None:
-    """Note what a model is now, as it was published, and let it and its parts travel.
+def make_picklable(tensorflow: Any, model: Any, key: LoadKey, hooks: PickleHooks) -> None:
+    """Remember a model's state as the published one, and let the model and its parts be pickled and copied.
 
     Args:
-        tensorflow: The module.
-        model: What has just been loaded; nobody has it yet.
+        tensorflow: The module `tensorflow`.
+        model: A model that has just been loaded, and that nobody uses yet.
         key: What was loaded.
-        travel: How it travels.
+        hooks: What pickles of the model call.
     """
     eager = tensorflow.compat.v1.executing_eagerly_outside_functions()
-    state: State = Published(tensorflow, model) if eager else InGraph(tensorflow, model)
+    state: ModelState = EagerState(tensorflow, model) if eager else GraphState(tensorflow, model)
 
     def changes() -> Changes:
         try:
@@ -84,45 +82,49 @@ def let_travel(tensorflow: Any, model: Any, key: LoadKey, travel: Travel) -> Non
         except HubdistError as error:
             raise error.with_context(handle=key.handle) from None
 
-    bundle = Bundle(key, changes, travel.open, travel.revive_model)
-    for path, reference in state.nodes.items():
-        node = reference()
+    reference = ModelReference(key, changes, hooks.open, hooks.revive_model)
+    for path, weak_node in state.nodes.items():
+        node = weak_node()
         kind = _kind(node)
         if kind is not None:
-            vars(node)[_PART] = Part(bundle, path, kind, state, travel)
-            _SET_CLASS(node, _travelling(type(node)))
+            vars(node)[PART_FIELD] = Part(reference, path, kind, state, hooks)
+            set_class(node, _picklable_class(type(node)))
             remember(node)
 
 
 def apply_changes(model: Any, changes: Changes) -> None:
-    """Change a model that nobody has yet as the sender's was changed.
+    """Change a model that nobody uses yet as the sender's model was changed.
+
+    Args:
+        model: A loaded model that is as it was published.
+        changes: What the sender's model differed in.
 
     Raises:
-        TravelError: It has not the parts that were changed, or it was opened in a `tf.Graph`.
+        TravelError: The model does not have the parts that were changed, or it was opened in a `tf.Graph`.
     """
-    part: Part = vars(model)[_PART]
+    part: Part = vars(model)[PART_FIELD]
     try:
         if changes:
             part.state.apply(changes)
     except KeyError as error:
         raise TravelError(
             f"the model has no part {error} here, as it had where it was pickled",
-            handle=part.bundle.key.handle,
+            handle=part.model.key.handle,
             advice="Use the same version of TensorFlow on both sides.",
         ) from None
     except TravelError as error:
-        raise error.with_context(handle=part.bundle.key.handle) from None
+        raise error.with_context(handle=part.model.key.handle) from None
 
 
-def state_of(model: Any) -> State:
-    """What is known of the state of a loaded model that may be kept."""
-    state: State = vars(model)[_PART].state
+def state_of(model: Any) -> ModelState:
+    """The state of a loaded model; not for a bare variable or table, whose state is not known."""
+    state: ModelState = vars(model)[PART_FIELD].state
     return state
 
 
 def is_unchanged(model: Any) -> bool:
-    """True if a loaded model is known to be as it was published; never so for a bare variable or table."""
-    part: Part | None = vars(model).get(_PART)
+    """True if a loaded model is known to be as it was published; False for a bare variable or table."""
+    part: Part | None = vars(model).get(PART_FIELD)
     return part is not None and part.state.unchanged()
 
 
@@ -141,8 +143,8 @@ def _kind(node: Any) -> PartKind | None:
     return None
 
 
-def _travelling(kind: type) -> type:
-    """The class of a part that travels. TensorFlow makes a class for each object, and one for all functions."""
+def _picklable_class(kind: type) -> type:
+    """A subclass that pickles and copies by reference; TensorFlow makes a class per object, but one for functions."""
     return _make_class(kind) if "<locals>" in kind.__qualname__ else _shared_class(kind)
 
 
@@ -155,18 +157,22 @@ _shared_class = functools.cache(_make_class)
 
 
 def _reduce(self: Any, _protocol: Any) -> tuple[Any, ...]:
-    part: Part = vars(self)[_PART]
-    extra = () if part.state.nodes[part.path]() is self else part.state.own_attributes(part.path, self)
-    return part.travel.revive_part, (part.bundle, part.path, part.kind, extra)
+    part: Part = vars(self)[PART_FIELD]
+    return part.hooks.revive_part, (part.model, part.path, part.kind, _extra(part, self))
+
+
+def _extra(part: Part, node: Any) -> tuple[tuple[str, Any], ...]:
+    """The attributes that a shallow copy of a part has of its own; those of the part itself are in the changes."""
+    return () if part.state.nodes[part.path]() is node else part.state.own_attributes(part.path, node)
 
 
 def _deepcopy(self: Any, memo: dict[int, Any]) -> Any:
     """An independent object; what else of the same model is copied with it becomes a part of the new one."""
-    part: Part = vars(self)[_PART]
-    extra = () if part.state.nodes[part.path]() is self else part.state.own_attributes(part.path, self)
-    model = memo.get(id(part.bundle))
+    part: Part = vars(self)[PART_FIELD]
+    extra = _extra(part, self)
+    model = memo.get(id(part.model))
     if model is None:
-        model = memo[id(part.bundle)] = _copy_model(part, memo)
+        model = memo[id(part.model)] = _copy_model(part, memo)
     result = find(model, part.path)
     for name, value in extra:
         setattr(result, name, value)
@@ -175,9 +181,10 @@ def _deepcopy(self: Any, memo: dict[int, Any]) -> Any:
 
 
 def _copy_model(part: Part, memo: dict[int, Any]) -> Any:
-    with _eagerly() if isinstance(part.state, Published) else contextlib.nullcontext():
-        model = part.travel.open(part.bundle.key, part.bundle.changes())
-    copied = vars(model)[_PART].state.nodes
+    """Open the model once more, with its changes, and note in `memo` the copy of each part."""
+    with _eager_mode() if isinstance(part.state, EagerState) else contextlib.nullcontext():
+        model = part.hooks.open(part.model.key, part.model.changes())
+    copied = vars(model)[PART_FIELD].state.nodes
     for path, reference in part.state.nodes.items():
         node, twin = reference(), copied[path]()
         if node is None or twin is None:
@@ -185,7 +192,7 @@ def _copy_model(part: Part, memo: dict[int, Any]) -> Any:
         if id(node) in memo:
             raise TravelError(
                 f"{'.'.join(path) or 'the model'} was copied before the model that it belongs to, apart from it",
-                handle=part.bundle.key.handle,
+                handle=part.model.key.handle,
                 advice="Copy the model first, or alone.",
             )
         memo[id(node)] = twin
@@ -193,14 +200,14 @@ def _copy_model(part: Part, memo: dict[int, Any]) -> Any:
 
 
 def _copy(self: Any) -> Any:
-    """As TensorFlow's own object: a second object with the same variables."""
+    """A second object with the same variables, as TensorFlow's own objects copy."""
     kind: Any = type(self)
     twin = kind.__new__(kind)
     vars(twin).update(vars(self))
     return twin
 
 
-def _eagerly() -> contextlib.AbstractContextManager[None]:
+def _eager_mode() -> contextlib.AbstractContextManager[None]:
     mode: contextlib.AbstractContextManager[None] = importlib.import_module(
         "tensorflow.python.eager.context"
     ).eager_mode()

@@ -1,1 +1,5 @@
-"""For tests of hubdist and of code that uses it: a loopback hub, an in-memory source, a cluster."""
+"""For tests of code that uses hubdist: a hub on this machine, a source in memory, and a Ray cluster.
+
+`hubdist.testing.hub.LoopbackHub` serves models by HTTP and fails on demand. `hubdist.testing.memory.MemorySource` is an
+origin of your own without files. `hubdist.testing.cluster.RayCluster` starts several Ray nodes on this machine.
+"""

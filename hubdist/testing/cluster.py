@@ -1,4 +1,4 @@
-"""A Ray cluster of several nodes on this machine, each with a store of its own.
+"""A Ray cluster of several nodes on this machine, each with a store of its own, for tests of code that uses hubdist.
 
 from hubdist.testing.cluster import RayCluster
 
@@ -25,19 +25,22 @@ _NOTICE_S = 60.0
 
 
 class RayCluster:
-    """Starts `nodes` raylets, connects this process as the driver, and ends all of it when the block is left.
+    """Starts several Ray nodes on this machine and connects this process to them as the driver.
 
-    The nodes share this machine's disk and address. So it tells whether the logic is right, not how fast it is.
+    Use it in a `with` block: when the block is left, hubdist, Ray and all nodes are shut down. The nodes share this
+    machine's disk and network address, so a test on such a cluster can tell whether your code is right, but not how
+    fast it is.
 
     Args:
-        folder: Where the nodes' stores go; removed afterwards.
-        nodes: How many, the head included.
-        cpus: Of each node.
-        object_store_bytes: Of each node; Ray takes at least 75 MiB.
+        folder: An existing directory, such as pytest's `tmp_path`. The nodes' stores go to `stores` inside of it, which
+            is removed afterwards.
+        nodes: The number of nodes, the head included.
+        cpus: The number of CPUs that Ray counts on each node.
+        object_store_bytes: The size of each node's object store in bytes; Ray takes at least 75 MiB.
         **init: Further arguments of `ray.init`.
 
     Attributes:
-        store: The value for hubdist's `store` setting.
+        store: The value for hubdist's `store` setting; it gives each node a store of its own.
     """
 
     def __init__(
@@ -72,7 +75,7 @@ class RayCluster:
 
     @property
     def address(self) -> str:
-        """For `ray.init` of another process."""
+        """The cluster's address, for `ray.init(address=...)` in another process."""
         return str(self._cluster.address)
 
     @property
@@ -84,20 +87,28 @@ class RayCluster:
         ]
 
     def add_node(self, **options: Any) -> str:
-        """Add a node; returns its id. Options are those of `ray.cluster_utils.Cluster.add_node`."""
+        """Add a node to the cluster.
+
+        Args:
+            **options: Arguments of `ray.cluster_utils.Cluster.add_node`; they win over those of the cluster.
+
+        Returns:
+            The id of the node.
+        """
         node = self._cluster.add_node(**{**self._node_args, **options})
         self._added[node.node_id] = node
         return str(node.node_id)
 
     def remove_node(self, node_id: str, *, wait: bool = True) -> None:
-        """Take a node that was added away, as if its machine had been switched off.
+        """Kill a node, as if its machine had been switched off. The head cannot be removed.
 
         Args:
-            node_id: Which.
-            wait: Return when the cluster has noticed it; that takes some seconds.
+            node_id: The id of a node, as `add_node` or `node_ids` gives it.
+            wait: True returns when the cluster has noticed that the node is gone, which takes some seconds; False
+                returns at once.
 
         Raises:
-            TimeoutError: The cluster did not notice it within a minute.
+            TimeoutError: The cluster did not notice within a minute that the node is gone.
         """
         self._cluster.remove_node(self._added.pop(node_id), allow_graceful=False)
         if wait:
@@ -107,7 +118,7 @@ class RayCluster:
         """Wait until the cluster has noticed that a node is gone.
 
         Raises:
-            TimeoutError: It did not within a minute.
+            TimeoutError: The cluster did not notice it within a minute.
         """
         deadline = time.monotonic() + _NOTICE_S
         while node_id in self.node_ids:
@@ -116,10 +127,10 @@ class RayCluster:
             time.sleep(0.1)
 
     def store_of(self, node_id: str) -> Path:
-        """The root of a node's store."""
+        """The directory of a node's store."""
         return self._folder / node_id
 
     def on(self, node_id: str) -> dict[str, Any]:
-        """Options that send a task or an actor to a node: `task.options(**cluster.on(node_id))`."""
+        """Options that make Ray run a task or an actor on a node: `task.options(**cluster.on(node_id))`."""
         strategy = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node_id, soft=False)
         return {"scheduling_strategy": strategy}

@@ -1,6 +1,6 @@
-"""A hub on 127.0.0.1 that speaks TensorFlow Hub's protocol, counts what it serves, and fails on demand.
+"""A hub on 127.0.0.1 that speaks TensorFlow Hub's protocol, counts its requests, and fails on demand.
 
-For tests of hubdist and of code that uses it. It is a real HTTP server, so other processes can read from it too:
+For tests of code that uses hubdist. It is a real HTTP server, so other processes can read from it too:
 
     from hubdist.testing.hub import LoopbackHub, Reset
 
@@ -66,16 +66,17 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class _Model:
-    """What a handle's path serves besides the archive."""
+    """How a model's handle is answered when it does not answer with the archive itself."""
 
     storage_path: str | None
     uncompressed_location: str | None
 
 
 class LoopbackHub:
-    """The hub; it serves from when it is made until it is closed. All methods may be called from any thread.
+    """A hub that serves from when it is made until it is closed. Any thread may call any method.
 
-    Use it in a `with` block: leaving it ends held and stalled answers, closes all connections and joins all threads.
+    Use it in a `with` block: leaving the block ends held and stalled answers, closes all connections and joins all
+    threads.
     """
 
     def __init__(self) -> None:
@@ -106,11 +107,11 @@ class LoopbackHub:
         location as the body, and the bare handle with a web page.
 
         Args:
-            handle_path: Such as `google/nnlm-en-dim50/2`.
+            handle_path: Publisher, model and version, such as `google/nnlm-en-dim50/2`.
             files: Path in the model -> content, or the model's directory.
-            redirect_to_storage: Answer with a redirect to `/storage/<handle_path>.tar.gz`, which serves the archive.
-                Faults and holds for that path are told apart from those for the handle.
-            uncompressed_location: Such as `gs://bucket/nnlm`; without one the uncompressed form is not found (404).
+            redirect_to_storage: True answers with a redirect to `/storage/<handle_path>.tar.gz`, where the archive
+                is. Faults and gates for that path are separate from those for the handle.
+            uncompressed_location: A location such as `gs://bucket/nnlm`; None answers with status 404.
 
         Returns:
             The handle: its URL.
@@ -137,15 +138,15 @@ class LoopbackHub:
         """Serve bytes, such as an archive of your own; adding a path again replaces them.
 
         Args:
-            path: Where, without a query.
-            data: The bytes.
-            content_type: The Content-Type.
+            path: The path to serve, without a query.
+            data: The bytes of the file.
+            content_type: The Content-Type header.
             headers: Further headers; they win over the hub's own.
-            validator: Which headers say that the file is still the same.
-            chunked: Send it in chunks, without a Content-Length.
+            validator: The headers by which a client can tell that the file is still the same.
+            chunked: True sends the file in chunks, without a Content-Length.
 
         Returns:
-            Its URL.
+            The URL of the file.
         """
         path = "/" + path.strip("/")
         sent = validators(data)
@@ -159,31 +160,40 @@ class LoopbackHub:
         return self.url + path
 
     def add_redirect(self, path: str, location: str, status: int = 302) -> str:
-        """Redirect every request for `path` to `location`, and return the URL of `path`."""
+        """Redirect every request for a path; adding a path again replaces the redirect.
+
+        Args:
+            path: The path to redirect, without a query.
+            location: The URL or path to redirect to.
+            status: The HTTP status of the answer.
+
+        Returns:
+            The URL of the path.
+        """
         path = "/" + path.strip("/")
         with self._lock:
             self._redirects[path] = (status, location)
         return self.url + path
 
     def fail_next(self, path: str, *faults: Fault) -> None:
-        """Let the next requests for a path go wrong, one fault each, in this order.
+        """Produce faults in the next answers for a path, one fault for each request, in this order.
 
         Args:
             path: A handle, a URL of this hub or a path; a query in it is ignored.
-            *faults: What goes wrong. A fault that cuts the body behind its end does nothing.
+            *faults: The faults. One whose `after_bytes` is behind the end of the body does nothing.
         """
         with self._lock:
             self._faults[_plain_path(path)].extend(faults)
 
     def hold(self, path: str) -> Gate:
-        """Stop the answers for a path in the middle of their body (at a fault's byte, if there is one).
+        """Stop the answers for a path in the middle of their body, or at a fault's `after_bytes`.
 
         Args:
-            path: As for `fail_next`.
+            path: A handle, a URL of this hub or a path; a query in it is ignored.
 
         Returns:
-            The gate. `gate.wait_reached(timeout_s)` waits until an answer stands at it; `gate.set()` lets it and
-            all later ones pass.
+            The gate. `gate.wait_reached(timeout_s)` waits until an answer has stopped at it; `gate.set()` lets this
+            answer and all later ones pass.
         """
         gate = self._server.make_gate()
         with self._lock:
@@ -196,16 +206,17 @@ class LoopbackHub:
         return self._server.requests()
 
     def reads(self, handle: str) -> int:
-        """How many whole downloads of a handle or file began.
+        """The number of whole downloads of a handle or file that began.
 
-        These are GETs without a Range, or with one from byte 0, that were answered with bytes of it (200 or 206).
-        Resumes, redirects, web pages and errors do not count; the archive behind a redirect counts for its handle.
+        A whole download is a GET without a Range header, or with a range from byte 0, that was answered with bytes of
+        the file (status 200 or 206). Resumed downloads, redirects, web pages and errors do not count. The archive
+        behind a redirect counts for its handle.
         """
         path = _plain_path(handle)
         return sum(request.read_of == path for request in self.requests)
 
     def close(self) -> None:
-        """End every answer, close every connection and join every thread; harmless when repeated."""
+        """End every answer, close every connection and join every thread; a second call does nothing."""
         self._server.close()
 
     def __enter__(self) -> Self:
@@ -233,7 +244,7 @@ class LoopbackHub:
         return answer or text_answer(404, "not found\n"), fault, gate
 
     def _model_answer(self, path: str, model: _Model, query: str) -> Answer | None:
-        """The answer for a handle; None if it is the archive itself."""
+        """The answer for a handle; None if the answer is the archive itself."""
         wanted = parse_qs(query).get("tf-hub-format", [""])[0]
         if wanted == "uncompressed":
             location = model.uncompressed_location

@@ -1,4 +1,4 @@
-"""What a `LoopbackHub` answers: pure functions of a file, a request's headers and a fault."""
+"""The answers of a `LoopbackHub`, as pure functions of a file, a request's headers and a fault."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class HubFile:
     """A file that the hub serves.
 
     Attributes:
-        data: Its bytes.
-        content_type: Its Content-Type.
-        headers: Further headers; ETag and Last-Modified among them are honoured by If-Range.
-        chunked: Send it in chunks, without a Content-Length.
-        counted_as: Path of the handle that its reads count for.
+        data: The bytes of the file.
+        content_type: The Content-Type header.
+        headers: Further headers; an If-Range header of a request is compared with ETag and Last-Modified.
+        chunked: True sends the file in chunks, without a Content-Length.
+        counted_as: The path of the handle that reads of the file count for.
     """
 
     data: bytes
@@ -43,10 +43,10 @@ class Answer:
 
     Attributes:
         status: The HTTP status.
-        body: All bytes that are to be sent.
-        headers: Without Content-Length.
-        chunked: Send the body in chunks.
-        counted_as: Path of the handle whose bytes these are, or "" for other answers.
+        body: All bytes to send.
+        headers: All headers but Content-Length.
+        chunked: True sends the body in chunks.
+        counted_as: The path of the handle whose bytes these are; "" for other answers.
     """
 
     status: int
@@ -57,23 +57,29 @@ class Answer:
 
 
 def validators(data: bytes) -> dict[str, str]:
-    """A strong ETag that follows from the bytes, and a constant Last-Modified."""
+    """The headers by which a client tells whether a file changed: an ETag of its bytes, and a fixed Last-Modified."""
     return {"ETag": f'"{hashlib.sha256(data).hexdigest()[:32]}"', "Last-Modified": _LAST_MODIFIED}
 
 
 def html_page(title: str) -> Answer:
-    """A small web page, as tfhub.dev shows it for a handle without a query."""
+    """A small web page, as tfhub.dev showed one for a handle without a query."""
     page = f"<!doctype html>\n<html><head><title>{html.escape(title)}</title></head><body></body></html>\n"
     return Answer(200, page.encode(), {"Content-Type": "text/html; charset=utf-8"})
 
 
 def text_answer(status: int, text: str, headers: Mapping[str, str] | None = None) -> Answer:
-    """A plain text, such as an error or the location of an uncompressed model."""
+    """A plain text, such as an error or the location of an uncompressed model.
+
+    Args:
+        status: The HTTP status.
+        text: The body.
+        headers: Further headers; None for none.
+    """
     return Answer(status, text.encode(), {"Content-Type": "text/plain; charset=utf-8", **(headers or {})})
 
 
 def fault_answer(fault: Fault | None) -> Answer | None:
-    """The answer that a fault gives instead of any other, or None if it leaves the choice."""
+    """The answer that a fault gives instead of any other; None if the fault only changes another answer."""
     if isinstance(fault, HtmlPage):
         return html_page("Log in")
     if isinstance(fault, Status):
@@ -83,13 +89,13 @@ def fault_answer(fault: Fault | None) -> Answer | None:
 
 
 def file_answer(file: HubFile, asked_range: str | None, if_range: str | None, fault: Fault | None) -> Answer:
-    """Serve a file, or the range of it that was asked for.
+    """A file, or the range of it that was asked for.
 
     Args:
-        file: What to serve.
-        asked_range: The Range header; several ranges or other units are ignored, as RFC 9110 allows.
-        if_range: The If-Range header.
-        fault: What to do wrong.
+        file: The file.
+        asked_range: The Range header, or None; several ranges or other units are ignored, as RFC 9110 allows.
+        if_range: The If-Range header, or None; if the file has other validators, the range is ignored.
+        fault: The fault to produce, or None.
     """
     data, headers = file.data, {"Content-Type": file.content_type, "Accept-Ranges": "bytes", **file.headers}
     if isinstance(fault, WrongBytes):
@@ -110,10 +116,10 @@ def file_answer(file: HubFile, asked_range: str | None, if_range: str | None, fa
 
 
 def pack_model(files: Mapping[str, bytes] | Path) -> bytes:
-    """A tar.gz with the files at its root; the same files give the same bytes.
+    """Pack a model as a tar.gz with the files at its root; the same files give the same bytes.
 
     Args:
-        files: Path in the model -> content, or a directory.
+        files: Path in the model -> content, or the model's directory.
     """
     if isinstance(files, Path):
         root = files
@@ -132,7 +138,7 @@ def pack_model(files: Mapping[str, bytes] | Path) -> bytes:
 
 
 def _parse_range(text: str, size: int) -> tuple[int, int] | None:
-    """Start (included) and end (excluded); an empty range if there is no such byte; None for what is ignored."""
+    """Start (included) and end (excluded); an empty range if the file has no such byte; None if it is to be ignored."""
     asked = re.fullmatch(r"bytes=(\d*)-(\d*)", text.strip())
     if asked is None or asked[0] == "bytes=-":
         return None

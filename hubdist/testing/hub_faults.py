@@ -1,4 +1,4 @@
-"""What a `LoopbackHub` can do wrong, one frozen value per fault."""
+"""The faults that a `LoopbackHub` produces on demand: one class for each kind, to pass to `LoopbackHub.fail_next`."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class ShortBody:
-    """The connection closes in good order after `after_bytes` of the body, although more was promised."""
+    """Close the connection in good order after `after_bytes` bytes of the body, although Content-Length says more."""
 
     after_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
 class Reset:
-    """The connection is reset (TCP RST) after `after_bytes` of the body."""
+    """Reset the connection (TCP RST) after `after_bytes` bytes of the body."""
 
     after_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
 class Stall:
-    """Nothing comes for `seconds` after `after_bytes` of the body; then the rest does. Ends early with the hub."""
+    """Send nothing for `seconds` after `after_bytes` bytes of the body, then the rest; a hub that closes ends it."""
 
     after_bytes: int
     seconds: float
@@ -29,7 +29,7 @@ class Stall:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """The answer is this status, with a Retry-After header (seconds, or an HTTP date) if one is given."""
+    """Answer with the status `code`, and with a Retry-After header if one is given (seconds, or an HTTP date)."""
 
     code: int
     retry_after: int | str | None = None
@@ -37,24 +37,25 @@ class Status:
 
 @dataclass(frozen=True, slots=True)
 class WrongBytes:
-    """One bit of the byte at offset `flip_at` of the file is flipped."""
+    """Flip one bit of the byte at offset `flip_at` of the file."""
 
     flip_at: int
 
 
 @dataclass(frozen=True, slots=True)
 class HtmlPage:
-    """The answer is a web page with status 200, as of a captive portal."""
+    """Answer with a web page and status 200, as a captive portal does."""
 
 
 @dataclass(frozen=True, slots=True)
 class ChangedEtag:
-    """The file has another ETag and Last-Modified for this one answer, as if it had been replaced."""
+    """Send another ETag and Last-Modified with this one answer, as if the file had been replaced."""
 
 
 @dataclass(frozen=True, slots=True)
 class IgnoreRange:
-    """A Range header is ignored: status 200 and the whole file."""
+    """Ignore the Range header: answer with status 200 and the whole file."""
 
 
 Fault = ShortBody | Reset | Stall | Status | WrongBytes | HtmlPage | ChangedEtag | IgnoreRange
+"""Any fault."""

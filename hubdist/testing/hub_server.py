@@ -1,4 +1,4 @@
-"""The sockets and threads of a `LoopbackHub`."""
+"""The HTTP server of a `LoopbackHub`: its sockets and threads, the record of requests, and gates."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ _IDLE_TIMEOUT_S = 30.0
 _JOIN_TIMEOUT_S = 10.0
 
 Answerer = Callable[[str, Mapping[str, str]], tuple[Answer, Fault | None, "Gate | None"]]
-"""From a request's target and headers to what is sent, what goes wrong with it, and where it is held."""
+"""A request's target and headers -> the answer, the fault to produce (or None), and the gate to stop at (or None)."""
 
 
 @dataclass(frozen=True, slots=True)
 class HubRequest:
-    """One request that the hub answered, or began to.
+    """One request that the hub has answered, or is answering.
 
     Attributes:
         method: GET or HEAD.
-        path: Path and query as they were asked.
+        path: Path and query of the request.
         range: The Range header, or None.
         status: The status of the answer.
-        bytes_sent: Bytes of the body that were handed to the network so far; if the reader went away, its last
-            block (64 KiB) may not have left.
+        bytes_sent: The number of bytes of the body that were handed to the network so far. If the client went away,
+            the last block of 64 KiB may not have left.
         authorization: The Authorization header, or None.
-        read_of: Path of the handle or file of which this began a whole download, or None.
+        read_of: The path of the handle or file if this request began a whole download of it, or None.
     """
 
     method: str
@@ -50,32 +50,39 @@ class HubRequest:
 
 
 class Gate:
-    """Where answers wait in the middle of their body. Made by `LoopbackHub.hold`; opens when the hub closes."""
+    """Stops answers in the middle of their body until it is opened. Made by `LoopbackHub.hold`.
+
+    A gate opens for good: by `set`, or when the hub closes.
+    """
 
     def __init__(self) -> None:
         self._reached = threading.Event()
         self._opened = threading.Event()
 
     def wait_reached(self, timeout_s: float = 10.0) -> bool:
-        """Wait until an answer stands at the gate; False if none does within `timeout_s` seconds."""
+        """Wait until an answer has stopped at the gate; False if none has within `timeout_s` seconds."""
         return self._reached.wait(timeout_s)
 
     def is_set(self) -> bool:
-        """True once the gate is open."""
+        """True if the gate is open."""
         return self._opened.is_set()
 
     def set(self) -> None:
-        """Open the gate, for good."""
+        """Open the gate for good: answers that wait go on, and later ones do not stop."""
         self._opened.set()
 
     def pass_through(self) -> None:
-        """Stand at the gate until it is open; the server's threads call this."""
+        """Wait until the gate is open; the server's threads call this."""
         self._reached.set()
         self._opened.wait()
 
 
 class HubServer(ThreadingHTTPServer):
-    """Serves what an `Answerer` says, from a thread of its own, and a thread for each connection."""
+    """Serves the answers of an `Answerer`, with one thread that accepts, and a thread for each connection.
+
+    Args:
+        answer: Decides on the answer to each request; called in the connection's thread.
+    """
 
     daemon_threads = True
     request_queue_size = 128
@@ -93,16 +100,16 @@ class HubServer(ThreadingHTTPServer):
         self._loop.start()
 
     def server_bind(self) -> None:
-        """Bind, without the look-up of a host name that http.server makes and that may hang."""
+        """Bind the socket without the look-up of a host name that http.server makes, because it may hang."""
         TCPServer.server_bind(self)
 
     @property
     def url(self) -> str:
-        """Where it serves."""
+        """The server's address, `http://127.0.0.1:<port>`."""
         return f"http://127.0.0.1:{self.server_address[1]}"
 
     def make_gate(self) -> Gate:
-        """A gate that opens at the latest when the server closes."""
+        """Make a gate that opens at the latest when the server closes."""
         gate = Gate()
         with self._lock:
             self._gates.append(gate)
@@ -111,39 +118,49 @@ class HubServer(ThreadingHTTPServer):
         return gate
 
     def note(self, request: HubRequest) -> int:
-        """Write down a request whose answer begins; returns its number."""
+        """Record a request whose answer begins, and return its number."""
         with self._lock:
             self._requests.append(request)
             return len(self._requests) - 1
 
     def count(self, number: int, size: int) -> None:
-        """Add to the bytes sent for a request."""
+        """Count bytes that were sent.
+
+        Args:
+            number: The number of the request, from `note`.
+            size: The number of bytes.
+        """
         with self._lock:
             request = self._requests[number]
             self._requests[number] = replace(request, bytes_sent=request.bytes_sent + size)
 
     def requests(self) -> list[HubRequest]:
-        """All requests so far."""
+        """All requests so far, in the order in which their answers began."""
         with self._lock:
             return list(self._requests)
 
     def reset(self, connection: socket.socket) -> None:
-        """Have this connection closed with a TCP RST once its handler is done."""
+        """Let a connection be closed with a TCP RST when its handler returns."""
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         with self._lock:
             self._to_reset.add(connection)
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Start a thread for a connection, and remember both for `close`."""
+        """Start a thread for a connection, and remember both for `close`.
+
+        Args:
+            request: The connection's socket.
+            client_address: The client's host and port.
+        """
         thread = threading.Thread(target=self.process_request_thread, args=(request, client_address), daemon=True)
         with self._lock:
             self._connections = {known: user for known, user in self._connections.items() if user.is_alive()}
-            # Started under the lock, so that no other call takes it for one that has ended.
+            # Started under the lock, so that no other call takes it for a thread that has ended.
             thread.start()
             self._connections[request] = thread
 
     def shutdown_request(self, request: Any) -> None:
-        """Close a connection: in good order, or with a reset if that was asked for."""
+        """Close a connection: in good order, or with a TCP RST after `reset`."""
         with self._lock:
             is_reset = request in self._to_reset
             self._to_reset.discard(request)
@@ -154,7 +171,7 @@ class HubServer(ThreadingHTTPServer):
             super().shutdown_request(request)
 
     def close(self) -> None:
-        """End everything; harmless when repeated."""
+        """Open all gates, close all connections and join all threads; a second call does nothing."""
         self.closing.set()
         self.shutdown()
         self._loop.join(_JOIN_TIMEOUT_S)
@@ -180,8 +197,8 @@ class _Handler(BaseHTTPRequestHandler):
     def do_HEAD(self) -> None:
         self._serve()
 
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  # the signature of http.server
-        """Keep quiet: tests read `LoopbackHub.requests`."""
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the signature of http.server
+        """Log nothing: tests read `LoopbackHub.requests`."""
 
     def _serve(self) -> None:
         answer, fault, gate = self.server.answer(self.path, CaseInsensitiveDict(self.headers.items()))
@@ -202,7 +219,7 @@ class _Handler(BaseHTTPRequestHandler):
                 answer.counted_as if is_read else None,
             )
         )
-        # The reader may go away at any time, and `close` may take the connection away.
+        # The client may go away at any time, and `close` may close the connection.
         with contextlib.suppress(ConnectionError, TimeoutError):
             self._send(answer, fault, gate, number)
         self.close_connection = True
@@ -215,7 +232,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Transfer-Encoding", "chunked")
         else:
             self.send_header("Content-Length", str(len(answer.body)))
-        # One request for each connection: what breaks one then never touches the next.
+        # One request for each connection, so that a fault in one never touches the next.
         self.send_header("Connection", "close")
         self.end_headers()
         if self.command != "HEAD":
@@ -244,6 +261,6 @@ class _Handler(BaseHTTPRequestHandler):
     def _write(self, answer: Answer, start: int, end: int, number: int) -> None:
         for offset in range(start, end, _BLOCK_BYTES):
             block = answer.body[offset : min(offset + _BLOCK_BYTES, end)]
-            # Counted before it is sent: who has the bytes then finds them in the count.
+            # Counted before it is sent, so that a test that has the bytes finds them in the count.
             self.server.count(number, len(block))
             self.wfile.write(b"%x\r\n%b\r\n" % (len(block), block) if answer.chunked else block)

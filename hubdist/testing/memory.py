@@ -1,4 +1,4 @@
-"""A source and a sink in memory, which count."""
+"""A source in memory that counts reads, to stand for an origin; and a sink in memory, to look at what was written."""
 
 from __future__ import annotations
 
@@ -11,13 +11,16 @@ from hubdist.model.source import SourceFile
 
 
 class MemorySource:
-    """A `Source` of files in memory; register it as an origin of your own scheme.
+    """A `Source` of files in memory, to register as the origin of a URL scheme of your own.
 
         hubdist.init(origins={"test": lambda handle: MemorySource({"saved_model.pb": b"..."})})
 
+    Args:
+        files: Path in the model -> content.
+
     Attributes:
-        reads: Calls of `read` so far.
-        bytes_read: Bytes that they returned.
+        reads: The number of calls of `read` so far.
+        bytes_read: The number of bytes that these calls returned.
     """
 
     def __init__(self, files: Mapping[str, bytes]) -> None:
@@ -26,11 +29,20 @@ class MemorySource:
         self.bytes_read = 0
 
     def entries(self) -> list[SourceFile]:
-        """All files."""
+        """Path and size of every file."""
         return [SourceFile(path, len(data)) for path, data in self._files.items()]
 
     def read(self, path: str, start: int, end: int) -> bytes:
-        """Bytes `start` (included) to `end` (excluded) of one file."""
+        """The bytes of a range of one file.
+
+        Args:
+            path: Path of the file in the model.
+            start: The first byte, from 0.
+            end: The byte after the last one; the file's end if the file is shorter.
+
+        Raises:
+            ModelNotFoundError: There is no such file.
+        """
         if path not in self._files:
             raise ModelNotFoundError(f"there is no file {path!r} in memory")
         data = self._files[path][start:end]
@@ -40,10 +52,10 @@ class MemorySource:
 
 
 class MemorySink:
-    """A `FileSink` that keeps files in memory, with the same rules for paths as a stage.
+    """A `FileSink` that keeps files in memory. It refuses the same paths as a stage in the store does.
 
     Attributes:
-        files: Path -> content of every file that was written to its end.
+        files: Path -> content of every file whose block was left.
     """
 
     def __init__(self) -> None:
@@ -52,7 +64,11 @@ class MemorySink:
 
     @contextlib.contextmanager
     def open_file(self, path: str) -> Iterator[_Buffer]:
-        """Begin a file."""
+        """Begin a file; the file counts when the block is left.
+
+        Raises:
+            UnsafeArchiveError: The path is not safe, or was written before with other bytes.
+        """
         again = self._paths.repeats(path)
         if not again:
             self._paths.add_file(path)
@@ -63,7 +79,7 @@ class MemorySink:
         self.files[path] = bytes(buffer.data)
 
     def add_directory(self, path: str) -> None:
-        """Note a directory."""
+        """Check the path of a directory, and remember that no file may have the same path."""
         self._paths.add_directory(path)
 
 

@@ -39,12 +39,6 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayCluster]:
         yield cluster
 
 
-@pytest.fixture
-def hub() -> Iterator[LoopbackHub]:
-    with LoopbackHub() as hub:
-        yield hub
-
-
 @pytest.fixture(autouse=True)
 def fresh_stores(cluster: RayCluster) -> Iterator[None]:
     hubdist.init(store=cluster.store, agent_idle_s=2)

@@ -30,12 +30,6 @@ from hubdist.testing.hub import LoopbackHub, Status
 pytestmark = pytest.mark.cluster
 
 
-@pytest.fixture
-def hub() -> Iterator[LoopbackHub]:
-    with LoopbackHub() as hub:
-        yield hub
-
-
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayCluster]:
     with RayCluster(tmp_path_factory.mktemp("faults"), nodes=3, cpus=2, log_to_driver=False) as cluster:

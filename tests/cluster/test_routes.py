@@ -53,12 +53,6 @@ def cluster(gcs: FakeGcs, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         yield running
 
 
-@pytest.fixture
-def hub() -> Iterator[LoopbackHub]:
-    with LoopbackHub() as running:
-        yield running
-
-
 def reports() -> list[NodeReport]:
     return list(hubdist.status().deliveries)
 

@@ -30,12 +30,6 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayCluster]:
         yield cluster
 
 
-@pytest.fixture
-def hub() -> Iterator[LoopbackHub]:
-    with LoopbackHub() as hub:
-        yield hub
-
-
 @pytest.fixture(autouse=True)
 def clean_up(cluster: RayCluster) -> Iterator[None]:
     yield

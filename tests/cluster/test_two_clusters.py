@@ -42,12 +42,6 @@ print(json.dumps({"files": files, "digest": pin.digest, "source": pin.source, "r
 """
 
 
-@pytest.fixture
-def hub() -> Iterator[LoopbackHub]:
-    with LoopbackHub() as running:
-        yield running
-
-
 def start(head: Head, handle: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-c", _DRIVER, handle],

@@ -31,22 +31,13 @@ from hubdist.store.store import Store
 from hubdist.system.deadline import Deadlines
 from hubdist.testing.memory import MemorySink
 from tests.support.archives import tar, targz, zipped
-from tests.support.gcs import FakeGcs, fake_gcs, gcs_environment
+from tests.support.gcs import FakeGcs, gcs_environment
 from tests.support.gcs_proxy import GcsProxy
 
 BUCKET = "encoded"
 DEADLINES = Deadlines(stall_s=20, retries=0)
 DATA = os.urandom(50_000) + bytes(3_000_000) + os.urandom(50_000)
 FILES = {"saved_model.pb": DATA, "variables/data-0": os.urandom(2_000_000), "assets/words.txt": b"a\nb\n", "empty": b""}
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[FakeGcs]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("NO_GCE_CHECK", "true")
-        with fake_gcs() as running:
-            running.make_bucket(BUCKET)
-            yield running
 
 
 @pytest.fixture

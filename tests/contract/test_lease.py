@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -21,30 +20,13 @@ from hubdist.remote.mounted_tree import MountedTree
 from hubdist.shared_cache.lease import LeaseTimes, hold_lease
 from hubdist.system.deadline import Deadlines
 from tests.support import REPOSITORY
-from tests.support.gcs import FakeGcs, fake_gcs, gcs_environment
+from tests.support.gcs import FakeGcs, gcs_environment
 from tests.support.gcs_proxy import GcsProxy
-from tests.support.places import GcsPlace, MemoryPlace, MountedPlace, Place
+from tests.support.places import GcsPlace, Place
 
 BUCKET = "leases"
 DEADLINES = Deadlines(stall_s=20, total_s=60, retries=1)
 QUICK = LeaseTimes(beat_s=0.2, stale_s=2.0, poll_s=0.05)
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[FakeGcs]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("NO_GCE_CHECK", "true")
-        with fake_gcs() as running:
-            running.make_bucket(BUCKET)
-            yield running
-
-
-@pytest.fixture(params=["gs", "mount", "memory"])
-def place(request: pytest.FixtureRequest, server: FakeGcs, tmp_path: Path) -> Place:
-    name = request.node.name.partition("[")[0]
-    if request.param == "gs":
-        return GcsPlace(server, BUCKET, name)
-    return MountedPlace(tmp_path / "mount") if request.param == "mount" else MemoryPlace(name)
 
 
 def terms(place: Place) -> dict[str, bytes]:

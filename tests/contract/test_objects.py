@@ -28,13 +28,6 @@ FILES = {"saved_model.pb": bytes(range(256)) * 40, "assets/words.txt": b"one\ntw
 BUCKET = "models"
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[FakeGcs]:
-    with fake_gcs() as running:
-        running.make_bucket(BUCKET)
-        yield running
-
-
 @pytest.fixture(autouse=True)
 def no_metadata_server(monkeypatch: pytest.MonkeyPatch) -> None:
     """No test asks whether it runs on Google's machines."""

@@ -23,7 +23,7 @@ from hubdist.cluster.coordinator.job_scope import JobScope
 from hubdist.config.schema import Config
 from hubdist.delivery.routes import Route
 from hubdist.errors import ConfigError, DigestMismatchError, ModelNotFoundError
-from hubdist.loading import InPlace
+from hubdist.loading import InPlaceModel
 from hubdist.model.handle import parse_handle
 from hubdist.model.manifest import Chunk, Digest, EntryDigester, Manifest
 from hubdist.origins.uncompressed import direct_url
@@ -36,9 +36,10 @@ from hubdist.resolver.values import CallOptions, NodeRead, ReadSources
 from hubdist.store.store import Store
 from hubdist.system.deadline import Deadlines
 from hubdist.testing.hub import LoopbackHub
-from tests.support.gcs import FakeGcs, fake_gcs, gcs_environment
-from tests.support.places import GcsPlace, MemoryPlace, MountedPlace, Place, put_all
+from tests.support.gcs import FakeGcs
+from tests.support.places import Place, put_all
 
+BUCKET = "proven"
 OLD = {"saved_model.pb": b"old model", "variables/data": b"1.0" * 1000}
 NEW = {"saved_model.pb": b"new model", "variables/data": b"7.0" * 1000}
 """Another model, with equal names and sizes."""
@@ -183,22 +184,6 @@ def jobs(tmp_path: Path) -> Jobs:
     return Jobs(tmp_path)
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[FakeGcs]:
-    with fake_gcs() as running:
-        running.make_bucket("proven")
-        with gcs_environment(running.url):
-            yield running
-
-
-@pytest.fixture(params=["gs", "mount", "memory"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
-    name = hashlib.sha1(request.node.name.encode()).hexdigest()[:12]
-    if request.param == "gs":
-        return GcsPlace(request.getfixturevalue("server"), "proven", name)
-    return MountedPlace(tmp_path / "mount") if request.param == "mount" else MemoryPlace(name)
-
-
 def test_a_place_is_the_model_that_was_read_there(place: Place, jobs: Jobs) -> None:
     put_all(place, "model", OLD)
     digest, copy = jobs.copy(f"{place.url}/model")
@@ -301,7 +286,7 @@ def access(copy: RemoteCopy, files: dict[str, bytes]) -> ReadSources:
     return ReadSources.ordered(manifest_of(files), {Route.DIRECT: copy}, None)
 
 
-def opened(place: InPlace) -> dict[str, bytes]:
+def opened(place: InPlaceModel) -> dict[str, bytes]:
     root = Path(place.path)
     return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
@@ -345,7 +330,7 @@ def test_another_node_opens_only_what_it_has_digested_itself(tmp_path: Path, mon
 def test_what_changes_while_it_is_opened_is_not_taken(tmp_path: Path) -> None:
     model = write_model(tmp_path / "model", OLD)
 
-    def open_and_change(place: InPlace) -> dict[str, bytes]:
+    def open_and_change(place: InPlaceModel) -> dict[str, bytes]:
         overwrite(model)
         return opened(place)
 
@@ -367,7 +352,7 @@ def test_a_frozen_job_without_ray_opens_the_pinned_model_or_nothing(tmp_path: Pa
         reader = Reader(CONFIG, way.read, lambda: True)
         assert reader.in_place(way.access(pin), opened) == (None if frozen else OLD)
         with way.locate(pin) as snapshot:
-            assert opened(InPlace(str(snapshot.path), snapshot.manifest)) == OLD
+            assert opened(InPlaceModel(str(snapshot.path), snapshot.manifest)) == OLD
         overwrite(model)
 
 
@@ -438,7 +423,7 @@ def test_a_path_that_the_driver_lacks_is_an_error_even_if_a_node_has_it(tmp_path
 
 
 def test_a_bucket_is_read_by_the_node_that_asks(server: FakeGcs, tmp_path: Path) -> None:
-    server.put_all("proven", "bucket", OLD)
+    server.put_all(BUCKET, "bucket", OLD)
 
     async def read(url: str) -> NodeRead:
         manifest, copy = NodeAgent(Config(store=str(tmp_path / "node")), "node").read_directory(url, keep=False)

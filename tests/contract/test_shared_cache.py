@@ -8,7 +8,7 @@ import logging
 import os
 import pickle
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -27,32 +27,15 @@ from hubdist.shared_cache.cache import SharedCache, SharedSnapshot
 from hubdist.shared_cache.lease import LeaseTimes, hold_lease
 from hubdist.store.store import Store
 from hubdist.system.deadline import Deadline, Deadlines
-from tests.support.gcs import FakeGcs, fake_gcs, gcs_environment
+from tests.support.gcs import FakeGcs, gcs_environment
 from tests.support.gcs_proxy import GcsProxy
-from tests.support.places import GcsPlace, MemoryPlace, MountedPlace, Place, put_all
+from tests.support.places import GcsPlace, MountedPlace, Place, put_all
 from tests.support.shared_cache_filler_process import HANDLE
 from tests.support.shared_cache_fillers import DEADLINES, IN_FLIGHT, cache_at, check_filled, filler, publish, read_back
 
 BUCKET = "shared"
 FILES = {"saved_model.pb": os.urandom(70_000), "assets/words.txt": b"one\ntwo\n", "assets/empty": b""}
 MANY = FILES | {f"assets/{number:02d}.txt": os.urandom(50 + number) for number in range(50)}
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[FakeGcs]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("NO_GCE_CHECK", "true")
-        with fake_gcs() as running:
-            running.make_bucket(BUCKET)
-            yield running
-
-
-@pytest.fixture(params=["gs", "mount", "memory"])
-def place(request: pytest.FixtureRequest, server: FakeGcs, tmp_path: Path) -> Place:
-    name = hashlib.sha1(request.node.name.encode()).hexdigest()[:12]
-    if request.param == "gs":
-        return GcsPlace(server, BUCKET, name)
-    return MountedPlace(tmp_path / "mount") if request.param == "mount" else MemoryPlace(name)
 
 
 @pytest.fixture

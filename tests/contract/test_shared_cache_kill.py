@@ -14,7 +14,7 @@ import pytest
 
 from hubdist.model.manifest import Digest
 from hubdist.shared_cache.lease import LeaseTimes
-from tests.support.gcs import FakeGcs, fake_gcs
+from tests.support.gcs import FakeGcs
 from tests.support.gcs_proxy import GcsProxy
 from tests.support.places import GcsPlace
 from tests.support.shared_cache_filler_process import fill
@@ -25,15 +25,6 @@ FILES = {"saved_model.pb": os.urandom(70_000), "assets/words.txt": b"one\ntwo\n"
 AT_ONCE = 3
 REAL = 4
 """So many of the killed fillers are followed with the real times of the lease."""
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[FakeGcs]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("NO_GCE_CHECK", "true")
-        with fake_gcs() as running:
-            running.make_bucket(BUCKET)
-            yield running
 
 
 @pytest.fixture(scope="module")

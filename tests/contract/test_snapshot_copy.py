@@ -7,7 +7,7 @@ import os
 import pickle
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,9 @@ from hubdist.remote.copy_reader import copy_remote
 from hubdist.remote.snapshot_copy import RemoteCopy, check_copy, list_copy, probe
 from hubdist.store.store import Store
 from hubdist.system.deadline import Deadlines
-from tests.support.gcs import FakeGcs, fake_gcs, gcs_environment
+from tests.support.gcs import FakeGcs, gcs_environment
 from tests.support.gcs_proxy import GcsProxy
-from tests.support.places import GcsPlace, MemoryPlace, MountedPlace, Place, put_all
+from tests.support.places import GcsPlace, Place, put_all
 
 BUCKET = "copies"
 DEADLINES = Deadlines(stall_s=20, retries=0)
@@ -34,23 +34,6 @@ FILES = {
     "assets/empty": b"",
     **{f"assets/{number}.txt": os.urandom(100 + number) for number in range(30)},
 }
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[FakeGcs]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("NO_GCE_CHECK", "true")
-        with fake_gcs() as running:
-            running.make_bucket(BUCKET)
-            yield running
-
-
-@pytest.fixture(params=["gs", "mount", "memory"])
-def place(request: pytest.FixtureRequest, server: FakeGcs, tmp_path: Path) -> Place:
-    name = hashlib.sha1(request.node.name.encode()).hexdigest()[:12]
-    if request.param == "gs":
-        return GcsPlace(server, BUCKET, name)
-    return MountedPlace(tmp_path / "mount") if request.param == "mount" else MemoryPlace(name)
 
 
 def manifest_of(files: Mapping[str, bytes]) -> Manifest:

@@ -18,29 +18,12 @@ from hubdist import errors
 from hubdist.model.handle import parse_handle
 from hubdist.remote import StoredFile, Tree, mounted_tree, open_tree
 from hubdist.system.deadline import Deadlines
-from tests.support.gcs import FakeGcs, fake_gcs, gcs_environment
+from tests.support.gcs import FakeGcs, gcs_environment
 from tests.support.gcs_proxy import GcsProxy
-from tests.support.places import GcsPlace, MemoryPlace, MountedPlace, Place, put_all
+from tests.support.places import GcsPlace, MountedPlace, Place, put_all
 
 BUCKET = "storage"
 DEADLINES = Deadlines(stall_s=20, retries=0)
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[FakeGcs]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("NO_GCE_CHECK", "true")
-        with fake_gcs() as running:
-            running.make_bucket(BUCKET)
-            yield running
-
-
-@pytest.fixture(params=["gs", "mount", "memory"])
-def place(request: pytest.FixtureRequest, server: FakeGcs, tmp_path: Path) -> Place:
-    name = hashlib.sha1(request.node.name.encode()).hexdigest()[:12]
-    if request.param == "gs":
-        return GcsPlace(server, BUCKET, name)
-    return MountedPlace(tmp_path / "mount") if request.param == "mount" else MemoryPlace(name)
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from hubdist.errors import StoreError, UnsafeStoreError
 from hubdist.store.store import Store
 from hubdist.system.ownership import find_root, place_for_store
 from tests.support.owners import GROUP, ME, OTHER, base, run_as
-from tests.unit.store.test_store import content, model, publish
+from tests.support.store_models import content, model, publish
 
 __all__ = ["base"]  # a fixture
 

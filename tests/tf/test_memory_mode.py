@@ -13,8 +13,8 @@ import pytest
 
 import hubdist
 from hubdist.errors import ConfigError, DigestMismatchError, IntegrityError, NotAModelError, TransferTimeoutError
-from hubdist.loading import InPlace, LoadedModels, LoadKey, RamModel, Travel, load_key, open_model
-from hubdist.loading.remote_tasks.assets import RemoteAssets, within
+from hubdist.loading import InPlaceModel, LoadedModels, LoadKey, PickleHooks, RamModel, load_key, open_model
+from hubdist.loading.remote_tasks.assets import RemoteAssets, call_within
 from hubdist.model.manifest import BLOCK_BYTES, Digest, Entry, EntryDigester, Manifest, cut_chunks
 from hubdist.store.snapshot import Snapshot
 
@@ -57,7 +57,7 @@ def key_of(manifest: Manifest, device: str | None = None) -> LoadKey:
 
 
 def open_here(place: Any) -> Any:
-    return open_model(place, key_of(place.manifest), Travel(never, never, never))
+    return open_model(place, key_of(place.manifest), PickleHooks(never, never, never))
 
 
 def held(path: str = "ram://hubdist-*") -> list[str]:
@@ -237,7 +237,7 @@ def test_a_model_in_text_form_is_refused_with_what_to_use_instead(tmp_path: Path
 
 
 def test_a_mounted_directory_is_opened_in_place(models: Path) -> None:
-    assert ask(open_here(InPlace(str(models / "tf2"), snapshot_of(models / "tf2").manifest))) == WORDS
+    assert ask(open_here(InPlaceModel(str(models / "tf2"), snapshot_of(models / "tf2").manifest))) == WORDS
 
 
 def test_loads_under_different_strategies_and_devices_are_different_models(models: Path) -> None:
@@ -249,7 +249,7 @@ def test_loads_under_different_strategies_and_devices_are_different_models(model
     one, two = tf.distribute.OneDeviceStrategy("/cpu:0"), tf.distribute.MirroredStrategy(["/cpu:0"])
 
     def get() -> Any:
-        return loaded.get(key, lambda: open_model(snapshot, key, Travel(never, never, never)))
+        return loaded.get(key, lambda: open_model(snapshot, key, PickleHooks(never, never, never)))
 
     plain = get()
     with one.scope():
@@ -275,7 +275,7 @@ def test_a_device_is_part_of_a_key_in_tensorflows_spelling(models: Path) -> None
 
 @pytest.mark.parametrize("device", ["", "worker:0", "/job:worker/task:x", "/job", 3])
 def test_what_is_no_device_is_refused_with_an_example(models: Path, device: Any) -> None:
-    with pytest.raises(ConfigError, match=r"no TensorFlow device.*/job:worker/task:0"):
+    with pytest.raises(ConfigError, match=r"not a TensorFlow device.*/job:worker/task:0"):
         key_of(snapshot_of(models / "tf2").manifest, device)
 
 
@@ -293,8 +293,8 @@ def test_an_asset_too_long_to_be_sent_is_refused_by_name() -> None:
 def test_what_does_not_end_in_time_is_said_by_its_name() -> None:
     gate = threading.Event()
     with pytest.raises(TransferTimeoutError, match="the worker to answer"):
-        within(0.05, "the worker to answer", lambda: [None for _ in iter(gate.wait, True)] and None)
+        call_within(0.05, "the worker to answer", lambda: [None for _ in iter(gate.wait, True)] and None)
     gate.set()
     for thread in threading.enumerate():
-        if thread.name == "hubdist-tf-host":
+        if thread.name == "hubdist-tf-task":
             thread.join(10)

@@ -515,14 +515,14 @@ def test_a_thread_that_meets_an_object_while_it_opens_waits(stateful: str, monke
 
     arrived = pickle.loads(pickle.dumps(hubdist.load(stateful)))
     inside, go_on = threading.Event(), threading.Event()
-    set_class = lazy._SET_CLASS
+    set_class = lazy.set_class
 
     def stop(part: Any, kind: type) -> None:
         inside.set()
         assert go_on.wait(60)
         set_class(part, kind)
 
-    monkeypatch.setattr(lazy, "_SET_CLASS", stop)
+    monkeypatch.setattr(lazy, "set_class", stop)
     opener = threading.Thread(target=lambda: arrived.scalar)
     answers: list[Any] = []
     asker = threading.Thread(target=lambda: answers.append(arrived(tf.constant([2.0])).numpy().tolist()))

@@ -12,7 +12,7 @@ import pytest
 
 from hubdist.errors import AccessDeniedError, ConfigError, HubdistError, ModelNotFoundError, OriginError
 from hubdist.loading import check_in_place
-from hubdist.loading.locations import in_place_errors
+from hubdist.loading.tf_errors import in_place_errors
 from tests.support.tf_gs import run_with_gs, why_not
 
 _SCRIPT = """
@@ -21,7 +21,7 @@ _SCRIPT = """
     import tensorflow as tf
     from hubdist.errors import HubdistError
     from hubdist.model.manifest import EntryDigester, Manifest
-    from hubdist.loading import InPlace, Travel, check_in_place, load_key, open_model
+    from hubdist.loading import InPlaceModel, PickleHooks, check_in_place, load_key, open_model
 
     entries = []
     root = Path(sys.argv[1])
@@ -35,7 +35,7 @@ _SCRIPT = """
 
     def open_at(url):
         check_in_place(url)
-        return open_model(InPlace(url, manifest), key, Travel(print, print, print))
+        return open_model(InPlaceModel(url, manifest), key, PickleHooks(print, print, print))
 
     model = open_at("gs://models/tf2")
     answers = {"words": model(tf.constant(["one", "two", "unknown"])).numpy().tolist()}

@@ -20,8 +20,8 @@ LAYERS = [
     {"errors"},
     {"model", "system"},
     {"delivery", "remote", "store"},
-    {"config", "origins", "report", "shared_cache"},
-    {"loading", "resolver"},
+    {"config", "loading", "origins", "report", "shared_cache"},
+    {"resolver"},
     {"cluster"},
     {"client", "testing", "__init__"},
 ]

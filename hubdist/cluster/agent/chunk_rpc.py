@@ -10,16 +10,14 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
 from typing import Any
 
 import cloudpickle
-import ray
-import ray.exceptions
 
-from hubdist.cluster.calls import translated
+from hubdist.cluster.calls import ray_errors, translated
 from hubdist.errors import (
     HubdistError,
     NodeLostError,
@@ -85,6 +83,14 @@ def split_into_results(data: memoryview) -> tuple[bytes, ...]:
     return tuple(bytes(data[at * _RESULT_BYTES : (at + 1) * _RESULT_BYTES]) for at in range(count))
 
 
+def _get(results: Sequence[Any], timeout: float) -> list[bytes]:
+    """Return the results of references; imports Ray, which a process without actors does not need."""
+    import ray
+
+    found: list[bytes] = ray.get(results, timeout=timeout)
+    return found
+
+
 def request_part(
     sender: Sender,
     delivery: str,
@@ -92,7 +98,7 @@ def request_part(
     timeout_s: float,
     *,
     load_agent: Callable[[bytes], Any] = load_agent,
-    get_results: Callable[..., list[bytes]] = ray.get,
+    get_results: Callable[..., list[bytes]] = _get,
 ) -> bytearray:
     """Ask another agent for bytes of a chunk, and wait for them.
 
@@ -126,7 +132,7 @@ def request_part(
         last.result(timeout=0)
         # One answer carries all results, so the others are there too.
         found = get_results(results, timeout=max(1.0, deadline - time.monotonic()))
-    except ray.exceptions.RayError as error:  # first: Ray's copy of a TransferTimeoutError is a TimeoutError too
+    except ray_errors() as error:  # first: Ray's copy of a TransferTimeoutError is a TimeoutError too
         raise sender_error(translated(error, None)) from error
     except TimeoutError:
         raise TransferTimeoutError(f"the chunk did not come within {timeout_s:g} s") from None

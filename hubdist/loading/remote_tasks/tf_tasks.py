@@ -1,4 +1,4 @@
-"""Which TensorFlow workers a load reaches, seen from this process."""
+"""The tasks of a TensorFlow cluster that a load reaches from this process, and whether they can be reached."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from typing import Any
 from hubdist.errors import ConfigError, PeerError
 
 _START_S = 30.0
-"""How long workers may take to start, as TensorFlow waits for them, but without an end, at its first op."""
+"""How long workers may take to start. TensorFlow itself waits for them at its first op, without an end."""
+
 _CONNECT_S = 10.0
 
 
@@ -20,7 +21,7 @@ class TfTasks:
     """The tasks of a TensorFlow cluster that a load touches.
 
     Attributes:
-        own: This process's own task, `/job:localhost/replica:0/task:0` if it is in no cluster.
+        own: This process's own task; `/job:localhost/replica:0/task:0` if the process is not in a cluster.
         others: The tasks of other processes whose devices the model's variables or functions live on, sorted.
     """
 
@@ -28,31 +29,31 @@ class TfTasks:
     others: tuple[str, ...]
 
 
-def find_hosts(tensorflow: Any, device: str | None) -> TfTasks:
-    """The tasks that a load under a device, and under the current strategy, reaches.
+def find_tasks(tensorflow: Any, device: str | None) -> TfTasks:
+    """The tasks that a load reaches under a device, and under the current strategy.
 
-    Of the strategies, only those that one process drives reach others: a TPU or parameter server strategy. Each
-    worker of a `MultiWorkerMirroredStrategy` is a process of its own that loads for itself.
+    Only strategies that one process drives for all reach other processes: a TPU or parameter server strategy. Each
+    worker of a `MultiWorkerMirroredStrategy` is a process that loads for itself.
 
     Args:
-        tensorflow: The module.
+        tensorflow: The module `tensorflow`.
         device: As in `LoadKey`; None for the device of the current `tf.device`.
 
     Raises:
-        ConfigError: There is no such device in this process or in the cluster that it is connected to.
-        PeerError: Nobody listens where a task should be.
+        ConfigError: Neither this process nor the cluster that it is connected to has such a device.
+        PeerError: Nobody listens at the address of a task; the error names it.
     """
     eager = importlib.import_module("tensorflow.python.eager.context")
     context = eager.context()
-    if context._context_handle is None:  # the first op connects; TensorFlow would wait for ever, and all threads too
-        _reach(_addresses(eager.get_server_def()), _START_S)
+    if context._context_handle is None:  # the first op connects, and would wait for ever, and all threads with it
+        _connect(_addresses(eager.get_server_def()), _START_S)
     own = task_of(tensorflow, context.host_address_space(), "")
     known = {task_of(tensorflow, known.name, own) for known in tensorflow.config.list_logical_devices()}
     names = {task_of(tensorflow, name, own) for name in (device, context.device_name) if name}
     if tensorflow.distribute.has_strategy():
         strategy = tensorflow.distribute.get_strategy()
         if isinstance(strategy, tensorflow.distribute.experimental.ParameterServerStrategy):
-            names |= known  # all that it is connected to; the strategy names its devices without their jobs
+            names |= known  # all tasks: the strategy names its devices without their jobs
         else:
             devices = {*strategy.extended.worker_devices, *strategy.extended.parameter_devices}
             names |= {task_of(tensorflow, name, own) for name in devices}
@@ -62,22 +63,32 @@ def find_hosts(tensorflow: Any, device: str | None) -> TfTasks:
             advice="Call tf.config.experimental_connect_to_host or experimental_connect_to_cluster before the load.",
         )
     others = tuple(sorted(names - {own}))
-    reach_hosts(*others)
+    reach_tasks(*others)
     return TfTasks(own, others)
 
 
-def reach_hosts(*tasks: str) -> None:
-    """Make sure that somebody listens where tasks of the cluster should be; an op would wait for them.
+def reach_tasks(*tasks: str) -> None:
+    """Check that somebody listens at the addresses of tasks: an op would wait without an end for a task that is gone.
+
+    Args:
+        tasks: Names of tasks, `/job:<job>/replica:<n>/task:<n>`.
 
     Raises:
-        PeerError: Nobody does; the task is named.
+        PeerError: Nobody listens there; the error names the task.
     """
     addresses = _addresses(importlib.import_module("tensorflow.python.eager.context").get_server_def())
-    _reach({task: addresses[task] for task in tasks if task in addresses}, 0)
+    _connect({task: addresses[task] for task in tasks if task in addresses}, 0)
 
 
 def task_of(tensorflow: Any, device: str, own: str) -> str:
-    """The task of a device, `/job:<job>/replica:<n>/task:<n>`; without a job, or as `localhost`, it is `own`."""
+    """The name of a device's task, `/job:<job>/replica:<n>/task:<n>`.
+
+    Args:
+        tensorflow: The module `tensorflow`.
+        device: A device, as `tf.DeviceSpec` reads it.
+        own: This process's task, which a device without a job, or of the job `localhost`, belongs to; "" to take the
+            device's text as it is.
+    """
     spec = tensorflow.DeviceSpec.from_string(device)
     if own and spec.job in (None, "localhost"):
         return own
@@ -85,7 +96,7 @@ def task_of(tensorflow: Any, device: str, own: str) -> str:
 
 
 def _addresses(server: Any) -> dict[str, tuple[str, int]]:
-    """The other tasks of a TensorFlow `ServerDef`, None for no cluster, and where they listen."""
+    """The other tasks of a TensorFlow `ServerDef` (None for no cluster), and the address where each listens."""
     if server is None or not server.protocol.startswith("grpc"):
         return {}
     tasks = {(job.name, index): address for job in server.cluster.job for index, address in job.tasks.items()}
@@ -98,7 +109,7 @@ def _addresses(server: Any) -> dict[str, tuple[str, int]]:
     return addresses
 
 
-def _reach(addresses: dict[str, tuple[str, int]], wait_s: float) -> None:
+def _connect(addresses: dict[str, tuple[str, int]], wait_s: float) -> None:
     deadline = time.monotonic() + wait_s
     for task, address in addresses.items():
         while True:
@@ -111,4 +122,4 @@ def _reach(addresses: dict[str, tuple[str, int]], wait_s: float) -> None:
                         f"the TensorFlow worker {task} cannot be reached at {address[0]}:{address[1]}: {error}",
                         advice="Is its tf.distribute.Server running? Connect to it again, then load.",
                     ) from error
-                time.sleep(0.2)  # a port that nobody listens on yet gives no sign
+                time.sleep(0.2)  # nothing tells when somebody begins to listen

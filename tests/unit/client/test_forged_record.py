@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,12 +22,6 @@ from hubdist.testing.hub import LoopbackHub
 
 FILES = {"saved_model.pb": b"graph", "weights.bin": bytes(range(256)) * 10_000}
 FORGED = FILES["weights.bin"][:-1] + b"!"
-
-
-@pytest.fixture
-def hub() -> Iterator[LoopbackHub]:
-    with LoopbackHub() as running:
-        yield running
 
 
 def forge(cache: Path, config: Config, digest: str) -> None:

@@ -23,6 +23,7 @@ from hubdist.delivery import (
     choose_chunk_bytes,
 )
 from tests.support.delivery_world import FULL, GONE, LOST, SOURCE, WRONG, World
+from tests.support.examples import examples
 
 # One node
 
@@ -383,7 +384,7 @@ def _pick(world: World, data: st.DataObject) -> Fetch | Publish:
 
 
 @given(data=st.data())
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=examples(400), deadline=None)
 def test_without_failures_every_node_is_published_in_any_order(data: st.DataObject) -> None:
     world = _world(data)
     to_join = [f"n{number}" for number in range(data.draw(st.integers(1, 5)))]
@@ -438,7 +439,7 @@ def _silence_or_hear(world: World, data: st.DataObject) -> None:
 
 
 @given(data=st.data())
-@settings(max_examples=800, deadline=None)
+@settings(max_examples=examples(800), deadline=None)
 def test_with_any_failures_every_node_is_finished_once_and_the_plan_comes_to_an_end(data: st.DataObject) -> None:
     world = _world(data)
     to_join = [f"n{number}" for number in range(data.draw(st.integers(1, 5)))]

@@ -13,6 +13,7 @@ from hubdist.errors import HandleError, ModelNotFoundError
 from hubdist.model.handle import TREE_SCHEMES, Handle, Kind, inner_handle, parse_handle
 from hubdist.model.hints import suggesting, suggestion
 from hubdist.model.suffixes import ARCHIVE_SUFFIXES, MODEL_FILE_SUFFIXES, OTHER_ARCHIVE_SUFFIXES, Ending, ending_of
+from tests.support.examples import examples
 
 HERE = Path("/jobs/mine")
 SECRET = "hunter2"
@@ -353,7 +354,7 @@ _MEMBERS = st.builds("{}://{}::{}".format, st.sampled_from(["zip", "tar"]), _PAT
 
 
 @given(_URLS | _TREES | _LOCALS | _MEMBERS | st.text(max_size=30))
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=examples(600), deadline=None)
 def test_a_normal_handle_parses_to_itself_and_any_text_to_a_handle_or_an_error(text: str) -> None:
     try:
         handle = parse(text)

@@ -6,7 +6,7 @@ import gzip
 import io
 import os
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -39,12 +39,6 @@ ONE_FILE = {
     "wheel.whl": zipped({"package/__init__.py": b""}),
     "empty.bin": b"",
 }
-
-
-@pytest.fixture
-def hub() -> Iterator[LoopbackHub]:
-    with LoopbackHub() as running:
-        yield running
 
 
 @pytest.fixture(autouse=True)
@@ -177,16 +171,6 @@ def test_a_hub_that_answers_something_else_is_told_about_endings(hub: LoopbackHu
 
 
 # Paths
-
-
-def test_a_path_is_a_handle_everywhere(tmp_path: Path, models: Path) -> None:
-    path = models / "tf2"
-    assert resolved(path) == files_of(path)
-    assert hubdist.prefetch(path).pins[0].handle == str(path)  # type: ignore[arg-type]
-    assert hubdist.prefetch([path]).pins[0].handle == str(path)  # type: ignore[list-item]
-    assert hubdist.plan(path).handle == str(path)  # type: ignore[arg-type]
-    assert hubdist.load(path)(["one"]).numpy().tolist() == [[2.0, 3.0]]  # type: ignore[arg-type]
-    assert hubdist.load(path / "saved_model.pb") is hubdist.load(str(path))  # type: ignore[arg-type]
 
 
 def test_a_path_behind_a_link_leads_where_the_system_goes(tmp_path: Path) -> None:
@@ -355,14 +339,6 @@ def test_versions_where_no_handle_can_name_one() -> None:
     assert "tf.saved_model.load(hubdist.resolve(handle) + '/2')" in str(error)
 
 
-def test_a_real_checkpoint_is_told_from_a_model(tmp_path: Path, models: Path) -> None:
-    import tensorflow as tf
-
-    tf.train.Checkpoint(weight=tf.Variable(1.0)).save(str(tmp_path / "training" / "ckpt"))
-    with pytest.raises(errors.NotAModelError, match="training checkpoint"):
-        hubdist.load(str(tmp_path / "training"))
-
-
 _PATHS = st.lists(st.sampled_from(["saved_model.pb", "a", "1", "2", ".x", "B.zip", "b.ZIP"]), min_size=1, max_size=3)
 
 
@@ -403,37 +379,6 @@ def test_a_folder_around_a_model_is_found_beside_what_archives_carry_along(
     assert {name: found.get(name) for name in FILES} == FILES
     macos = {name for name in beside if "._" in name or "DS_Store" in name}
     assert set(found) - set(FILES) == {name.removeprefix("model/") for name in set(beside) - macos}
-
-
-@pytest.mark.parametrize(
-    "beside",
-    [{"README.md": b""}, {"docs/a.txt": b""}, {".x": b"1", "model/.X": b"2"}, {"other/saved_model.pb": b""}],
-)
-def test_a_folder_beside_other_files_stays_and_the_error_names_it(
-    tmp_path: Path, models: Path, beside: dict[str, bytes]
-) -> None:
-    files = {**{f"model/{name}": data for name, data in FILES.items()}, **beside}
-    (tmp_path / "m.tar.gz").write_bytes(targz(files))
-    if ".x" not in beside:
-        assert resolved(tmp_path / "m.tar.gz") == files
-    with pytest.raises(errors.HubdistError) as caught:
-        hubdist.load(str(tmp_path / "m.tar.gz"))
-    if ".x" not in beside:
-        assert f"tar://model::{tmp_path}/m.tar.gz" in str(caught.value)
-
-
-@pytest.mark.parametrize("place", ["model/model.tar.gz", "model.tar.gz"])
-def test_an_archive_that_was_packed_into_itself_is_loaded(tmp_path: Path, models: Path, place: str) -> None:
-    write_files(tmp_path / "model", files_of(models / "tf2"))
-    packed = tmp_path / place
-    packed.write_bytes(b"\x1f\x8b, and the rest was not written yet")
-    whole = io.BytesIO()
-    with tarfile.open(fileobj=whole, mode="w:gz") as archive:
-        archive.add(tmp_path / "model", "model")
-        archive.add(packed, place)
-    packed.write_bytes(whole.getvalue())
-    for handle in (str(packed), f"tar://model::{packed}"):
-        assert hubdist.load(handle)(["two"]).numpy().tolist() == [[4.0, 6.0]]
 
 
 def test_one_file_in_an_archive_is_a_model_of_one_file(tmp_path: Path) -> None:

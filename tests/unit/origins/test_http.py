@@ -70,12 +70,6 @@ def _no_proxies() -> Iterator[None]:
         yield
 
 
-@pytest.fixture
-def hub() -> Iterator[LoopbackHub]:
-    with LoopbackHub() as running:
-        yield running
-
-
 @dataclass
 class Clock:
     """A clock that only sleeping moves."""

@@ -7,7 +7,7 @@ import logging
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +30,6 @@ FILES = {
 SECRET = "canary0123"
 Packer = Callable[[dict[str, bytes]], bytes]
 PACKERS: dict[str, Packer] = {".tar": tar, ".tar.gz": targz, ".tgz": targz, ".zip": zipped}
-
-
-@pytest.fixture
-def hub() -> Iterator[LoopbackHub]:
-    with LoopbackHub() as running:
-        yield running
 
 
 @pytest.fixture

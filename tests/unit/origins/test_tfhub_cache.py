@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +20,6 @@ from hubdist.testing.hub import LoopbackHub
 FROM_HUB = {"saved_model.pb": b"from the hub"}
 CACHED = {"saved_model.pb": b"from the cache", "assets/words.txt": b"words"}
 FROM_CACHE = "TensorFlow Hub cache"
-
-
-@pytest.fixture
-def hub() -> Iterator[LoopbackHub]:
-    with LoopbackHub() as running:
-        yield running
 
 
 @pytest.fixture

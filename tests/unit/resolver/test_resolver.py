@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +23,6 @@ from tests.support.archives import targz, zipped
 
 OLD = {"saved_model.pb": b"old"}
 NEW = {"saved_model.pb": b"new"}
-
-
-@pytest.fixture
-def hub() -> Iterator[LoopbackHub]:
-    with LoopbackHub() as running:
-        yield running
 
 
 class Jobs:

@@ -34,11 +34,10 @@ from hubdist.errors import (
     UnsafeStoreError,
 )
 from hubdist.model.manifest import BLOCK_BYTES, Digest, Manifest, cut_chunks
-from hubdist.store.snapshot import Snapshot
 from hubdist.store.store import Store
 from hubdist.system.disk import check_private, disk_errors, free_bytes, remove_tree, write_durably
+from tests.support.store_models import FILES, content, home, model, publish, staged
 
-FILES = {"saved_model.pb": b"graph" * 500, "assets/words.txt": b"one\ntwo\n", "empty": b""}
 _SPAWN = multiprocessing.get_context("spawn")  # a fork of a process with TensorFlow's threads may hang or crash
 
 
@@ -74,30 +73,6 @@ def root(tmp_path: Path) -> Iterator[Path]:
 @pytest.fixture
 def store(root: Path) -> Store:
     return Store(root)
-
-
-def publish(store: Store, files: dict[str, bytes] = FILES) -> Snapshot:
-    with store.stage() as stage:
-        for path, data in files.items():
-            with stage.open_file(path) as writer:
-                writer.write(data)
-        return store.publish(stage)
-
-
-def model(number: int, size: int = 1000) -> dict[str, bytes]:
-    return {"saved_model.pb": bytes([number]) * size}
-
-
-def content(path: Path) -> dict[str, bytes]:
-    return {str(file.relative_to(path)): file.read_bytes() for file in path.rglob("*") if file.is_file()}
-
-
-def home(store: Store, digest: Digest) -> Path:
-    return store.root / "snapshots" / digest.value
-
-
-def staged(store: Store) -> list[Path]:
-    return list((store.root / "staging").iterdir())
 
 
 def variables_index(shards: int) -> bytes:

@@ -34,7 +34,7 @@ from hubdist.store.snapshot_directory import Home
 from hubdist.store.store import Store
 from hubdist.system.disk import remove_tree
 from tests.support import store_stress
-from tests.unit.store.test_store import FILES, content, home, model, publish, staged
+from tests.support.store_models import FILES, content, home, model, publish, staged
 
 
 @pytest.fixture

@@ -5,17 +5,23 @@ from __future__ import annotations
 import functools
 import importlib
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from hubdist.loading.changes import NodePath
+NodePath = tuple[str, ...]
+"""The names that lead from a model to a part of it; `()` for the model itself."""
+
+set_class: Callable[[Any, type], None] = object.__dict__["__class__"].__set__
+"""Give an object another class, as `part.__class__ = kind` would if neither class had a `__setattr__` of its own."""
 
 
 def walk(tensorflow: Any, root: Any) -> Iterator[tuple[NodePath, Any]]:
-    """Every part of a model once, by its shortest path, the model itself first; the same order for the same model.
+    """Every part of a model once, with its shortest path; the model itself first.
+
+    The order is the same for the same model in every process.
 
     Args:
-        tensorflow: The module.
+        tensorflow: The module `tensorflow`.
         root: What `tf.saved_model.load` returned.
     """
     view = tensorflow.train.TrackableView(root)
@@ -24,7 +30,7 @@ def walk(tensorflow: Any, root: Any) -> Iterator[tuple[NodePath, Any]]:
     while todo:
         path, node = todo.popleft()
         yield path, node
-        for name, child in (*view.children(node).items(), *_more(node)):
+        for name, child in (*view.children(node).items(), *_more_children(node)):
             if id(child) not in seen and not name.startswith("_self_"):
                 seen.add(id(child))
                 todo.append(((*path, name), child))
@@ -33,8 +39,12 @@ def walk(tensorflow: Any, root: Any) -> Iterator[tuple[NodePath, Any]]:
 def find(root: Any, path: NodePath) -> Any:
     """The part at a path.
 
+    Args:
+        root: What `tf.saved_model.load` returned.
+        path: As `walk` gives it.
+
     Raises:
-        KeyError: There is none.
+        KeyError: The model has no part there.
     """
     node = root
     for name in path:
@@ -46,17 +56,17 @@ def find(root: Any, path: NodePath) -> Any:
 
 
 def _child(node: Any, name: str) -> Any:
-    if isinstance(node, dict):  # an entry may be called as one of dict's methods
+    if isinstance(node, dict):  # an entry may have the name of one of dict's methods
         return node.get(name)
     if isinstance(node, list):
         return node[int(name)] if name.isdigit() and int(name) < len(node) else None
-    inner = dict(_more(node))
-    return inner[name] if name in inner else getattr(node, name, None)
+    more = dict(_more_children(node))
+    return more[name] if name in more else getattr(node, name, None)
 
 
 def attributes_of(node: Any) -> dict[str, Any] | None:
-    """The attributes, elements or entries that a user could replace; None for a part that has none."""
-    lists, dicts, objects = _holders()
+    """The attributes, list elements or dict entries that a user could replace; None for a part that has none."""
+    lists, dicts, objects = _containers()
     if isinstance(node, lists):
         return {str(index): value for index, value in enumerate(node)}
     if isinstance(node, dicts):
@@ -67,8 +77,8 @@ def attributes_of(node: Any) -> dict[str, Any] | None:
 
 
 @functools.cache
-def _holders() -> tuple[Any, Any, Any]:
-    """TensorFlow's classes of lists, dicts and objects; looked up once, for they are asked for in each load."""
+def _containers() -> tuple[Any, Any, Any]:
+    """TensorFlow's classes of lists, dicts and objects. Cached, because each load needs them for each part."""
     structures = importlib.import_module("tensorflow.python.trackable.data_structures")
     objects = importlib.import_module("tensorflow.python.trackable.autotrackable").AutoTrackable
     return structures.ListWrapper, structures._DictWrapper, objects
@@ -80,7 +90,7 @@ def is_function(node: Any) -> bool:
     return isinstance(node, core.Callable)
 
 
-def _more(node: Any) -> Iterator[tuple[str, Any]]:
+def _more_children(node: Any) -> Iterator[tuple[str, Any]]:
     """Parts that TensorFlow does not count as children: signatures, traces, and an old optimizer's variables."""
     signatures = importlib.import_module("tensorflow.python.saved_model.signature_serialization")._SignatureMap
     optimizers = importlib.import_module("tensorflow.python.keras.optimizer_v2.optimizer_v2")

@@ -1,4 +1,4 @@
-"""The parts of a loaded model and their attributes: which of them are others now than when it was published."""
+"""The attributes of a model's parts: which of them are other objects now than when the model was published."""
 
 from __future__ import annotations
 
@@ -7,12 +7,17 @@ from collections.abc import Iterator
 from typing import Any, Protocol
 
 from hubdist.errors import TravelError
-from hubdist.loading.changes import PLAIN, Changes, NodePath
-from hubdist.loading.parts import attributes_of
+from hubdist.loading.state.changes import PLAIN, Changes
+from hubdist.loading.state.parts import NodePath, attributes_of
 
 
-class State(Protocol):
-    """What is known of a loaded model's state: `Published`, or `InGraph` for a model in a `tf.Graph`."""
+class ModelState(Protocol):
+    """The state of a loaded model, at the load and now: an `EagerState`, or a `GraphState` in a `tf.Graph`.
+
+    Attributes:
+        nodes: A weak reference to each part of the model, by its path.
+        total_bytes: The size of the model's variables.
+    """
 
     nodes: dict[NodePath, weakref.ref[Any]]
     total_bytes: int
@@ -22,38 +27,58 @@ class State(Protocol):
         ...
 
     def changes(self) -> Changes:
-        """What a pickle or a copy takes along."""
+        """What a pickle or a copy of the model takes along."""
         ...
 
     def own_attributes(self, path: NodePath, node: Any) -> tuple[tuple[str, Any], ...]:
-        """What a shallow copy of a part has besides."""
+        """Names and values of the attributes that a shallow copy of a part has, and the published part has not.
+
+        Args:
+            path: Where the part is in the model.
+            node: The shallow copy.
+        """
         ...
 
     def apply(self, changes: Changes) -> None:
-        """Change the model as another one of the same digest was changed."""
+        """Change this model as another one of the same digest was changed."""
         ...
 
     def rebind(self, path: NodePath, node: Any) -> None:
-        """Another object has taken the place of a part."""
+        """Note that another object has taken the place of a part.
+
+        Args:
+            path: Where the part is in the model.
+            node: The object that is the part from now on.
+        """
         ...
 
 
-class Structure:
-    """Attributes, list elements and dict entries of a model's parts. Holds none of them alive."""
+class AttributeState:
+    """The attributes, list elements and dict entries of a model's parts. Keeps none of the parts alive."""
 
     def __init__(self) -> None:
         self.nodes: dict[NodePath, weakref.ref[Any]] = {}
         self._attributes: dict[NodePath, dict[str, _Token]] = {}
 
     def note(self, path: NodePath, node: Any) -> None:
-        """Take note of a part and its attributes."""
+        """Remember a part and its attributes, as they are published.
+
+        Args:
+            path: Where the part is in the model.
+            node: The part.
+        """
         self.nodes[path] = weakref.ref(node)
         found = attributes_of(node)
         if found is not None:
             self._attributes[path] = {name: _Token(value) for name, value in found.items()}
 
     def rebind(self, path: NodePath, node: Any) -> None:
-        """Another object has taken the place of a part."""
+        """Note that another object has taken the place of a part.
+
+        Args:
+            path: Where the part is in the model.
+            node: The object that is the part from now on.
+        """
         self.nodes[path] = weakref.ref(node)
 
     def has_changed(self) -> bool:
@@ -61,23 +86,31 @@ class Structure:
         return any(True for path, node in self._living() for _ in self._changed(path, node))
 
     def plain_changes(self) -> tuple[tuple[NodePath, str, Any], ...]:
-        """The changed attributes, if all of them can travel.
+        """Path, name and value of each changed attribute.
 
         Raises:
-            TravelError: One cannot.
+            TravelError: An attribute was changed that cannot travel in a pickle.
         """
         found = [(path, self._plain(path, node)) for path, node in self._living()]
         return tuple((path, name, value) for path, changed in found for name, value in changed)
 
     def own_attributes(self, path: NodePath, node: Any) -> tuple[tuple[str, Any], ...]:
-        """The changed attributes of a shallow copy of a part; raises as `plain_changes`."""
+        """Names and values of the attributes that a shallow copy of a part has, and the published part has not.
+
+        Args:
+            path: Where the part is in the model.
+            node: The shallow copy.
+
+        Raises:
+            TravelError: One of the attributes cannot travel in a pickle.
+        """
         return self._plain(path, node) if path in self._attributes else ()
 
     def set_attributes(self, changes: Changes) -> None:
-        """Set what another one's attributes were.
+        """Set the attributes that another model of the same digest had changed.
 
         Raises:
-            KeyError: There is no such part.
+            KeyError: This model has no such part.
         """
         for path, name, value in changes.attributes:
             setattr(self.nodes[path](), name, value)
@@ -85,7 +118,7 @@ class Structure:
     def _living(self) -> Iterator[tuple[NodePath, Any]]:
         for path in self._attributes:
             node = self.nodes[path]()
-            if node is not None:  # else its user kept other parts only
+            if node is not None:  # a user may have kept other parts of the model only
                 yield path, node
 
     def _plain(self, path: NodePath, node: Any) -> tuple[tuple[str, Any], ...]:
@@ -109,7 +142,7 @@ class Structure:
 
 
 class _Token:
-    """Tells whether an attribute is the same object still, without keeping it alive."""
+    """Tells whether an attribute is still the same object, without keeping the object alive where Python allows it."""
 
     __slots__ = ("_reference", "_value")
 

@@ -1,8 +1,9 @@
 """Variables of a TF1 graph of which TensorFlow makes no objects when it loads a model.
 
-It does so for resource variables of the collection of global variables only. Others, all `VariableV2` of old models
-among them, stay ops of the graph, where an assignment writes into the buffer that is there. So their values are
-digested at the load and when they are asked for; a digest takes no memory, and is as good as the values.
+TensorFlow makes objects for the resource variables in the collection of global variables only. Other variables, all
+`VariableV2` of old models among them, stay ops of the graph, where an assignment writes into the buffer that is there.
+So their values are digested at the load and again when somebody asks: a digest takes no memory, and tells a change as
+well as the values do.
 Source: tensorflow 2.21.0, `saved_model/load_v1_in_v2.py`, `eager/wrap_function.py`; `core/kernels/assign_op.h`.
 """
 
@@ -13,26 +14,26 @@ from typing import Any
 
 import numpy as np
 
-from hubdist.loading.changes import Array
+from hubdist.loading.state.changes import Array
 
 _VARIABLES = frozenset({"VarHandleOp", "VariableV2", "Variable"})
 _ASSIGN = frozenset({"Assign", "AssignVariableOp"})
 
 
-def has_loose_variables(root: Any) -> bool:
-    """True if a loaded model has such variables."""
+def has_graph_variables(root: Any) -> bool:
+    """True if a loaded model has variables that are only ops of its graph."""
     return bool(_find(vars(root).get("graph")))
 
 
-class LooseVariables:
-    """Such variables of one model, by the names of their ops.
+class GraphVariables:
+    """The variables of one model that are only ops of its graph, by the names of the ops.
 
     Args:
-        tensorflow: The module; in eager mode.
+        tensorflow: The module `tensorflow`, in eager mode.
         root: The loaded model.
 
     Raises:
-        tensorflow.errors.OpError: One has no value.
+        tensorflow.errors.OpError: A variable has no value.
     """
 
     def __init__(self, tensorflow: Any, root: Any) -> None:
@@ -47,18 +48,22 @@ class LooseVariables:
         self._published = {name: _digest(value) for name, value in self.values().items()}
 
     def values(self) -> dict[str, Any]:
-        """Their tensors now."""
+        """The variables' tensors now."""
         return {} if self._read is None else dict(zip(self._ops, self._read(), strict=True))
 
     def changed(self) -> dict[str, Array]:
-        """The values of those that are not as they were at the load; reads them all."""
+        """The values of those variables that are not as they were at the load; reads all of them."""
         return {name: Array.of(now) for name, now in self.values().items() if _digest(now) != self._published[name]}
 
     def assign(self, name: str, value: Any) -> None:
-        """Give one of them a value.
+        """Give a variable a value.
+
+        Args:
+            name: The name of the variable's op.
+            value: A tensor of the variable's type and shape.
 
         Raises:
-            KeyError: There is none of this name, or the graph has no op that writes to it.
+            KeyError: The graph has no such variable, or no op that writes to it.
         """
         variable = self._ops[name]
         for op in self._graph.get_operations():
@@ -76,6 +81,7 @@ class LooseVariables:
 def _find(graph: Any) -> list[Any]:
     if graph is None:
         return []
+    # Variables with an object reach the graph as its inputs.
     given = {id(tensor) for tensor in getattr(graph, "inputs", ())}
     return [op for op in graph.get_operations() if op.type in _VARIABLES and id(op.outputs[0]) not in given]
 

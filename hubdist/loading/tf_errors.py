@@ -1,4 +1,4 @@
-"""Operations that a model uses and no package has registered in this process."""
+"""TensorFlow's errors in a load, turned into typed errors that say what to do."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import contextlib
 import importlib
 import re
 from collections.abc import Iterator
+from typing import Any
 
-from hubdist.errors import HubdistError, MissingOperationError
+from hubdist.errors import AccessDeniedError, HubdistError, MissingOperationError, ModelNotFoundError, OriginError
+from hubdist.model.redact import redact_url
 
 _NOT_REGISTERED = re.compile(r"Op type not registered '([^']+)'")
 
@@ -30,18 +32,18 @@ _PACKAGES: tuple[tuple[str, str], ...] = (
     (r"DecodeProtoSparse|EquiJoin|BroadcastTo?Children", "struct2tensor"),
     (r"Entropy|RangeEncode|RangeDecode|CreateRange", "tensorflow_compression"),
 )
-"""How the names of a package's operations begin, and the package. Source: the REGISTER_OP lines of each."""
+"""How the names of a package's operations begin, and the package. Source: the REGISTER_OP lines of each package."""
 
 
 @contextlib.contextmanager
 def missing_operations(handle: str) -> Iterator[None]:
-    """Turn what TensorFlow raises for an operation that it does not know into an error that says what to do.
+    """Turn TensorFlow's error for an unknown operation into one that names the package to import.
 
     Args:
-        handle: The model, without secrets.
+        handle: The handle of the model without secrets, for the error.
 
     Raises:
-        MissingOperationError: The model uses such an operation.
+        MissingOperationError: The model uses an operation that no package has registered in this process.
     """
     try:
         yield
@@ -68,7 +70,10 @@ def _raised_by_tensorflow() -> tuple[type[Exception], ...]:
 
 
 def _operation(error: Exception) -> str | None:
-    """The name of the operation that an error is about; TensorFlow raises several kinds, KeyError among them."""
+    """The name of the unknown operation; None for any other error.
+
+    TensorFlow reports one in several ways: in the text of several kinds of errors, or as the key of a KeyError.
+    """
     found = _NOT_REGISTERED.search(str(error))
     if found:
         return found[1]
@@ -78,3 +83,38 @@ def _operation(error: Exception) -> str | None:
         if re.fullmatch(r"([A-Za-z0-9_]+>)*[A-Z][A-Za-z0-9_]*", name) and registry.get(name) is None:
             return name
     return None
+
+
+@contextlib.contextmanager
+def in_place_errors(tensorflow: Any, path: str) -> Iterator[None]:
+    """Turn TensorFlow's errors in reading a path into typed ones, so that the caller can try the next place.
+
+    An error that does not mention the path or a request is about the model, such as a missing operation; it passes
+    unchanged.
+
+    Args:
+        tensorflow: The module `tensorflow`.
+        path: The URL or path that TensorFlow reads.
+
+    Raises:
+        ModelNotFoundError: There are no files at the path.
+        AccessDeniedError: This process's credentials are not allowed to read the path.
+        OriginError: The path cannot be read for another reason.
+    """
+    errors = tensorflow.errors
+    try:
+        yield
+    except HubdistError:
+        raise
+    except (errors.OpError, OSError) as error:
+        text = str(error)
+        if path not in text and "Error executing an HTTP request" not in text:
+            raise
+        what = f"TensorFlow cannot read {redact_url(path)}: {text.partition(chr(10))[0]}"
+        if isinstance(error, errors.PermissionDeniedError | errors.UnauthenticatedError | PermissionError):
+            raise AccessDeniedError(
+                what, advice="Give this process credentials for it, or use read_mode: store or memory."
+            ) from error
+        if isinstance(error, errors.NotFoundError | OSError):
+            raise ModelNotFoundError(what, advice="Use read_mode: store or memory.") from error
+        raise OriginError(what, advice="Use read_mode: store or memory.") from error

@@ -1,8 +1,9 @@
-"""A model in TensorFlow's own memory, `ram://`: for nodes without a disk, and for workers of another TensorFlow.
+"""A model's files in TensorFlow's own memory, `ram://`: for nodes without a disk, and for remote TensorFlow workers.
 
-What `ram://` cannot do, tensorflow 2.21.0, `core/platform/ram_file_system.h`: files are appended to and never
-truncated, so each `RamModel` has a directory of its own; and whether a name exists is answered by its beginning, so
-that a model in text form, `saved_model.pbtxt`, is taken for one with a `saved_model.pb`.
+The limits of `ram://`: it appends to files and never truncates them, so each `RamModel` has a directory of its own.
+It answers by the beginning of a name whether a file exists, so it takes a model in text form, `saved_model.pbtxt`, for
+one with a `saved_model.pb`.
+Source: tensorflow 2.21.0, `core/platform/ram_file_system.h`.
 """
 
 from __future__ import annotations
@@ -13,28 +14,34 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from hubdist.errors import ConfigError, IntegrityError
-from hubdist.loading.importing import import_tensorflow
+from hubdist.loading.tf_runtime import import_tensorflow
 from hubdist.model.manifest import Chunk, Entry, Manifest, cut_chunks
 from hubdist.store.snapshot import Snapshot
 
 _CHUNK_BYTES = 16 << 20
 
 ASSETS = "assets/"
-"""What functions of a loaded model may still read. Source: tensorflow 2.21.0, `path_helpers.get_assets_dir`."""
+"""The folder of files that functions of a loaded model may still read.
+
+Source: tensorflow 2.21.0, `path_helpers.get_assets_dir`."""
 
 
 class RamModel:
-    """One manifest's files in this process's `ram://`. Not for several threads, but `release` is.
+    """One manifest's files in this process's `ram://`. One thread may use it; any thread may call `release`.
 
-    Filled chunk by chunk in the manifest's order; every piece is checked before it is written. The files take their
-    size in memory; the largest one for a moment up to twice that, for it grows by doubling.
+    The caller writes chunk by chunk in the manifest's order, and every piece is checked before it is written. The
+    files take their size in memory. The largest one takes up to twice its size for a moment, because it grows by
+    doubling.
+
+    Args:
+        manifest: The files to come.
 
     Attributes:
         path: The directory, `ram://hubdist-<unique>`.
-        manifest: What will be there.
+        manifest: The files to come.
 
     Raises:
-        ConfigError: TensorFlow cannot be imported, or this way cannot hold the model.
+        ConfigError: TensorFlow cannot be imported, or cannot load this model from memory.
     """
 
     def __init__(self, manifest: Manifest) -> None:
@@ -58,10 +65,11 @@ class RamModel:
 
         Args:
             chunk: The next of `cut_chunks(manifest, ...)`.
-            data: Its bytes.
+            data: The bytes of the chunk.
 
         Raises:
-            IntegrityError: The bytes are not the manifest's, or the chunk is not the next one. All is freed.
+            IntegrityError: The bytes are not those of the manifest, or the chunk is not the next one. All files are
+                freed.
         """
         try:
             if len(data) != chunk.size:
@@ -81,10 +89,10 @@ class RamModel:
             raise
 
     def finish(self) -> None:
-        """Make sure that all files are there.
+        """Check that all files are complete.
 
         Raises:
-            IntegrityError: Chunks are missing. All is freed.
+            IntegrityError: Chunks are missing. All files are freed.
         """
         try:
             self._skip_empty()
@@ -101,7 +109,7 @@ class RamModel:
         """The bytes of one file.
 
         Raises:
-            IntegrityError: They are not the manifest's.
+            IntegrityError: The bytes are not those of the manifest.
         """
         with self._gfile.GFile(f"{self.path}/{entry.path}", "rb") as file:
             data = bytes(file.read())
@@ -109,11 +117,11 @@ class RamModel:
         return data
 
     def keep_assets(self) -> None:
-        """Free everything but the assets; for a model that has been loaded."""
+        """Free all files but the assets, which is all that a model needs once it has been loaded."""
         self._remove([path for path in self._left if not path.startswith(ASSETS)])
 
     def release(self) -> None:
-        """Free everything. Does no more than to delete files, so that it may be called by a finalizer."""
+        """Free all files. It only deletes files, so that a finalizer may call it in any thread."""
         self._file = None
         self._remove(self._left)
 
@@ -139,17 +147,21 @@ class RamModel:
         for path in paths:
             with contextlib.suppress(self._not_found):
                 self._gfile.remove(f"{self.path}/{path}")
-        for folder in sorted(_folders(paths) - kept, reverse=True):  # the inner before the outer, a.b before a
+        for folder in sorted(_folders(paths) - kept, reverse=True):  # the inner folder first, a/b before a
             with contextlib.suppress(self._not_found):
                 self._gfile.rmtree(f"{self.path}/{folder}".rstrip("/"))
 
 
 def copy_to_memory(snapshot: Snapshot, ram: RamModel) -> None:
-    """Fill a `RamModel` from a snapshot of the same manifest; `finish` is left to the caller.
+    """Fill a `RamModel` from a snapshot of the same manifest; the caller calls `finish`.
+
+    Args:
+        snapshot: Where to read.
+        ram: Where to write; it must be empty.
 
     Raises:
         IntegrityError: The snapshot is damaged.
-        StoreError: The disk refuses.
+        StoreError: The disk cannot be read.
     """
     for chunk in cut_chunks(snapshot.manifest, _CHUNK_BYTES):
         data = memoryview(bytearray(chunk.size))
@@ -158,5 +170,5 @@ def copy_to_memory(snapshot: Snapshot, ram: RamModel) -> None:
 
 
 def _folders(paths: list[str]) -> set[str]:
-    """Every directory above these files; the model's own is the empty string."""
+    """Every directory above these files; the empty string is the model's own directory."""
     return {"" if str(folder) == "." else str(folder) for path in paths for folder in PurePosixPath(path).parents}

@@ -6,19 +6,22 @@ import importlib
 from typing import Any
 
 from hubdist.errors import TravelError
-from hubdist.loading.changes import Array, Changes
-from hubdist.loading.loose import has_loose_variables
-from hubdist.loading.parts import walk
-from hubdist.loading.structure import Structure
-from hubdist.loading.tables import hidden_state, is_constant
+from hubdist.loading.state.attributes import AttributeState
+from hubdist.loading.state.changes import Array, Changes
+from hubdist.loading.state.graph_variables import has_graph_variables
+from hubdist.loading.state.parts import walk
+from hubdist.loading.state.tables import hidden_state, is_constant
 
 
-class InGraph(Structure):
-    """Never known to be unchanged; pickled with the values of the default session.
+class GraphState(AttributeState):
+    """The state of one model in a `tf.Graph`: never known to be unchanged; pickled with the default session's values.
 
     Args:
-        tensorflow: The module.
+        tensorflow: The module `tensorflow`.
         root: The loaded model.
+
+    Attributes:
+        total_bytes: Always 0: such a model is never kept, so nobody asks for its size.
     """
 
     def __init__(self, tensorflow: Any, root: Any) -> None:
@@ -26,11 +29,10 @@ class InGraph(Structure):
         self._tensorflow = tensorflow
         self._graph = tensorflow.compat.v1.get_default_graph()
         self._hidden = hidden_state(root)
-        if has_loose_variables(root):
+        if has_graph_variables(root):
             self._hidden.append("variables that are not objects of it")
         self._variables = {}
         self.total_bytes = 0
-        """Not counted, for it is never kept."""
         resource = importlib.import_module("tensorflow.python.trackable.resource").CapturableResource
         for path, node in walk(tensorflow, root):
             self.note(path, node)
@@ -40,15 +42,15 @@ class InGraph(Structure):
                 self._hidden.append(f"{'.'.join(path)}, a {type(node).__name__}")
 
     def unchanged(self) -> bool:
-        """Nobody can tell."""
+        """False: each session has values of its own."""
         return False
 
     def changes(self) -> Changes:
         """The values of all variables in the default session.
 
         Raises:
-            TravelError: There is none for this graph, or it has not initialized the variables; or the model has other
-                state.
+            TravelError: The default session is not one of this graph or has not initialized the variables, or the
+                model has other state.
         """
         if self._hidden:
             raise TravelError(
@@ -72,8 +74,8 @@ class InGraph(Structure):
             arrays = [Array.of(self._tensorflow.constant(value)) for value in values]
         return Changes(tuple(zip(self._variables, arrays, strict=True)), attributes=attributes)
 
-    def apply(self, changes: Changes) -> None:  # noqa: ARG002 - as for `Published`
-        """Not here.
+    def apply(self, changes: Changes) -> None:  # noqa: ARG002 - the signature of `ModelState`
+        """Refuse: the values would have to be put into a session that does not exist yet.
 
         Raises:
             TravelError: Always.

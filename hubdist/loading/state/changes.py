@@ -7,11 +7,10 @@ from typing import Any
 
 import numpy as np
 
-NodePath = tuple[str, ...]
-"""The names that lead from a model to a part of it, `()` for the model itself."""
+from hubdist.loading.state.parts import NodePath
 
 PLAIN = (type(None), bool, int, float, complex, str, bytes)
-"""Types of attributes that travel."""
+"""The types of attributes that can travel in a pickle."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,8 +18,8 @@ class Array:
     """A tensor's values, independent of TensorFlow.
 
     Attributes:
-        dtype: Name of the `tf.DType`.
-        shape: Its shape.
+        dtype: The name of the `tf.DType`.
+        shape: The tensor's shape.
         data: The bytes as an array of uint8, which pickles without a copy where the reader allows it; for strings a
             list of bytes.
     """
@@ -31,7 +30,7 @@ class Array:
 
     @classmethod
     def of(cls, tensor: Any) -> Array:
-        """The values of an eager tensor, not copied where the tensor is in this process's memory."""
+        """The values of an eager tensor, without a copy where the tensor is in this process's memory."""
         strings = tensor.dtype.name == "string"
         view = np.asarray(tensor._numpy(), dtype=object if strings else None)
         shape = tuple(int(size) for size in view.shape)
@@ -40,30 +39,31 @@ class Array:
         return cls(tensor.dtype.name, shape, np.ascontiguousarray(view).reshape(-1).view(np.uint8))
 
     def tensor(self, tensorflow: Any) -> Any:
-        """A tensor with a copy of the values: those that arrived may be read-only memory that others see too."""
+        """A tensor with a copy of the values."""
         dtype = tensorflow.dtypes.as_dtype(self.dtype)
         if isinstance(self.data, list):
             return tensorflow.reshape(tensorflow.constant(self.data, dtype), self.shape)
+        # Bytes that arrived by Ray lie in read-only memory, which other processes see too.
         values = np.array(self.data, copy=True).view(dtype.as_numpy_dtype).reshape(self.shape)
         return tensorflow.convert_to_tensor(values, dtype)
 
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What a changed model takes along.
+    """Everything that is needed to make the published model equal to a changed one.
 
     Attributes:
-        variables: Values by the variable's path.
-        tables: Keys and values, all of them, by the table's path.
-        loose: Values of variables that are ops of a TF1 graph, by the op's name; see `loose`.
-        attributes: Plain values by the path of the object, and the attribute's name.
+        variables: The path of each changed variable, and its values.
+        tables: The path of each changed table, and all its keys and values.
+        graph_variables: The op's name of each changed variable of a TF1 graph, and its values; see `GraphVariables`.
+        attributes: The path of an object, the name of its changed attribute, and the plain value.
     """
 
     variables: tuple[tuple[NodePath, Array], ...] = ()
     tables: tuple[tuple[NodePath, Array, Array], ...] = ()
-    loose: tuple[tuple[str, Array], ...] = ()
+    graph_variables: tuple[tuple[str, Array], ...] = ()
     attributes: tuple[tuple[NodePath, str, Any], ...] = ()
 
     def __bool__(self) -> bool:
         """False if the model is as it was published."""
-        return bool(self.variables or self.tables or self.loose or self.attributes)
+        return bool(self.variables or self.tables or self.graph_variables or self.attributes)

@@ -1,4 +1,7 @@
-"""Tables and other state of a model that is not in variables: which never changes, which can be read, which neither."""
+"""State of a model outside of variables: which of it never changes, which hubdist can read, and which it cannot.
+
+Such state is in tables, in other resources, and in ops that remember their calls.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from hubdist.loading.changes import Array
+from hubdist.loading.state.changes import Array
 
 _CONSTANT_TABLES = frozenset({"HashTable", "HashTableV2", "AnonymousHashTable"})
-"""Filled when the model is loaded; TensorFlow has no op that changes an entry of them."""
+"""The types of tables that are filled when the model is loaded. TensorFlow has no op that changes their entries."""
 
 _CONSTANT = _CONSTANT_TABLES | {"SimpleMLCreateModelResource"}
-"""Ops whose resources never change after the load; the last one is of TensorFlow Decision Forests."""
+"""The types of ops whose resources never change after the load; the last one is of TensorFlow Decision Forests."""
 
 _READABLE = frozenset(
     {
@@ -27,7 +30,7 @@ _READABLE = frozenset(
         "AnonymousMutableDenseHashTable",
     }
 )
-"""Ops whose resources `LookupTableExportV2` reads and `LookupTableImportV2` fills."""
+"""The types of ops whose resources `LookupTableExportV2` reads and `LookupTableImportV2` fills."""
 
 _GRAPH_STATE = frozenset(
     """
@@ -40,11 +43,15 @@ _GRAPH_STATE = frozenset(
     RandomShuffle Multinomial RandomGamma RandomPoisson RandomPoissonV2 ParameterizedTruncatedNormal
     """.split()  # noqa: SIM905 - a list of fifty quoted names is harder to read
 )
-"""Stateful ops of TF1 graphs whose state is in variables or constant tables; for random ones see `remembers_calls`."""
+"""The types of stateful ops of TF1 graphs whose state is in variables or constant tables.
+
+Random ops are among them: `remembers_calls` looks at their seeds."""
 
 _WRITES_VARIABLES = ("ResourceApply", "ResourceSparseApply", "ResourceScatter", "Scatter", "Apply", "SparseApply")
+"""How the types of ops begin that write to variables only."""
+
 _OF_ONE_CALL = ("TensorArray", "Stack")
-"""How names of ops begin that write to variables only, and of ops whose state ends with the call."""
+"""How the types of ops begin whose state ends with the call."""
 
 
 _RANDOM = frozenset(
@@ -61,14 +68,14 @@ _RANDOM = frozenset(
         "RandomPoissonV2",
     }
 )
-"""Ops whose kernels hold a generator."""
+"""The types of ops whose kernels hold a random generator."""
 
 
-class PublishedTable:
+class TableState:
     """A table that the model's functions can write to, and its entries at the load.
 
     Args:
-        tensorflow: The module.
+        tensorflow: The module `tensorflow`.
         handle: The table's resource handle.
         key_dtype: The type of its keys.
         value_dtype: The type of its values.
@@ -81,16 +88,21 @@ class PublishedTable:
         self._published = _entries(*self._read())
 
     def unchanged(self) -> bool:
-        """True if it has the entries that it had at the load; reads them all."""
+        """True if the table has the entries that it had at the load; reads all of them."""
         return _entries(*self._read()) == self._published
 
     def export(self) -> tuple[Array, Array]:
-        """Its keys and values."""
+        """The table's keys and values."""
         keys, values = self._read()
         return Array.of(keys), Array.of(values)
 
     def fill(self, keys: Any, values: Any) -> None:
-        """Give it these entries and no others."""
+        """Replace all entries of the table.
+
+        Args:
+            keys: A tensor with all keys.
+            values: A tensor with the value of each key, in the same order.
+        """
         self._ops.LookupTableImportV2(table_handle=self._handle, keys=keys, values=values)
 
     def _read(self) -> tuple[Any, Any]:
@@ -110,22 +122,25 @@ def is_constant(resource: Any) -> bool:
     return bool(made) and made.keys() <= _CONSTANT
 
 
-def open_table(tensorflow: Any, resource: Any) -> PublishedTable | None:
-    """The table behind a resource; None if it is something that cannot be read."""
+def open_table(tensorflow: Any, resource: Any) -> TableState | None:
+    """The table behind a resource; None if the resource is not a table that can be read.
+
+    Args:
+        tensorflow: The module `tensorflow`.
+        resource: A resource of a loaded model.
+    """
     made = _made_by(resource)
     if len(made) != 1 or not made.keys() <= _READABLE:
         return None
     (op,) = made.values()
     try:
-        return PublishedTable(
-            tensorflow, resource.resource_handle, op.get_attr("key_dtype"), op.get_attr("value_dtype")
-        )
+        return TableState(tensorflow, resource.resource_handle, op.get_attr("key_dtype"), op.get_attr("value_dtype"))
     except tensorflow.errors.OpError:
         return None
 
 
 def hidden_state(root: Any) -> list[str]:
-    """What ops of a TF1 graph remember outside of variables; such a graph has no objects that could be asked."""
+    """What ops of a TF1 graph remember outside of variables, in words; such a graph has no objects for this state."""
     graph = vars(root).get("graph")
     if graph is None:
         return []
@@ -138,7 +153,7 @@ def hidden_state(root: Any) -> list[str]:
 
 
 def remembers_calls(parts: Iterable[Any]) -> bool:
-    """True if a model has a random op with a seed: its next value depends on how often it was called.
+    """True if a model has a random op with a seed: the op's next value depends on how often the model was called.
 
     Args:
         parts: The model and its functions.
