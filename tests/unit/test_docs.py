@@ -1,0 +1,96 @@
+"""Links of the documentation lead somewhere, and log lines that it quotes are those of the code."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.support import REPOSITORY
+
+PAGES = sorted(
+    path.relative_to(REPOSITORY).as_posix()
+    for path in (
+        *REPOSITORY.glob("*.md"),
+        *(REPOSITORY / "docs").rglob("*.md"),
+        *(REPOSITORY / "examples").rglob("*.md"),
+    )
+)
+_LINK = re.compile(r"\]\(([^)\s]+)\)")
+_MAX_README_LINES = 140
+
+
+def read(page: str) -> str:
+    return (REPOSITORY / page).read_text(encoding="utf-8")
+
+
+def links(page: str) -> list[str]:
+    text = re.sub(r"^```.*?^```", "", read(page), flags=re.MULTILINE | re.DOTALL)
+    return [link for link in _LINK.findall(text) if not re.match(r"[a-z]+:", link)]
+
+
+def anchors(path: Path) -> set[str]:
+    """The names that GitHub and mkdocs give to headings."""
+    text = re.sub(r"^```.*?^```", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    titles = re.findall(r"^#+ +(.*?)\s*$", text, flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_relative_link_leads_to_a_file_and_a_heading(page: str) -> None:
+    for link in links(page):
+        name, _, anchor = link.partition("#")
+        target = (REPOSITORY / page).parent / name if name else REPOSITORY / page
+        assert target.exists(), f"{page}: {link}"
+        if anchor:
+            assert anchor in anchors(target), f"{page}: {link}"
+
+
+def test_every_page_can_be_reached_from_the_index() -> None:
+    found: set[Path] = set()
+    todo = [REPOSITORY / "docs" / "index.md"]
+    while todo:
+        page = todo.pop().resolve()
+        if page in found or page.suffix != ".md":
+            continue
+        found.add(page)
+        todo += [page.parent / link.partition("#")[0] for link in links(str(page)) if link.partition("#")[0]]
+    assert [page for page in PAGES if page.startswith("docs/") and REPOSITORY / page not in found] == []
+
+
+def test_the_readme_is_a_first_page() -> None:
+    lines = read("README.md").splitlines()
+    assert len(lines) <= _MAX_README_LINES
+    assert {"    make demo", "    make test"} <= set(lines[:40])
+
+
+def strings() -> str:
+    """All texts of the code, with `<>` for what is filled in."""
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in (REPOSITORY / "hubdist").rglob("*.py")]
+    texts = [
+        node.value
+        for tree in trees
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    ]
+    return re.sub(r"%(?:\.\d+)?[sdfg]", "<>", "\n".join(texts))
+
+
+def test_the_log_lines_of_the_reference_are_those_of_the_code() -> None:
+    quoted = re.findall(
+        r"^\| `([^`]*)` \| (?:warning|info|error)", read("docs/reference/log-lines.md"), flags=re.MULTILINE
+    )
+    code = strings()
+    assert len(quoted) > 20
+    assert [line for line in quoted if re.sub(r"<[^>]*>", "<>", line) not in code] == []
+
+
+def test_every_error_is_in_the_reference() -> None:
+    import hubdist.errors
+
+    text = read("docs/reference/errors.md")
+    kinds = {name for name in vars(hubdist.errors) if name.endswith("Error")}
+    families = {"HubdistError", "ResolveError", "TransferError", "IntegrityError"}
+    assert [kind for kind in sorted(kinds - families) if f"`{kind}`" not in text] == []
