@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import copy
 import errno
@@ -10,8 +9,7 @@ import os
 import pickle
 import re
 import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +18,10 @@ import pytest
 
 import hubdist
 from hubdist import errors
-from hubdist.cluster.calls import settle
 from hubdist.config.schema import Config
 from hubdist.errors import (
     DeliveryError,
-    DigestMismatchError,
     HubdistError,
-    MissingOperationError,
     ModelNotFoundError,
     NodeLostError,
     PeerError,
@@ -40,42 +35,7 @@ from hubdist.remote.snapshot_copy import probe
 from hubdist.system.disk import disk_errors, optional_note
 from hubdist.system.foreign import call_foreign
 from hubdist.system.threads import run_within
-
-CONTEXT = {"handle": "https://h/m", "node": "10.0.0.7", "advice": "Try again."}
-
-
-def subclasses(kind: type[HubdistError]) -> Iterator[type[HubdistError]]:
-    for child in kind.__subclasses__():
-        yield child
-        yield from subclasses(child)
-
-
-KINDS = [HubdistError, *subclasses(HubdistError)]
-
-
-def make(kind: type[HubdistError]) -> HubdistError:
-    """An error of this kind with every field set."""
-    if issubclass(kind, DigestMismatchError):
-        return kind("the bytes differ", expected="sha256:1", actual="sha256:2", **CONTEXT)
-    if issubclass(kind, MissingOperationError):
-        return kind("the op is missing", operation="SentencepieceOp", **CONTEXT)
-    if issubclass(kind, StoreFullError):
-        return kind("no room", path="/s", need_bytes=7, free_bytes=5, **CONTEXT)
-    if issubclass(kind, StoreError):
-        return kind("the disk refuses", path="/s", **CONTEXT)
-    if issubclass(kind, DeliveryError):
-        return kind("1 of 2 failed:", failures={"b": make(StoreFullError)}, **CONTEXT)
-    return kind("it went wrong", **CONTEXT)
-
-
-def fields(error: HubdistError) -> dict[str, object]:
-    """All fields, errors among them as their own fields."""
-    values = dict(vars(error))
-    if isinstance(error, OSError):
-        values |= {"errno": error.errno, "strerror": error.strerror, "filename": error.filename}
-    if isinstance(error, DeliveryError):
-        values["failures"] = {node: (type(inner), fields(inner)) for node, inner in error.failures.items()}
-    return values
+from tests.support.made_errors import KINDS, OWN_AND_PYTHONS, fields, make
 
 
 def test_the_tree_of_all_errors_is_walked() -> None:
@@ -210,25 +170,8 @@ def test_a_missing_model_is_a_file_that_is_not_found(tmp_path: Path) -> None:
         hubdist.init(retrys=3)
 
 
-def test_an_error_that_ray_hands_on_is_pythons_too() -> None:
-    from ray.exceptions import RayTaskError
-
-    for kind, python in ((ModelNotFoundError, FileNotFoundError), (TransferTimeoutError, TimeoutError)):
-        sent = pickle.loads(cloudpickle.dumps(make(kind)))
-        raised = RayTaskError("load", "traceback", sent).as_instanceof_cause()
-        assert isinstance(raised, kind)
-        assert isinstance(raised, python)
-        assert fields(raised.cause) == fields(make(kind))
-        assert fields(pickle.loads(cloudpickle.dumps(raised)).cause) == fields(make(kind))
-
-
-# What translates or drops errors of Python lets hubdist's own pass
-
-OWN_AND_PYTHONS = [kind for kind in KINDS if issubclass(kind, (OSError, ValueError))]
-
-
 def raising(error: Exception) -> Callable[..., Any]:
-    def work(*_: object) -> Any:
+    def work(*_: object, **__: object) -> Any:
         raise error
 
     return work
@@ -277,27 +220,8 @@ def test_a_probe_hands_a_late_answer_on(tmp_path: Path, monkeypatch: pytest.Monk
     error = make(TransferTimeoutError)
     monkeypatch.setattr("hubdist.remote.snapshot_copy.open_tree", raising(error))
     with pytest.raises(TransferTimeoutError) as caught:
-        probe(str(tmp_path), Config(), timeout_s=10)
+        probe(str(tmp_path), Config().deadlines, timeout_s=10)
     assert caught.value is error
-
-
-async def _settled(error: Exception) -> None:
-    class Reference:
-        def future(self) -> Future[None]:
-            done: Future[None] = Future()
-            done.set_exception(error)
-            return done
-
-    await settle(Reference(), timeout_s=5, node="n1")
-
-
-@pytest.mark.parametrize("kind", OWN_AND_PYTHONS, ids=lambda kind: kind.__name__)
-def test_a_call_to_another_actor_raises_what_the_actor_raised(kind: type[HubdistError]) -> None:
-    from ray.exceptions import RayTaskError
-
-    with pytest.raises(kind) as caught:
-        asyncio.run(_settled(RayTaskError("call", "traceback", make(kind)).as_instanceof_cause()))
-    assert fields(caught.value) == fields(make(kind))
 
 
 def test_an_optional_note_gives_way_to_the_disk_only(tmp_path: Path) -> None:

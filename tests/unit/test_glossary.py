@@ -14,17 +14,19 @@ from tests.support import REPOSITORY
 PACKAGES = ("delivery", "cluster")
 
 PLAIN = """
-    answer arrival arrived awaited book choice client cluster context direct error evidence failed finish found goal
-    group held incoming job joined lifetime link living log mark membership node order pending pool process progress
-    read ready record refresh result role room run scope set size stats status terms time view waiting
-    watch
+    answer arrival arrived awaited blocking book choice client cluster connection context direct error evidence
+    failed finish found goal group held incoming job joined judged lifetime link living log mark membership node
+    open order part pending pool process progress read ready record refresh remembered open opened request result role room run
+    scope service set size stats status terms time view waiting watch work
 """
 """Words that mean in a class name what they mean elsewhere. A word with a meaning of its own has a row in the table."""
 
 
 def stem(word: str) -> str:
     """The same for a word's plural, participles and doer."""
-    return re.sub(r"(.)\1$", r"\1", re.sub(r"(ies|es|s|ed|ing|er|e|y)$", "", word.lower()))
+    text = word.lower()
+    shorter = re.sub(r"(.)\1$", r"\1", re.sub(r"(ies|es|s|ed|ing|er|e|y)$", "", text))
+    return text if shorter == text else stem(shorter)
 
 
 def glossary() -> set[str]:

@@ -64,6 +64,7 @@ class World:
             make_agent=lambda config, node: FakeActor(self.nodes, config, node),
             record=cast(JobRecord, self.record),
             detached=False,
+            cluster=self.nodes.cluster,
         )
         self.made.append(made)
         return made
@@ -74,8 +75,8 @@ class World:
 
 
 @pytest.fixture
-def world(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[World]:
-    with fake_nodes(monkeypatch, tmp_path / "stores", "a", "b") as nodes:
+def world(tmp_path: Path) -> Iterator[World]:
+    with fake_nodes(tmp_path / "stores", "a", "b") as nodes:
         made = World(nodes, tmp_path)
         yield made
         made.close()

@@ -141,7 +141,7 @@ def test_a_slow_sender_that_lives_is_not_given_up(tmp_path: Path) -> None:
 
 
 def test_all_deliveries_to_a_node_together_stay_within_in_flight_bytes(tmp_path: Path) -> None:
-    with fake_nodes(tmp_path, "a", "b", in_flight_bytes=4 * MIB) as nodes:
+    with fake_nodes(tmp_path, "a", "b", max_in_flight_bytes=4 * MIB) as nodes:
         job = Job(nodes)
         models = [nodes.publish(DRIVER, {"saved_model.pb": os.urandom(3 * MIB)}) for _ in range(20)]
         under_way: Counter[str] = Counter()
