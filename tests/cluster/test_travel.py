@@ -157,13 +157,13 @@ def test_a_tuned_model_that_tensorflow_saves_needs_neither_store_nor_hub(models:
     for mode in ("store", "memory"):
         model = hubdist.load(str(models / "tf2"), own=True, read_mode=mode)
         model.scale.assign([5.0, 7.0])
-        tf.saved_model.save(model, str(tmp_path / mode))
+        tf.saved_model.save(model, str(tmp_path / f"by-{mode}"))
     script = """
         import sys, tensorflow as tf
         print([tf.saved_model.load(path)(tf.constant(["two"])).numpy().tolist() for path in sys.argv[1:]])
     """
     hubdist.shutdown()
     (tmp_path / "store").rename(tmp_path / "gone")
-    command = [sys.executable, "-c", textwrap.dedent(script), str(tmp_path / "store"), str(tmp_path / "memory")]
+    command = [sys.executable, "-c", textwrap.dedent(script), str(tmp_path / "by-store"), str(tmp_path / "by-memory")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     assert done.stdout.strip() == "[[[10.0, 14.0]], [[10.0, 14.0]]]"
