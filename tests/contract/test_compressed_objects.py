@@ -310,7 +310,7 @@ def test_a_content_of_more_than_max_bytes_is_refused(server: FakeGcs, folder: st
     server.put_gzipped(BUCKET, folder, {"saved_model.pb": b"x", "bomb": bytes(30 << 20)})
     handle = f"gs://{BUCKET}/{folder}"
     with open_tree(handle, DEADLINES, max_bytes=20 << 20) as tree:
-        with pytest.raises(errors.StoreFullError, match=f"{folder}/bomb.*max_bytes"):
+        with pytest.raises(errors.StoreFullError, match=f"{folder}/bomb.*max_store_bytes"):
             tree.listing()
         with pytest.raises(errors.StoreFullError, match=f"{folder}/bomb.*max_store_bytes"):
             tree.read("bomb", 0, 1)

@@ -19,7 +19,7 @@ FILES = {"saved_model.pb": bytes(range(256)) * 40, "assets/words.txt": b"one\ntw
 
 @pytest.fixture(autouse=True)
 def store(tmp_path: Path) -> Path:
-    hubdist.init(store=str(tmp_path / "store"), retries=0)
+    hubdist.init(store=str(tmp_path / "store"), origin_retries=0)
     return tmp_path / "store"
 
 

@@ -76,7 +76,7 @@ def test_what_tensorflow_opens_itself_passes(path: str) -> None:
 
 @pytest.mark.parametrize("path", ["s3://bucket/model", "https://example.org/model", "memory://model", "az://a/b"])
 def test_other_schemes_are_refused_with_what_to_use_instead(path: str) -> None:
-    with pytest.raises(ConfigError, match=r"://.*in place.*stage or memory"):
+    with pytest.raises(ConfigError, match=r"://.*in place.*store or memory"):
         check_in_place(path)
 
 
