@@ -17,6 +17,7 @@ from hubdist.model.redact import redact_url
 from hubdist.remote.snapshot_copy import FALLBACK_ERRORS, RemoteCopy, check_copy, copy_remote, probe
 from hubdist.resolver.values import ReadSources
 from hubdist.store.snapshot import Snapshot
+from hubdist.system.log_once import LogOnce
 
 _LOG = logging.getLogger(__name__)
 _CHUNK_BYTES = 4 << 20
@@ -38,7 +39,7 @@ class Reader:
         self._config = config
         self._fetch = fetch
         self._sees_drivers_disk = sees_drivers_disk
-        self._said: set[str] = set()
+        self._once = LogOnce(_LOG)
         self._digested: dict[str, tuple[Digest, RemoteCopy]] = {}
         """Paths of the driver -> what this process has read there itself."""
 
@@ -147,9 +148,7 @@ class Reader:
 
     def _say(self, route: Route, copy: RemoteCopy, error: HubdistError) -> None:
         text = f"{route} {redact_url(copy.url)}"
-        if text not in self._said:
-            self._said.add(text)
-            _LOG.warning("hubdist: not %s: %s", text, error)
+        self._once.log(text, "hubdist: not %s: %s", text, error)
 
 
 def _drop(chunk: Chunk, data: memoryview) -> None:

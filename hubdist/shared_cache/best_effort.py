@@ -17,6 +17,7 @@ from hubdist.remote.snapshot_copy import RemoteCopy
 from hubdist.shared_cache.cache import SharedCache, SharedSnapshot
 from hubdist.store.snapshot import Snapshot
 from hubdist.system.deadline import Deadline
+from hubdist.system.log_once import LogOnce
 
 _LOG = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -36,7 +37,7 @@ class OptionalCache:
         self._proven = proven
         self._read_only = config.shared_cache_read_only
         self._cache: SharedCache | None = None
-        self._said: set[str] = set()
+        self._once = LogOnce(_LOG)
         url = config.shared_cache
         if url is not None and not (config.offline and "://" in url):
             self._cache = SharedCache(url, config, read_only=self._read_only)
@@ -90,8 +91,5 @@ class OptionalCache:
         try:
             return work()
         except HubdistError as error:
-            text = str(error)
-            if text not in self._said:
-                self._said.add(text)
-                _LOG.warning("hubdist: the shared cache is not used: %s", text)
+            self._once.log(str(error), "hubdist: the shared cache is not used: %s", error)
             return None

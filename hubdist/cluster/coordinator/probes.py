@@ -16,6 +16,7 @@ from hubdist.errors import HubdistError, ModelNotFoundError, ResolveError, Trans
 from hubdist.model.manifest import Manifest
 from hubdist.model.redact import redact_url
 from hubdist.remote.snapshot_copy import FALLBACK_ERRORS, RemoteCopy, bytes_in_flight
+from hubdist.system.log_once import LogOnce
 
 _LOG = logging.getLogger(__name__)
 
@@ -41,7 +42,7 @@ class Probes:
         self._agents = agents
         self._config = config
         self._found: dict[tuple[str, str], _Found] = {}
-        self._said: set[tuple[str, str]] = set()
+        self._once = LogOnce(_LOG)
         self._windows = Windows(config.in_flight_bytes)
 
     async def probe(self, node: Node, url: str) -> ProbeResult:
@@ -104,10 +105,8 @@ class Probes:
 
     def say(self, node: Node, url: str, why: str, *, level: int = logging.WARNING) -> None:
         """Log, once for each node and place, why a way is not taken."""
-        key = (node.id, _place(url))
-        if key not in self._said:
-            self._said.add(key)
-            _LOG.log(level, "hubdist: %s does not read %s itself: %s", node.name, redact_url(url), why)
+        reason, text = (node.id, _place(url)), "hubdist: %s does not read %s itself: %s"
+        self._once.log(reason, text, node.name, redact_url(url), why, level=level)
 
     def _keep(self, node: Node, place: str, finding: ProbeResult) -> ProbeResult:
         keep_s = _USABLE_S if finding.usable else _UNUSABLE_S
