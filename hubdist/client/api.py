@@ -36,13 +36,14 @@ from hubdist.loading import (
     open_model,
     unopened,
 )
+from hubdist.model.chunks import Chunk
 from hubdist.model.handle import handle_text
 from hubdist.model.hints import suggested
-from hubdist.model.manifest import Chunk, Digest, Manifest
+from hubdist.model.manifest import Digest, Manifest
 from hubdist.report.delivery import Plan, Refreshed, Report, Status
 from hubdist.resolver.resolver import Pin
 from hubdist.resolver.values import ReadSources
-from hubdist.store.claims import Given
+from hubdist.store.claims import HandedOutSnapshots
 from hubdist.store.snapshot import Snapshot
 from hubdist.system.disk import working_directory
 
@@ -193,7 +194,7 @@ def _asked(text: str) -> tuple[str, Path | None]:
     return text, None if "://" in text.rpartition("::")[2] else working_directory()
 
 
-_given = Given()
+_given = HandedOutSnapshots()
 _guard = threading.Lock()
 _process: _Process | None = None
 _of_parent: _Process | None = None
@@ -499,7 +500,7 @@ def _begin_child() -> None:
     """In a process that was just forked: Ray's connection belongs to the parent, and locks may be held for ever."""
     global _guard, _given, _process, _of_parent  # noqa: PLW0603 - a process has one of each
     _guard = threading.Lock()
-    _given = Given()
+    _given = HandedOutSnapshots()
     if _process is not None:
         _process, _of_parent = None, _process
 

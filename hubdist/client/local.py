@@ -12,9 +12,10 @@ from pathlib import Path
 from hubdist.config.schema import Config, ReadMode, RouteName
 from hubdist.delivery.routes import Route, RouteChoice, RouteOrder
 from hubdist.errors import ConfigError, HubdistError, NotPinnedError
+from hubdist.model.chunks import Chunk
 from hubdist.model.handle import Handle, parse_handle
 from hubdist.model.hints import suggesting
-from hubdist.model.manifest import Chunk, Digest, Manifest
+from hubdist.model.manifest import Digest, Manifest
 from hubdist.report.delivery import NodePlan, NodeReport, PinReport, Plan, Refreshed, Report, Status
 from hubdist.resolver.resolver import Pin, Resolution, Resolver
 from hubdist.resolver.values import ReadSources

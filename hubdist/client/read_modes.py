@@ -12,7 +12,8 @@ from hubdist.config.schema import Config
 from hubdist.delivery.routes import Route
 from hubdist.errors import ConfigError, HubdistError, IntegrityError, OriginError
 from hubdist.loading import InPlace, RamModel, check_in_place, copy_to_memory
-from hubdist.model.manifest import Chunk, Digest, Manifest, cut_chunks
+from hubdist.model.chunks import Chunk, cut_chunks
+from hubdist.model.manifest import Digest, Manifest
 from hubdist.model.redact import redact_url
 from hubdist.remote.snapshot_copy import FALLBACK_ERRORS, RemoteCopy, check_copy, copy_remote, probe
 from hubdist.resolver.values import ReadSources
@@ -139,7 +140,7 @@ class Reader:
 
     def _copy(self, manifest: Manifest, copy: RemoteCopy, model: RamModel) -> None:
         probe(copy.url, self._config, timeout_s=self._config.probe_timeout_s)
-        write = _WholeFiles(manifest, model.write_chunk) if copy.unproven else model.write_chunk
+        write = _WholeFiles(manifest, model.write_chunk) if not manifest.blocks_proven else model.write_chunk
         copy_remote(copy, manifest, write, self._config, ordered=True)
 
     def _fetch_all(self, manifest: Manifest, model: RamModel) -> None:
@@ -173,7 +174,7 @@ def _check_unpacked(copy: RemoteCopy) -> None:
 
 
 class _WholeFiles:
-    """Hands chunks on in order, and digests whole files on the way; see `RemoteCopy.unproven`."""
+    """Hands chunks on in order, and digests whole files on the way; see `Manifest.blocks_proven`."""
 
     def __init__(self, manifest: Manifest, write: Callable[[Chunk, memoryview], None]) -> None:
         self._manifest = manifest
@@ -182,11 +183,9 @@ class _WholeFiles:
 
     def __call__(self, chunk: Chunk, data: memoryview) -> None:
         self._write(chunk, data)
-        at = 0
-        for piece in chunk.pieces:
-            entry = self._manifest.entries[piece.entry_index]
-            self._digest.update(data[at : at + piece.end - piece.start])
-            at += piece.end - piece.start
-            if piece.end == entry.size:
+        for part in chunk.parts(data):
+            entry = self._manifest.entries[part.piece.entry_index]
+            self._digest.update(part.data)
+            if part.piece.end == entry.size:
                 found, self._digest = Digest(self._digest.hexdigest()), hashlib.sha256()
                 entry.check_whole(found)

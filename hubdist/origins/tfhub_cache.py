@@ -16,7 +16,7 @@ from hubdist.model.handle import Handle, Kind
 from hubdist.model.savedmodel import ModelKind, check_checkpoint, model_kind
 from hubdist.origins.local import LocalOrigin
 from hubdist.system.deadline import Deadline
-from hubdist.system.disk import check_private
+from hubdist.system.ownership import check_private
 
 _LOG = logging.getLogger(__name__)
 

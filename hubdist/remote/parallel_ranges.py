@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, wait
 
 from hubdist.errors import TransferTimeoutError
-from hubdist.model.manifest import BLOCK_BYTES, Chunk, Piece
+from hubdist.model.chunks import Piece
+from hubdist.model.manifest import BLOCK_BYTES
 from hubdist.system.threads import start_thread
 
 PART_BYTES = 2 * BLOCK_BYTES
@@ -18,7 +19,7 @@ PART_BYTES = 2 * BLOCK_BYTES
 Stream = Callable[[Piece, memoryview], Iterator[tuple[int, memoryview]]]
 """Reads a piece through a buffer: the offset in the file and the bytes of each part, in order, valid until the next."""
 
-WriteChunk = Callable[[Chunk, memoryview], None]
+WritePiece = Callable[[Piece, memoryview], None]
 
 _END_S = 30.0
 """How long to wait for threads that were told to stop; those that hang in a dead mount are left behind."""
@@ -30,13 +31,13 @@ class _Reading(abc.ABC):
     Args:
         pieces: What to read, in order.
         stream: Reads one; called by several threads.
-        write: Takes the chunks; its view is used again when it returns.
+        write: Takes the pieces; its view is used again when it returns.
         requests: How many pieces to read at the same time.
         stop: Makes the reads that wait fail soon.
     """
 
     def __init__(
-        self, pieces: Sequence[Piece], stream: Stream, write: WriteChunk, *, requests: int, stop: Callable[[], None]
+        self, pieces: Sequence[Piece], stream: Stream, write: WritePiece, *, requests: int, stop: Callable[[], None]
     ) -> None:
         self._pieces = pieces
         self._stream = stream
@@ -98,17 +99,14 @@ class _Reading(abc.ABC):
 
 
 class UnorderedReading(_Reading):
-    """Hands on chunks of at most `PART_BYTES` from the threads that read them, as they come.
-
-    The index of a chunk is that of the piece it is a part of.
-    """
+    """Hands on pieces of at most `PART_BYTES` from the threads that read them, as they come."""
 
     def _work(self) -> None:
         buffer = memoryview(bytearray(PART_BYTES))
         while (number := self._take()) is not None:
             piece = self._pieces[number]
             for at, data in self._stream(piece, buffer):
-                self._write(Chunk(number, (Piece(piece.entry_index, at, at + len(data)),)), data)
+                self._write(Piece(piece.entry_index, at, at + len(data)), data)
 
     def _take(self) -> int | None:
         with self._changed:
@@ -123,14 +121,14 @@ class UnorderedReading(_Reading):
 
 
 class OrderedReading(_Reading):
-    """Hands on each piece as one chunk, in order, from the thread that called `run`.
+    """Hands on each piece as a whole, in order, from the thread that called `run`.
 
     A piece gets a buffer when it is taken, and gives it back when it was handed on. Pieces are taken in order, so the
     one that is waited for always has a buffer.
     """
 
     def __init__(
-        self, pieces: Sequence[Piece], stream: Stream, write: WriteChunk, *, requests: int, stop: Callable[[], None]
+        self, pieces: Sequence[Piece], stream: Stream, write: WritePiece, *, requests: int, stop: Callable[[], None]
     ) -> None:
         super().__init__(pieces, stream, write, requests=requests, stop=stop)
         self._buffer_bytes = max((piece.end - piece.start for piece in pieces), default=0)
@@ -169,7 +167,7 @@ class OrderedReading(_Reading):
                 if self._failed is not None:
                     return True
                 buffer = self._buffers.pop(number)
-            self._write(Chunk(number, (piece,)), memoryview(buffer)[: piece.end - piece.start])
+            self._write(piece, memoryview(buffer)[: piece.end - piece.start])
             with self._changed:
                 self._free.append(buffer)
                 self._changed.notify_all()

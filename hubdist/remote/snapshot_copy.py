@@ -24,7 +24,8 @@ from hubdist.errors import (
     TransferError,
     TransferTimeoutError,
 )
-from hubdist.model.manifest import BLOCK_BYTES, Chunk, Entry, Manifest, Piece
+from hubdist.model.chunks import Chunk, Piece, chunk_of
+from hubdist.model.manifest import BLOCK_BYTES, Entry, Manifest
 from hubdist.model.redact import redact_url
 from hubdist.remote import StoredFile, Tree, open_tree
 from hubdist.remote.parallel_ranges import PART_BYTES, OrderedReading, UnorderedReading
@@ -50,13 +51,10 @@ class RemoteCopy:
         files: Path below it -> what is stored there.
         digested: The files were listed like this before and after the manifest's digests were taken from them. Without
             that they may be any: what is read must be checked, byte by byte.
-        unproven: Its manifest was read from the same storage. Such a manifest's digest proves the digests of whole
-            files, not those of their blocks, so whole files must be digested.
     """
 
     url: str
     files: Mapping[str, StoredFile]
-    unproven: bool = False
     digested: bool = False
 
     def __repr__(self) -> str:
@@ -167,7 +165,7 @@ def copy_remote(
         copy: Where the files are.
         manifest: What they must be.
         write_chunk: Takes chunks of one file each, whole blocks, and checks them against the manifest, as
-            `FilledStage.write_chunk` does. The bytes are valid during the call only. Called by several threads, in
+            `ChunkStage.write_chunk` does. The bytes are valid during the call only. Called by several threads, in
             any order, unless `ordered`.
         config: Deadlines, retries, and `in_flight_bytes`, which bounds the memory.
         ordered: Hand on the chunks in order, from the calling thread.
@@ -190,7 +188,8 @@ def copy_remote(
             except IntegrityError as error:
                 raise _with_digests(error, tree, entry) from None
 
-        def write(chunk: Chunk, data: memoryview) -> None:
+        def write(piece: Piece, data: memoryview) -> None:
+            chunk = chunk_of(manifest, (piece,))
             try:
                 write_chunk(chunk, data)
             except IntegrityError as error:
@@ -234,12 +233,9 @@ class CopyReader:
         Raises:
             HubdistError: It cannot be read.
         """
-        at = 0
-        for piece in chunk.pieces:
-            entry = self._manifest.entries[piece.entry_index]
-            part = buffer[at : at + piece.end - piece.start]
-            self._tree.read_into(entry.path, piece.start, part, self._copy.files[entry.path].version)
-            at += len(part)
+        for part in chunk.parts(buffer):
+            path = self._manifest.entries[part.piece.entry_index].path
+            self._tree.read_into(path, part.piece.start, part.data, self._copy.files[path].version)
 
     def blame(self, error: IntegrityError, chunk: Chunk, data: memoryview) -> IntegrityError:
         """The error of a chunk that was read here, with the URL of the object that is to blame."""
@@ -315,18 +311,16 @@ def _with_digests(error: IntegrityError, tree: Tree, entry: Entry) -> IntegrityE
 
 def _placed(error: IntegrityError, tree: Tree, manifest: Manifest, chunk: Chunk, data: memoryview) -> IntegrityError:
     """The error of a chunk with the URL of the object that is to blame."""
-    at = 0
-    for piece in chunk.pieces:
-        entry = manifest.entries[piece.entry_index]
+    for part in chunk.parts(data):
+        url = tree.url(manifest.entries[part.piece.entry_index].path)
         try:
-            entry.check_range(piece.start, data[at : at + piece.end - piece.start])
+            part.check(url)
         except DigestMismatchError as found:
             return DigestMismatchError(
-                f"{tree.url(entry.path)} is not the model's file: block {piece.start >> 20} and on",
+                f"{url} is not the model's file: block {part.piece.start >> 20} and on",
                 expected=found.expected,
                 actual=found.actual,
             )
-        at += piece.end - piece.start
     return error
 
 

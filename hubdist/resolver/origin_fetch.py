@@ -17,8 +17,9 @@ from hubdist.errors import (
     NotPinnedError,
     StoreError,
 )
+from hubdist.model.chunks import Chunk
 from hubdist.model.handle import Handle, Kind, parse_handle
-from hubdist.model.manifest import Manifest, ProvenChunk
+from hubdist.model.manifest import Manifest
 from hubdist.model.paths import drivers_path
 from hubdist.origins import Origin, open_origin
 from hubdist.origins.tfhub_cache import find_in_cache
@@ -42,7 +43,7 @@ class Feed(Protocol):
         """The files are written into the stage of this name."""
         ...
 
-    def grew(self, chunk: ProvenChunk, paths: Sequence[str]) -> None:
+    def grew(self, chunk: Chunk, paths: Sequence[str]) -> None:
         """These bytes are in the stage, in the files at these paths, one for each piece."""
         ...
 
@@ -84,7 +85,7 @@ class Fetcher:
             StoreError: The disk refuses.
         """
         try:
-            with self._store.stage_manifest(manifest, unproven=copy.unproven) as stage:
+            with self._store.stage_chunks(manifest) as stage:
                 copy_remote(copy, manifest, stage.write_chunk, self._config)
                 return self._store.publish(stage)
         except StoreError:
@@ -172,8 +173,8 @@ class Fetcher:
                 (origin or open_origin(handle, self._config, stage.scratch, deadline)).fetch(stage)
                 return self._store.publish(stage)
 
-        def grew(chunk: ProvenChunk) -> None:
-            watcher.grew(chunk, [stage.path_of(piece.entry_index) for piece in chunk.chunk.pieces])
+        def grew(chunk: Chunk) -> None:
+            watcher.grew(chunk, [stage.path_of(piece.entry_index) for piece in chunk.pieces])
 
         with self._store.stage(watch=grew, chunk_bytes=watcher.chunk_bytes) as stage:
             watcher.began(stage.path.name)

@@ -358,8 +358,7 @@ class Resolver:
                 manifest = snapshot.manifest
         shared = self._cache.find(digest)
         if manifest is not None:
-            copy = None if shared is None else replace(shared.copy, unproven=False)  # for nodes get this manifest
-            return Resolution(handle.redacted, manifest, "store", copy)
+            return Resolution(handle.redacted, manifest, "store", None if shared is None else shared.copy)
         return None if shared is None else Resolution(handle.redacted, shared.manifest, "shared cache", shared.copy)
 
     def _checked(self, handle: Handle, pinned: Digest | None, resolution: Resolution) -> Resolution:

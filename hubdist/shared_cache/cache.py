@@ -19,7 +19,7 @@ import io
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TypeVar
 
 from hubdist.config.schema import Config
@@ -149,7 +149,7 @@ class SharedCache:
                             _write_pointer(tree, handle, found.manifest.digest)
                         except HubdistError as error:  # what is there is of use without it
                             _LOG.warning("hubdist: the shared cache cannot note a handle: %s", error)
-                        return SharedSnapshot(snapshot.manifest, replace(found.copy, unproven=False))
+                        return SharedSnapshot(snapshot.manifest, found.copy)
                 self._fill(tree, snapshot, handle)
             raise OriginError(
                 f"{tree.url(_folder(snapshot.manifest.digest))} was changed by others each time it was filled",
@@ -184,8 +184,8 @@ class SharedCache:
         if difference is not None:
             path, what = difference
             raise IntegrityError(f"{tree.url(f'{_folder(digest)}/{path}')} {what} after the snapshot was filled")
-        copy = RemoteCopy(f"{self._url}/{_folder(digest)}", files, unproven=True, digested=True)
-        return SharedSnapshot(manifest, copy)
+        copy = RemoteCopy(f"{self._url}/{_folder(digest)}", files, digested=True)
+        return SharedSnapshot(manifest.unproven(), copy)
 
     def _fill(self, tree: Tree, snapshot: Snapshot, handle: Handle | None) -> None:
         """Files, pointer, record: whoever finds the record finds everything."""

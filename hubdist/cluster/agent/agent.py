@@ -21,9 +21,10 @@ from hubdist.cluster.agent.chunk_rpc import Sender, split_into_results
 from hubdist.cluster.refresh_marks import grow_mark
 from hubdist.config.schema import Config
 from hubdist.errors import ModelNotFoundError, StoreError
+from hubdist.model.chunks import Chunk
 from hubdist.model.digest_sink import DigestSink
 from hubdist.model.handle import parse_handle
-from hubdist.model.manifest import Chunk, Digest, Manifest, ProvenChunk
+from hubdist.model.manifest import Digest, Manifest
 from hubdist.origins import open_origin
 from hubdist.remote.snapshot_copy import RemoteCopy, check_copy, copy_remote, list_copy, probe
 from hubdist.store.nonces import Nonces
@@ -57,15 +58,15 @@ class NodeAgent:
         """See `ChunkExchange.hold`."""
         self._exchange.hold(delivery, digest, ordinals)
 
-    def give(self, delivery: str, part: ProvenChunk) -> tuple[bytes, ...]:
+    def give(self, delivery: str, part: Chunk) -> tuple[bytes, ...]:
         """See `ChunkExchange.give`; the bytes as several results."""
         return split_into_results(memoryview(self._exchange.give(delivery, part)))
 
-    def give_staged(self, stage: str, paths: Sequence[str], part: ProvenChunk) -> tuple[bytes, ...]:
+    def give_staged(self, stage: str, paths: Sequence[str], part: Chunk) -> tuple[bytes, ...]:
         """See `ChunkExchange.give_staged`; the bytes as several results."""
         return split_into_results(memoryview(self._exchange.give_staged(stage, paths, part)))
 
-    def fetch(self, delivery: str, chunk: ProvenChunk, sender: Sender | None) -> float:
+    def fetch(self, delivery: str, chunk: Chunk, sender: Sender | None) -> float:
         """See `ChunkExchange.fetch`."""
         return self._exchange.fetch(delivery, chunk, sender)
 
@@ -76,9 +77,9 @@ class NodeAgent:
     def answer(self) -> None:
         """Show that this node is alive; called in a thread of its own, however busy the others are."""
 
-    def publish(self, delivery: str, manifest: Manifest, ordinals: Sequence[int], unproven: bool) -> None:
+    def publish(self, delivery: str, manifest: Manifest, ordinals: Sequence[int]) -> None:
         """See `ChunkExchange.publish`."""
-        self._exchange.publish(delivery, manifest, ordinals, unproven)
+        self._exchange.publish(delivery, manifest, ordinals)
 
     def forget(self, delivery: str) -> None:
         """See `ChunkExchange.forget`."""
@@ -140,7 +141,7 @@ class NodeAgent:
         with self._store.lock(f"copy-{manifest.digest.value}", self._config.timeout_s):
             if self.holds(manifest.digest):
                 return None
-            with self._store.stage_manifest(manifest, unproven=copy.unproven) as stage:
+            with self._store.stage_chunks(manifest) as stage:
                 read = copy_remote(copy, manifest, stage.write_chunk, self._config)
                 self._store.publish(stage).release()
         return read

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field, replace
 from hubdist.cluster.agent.chunk_rpc import PART_BYTES, Sender, fetch
 from hubdist.config.schema import Config
 from hubdist.errors import IntegrityError, PeerError
-from hubdist.model.manifest import Digest, Manifest, ProvenChunk
+from hubdist.model.chunks import Chunk
+from hubdist.model.manifest import Digest, Manifest
 from hubdist.remote.snapshot_copy import CopyReader, RemoteCopy
 from hubdist.store.chunk_stage import ChunkStage, read_pieces
 from hubdist.store.snapshot import Snapshot
@@ -83,7 +84,7 @@ class ChunkExchange:
             return True
         self._let_go(delivery)  # of a snapshot that the store has lost
         with contextlib.ExitStack() as undo:
-            stage = self._store().stage_growing(None if manifest is None else manifest.total_bytes)
+            stage = self._store().stage_chunks(manifest)
             undo.callback(stage.discard)
             reader = None if manifest is None or place is None else CopyReader(place, manifest, self._config)
             if reader is not None:
@@ -121,7 +122,7 @@ class ChunkExchange:
         if before is not None:  # asked again, after the answer was lost
             before.snapshot.release()
 
-    def give(self, delivery: str, part: ProvenChunk) -> bytearray:
+    def give(self, delivery: str, part: Chunk) -> bytearray:
         """Bytes of a stage or snapshot, for another node, which checks them.
 
         Raises:
@@ -129,7 +130,7 @@ class ChunkExchange:
             PeerError: This node takes no part in the delivery.
             StoreError: The node's disk refuses.
         """
-        data = bytearray(part.chunk.size)
+        data = bytearray(part.size)
         with self._guard:
             incoming = self._incoming.get(delivery)
         if incoming is not None:
@@ -145,11 +146,11 @@ class ChunkExchange:
             held = self._held.get(delivery)
         if held is None:
             raise PeerError(f"this node takes no part in the delivery {delivery}")
-        paths = [held.paths[piece.entry_index] for piece in part.chunk.pieces]
+        paths = [held.paths[piece.entry_index] for piece in part.pieces]
         read_pieces(held.snapshot.path, paths, part, memoryview(data))
         return data
 
-    def give_staged(self, stage: str, paths: Sequence[str], part: ProvenChunk) -> bytearray:
+    def give_staged(self, stage: str, paths: Sequence[str], part: Chunk) -> bytearray:
         """As `give`, from a stage of this node's store that another process is writing.
 
         Args:
@@ -161,11 +162,11 @@ class ChunkExchange:
             IntegrityError: They are not there, perhaps not any more.
             StoreError: The node's disk refuses.
         """
-        data = bytearray(part.chunk.size)
+        data = bytearray(part.size)
         read_pieces(self._store().staged_files(stage), paths, part, memoryview(data))
         return data
 
-    def fetch(self, delivery: str, chunk: ProvenChunk, sender: Sender | None) -> float:
+    def fetch(self, delivery: str, chunk: Chunk, sender: Sender | None) -> float:
         """Fetch one chunk, check it and write it into the stage.
 
         Args:
@@ -189,7 +190,7 @@ class ChunkExchange:
             return _read_place(incoming, chunk)
         seconds = 0.0
         with self._await(delivery, sender) as asked:
-            for part in chunk.cut(PART_BYTES):
+            for part in chunk.split(PART_BYTES):
                 begin = time.monotonic()
                 data = fetch(asked, delivery, part, self._config.chunk_timeout_s - seconds)
                 seconds += time.monotonic() - begin
@@ -205,7 +206,7 @@ class ChunkExchange:
         """
         self._give_up(lambda awaited: (awaited.delivery, awaited.sender.agent) == (delivery, agent))
 
-    def publish(self, delivery: str, manifest: Manifest, ordinals: Sequence[int], unproven: bool) -> None:
+    def publish(self, delivery: str, manifest: Manifest, ordinals: Sequence[int]) -> None:
         """Publish a stage that has all its chunks, and go on to give them from the snapshot.
 
         Raises:
@@ -220,7 +221,7 @@ class ChunkExchange:
             with self._guard:
                 if delivery in self._held:  # asked again, while the first call was at work
                     return
-            incoming.stage.close(manifest, ordinals, unproven=unproven)
+            incoming.stage.close(manifest, ordinals)
             self._store().publish(incoming.stage).release()
             self.hold(delivery, manifest.digest, ordinals)
         self._discard(delivery)
@@ -270,14 +271,14 @@ class ChunkExchange:
             held.snapshot.release()
 
 
-def _read_place(incoming: _Incoming, chunk: ProvenChunk) -> float:
+def _read_place(incoming: _Incoming, chunk: Chunk) -> float:
     assert incoming.place is not None
     begin = time.monotonic()
-    data = memoryview(bytearray(chunk.chunk.size))
-    incoming.place.read(chunk.chunk, data)
+    data = memoryview(bytearray(chunk.size))
+    incoming.place.read(chunk, data)
     seconds = time.monotonic() - begin
     try:
         incoming.stage.write_chunk(chunk, data)
     except IntegrityError as error:
-        raise incoming.place.blame(error, chunk.chunk, data) from None
+        raise incoming.place.blame(error, chunk, data) from None
     return seconds

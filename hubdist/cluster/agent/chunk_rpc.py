@@ -21,7 +21,7 @@ import ray.exceptions
 
 from hubdist.cluster.calls import NodeLostError, translated
 from hubdist.errors import HubdistError, PeerError, StoreError, TransferTimeoutError
-from hubdist.model.manifest import ProvenChunk
+from hubdist.model.chunks import Chunk
 
 PART_BYTES = 8 << 20
 """Most bytes of one call's results: above 10 MiB Ray uses the object stores."""
@@ -75,7 +75,7 @@ def split_into_results(data: memoryview) -> tuple[bytes, ...]:
     return tuple(bytes(data[at * _RESULT_BYTES : (at + 1) * _RESULT_BYTES]) for at in range(count))
 
 
-def fetch(sender: Sender, delivery: str, part: ProvenChunk, timeout_s: float) -> bytearray:
+def fetch(sender: Sender, delivery: str, part: Chunk, timeout_s: float) -> bytearray:
     """Ask another agent for bytes.
 
     Args:
@@ -89,12 +89,12 @@ def fetch(sender: Sender, delivery: str, part: ProvenChunk, timeout_s: float) ->
         SenderLostError: The other agent is gone.
         TransferError: They did not come, or were given up.
     """
-    agent, size = _agent(sender.agent), part.chunk.size
+    agent, size = _agent(sender.agent), part.size
     options = {"num_returns": _count(size), "concurrency_group": SEND_GROUP, "enable_task_events": False}
     if sender.stage is None:
         results = agent.give.options(**options).remote(delivery, part)
     else:
-        paths = [(sender.paths or {})[piece.entry_index] for piece in part.chunk.pieces]
+        paths = [(sender.paths or {})[piece.entry_index] for piece in part.pieces]
         results = agent.give_staged.options(**options).remote(sender.stage, paths, part)
     deadline = time.monotonic() + timeout_s
     last, given_up = results[-1].future(), sender.given_up  # `ray.get` waits under a lock of the whole process

@@ -31,8 +31,9 @@ from hubdist.cluster.refresh_marks import grow_mark
 from hubdist.config.schema import Config, ReadMode, RouteName
 from hubdist.delivery.routes import Evidence, Route, RouteOrder, order_routes
 from hubdist.errors import ConfigError, HubdistError, NotPinnedError
+from hubdist.model.chunks import Chunk
 from hubdist.model.handle import Handle, Kind
-from hubdist.model.manifest import Chunk, Digest, Manifest
+from hubdist.model.manifest import Digest, Manifest
 from hubdist.report.delivery import NodePlan, NodeReport, PinReport, Plan, Refreshed, Report, RouteTotal
 from hubdist.resolver.resolver import Pin, Resolver
 from hubdist.resolver.values import ReadSources

@@ -41,7 +41,8 @@ from hubdist.delivery import (
     SourceFailed,
 )
 from hubdist.errors import HubdistError, IntegrityError, PeerError, StoreError
-from hubdist.model.manifest import Manifest, ProvenChunk
+from hubdist.model.chunks import Chunk
+from hubdist.model.manifest import Manifest
 
 _LOG = logging.getLogger(__name__)
 _MARGIN_S = 15.0
@@ -89,7 +90,7 @@ class DeliveryRun:
         self._pulse = means.pulse
         self._config = means.config
         self._delivery = DeliveryPlan(
-            [chunk.chunk.size for chunk in contents.chunks],
+            [chunk.size for chunk in contents.chunks],
             source=source.name,
             nodes=nodes,
             node_window_bytes=window_bytes,
@@ -139,11 +140,11 @@ class DeliveryRun:
 
     # What the origin says
 
-    def add(self, chunks: Iterable[ProvenChunk]) -> None:
+    def add(self, chunks: Iterable[Chunk]) -> None:
         """The origin has further chunks."""
         more = list(chunks)
         self.contents.chunks.extend(more)
-        self._feed(ChunksAdded(tuple(chunk.chunk.size for chunk in more)))
+        self._feed(ChunksAdded(tuple(chunk.size for chunk in more)))
 
     def close(self, manifest: Manifest, ordinals: Sequence[int]) -> None:
         """The origin has been read: these are the model's files."""
@@ -316,7 +317,7 @@ class DeliveryRun:
     def _note(self, event: Event) -> None:
         """Remember for the report what happened."""
         if isinstance(event, ChunkArrived) and event.node in self._receivers:
-            size = self.contents.chunks[event.chunk].chunk.size
+            size = self.contents.chunks[event.chunk].size
             self._receivers[event.node].note_arrival(size, self._public(event.source))
         elif isinstance(event, ChunkFailed) and event.node in self._receivers:
             receiver = self._receivers[event.node]
@@ -374,7 +375,7 @@ class DeliveryRun:
     async def _publish(self, node: Node) -> Event:
         async def publish(agent: Any) -> Event:
             contents = self.contents
-            call = agent.publish.remote(self.name, contents.manifest, contents.ordinals, contents.unproven)
+            call = agent.publish.remote(self.name, contents.manifest, contents.ordinals)
             await settle(call, timeout_s=self._config.timeout_s, node=node.name)
             self._fetches.note_holder(node, agent)
             return NodePublished(node.id)

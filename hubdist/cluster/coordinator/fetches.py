@@ -18,7 +18,7 @@ from hubdist.cluster.nodes import Node
 from hubdist.cluster.single_flight import SingleFlight
 from hubdist.config.schema import Config
 from hubdist.errors import HubdistError, IntegrityError, PeerError
-from hubdist.model.manifest import ProvenChunk
+from hubdist.model.chunks import Chunk
 
 _MARGIN_S = 15.0
 """What a call may take beside the time of its chunk."""
@@ -98,7 +98,7 @@ class Fetches:
         nodes = [node for owed in self._owed for node in (owed.receiver, owed.sender) if node is not None]
         return {node.id: node for node in nodes if node.id not in self._undoubted}
 
-    async def fetch(self, chunk: ProvenChunk, source: str, node: Node, agent: Any) -> float:
+    async def fetch(self, chunk: Chunk, source: str, node: Node, agent: Any) -> float:
         """Let a node's agent fetch a chunk from the place, or from the agent of another node.
 
         Args:
@@ -175,7 +175,7 @@ class Fetches:
         finally:
             self._owed.discard(owed)
 
-    async def _fetch(self, chunk: ProvenChunk, owed: _Owed, sending_agent: Any) -> float:
+    async def _fetch(self, chunk: Chunk, owed: _Owed, sending_agent: Any) -> float:
         sending = owed.sender
         assert sending is not None
         if self._source.staged is not None and sending.id in self._undoubted and self._contents.manifest is None:
@@ -189,12 +189,10 @@ class Fetches:
                 raise sender_error(error) from error
         return await self._call(owed, chunk, Sender(owed.pickled))
 
-    async def _call(self, owed: _Owed, chunk: ProvenChunk, sender: Sender | None) -> float:
+    async def _call(self, owed: _Owed, chunk: Chunk, sender: Sender | None) -> float:
         receiver, sending = owed.receiver, owed.sender
         means = self._means
-        async with means.windows.room(
-            receiver.id, None if sending is None else sending.id, chunk.chunk.size
-        ) as owed.room:
+        async with means.windows.room(receiver.id, None if sending is None else sending.id, chunk.size) as owed.room:
             for node in (receiver, sending):
                 if node is not None and node.id in self.silent:  # since it waits for room
                     raise PeerError(f"{node.name} gives no answer")

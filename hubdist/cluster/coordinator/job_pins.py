@@ -31,8 +31,8 @@ from hubdist.store.nonces import Nonces
 from hubdist.store.pins import Pins
 from hubdist.store.snapshot import Snapshot
 from hubdist.store.store import Store
-from hubdist.system.disk import remove_tree
-from hubdist.system.unique_names import unique_name
+from hubdist.system.directories import remove_tree
+from hubdist.system.disk import unique_name
 
 _LOG = logging.getLogger(__name__)
 _T = TypeVar("_T")

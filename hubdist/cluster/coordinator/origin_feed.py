@@ -13,7 +13,8 @@ from hubdist.cluster.coordinator.running import EARLY_CHUNK_BYTES, RunningDelive
 from hubdist.cluster.coordinator.store_groups import StoreGroups
 from hubdist.cluster.nodes import Node, alive_nodes
 from hubdist.errors import HubdistError
-from hubdist.model.manifest import Digest, Manifest, ProvenChunk
+from hubdist.model.chunks import Chunk
+from hubdist.model.manifest import Digest, Manifest
 
 _LOG = logging.getLogger(__name__)
 
@@ -65,7 +66,7 @@ class OriginFeed:
             return
         self._loop.call_soon_threadsafe(self._begin, stage, alive)
 
-    def grew(self, chunk: ProvenChunk, paths: Sequence[str]) -> None:
+    def grew(self, chunk: Chunk, paths: Sequence[str]) -> None:
         """See `Feed`."""
         self._loop.call_soon_threadsafe(self._grow, chunk, tuple(paths))
 
@@ -105,16 +106,16 @@ class OriginFeed:
             self.fail(HubdistError("another origin is read"))
             return
 
-        def staged(chunk: ProvenChunk) -> tuple[str, Mapping[int, str]]:
-            numbers = [piece.entry_index for piece in chunk.chunk.pieces]
-            return stage, dict(zip(numbers, self._paths[chunk.chunk.index], strict=True))
+        def staged(chunk: Chunk) -> tuple[str, Mapping[int, str]]:
+            numbers = [piece.entry_index for piece in chunk.pieces]
+            return stage, dict(zip(numbers, self._paths[chunk.index], strict=True))
 
         self._transfer = self._transfers.open(alive, staged)
         self._start(self._keep, self._transfer)
         for node in self._wanted.values():
             self._start(self._bring, self._transfer, node)
 
-    def _grow(self, chunk: ProvenChunk, paths: tuple[str, ...]) -> None:
+    def _grow(self, chunk: Chunk, paths: tuple[str, ...]) -> None:
         if self._transfer is not None and not self._over.is_set():
             self._paths.append(paths)
             self._transfer.add([chunk])

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from typing import Self
 
 from hubdist.cluster.nodes import Node
-from hubdist.model.manifest import Digest, Manifest, ProvenChunk
+from hubdist.model.chunks import Chunk
+from hubdist.model.manifest import Digest, Manifest
 from hubdist.remote.snapshot_copy import RemoteCopy
 
-Staged = Callable[[ProvenChunk], tuple[str, Mapping[int, str]]]
+Staged = Callable[[Chunk], tuple[str, Mapping[int, str]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,13 +51,11 @@ class Payload:
         chunks: Its chunks; more come while the origin is being read.
         manifest: Its files; None until the origin has been read.
         ordinals: For each entry of the manifest, which of the files of the chunks it is.
-        unproven: The blocks of the chunks are not trusted; whole files are digested before they are published.
     """
 
-    chunks: list[ProvenChunk] = field(default_factory=list)
+    chunks: list[Chunk] = field(default_factory=list)
     manifest: Manifest | None = None
     ordinals: tuple[int, ...] = ()
-    unproven: bool = False
 
     @property
     def digest(self) -> Digest | None:
@@ -66,4 +65,4 @@ class Payload:
     @property
     def total_bytes(self) -> int:
         """Bytes, as far as they are known."""
-        return sum(chunk.chunk.size for chunk in self.chunks)
+        return sum(chunk.size for chunk in self.chunks)

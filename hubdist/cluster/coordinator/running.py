@@ -18,7 +18,8 @@ from hubdist.config.schema import Config
 from hubdist.delivery import choose_chunk_bytes
 from hubdist.delivery.routes import Route
 from hubdist.errors import StoreFullError
-from hubdist.model.manifest import Digest, Manifest, cut_chunks, prove
+from hubdist.model.chunks import cut_chunks
+from hubdist.model.manifest import Digest, Manifest
 from hubdist.remote.snapshot_copy import RemoteCopy
 
 _STORAGE_CHUNK_BYTES = 8 << 20
@@ -137,10 +138,9 @@ class RunningDeliveries:
                 chunk_bytes, min(_STORAGE_CHUNK_BYTES, choose_chunk_bytes(1 << 62, room_bytes=room, nodes=len(nodes)))
             )
         contents = Payload(
-            [prove(manifest, chunk) for chunk in cut_chunks(manifest, chunk_bytes)],
+            list(cut_chunks(manifest, chunk_bytes)),
             manifest,
             tuple(range(len(manifest.entries))),
-            unproven=place is not None and place.unproven,
         )
         holders = self._holders.get(manifest.digest, ())
         source = SeedSource.at(self._node) if place is None else SeedSource.read_at(place)

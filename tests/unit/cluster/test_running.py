@@ -161,7 +161,7 @@ def test_all_deliveries_to_a_node_together_stay_within_in_flight_bytes(
             ends = (f"from {sender.agent.decode()}", threading.current_thread().name)
             with guard:
                 for end in ends:
-                    under_way[end] += part.chunk.size
+                    under_way[end] += part.size
                     most[end] = max(most[end], under_way[end])
             try:
                 time.sleep(0.02)
@@ -169,7 +169,7 @@ def test_all_deliveries_to_a_node_together_stay_within_in_flight_bytes(
             finally:
                 with guard:
                     for end in ends:
-                        under_way[end] -= part.chunk.size
+                        under_way[end] -= part.size
             return data
 
         monkeypatch.setattr(chunk_exchange, "fetch", fetch)

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hubdist.errors import DigestMismatchError, HandleError, HubdistError, IntegrityError, UnsafeArchiveError
-from hubdist.model.manifest import BLOCK_BYTES, Chunk, Digest, Entry, EntryDigester, Manifest, Piece, cut_chunks
+from hubdist.model.chunks import Chunk, Piece, chunk_of, cut_chunks
+from hubdist.model.manifest import BLOCK_BYTES, Digest, Entry, EntryDigester, Manifest
 from hubdist.model.paths import PathSet, check_entry_path
 
 GOLDEN = Path(__file__).parent / "golden" / "manifest-1.json"
@@ -85,7 +86,7 @@ def test_a_digest_is_parsed_back_from_its_print(value: bytes) -> None:
     ],
 )
 def test_other_texts_are_no_digest(text: str) -> None:
-    with pytest.raises(HandleError, match="is no digest"):
+    with pytest.raises(HandleError, match="is not a digest"):
         Digest.parse(text)
 
 
@@ -338,16 +339,21 @@ def test_a_file_fed_in_any_splits_gives_the_same_entry(data: st.DataObject) -> N
 def test_an_entry_holds_the_digest_of_each_block() -> None:
     content = b"a" * BLOCK_BYTES + b"b" * BLOCK_BYTES + b"c"
     blocks = [content[:BLOCK_BYTES], content[BLOCK_BYTES : 2 * BLOCK_BYTES], b"c"]
-    assert entry("f", content).blocks == b"".join(hashlib.sha256(block).digest() for block in blocks)
+    assert entry("f", content).block_digests == b"".join(hashlib.sha256(block).digest() for block in blocks)
 
 
 @pytest.mark.parametrize("size", [0, BLOCK_BYTES, 2 * BLOCK_BYTES])
 def test_a_file_of_whole_blocks_has_no_empty_last_one(size: int) -> None:
-    assert len(entry("f", bytes(size)).blocks) == 32 * (size // BLOCK_BYTES)
+    assert len(entry("f", bytes(size)).block_digests) == 32 * (size // BLOCK_BYTES)
 
 
 _CONTENT = bytes(2 * BLOCK_BYTES + 100)
 _CONTENT_ENTRY = entry("f", _CONTENT)
+
+
+def check_part(start: int, data: memoryview) -> None:
+    (part,) = chunk_of(Manifest((_CONTENT_ENTRY,)), (Piece(0, start, start + len(data)),)).parts(data)
+    part.check("f")
 
 
 @given(st.integers(0, len(_CONTENT) - 1), st.integers(1, 255))
@@ -356,17 +362,19 @@ def test_any_flipped_byte_is_found(at: int, flip: int) -> None:
     damaged = bytearray(_CONTENT)
     damaged[at] ^= flip
     with pytest.raises(DigestMismatchError, match=f"block {at // BLOCK_BYTES} of f"):
-        _CONTENT_ENTRY.check_range(0, memoryview(damaged))
+        check_part(0, memoryview(damaged))
 
 
 @pytest.mark.parametrize(("start", "end"), [(0, len(_CONTENT)), (BLOCK_BYTES, 2 * BLOCK_BYTES), (BLOCK_BYTES, None)])
 def test_right_blocks_pass_from_any_block_on(start: int, end: int | None) -> None:
-    _CONTENT_ENTRY.check_range(start, memoryview(_CONTENT)[start:end])
+    check_part(start, memoryview(_CONTENT)[start:end])
 
 
-def test_bytes_behind_the_end_are_refused() -> None:
-    with pytest.raises(DigestMismatchError):
-        entry("f", bytes(BLOCK_BYTES)).check_range(BLOCK_BYTES, memoryview(b"x"))
+def test_another_number_of_bytes_is_refused() -> None:
+    chunk = chunk_of(Manifest((entry("f", b"content"),)), (Piece(0, 0, 7),))
+    for data in (b"conten", b"content!", b""):
+        with pytest.raises(IntegrityError, match=f"chunk 0 came with {len(data)} bytes instead of 7"):
+            chunk.check(memoryview(data))
 
 
 # Chunks
@@ -413,7 +421,9 @@ def test_two_neighbours_would_never_fit_into_one_chunk(sizes: list[int], blocks:
 
 def test_small_files_share_a_chunk() -> None:
     manifest = Manifest(tuple(sized(f"f{index}", 10) for index in range(3)))
-    assert cut_chunks(manifest, BLOCK_BYTES) == (Chunk(0, (Piece(0, 0, 10), Piece(1, 0, 10), Piece(2, 0, 10))),)
+    digests = b"".join(each.block_digests for each in manifest.entries)
+    pieces = (Piece(0, 0, 10), Piece(1, 0, 10), Piece(2, 0, 10))
+    assert cut_chunks(manifest, BLOCK_BYTES) == (Chunk(0, pieces, digests),)
 
 
 def test_a_model_of_empty_files_has_no_chunks() -> None:
