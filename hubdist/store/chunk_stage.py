@@ -13,8 +13,8 @@ from hubdist.model.chunks import Chunk, Part
 from hubdist.model.manifest import Manifest
 from hubdist.model.paths import check_entry_path
 from hubdist.store.arrived_blocks import ArrivedBlocks
-from hubdist.store.snapshot import FILES
-from hubdist.store.stage import StageDirectory, check_whole, sync_files, write_all
+from hubdist.store.folders import FILES
+from hubdist.store.stage_directory import StageDirectory, check_whole, sync_files, write_all
 from hubdist.system.disk import disk_errors, read_range
 from hubdist.system.disk_space import SpaceBudget
 

@@ -14,6 +14,12 @@ from hubdist.system.directories import children
 from hubdist.system.disk import disk_errors, mode_below
 from hubdist.system.ownership import check_folder, make_root, place_for_store
 
+FILES = "files"
+"""Name of the model's directory inside a stage and a snapshot; the manifest lies beside it."""
+
+MANIFEST = "manifest.json"
+"""Name of the manifest inside a snapshot, beside the model's directory."""
+
 _UNWRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT, errno.EIO)
 """Errors that make a store read-only instead of useless: it still serves the snapshots that it has."""
 

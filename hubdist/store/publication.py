@@ -8,14 +8,13 @@ from pathlib import Path
 
 from hubdist.errors import StoreError
 from hubdist.model.manifest import Manifest
-from hubdist.store.chunk_stage import ChunkStage
-from hubdist.store.folders import StoreFolders
-from hubdist.store.snapshot import MANIFEST, check_snapshot
-from hubdist.store.stage import StreamStage, sync_directories
+from hubdist.store.folders import MANIFEST, StoreFolders
+from hubdist.store.snapshot import check_snapshot
+from hubdist.store.stage_directory import StageDirectory, sync_directories
 from hubdist.system.disk import mode_below, sync_directory, write_durably
 
 
-def complete_stage(stage: StreamStage | ChunkStage, manifest: Manifest, root: Path) -> None:
+def complete_stage(stage: StageDirectory, manifest: Manifest, root: Path) -> None:
     """Give a stage all that a snapshot has, read-only and durable.
 
     Args:
@@ -45,7 +44,7 @@ def complete_stage(stage: StreamStage | ChunkStage, manifest: Manifest, root: Pa
         )
 
 
-def move_to_path(stage: StreamStage | ChunkStage, path: Path, folders: StoreFolders) -> bool:
+def move_to_path(stage: StageDirectory, path: Path, folders: StoreFolders) -> bool:
     """Move a complete stage to a snapshot's path by one rename; False if something is at the path.
 
     The lock that the maker of the stage holds goes along, so the snapshot is never without a user's lock.

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 from hubdist.errors import HubdistError, IntegrityError, StoreError, StoreFullError
 from hubdist.model.manifest import Digest, Manifest
-from hubdist.store.eviction import EvictionResult, Evictor
-from hubdist.store.folders import StoreFolders
+from hubdist.store.folders import MANIFEST, StoreFolders
 from hubdist.store.holds import IN_USE
-from hubdist.store.snapshot import MANIFEST
 from hubdist.system.disk import disk_errors, free_bytes
 
 _LOG = logging.getLogger(__name__)
@@ -22,13 +21,13 @@ class Quota:
 
     Args:
         folders: The store's directories.
-        evictor: Deletes snapshots.
+        evict: Tries to delete the snapshot in a directory; True if the snapshot counts no longer.
         max_bytes: Most bytes of snapshots, without those that processes use; None for no limit but the disk.
     """
 
-    def __init__(self, folders: StoreFolders, evictor: Evictor, max_bytes: int | None) -> None:
+    def __init__(self, folders: StoreFolders, evict: Callable[[Path], bool], max_bytes: int | None) -> None:
         self._folders = folders
-        self._evictor = evictor
+        self._evict = evict
         self._max_bytes = max_bytes
 
     def digests(self) -> list[Digest]:
@@ -96,9 +95,7 @@ class Quota:
             path = self._folders.snapshot(digest)
             try:
                 with disk_errors(path):
-                    # A snapshot of an image's layer frees nothing, but counts as gone: evicting others instead would
-                    # not bring the store below its quota either.
-                    if digest != keep and self._evictor.evict(path) is not EvictionResult.KEPT:
+                    if digest != keep and self._evict(path):
                         total -= size
             except StoreError as error:  # the new model can be loaded all the same
                 _LOG.warning("hubdist: snapshot %s in %s cannot be evicted: %s", digest, self._folders.root, error)

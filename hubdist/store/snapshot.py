@@ -13,14 +13,9 @@ from hubdist.errors import DigestMismatchError, IntegrityError
 from hubdist.model.chunks import Chunk, chunk_of
 from hubdist.model.manifest import Digest, EntryDigester, Manifest
 from hubdist.model.savedmodel import check_checkpoint
+from hubdist.store.folders import FILES, MANIFEST
 from hubdist.store.holds import IN_USE, Hold
 from hubdist.system.disk import disk_errors, read_range
-
-FILES = "files"
-"""Name of the model's directory inside a stage and a snapshot; the manifest lies beside it."""
-
-MANIFEST = "manifest.json"
-"""Name of the manifest inside a snapshot, beside the model's directory."""
 
 _VERIFY_BYTES = 1 << 20
 

@@ -13,8 +13,8 @@ import os
 from pathlib import Path
 from typing import Self
 
+from hubdist.store.folders import FILES
 from hubdist.store.holds import IN_USE, Hold, is_same
-from hubdist.store.snapshot import FILES
 from hubdist.system.directories import empty_directory
 
 _EVICTED = "evicted"

@@ -1,14 +1,8 @@
-"""Stages: directories in which a snapshot's files are written before the store publishes them.
-
-Only its maker writes to a stage. `StreamStage` takes the files of an origin, one after another; `ChunkStage`, in
-`chunk_stage`, takes chunks in any order. Each file is made with O_EXCL and O_NOFOLLOW below the stage's directory, and
-its bytes are durable (fsync) when the stage is finished.
-"""
+"""The stage for origins: takes the files of a model one after another, digests them and hands their chunks on."""
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -19,41 +13,14 @@ from hubdist.model.chunker import Chunker
 from hubdist.model.chunks import Chunk
 from hubdist.model.digest_sink import RepeatedFile, repeated_file
 from hubdist.model.listing import model_folder
-from hubdist.model.manifest import BLOCK_BYTES, Digest, Entry, EntryDigester, Manifest
+from hubdist.model.manifest import BLOCK_BYTES, Entry, EntryDigester, Manifest
 from hubdist.model.paths import PathSet
-from hubdist.store.holds import IN_USE, HeldDirectory
-from hubdist.store.snapshot import FILES
+from hubdist.store.folders import FILES
+from hubdist.store.holds import IN_USE
+from hubdist.store.stage_directory import StageDirectory, write_all
 from hubdist.system.directories import remove_tree
-from hubdist.system.disk import NEW_FILE, disk_errors, sync_directory
+from hubdist.system.disk import disk_errors
 from hubdist.system.disk_space import Scratch, SpaceBudget
-
-
-class StageDirectory(HeldDirectory):
-    """A fresh directory with the model's files below `files`.
-
-    Use a stage as a context manager: it removes the directory in the end, unless the store has published the stage.
-
-    Args:
-        parent: The store's staging directory.
-        folders: Names of the directories in it.
-
-    Attributes:
-        files: The directory of the model's files.
-    """
-
-    def __init__(self, parent: Path, *folders: str) -> None:
-        super().__init__(parent, *folders)
-        self.files = self.path / FILES
-
-    def _create(self, target: Path) -> int:
-        """Make a file and the directories above it."""
-        self._make_parents(target)
-        return os.open(target, NEW_FILE, 0o600)
-
-    def _make_parents(self, target: Path) -> None:
-        """Make the directories above a file, but not the stage itself: it may have been discarded or swept away."""
-        for folder in reversed(target.relative_to(self.path).parents[:-1]):
-            (self.path / folder).mkdir(mode=0o700, exist_ok=True)
 
 
 class StreamStage(StageDirectory):
@@ -203,63 +170,3 @@ class _StagedFile:
         with disk_errors(self._stage.files, need_bytes=len(view)):
             write_all(self._descriptor, view, None)
         self._stage._give(self._ordinal, self._digester)
-
-
-def check_whole(files: Path, manifest: Manifest) -> None:
-    """Digest whole files and compare the digests with a manifest's.
-
-    Args:
-        files: The directory of the model's files.
-        manifest: The model.
-
-    Raises:
-        DigestMismatchError: A file differs.
-        StoreError: The disk refuses.
-    """
-    for entry in manifest.entries:
-        with disk_errors(files / entry.path), (files / entry.path).open("rb") as file:
-            found = Digest(hashlib.file_digest(file, entry.digest.algorithm).hexdigest())
-        entry.check_whole(found)
-
-
-def sync_files(files: Path, manifest: Manifest) -> None:
-    """Make a model's files durable.
-
-    Args:
-        files: The directory of the model's files.
-        manifest: Which files to look for.
-
-    Raises:
-        StoreError: The disk refuses.
-    """
-    with disk_errors(files):
-        for entry in manifest.entries:
-            descriptor = os.open(files / entry.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-
-
-def sync_directories(root: Path) -> None:
-    """Make the names in a directory, and in every directory below it, durable."""
-    for folder, _, _ in os.walk(root, topdown=False):
-        sync_directory(Path(folder))
-
-
-def write_all(descriptor: int, view: memoryview, offset: int | None) -> None:
-    """Write all bytes to an open file.
-
-    Args:
-        descriptor: The file.
-        view: The bytes.
-        offset: Where they go; None for the file's own position.
-
-    Raises:
-        OSError: The disk refuses.
-    """
-    while len(view) > 0:
-        written = os.write(descriptor, view) if offset is None else os.pwrite(descriptor, view, offset)
-        view = view[written:]
-        if offset is not None:
-            offset += written

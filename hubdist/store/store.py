@@ -33,10 +33,10 @@ from hubdist.model.manifest import BLOCK_BYTES, Digest, Manifest
 from hubdist.model.savedmodel import check_checkpoint
 from hubdist.store.chunk_stage import ChunkStage
 from hubdist.store.eviction import EvictionResult, Evictor, ReplacedError
-from hubdist.store.folders import StoreFolders
+from hubdist.store.folders import FILES, StoreFolders
 from hubdist.store.publication import complete_stage, move_to_path
 from hubdist.store.quota import Quota
-from hubdist.store.snapshot import FILES, Snapshot, check_snapshot
+from hubdist.store.snapshot import Snapshot, check_snapshot
 from hubdist.store.snapshot_directory import SnapshotDirectory
 from hubdist.store.stage import StreamStage
 from hubdist.store.turns import take_turn
@@ -78,7 +78,7 @@ class Store:
         self.root = self._folders.root
         self._max_bytes = max_bytes
         self._evictor = Evictor(self._folders)
-        self._quota = Quota(self._folders, self._evictor, max_bytes)
+        self._quota = Quota(self._folders, self._evict, max_bytes)
 
     @property
     def read_only(self) -> bool:
@@ -253,11 +253,7 @@ class Store:
                 raise damage
 
     def digests(self) -> list[Digest]:
-        """The digests of all published snapshots, least recently used first.
-
-        Raises:
-            StoreError: The disk refuses.
-        """
+        """The digests of all published snapshots, least recently used first."""
         return self._quota.digests()
 
     def evict(self, digest: Digest) -> bool:
@@ -272,6 +268,10 @@ class Store:
         path = self._folders.snapshot(digest)
         with disk_errors(path):
             return self._evictor.evict(path) is EvictionResult.EVICTED
+
+    def _evict(self, path: Path) -> bool:
+        """Evict a snapshot for the quota. One in an image's layer counts no longer either: its bytes stay anyway."""
+        return self._evictor.evict(path) is not EvictionResult.KEPT
 
     def sweep(self) -> None:
         """Remove what dead processes left, and all but the newest snapshot in the quarantine."""
