@@ -123,7 +123,7 @@ def get_with_gcsfs(target: Path) -> None:
 
 def copy_with_hubdist(store: Store, copy: RemoteCopy, manifest: Manifest, config: Config) -> None:
     """What a node does but for the publish, whose fsync measures the disk."""
-    with store.stage_manifest(manifest) as stage:
+    with store.stage_chunks(manifest) as stage:
         copy_remote(copy, manifest, stage.write_chunk, config.deadlines, in_flight_bytes=config.max_in_flight_bytes)
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from hubdist.model.manifest import Chunk, Digest, Manifest
+from hubdist.model.chunks import Chunk
+from hubdist.model.manifest import Digest, Manifest
 from hubdist.report.delivery import Report
 from hubdist.report.plan import Plan, Refreshed, Status
 from hubdist.resolver.values import CallOptions, LoaderPin, ReadSources

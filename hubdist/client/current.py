@@ -29,9 +29,9 @@ from hubdist.loading import (
     unopened,
 )
 from hubdist.resolver.values import CallOptions, LoaderPin
-from hubdist.store.claims import Given
+from hubdist.store.claims import HandedOutSnapshots
 
-_given = Given()
+_given = HandedOutSnapshots()
 _guard = threading.Lock()
 _process: Process | None = None
 _of_parent: Process | None = None
@@ -165,7 +165,7 @@ def _begin_child() -> None:
     """In a process that was just forked: Ray's connection belongs to the parent, and locks may be held for ever."""
     global _guard, _given, _process, _of_parent  # noqa: PLW0603 - a process has one of each
     _guard = threading.Lock()
-    _given = Given()
+    _given = HandedOutSnapshots()
     if _process is not None:
         _process, _of_parent = None, _process
 

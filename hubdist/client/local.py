@@ -11,9 +11,10 @@ from pathlib import Path
 from hubdist.config.schema import Config
 from hubdist.delivery.routes import Route, RouteChoice, RouteOrder
 from hubdist.errors import ConfigError, HubdistError, NotPinnedError
+from hubdist.model.chunks import Chunk
 from hubdist.model.handle import Handle, parse_handle
 from hubdist.model.hints import suggesting
-from hubdist.model.manifest import Chunk, Digest, Manifest
+from hubdist.model.manifest import Digest, Manifest
 from hubdist.report.delivery import NodeReport, PinReport, Report
 from hubdist.report.plan import NodePlan, Plan, Refreshed, Status
 from hubdist.resolver.node_store import open_store

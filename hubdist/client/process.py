@@ -18,7 +18,7 @@ from hubdist.model.handle import handle_text
 from hubdist.model.manifest import Digest
 from hubdist.report.plan import Refreshed
 from hubdist.resolver.values import CallOptions, LoaderPin
-from hubdist.store.claims import Given
+from hubdist.store.claims import HandedOutSnapshots
 from hubdist.system.disk import working_directory
 
 _LOG = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ class Process:
         config: Config,
         asked: Mapping[str, Any] | None,
         ray_session: str | None,
-        given: Given,
+        given: HandedOutSnapshots,
         hooks: PickleHooks,
     ) -> None:
         self.ray_session = ray_session

@@ -12,12 +12,14 @@ from hubdist.config.schema import Config
 from hubdist.delivery.routes import Route
 from hubdist.errors import ConfigError, HubdistError, IntegrityError, OriginError
 from hubdist.loading import InPlaceModel, RamModel, check_in_place, copy_to_memory
-from hubdist.model.manifest import Chunk, Digest, Manifest, cut_chunks
+from hubdist.model.chunks import Chunk, cut_chunks
+from hubdist.model.manifest import Digest, Manifest
 from hubdist.model.redact import redact_url
 from hubdist.remote.copy_reader import copy_remote
 from hubdist.remote.snapshot_copy import FALLBACK_ERRORS, RemoteCopy, check_copy, probe
 from hubdist.resolver.values import ReadSources
 from hubdist.store.snapshot import Snapshot
+from hubdist.system.log_once import LogOnce
 
 _LOG = logging.getLogger(__name__)
 _CHUNK_BYTES = 4 << 20
@@ -40,7 +42,7 @@ class Reader:
         self._config = config
         self._fetch = fetch
         self._sees_drivers_disk = sees_drivers_disk
-        self._logged: set[str] = set()
+        self._once = LogOnce(_LOG)
         self._digested: dict[str, tuple[Digest, RemoteCopy]] = {}
         """Paths of the driver -> what this process has read there itself."""
 
@@ -142,7 +144,7 @@ class Reader:
 
     def _copy(self, manifest: Manifest, copy: RemoteCopy, model: RamModel) -> None:
         self._probe(copy)
-        write = _WholeFiles(manifest, model.write_chunk) if copy.unproven else model.write_chunk
+        write = model.write_chunk if manifest.blocks_proven else _WholeFiles(manifest, model.write_chunk)
         self._copy_in_order(copy, manifest, write)
 
     def _probe(self, copy: RemoteCopy) -> None:
@@ -166,9 +168,7 @@ class Reader:
 
     def _log_once(self, route: Route, copy: RemoteCopy, error: HubdistError) -> None:
         text = f"{route} {redact_url(copy.url)}"
-        if text not in self._logged:
-            self._logged.add(text)
-            _LOG.warning("hubdist: not %s: %s", text, error)
+        self._once.log(text, "hubdist: not %s: %s", text, error)
 
 
 def _drop(chunk: Chunk, data: memoryview) -> None:
@@ -205,11 +205,9 @@ class _WholeFiles:
 
     def __call__(self, chunk: Chunk, data: memoryview) -> None:
         self._write(chunk, data)
-        at = 0
-        for piece in chunk.pieces:
-            entry = self._manifest.entries[piece.entry_index]
-            self._digest.update(data[at : at + piece.end - piece.start])
-            at += piece.end - piece.start
-            if piece.end == entry.size:
+        for part in chunk.parts(data):
+            entry = self._manifest.entries[part.piece.entry_index]
+            self._digest.update(part.data)
+            if part.piece.end == entry.size:
                 found, self._digest = Digest(self._digest.hexdigest()), hashlib.sha256()
                 entry.check_whole(found)

@@ -19,9 +19,10 @@ from hubdist.cluster.refresh_marks import RefreshMark, find_mark
 from hubdist.config.handover import fingerprint, replace_in_process, with_store_of
 from hubdist.config.schema import Config
 from hubdist.errors import ConfigError, StoreError
+from hubdist.model.chunks import Chunk, cut_chunks
 from hubdist.model.handle import BUILT_IN_SCHEMES, handle_text, parse_handle
 from hubdist.model.hints import suggesting
-from hubdist.model.manifest import Chunk, Digest, Manifest, cut_chunks
+from hubdist.model.manifest import Digest, Manifest
 from hubdist.report.delivery import Report
 from hubdist.report.plan import Plan, Refreshed, Status
 from hubdist.resolver.node_store import open_store
@@ -277,7 +278,7 @@ class CoordinatorClient:
     def _pull(self, store: Store, digest: Digest) -> None:
         """Bring a model, chunk by chunk in calls, to a store that no agent fills: outside the cluster, or a task's."""
         manifest: Manifest = self._connection.call(lambda coordinator: coordinator.manifest.remote(digest))
-        with store.stage_manifest(manifest) as stage:
+        with store.stage_chunks(manifest) as stage:
             for chunk in cut_chunks(manifest, _PULL_BYTES):
                 stage.write_chunk(chunk, memoryview(self.read(manifest, chunk)))
             store.publish(stage).release()

@@ -9,13 +9,15 @@ Source: tensorflow 2.21.0, `core/platform/ram_file_system.h`.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import secrets
 from pathlib import PurePosixPath
 from typing import Any
 
 from hubdist.errors import ConfigError, IntegrityError
 from hubdist.loading.tf_runtime import import_tensorflow
-from hubdist.model.manifest import Chunk, Entry, Manifest, cut_chunks
+from hubdist.model.chunks import Chunk, cut_chunks
+from hubdist.model.manifest import Digest, Entry, Manifest
 from hubdist.store.snapshot import Snapshot
 
 _CHUNK_BYTES = 16 << 20
@@ -72,18 +74,13 @@ class RamModel:
                 freed.
         """
         try:
-            if len(data) != chunk.size:
-                raise IntegrityError(f"chunk {chunk.index} came with {len(data)} bytes instead of {chunk.size}")
-            at = 0
-            for piece in chunk.pieces:
-                part = data[at : at + piece.end - piece.start]
+            for part in chunk.parts(data):
                 self._skip_empty()
-                if (piece.entry_index, piece.start) != (self._next, self._filled):
+                if (part.piece.entry_index, part.piece.start) != (self._next, self._filled):
                     raise IntegrityError(f"chunk {chunk.index} came out of order")
-                entry = self.manifest.entries[piece.entry_index]
-                entry.check_range(piece.start, part)
-                self._append(entry, part)
-                at += len(part)
+                entry = self.manifest.entries[part.piece.entry_index]
+                part.check(entry.path)
+                self._append(entry, part.data)
         except BaseException:
             self.release()
             raise
@@ -113,7 +110,7 @@ class RamModel:
         """
         with self._gfile.GFile(f"{self.path}/{entry.path}", "rb") as file:
             data = bytes(file.read())
-        entry.check_range(0, memoryview(data))
+        entry.check_whole(Digest(hashlib.sha256(data).hexdigest()))
         return data
 
     def keep_assets(self) -> None:

@@ -1,1 +1,1 @@
-"""PURE: what a model is. Handles, manifests, digests, chunks, paths; no network, no Ray, no TensorFlow."""
+"""What a model is: handles, manifests, digests, chunks and paths, without network, Ray and TensorFlow."""

@@ -1,67 +1,72 @@
-"""Cuts a model into chunks while its files are still being written.
+"""Cuts a model into chunks while its files are still being written, for a delivery that does not wait for the end.
 
-How large the model is going to be is not known: the first chunks are a block each, later ones a part of what has been
-cut. So the last one, which a delivery ends with, is small beside the whole, and the chunks do not get too many.
+Nobody knows yet how large the model is going to be. So the first chunks are one block each, and each later chunk is a
+fixed part of what was cut before it. The last chunk, which a delivery ends with, is then small beside the whole model,
+and there are not too many chunks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from hubdist.model.manifest import BLOCK_BYTES, DIGEST_BYTES, Chunk, Piece, ProvenChunk
+from hubdist.model.chunks import Chunk, Piece, digests_between
+from hubdist.model.manifest import BLOCK_BYTES
 
-_PART = 64
-"""A chunk is this part of what was cut before it."""
+_SHARE = 64
+"""A chunk has at most this share (one in 64) of the bytes that were cut before it, but at least a block."""
 
 
-class ChunkCutter:
+class Chunker:
     """Groups blocks, in the order in which they come, into chunks; small files share chunks.
 
     Args:
-        most_bytes: Most bytes of a chunk; at least a block.
+        max_bytes: Most bytes of a chunk; at least a block.
         give: Gets each chunk when it is full.
     """
 
-    def __init__(self, most_bytes: int, give: Callable[[ProvenChunk], None]) -> None:
-        self._most = most_bytes
-        self._wanted = min(BLOCK_BYTES, most_bytes)
+    def __init__(self, max_bytes: int, give: Callable[[Chunk], None]) -> None:
+        self._max_bytes = max_bytes
+        self._wanted_bytes = min(BLOCK_BYTES, max_bytes)
         self._cut_bytes = 0
         self._give = give
         self._count = 0
         self._size = 0
         self._pieces: list[Piece] = []
-        self._blocks: list[bytes] = []
+        self._digests: list[bytes] = []
 
-    def add(self, file: int, start: int, size: int, blocks: bytes) -> None:
-        """Take further bytes of a file, in whole blocks but for its last one.
+    def add(self, file: int, start: int, size: int, block_digests: bytes) -> None:
+        """Take further bytes of a file: whole blocks, but for the file's last one.
 
         Args:
-            file: Its number.
+            file: The file's number.
             start: Offset of the first byte.
             size: Bytes.
-            blocks: The digests of the blocks.
+            block_digests: The sha256 of each of the blocks, 32 bytes each.
         """
-        for number, offset in enumerate(range(0, size, BLOCK_BYTES)):
-            block = min(BLOCK_BYTES, size - offset)
-            if self._size + block > self._wanted:
+        for at in range(0, size, BLOCK_BYTES):
+            block_bytes = min(BLOCK_BYTES, size - at)
+            if self._size + block_bytes > self._wanted_bytes:
                 self.finish()
-            at = start + offset
-            if self._pieces and (self._pieces[-1].entry_index, self._pieces[-1].end) == (file, at):
-                self._pieces[-1] = Piece(file, self._pieces[-1].start, at + block)
-            else:
-                self._pieces.append(Piece(file, at, at + block))
-            self._blocks.append(blocks[number * DIGEST_BYTES : (number + 1) * DIGEST_BYTES])
-            self._size += block
-            if self._size == self._wanted:
+            self._add_block(file, start + at, block_bytes)
+            self._digests.append(digests_between(block_digests, at, at + block_bytes))
+            if self._size == self._wanted_bytes:
                 self.finish()
 
     def finish(self) -> None:
-        """Give what there is."""
+        """Give the blocks that are left as the last chunk, if there are any."""
         if self._pieces:
-            chunk = ProvenChunk(Chunk(self._count, tuple(self._pieces)), b"".join(self._blocks))
+            chunk = Chunk(self._count, tuple(self._pieces), b"".join(self._digests))
             self._count += 1
             self._cut_bytes += self._size
-            blocks = max(1, self._cut_bytes // _PART // BLOCK_BYTES)
-            self._wanted = min(self._most, blocks * BLOCK_BYTES)
-            self._size, self._pieces, self._blocks = 0, [], []
+            blocks = max(1, self._cut_bytes // _SHARE // BLOCK_BYTES)
+            self._wanted_bytes = min(self._max_bytes, blocks * BLOCK_BYTES)
+            self._size, self._pieces, self._digests = 0, [], []
             self._give(chunk)
+
+    def _add_block(self, file: int, start: int, size: int) -> None:
+        last = self._pieces[-1] if self._pieces else None
+        if last is not None and (last.entry_index, last.end) == (file, start):
+            self._pieces[-1] = Piece(file, last.start, start + size)
+        else:
+            self._pieces.append(Piece(file, start, start + size))
+        self._size += size

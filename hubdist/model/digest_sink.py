@@ -1,4 +1,4 @@
-"""Digests without keeping the bytes: of a model on a node without a disk, and of a file that comes a second time."""
+"""Digests of bytes that nobody keeps: of a model on a node without a store, and of a file that comes a second time."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hubdist.model.paths import PathSet
 
 
 class DigestSink:
-    """A `FileSink` that keeps nothing: it tells which model the files are, for nodes that have no disk for them."""
+    """A `FileSink` that keeps no bytes. It tells which model the files are, for nodes that do not store the model."""
 
     def __init__(self) -> None:
         self._paths = PathSet()
@@ -19,7 +19,14 @@ class DigestSink:
 
     @contextlib.contextmanager
     def open_file(self, path: str) -> Iterator[_Digested | RepeatedFile]:
-        """Begin a file."""
+        """Begin a file.
+
+        Args:
+            path: The file's path below the model's directory.
+
+        Raises:
+            UnsafeArchiveError: The path is unsafe or clashes with another one, or the file came with other bytes.
+        """
         if self._paths.repeats(path):
             with repeated_file(path, self._entries.get(path)) as writer:
                 yield writer
@@ -30,14 +37,18 @@ class DigestSink:
         self._entries[path] = digester.entry()
 
     def add_directory(self, path: str) -> None:
-        """Note a directory, so that no file takes its name."""
+        """Note a directory, so that no file takes its name.
+
+        Raises:
+            UnsafeArchiveError: The path is unsafe, or a file has it.
+        """
         self._paths.add_directory(path)
 
     def finish(self) -> Manifest:
-        """The manifest of what came.
+        """The manifest of the files that came.
 
         Raises:
-            IntegrityError: Nothing came.
+            IntegrityError: No files came.
         """
         if not self._entries:
             raise IntegrityError("the origin holds no files")
@@ -46,14 +57,14 @@ class DigestSink:
 
 @contextlib.contextmanager
 def repeated_file(path: str, first: Entry | None) -> Iterator[RepeatedFile]:
-    """What a sink gives for a file that it has already: the bytes are compared with the first ones, and dropped.
+    """A writer for a file that a sink has already: it compares the bytes with the first ones, and drops them.
 
     Args:
-        path: The file.
-        first: What it is; None if it was not written to its end.
+        path: The file's path.
+        first: The entry of the file that the sink has; None if that file was not written to its end.
 
     Raises:
-        UnsafeArchiveError: Other bytes came.
+        UnsafeArchiveError: The file was not written to its end, or other bytes came.
     """
     if first is None:
         raise UnsafeArchiveError(f"the file {path[:100]!r} comes again while it is being written")
@@ -63,23 +74,31 @@ def repeated_file(path: str, first: Entry | None) -> Iterator[RepeatedFile]:
 
 
 class RepeatedFile:
-    """Takes a file's bytes a second time and compares them; see `repeated_file`."""
+    """Takes a file's bytes a second time, and compares their digests with the first ones.
+
+    Args:
+        first: The entry of the file that came first.
+    """
 
     def __init__(self, first: Entry) -> None:
         self._first = first
         self._digester = EntryDigester(first.path)
 
     def write(self, data: bytes | memoryview) -> None:
-        """Take the next bytes."""
+        """Take the next bytes.
+
+        Raises:
+            UnsafeArchiveError: The file is longer than the first one.
+        """
         self._digester.update(data)
         if self._digester.size > self._first.size:
             raise self._differs()
 
     def finish(self) -> None:
-        """Compare what came.
+        """Compare the digests of all bytes.
 
         Raises:
-            UnsafeArchiveError: It is not the same.
+            UnsafeArchiveError: They differ from the first ones.
         """
         if self._digester.entry() != self._first:
             raise self._differs()

@@ -1,7 +1,7 @@
-"""Parse and normalise handles, so that equal handles are one.
+"""Handles: what users write to name a model. `parse_handle` gives equal handles equal texts and finds their kind.
 
-A handle is what the user writes. `parse_handle` decides its kind from the text alone; nothing is read. What a name's
-ending means is decided by `hubdist.model.suffixes`, for every kind and everywhere. The kinds:
+The kind follows from the text alone; nothing is read. `hubdist.model.suffixes` decides what the ending of a name means,
+for every kind. The kinds:
 
 | kind    | example                                                   |
 | ------- | --------------------------------------------------------- |
@@ -24,40 +24,34 @@ import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import SplitResult, urlsplit
 
 from hubdist.errors import HandleError
 from hubdist.model.hints import storage_directory, suggestion
+from hubdist.model.hub_urls import DEFAULT_PORTS, HttpUrl, normal_kaggle_name
 from hubdist.model.redact import redact_url
 from hubdist.model.suffixes import ARCHIVE_SUFFIXES, Ending, ending_of
 
 TREE_SCHEMES = frozenset({"gs", "gcs", "s3", "s3a", "az", "abfs", "abfss", "adl", "hf", "hdfs", "oci", "oss", "memory"})
-"""fsspec protocols that are allowed: object storage and its like, nothing that runs commands or chains caches."""
+"""Allowed fsspec protocols: object storage and the like, but no protocol that runs commands or chains caches."""
 
 BUILT_IN_SCHEMES = TREE_SCHEMES | {"file", "http", "https", "kaggle", "tar", "zip"}
-"""Schemes that need no origin of the user's."""
+"""Schemes that hubdist reads without an origin of the user."""
 
 _SAME_SCHEME = {"gcs": "gs", "s3a": "s3"}
-_KAGGLE_HOSTS = frozenset({"kaggle.com", "www.kaggle.com"})
-_KAGGLE_TABS = frozenset({"code", "data", "discussion", "discussions", "suggestions", "versions"})
-"""Parts of a model's page at www.kaggle.com, the last word of the URL there."""
-
 _LITE_FORMAT = "lite-format=tflite"
-"""In a query it asks a hub for one TFLite file. Source: https://www.tensorflow.org/hub/hosting, URL conventions."""
+"""A query word that asks a hub for one TFLite file. Source: https://www.tensorflow.org/hub/hosting, URL conventions."""
 
-_PLAIN_NAME = re.compile(r"\w[\w.-]*")
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*")
 _MEMBER_SCHEMES = frozenset({"zip", "tar"})
-_DEFAULT_PORTS = {"http": 80, "https": 443}
 _PASSWORD = re.compile(r"^([^/:?#]+://[^/?#:@]*):[^/?#]*@")
 _IP_ADDRESS = re.compile(r"//[^/?#\[\]]*\[[0-9A-Fa-f:.]+\]")
 
 
 def other_archive_error(redacted: str) -> HandleError:
-    """The error for an archive of a format that is not read.
+    """The error for an archive whose format hubdist does not read.
 
     Args:
-        redacted: Its handle without secrets.
+        redacted: The archive's handle without secrets.
     """
     return HandleError(
         f"{redacted!r} is an archive of a format that is not read",
@@ -66,7 +60,7 @@ def other_archive_error(redacted: str) -> HandleError:
 
 
 class Kind(enum.StrEnum):
-    """How a handle is read; see the module's table."""
+    """How a handle is read, as the table above says."""
 
     HUB = "hub"
     ARCHIVE = "archive"
@@ -83,11 +77,11 @@ class Handle:
     """A parsed, normalised handle.
 
     Attributes:
-        text: The normalised handle; may hold secrets, so it goes to the origin only.
-        kind: How it is read.
-        base: For MEMBER, the handle of the archive; else None.
-        inner: For MEMBER, the directory or file inside the archive, "" for all of it.
-        format: For MEMBER, `zip` or `tar`.
+        text: The normalised handle. It may hold secrets, so only the origin gets it.
+        kind: How the handle is read.
+        base: Of a MEMBER, the handle of the archive; else None.
+        inner: Of a MEMBER, the directory or file inside the archive, "" for the whole archive.
+        format: Of a MEMBER, `zip` or `tar`.
     """
 
     text: str
@@ -106,12 +100,12 @@ class Handle:
 
     @property
     def is_drivers(self) -> bool:
-        """True for what lies on the driver's own disk: a path, and what is in an archive at one."""
+        """True if the model lies on the driver's own disk: at a path, or in an archive at a path."""
         return (self.base or self).kind is Kind.LOCAL
 
     @property
     def label(self) -> str:
-        """The handle without secrets, and what tells it from others that differ only in those."""
+        """The handle without secrets, with a part of its key if it has some, so that labels differ if handles do."""
         return self.text if self.redacted == self.text else f"{self.redacted}#{self.key[:12]}"
 
     @property
@@ -122,7 +116,7 @@ class Handle:
 
     @property
     def key(self) -> str:
-        """32 hex digits that stand for this handle in file names; a password in the handle is not part of it."""
+        """32 hex digits that name this handle in file names. The key is the same for every password in the handle."""
         if self.base is not None:
             identity = f"{self.format}://{self.inner}::{self.base.key}"
         else:
@@ -131,10 +125,13 @@ class Handle:
 
 
 def handle_text(handle: str | os.PathLike[str]) -> str:
-    """A handle as text, which a path-like object is turned into.
+    """A handle as text.
+
+    Args:
+        handle: A text, or a path-like object.
 
     Raises:
-        HandleError: It is neither.
+        HandleError: The handle is something else, or empty.
     """
     text = os.fsdecode(handle) if isinstance(handle, os.PathLike) else handle
     if not isinstance(text, str):  # in the words of tensorflow_hub
@@ -151,11 +148,11 @@ def parse_handle(
 
     Args:
         text: The handle, as text or as a path.
-        base_dir: What relative local paths are relative to; None refuses them.
+        base_dir: The directory that relative paths are relative to; None refuses relative paths.
         custom_schemes: Schemes of origins that the user registered; they win over the built-in ones.
 
     Raises:
-        HandleError: The text is no handle, or names a scheme that is not known or not allowed.
+        HandleError: The text is not a handle, or its scheme is not known or not allowed.
     """
     text = handle_text(text).strip()
     try:
@@ -178,7 +175,7 @@ def parse_handle(
 
 
 def _split_chain(text: str) -> tuple[str, str | None]:
-    """What stands before and after the first `::` that is not part of an IPv6 address; None if there is none."""
+    """The text before and after the first `::` that is not part of an IPv6 address; None if there is no such `::`."""
     at = _IP_ADDRESS.sub(lambda address: "/" * len(address.group()), text).find("::")
     return (text, None) if at < 0 else (text[:at], text[at + 2 :])
 
@@ -188,7 +185,7 @@ def _parse_url(scheme: str, rest: str, text: str, base_dir: Path | None, custom_
         return _parse_path("/" + rest.removeprefix("localhost").lstrip("/"), base_dir)
     if scheme == "kaggle":
         return _parse_kaggle(rest, text)
-    if scheme in _DEFAULT_PORTS:
+    if scheme in DEFAULT_PORTS:
         return _parse_http(text)
     if scheme in TREE_SCHEMES:
         return _parse_tree(_SAME_SCHEME.get(scheme, scheme), rest, text)
@@ -212,7 +209,7 @@ def _parse_member(head: str, tail: str, text: str, base_dir: Path | None, custom
         )
     base = parse_handle(tail, base_dir=base_dir, custom_schemes=custom_schemes)
     if base.kind not in (Kind.ARCHIVE, Kind.FILE, Kind.LOCAL, Kind.HUB, Kind.TREE):
-        raise HandleError(f"{base.redacted!r} is no archive that {scheme}:// can look into")
+        raise HandleError(f"{base.redacted!r} is not an archive that {scheme}:// can look into")
     inner = _model_directory(inner.strip("/"))
     if any(name in ("", ".", "..") for name in inner.split("/")) and inner:
         raise HandleError(f"the directory {redact_url(inner)!r} inside the archive is not a plain path")
@@ -239,90 +236,33 @@ def _parse_path(text: str, base_dir: Path | None) -> Handle:
 
 
 def _model_directory(path: str) -> str:
-    """The directory that is meant by a path to the file in it that every SavedModel has."""
-    while ending_of(path) is Ending.SAVED_MODEL:  # a normalised handle has none left, for it is parsed again
+    """The path, or the directory of a SavedModel if the path names the file that every SavedModel has."""
+    while ending_of(path) is Ending.SAVED_MODEL:  # all of them: a normalised handle may be parsed again
         path = path.rstrip("/").rpartition("/")[0]
     return path
 
 
-def _parse_kaggle(rest: str, text: str) -> Handle:
-    parts = _kaggle_parts(re.split(r"[?#]", rest, maxsplit=1)[0].strip("/").split("/"))
-    if len(parts) not in (4, 5) or not all(_PLAIN_NAME.fullmatch(part) for part in parts):
-        raise HandleError(
-            f"{redact_url(text)!r} is not a Kaggle model",
-            advice="Write kaggle://<owner>/<model>/<framework>/<variation>[/<version>], or the URL of the page where a"
-            " framework and a variation have been chosen.",
-        )
-    if len(parts) == 5:
-        if not re.fullmatch(r"0*[1-9][0-9]{0,17}", parts[4]):
-            raise HandleError(f"the last name in {redact_url(text)!r} is not a version number")
-        parts[4] = parts[4].lstrip("0")
-    return Handle("kaggle://" + "/".join(parts), Kind.KAGGLE)
-
-
-def _kaggle_parts(parts: list[str]) -> list[str]:
-    """Owner, model, framework, variation and, if there is one, version; of any form that Kaggle's pages have had.
-
-    Source: kagglehub 1.0.2, `handle.py`, `parse_model_handle`; the spelling of the framework is left to it.
-    """
-    if len(parts) > 4 and parts[-1].lower() in _KAGGLE_TABS:
-        parts = parts[:-1]
-    if len(parts) in (6, 7, 8) and (parts[2].lower(), parts[4].lower()) == ("frameworks", "variations"):
-        parts = [*parts[:2], parts[3], *parts[5:]]
-    if len(parts) == 6 and parts[4].lower() == "versions":
-        del parts[4]
-    return parts
-
-
-def _split_http(text: str) -> tuple[SplitResult, int | None]:
-    """The parts of a URL, and its port."""
-    what = "is no URL"
-    try:
-        url = urlsplit(text)
-        what = "has no valid port"
-        # With an "@" further on, what looks like a port may begin a password.
-        if url.port is not None or not url.netloc.endswith(":") or "@" not in text:
-            return url, url.port
-    except ValueError:
-        pass
-    raise HandleError(f"{redact_url(text)!r} {what}")  # outside of `except`: the other error quotes a password
+def _parse_kaggle(name: str, text: str) -> Handle:
+    return Handle(f"kaggle://{normal_kaggle_name(name, text)}", Kind.KAGGLE)
 
 
 def _parse_http(text: str) -> Handle:
-    url, port = _split_http(text)
-    host = (url.hostname or "").rstrip(".")
-    if not host:
-        raise HandleError(f"{redact_url(text)!r} names no host")
-    path = url.path.rstrip("/")
-    if host in _KAGGLE_HOSTS and path.startswith("/models/"):
-        return _parse_kaggle(path.removeprefix("/models/"), text)
-    authority = f"[{host}]" if ":" in host else host
-    if port is not None and (port != _DEFAULT_PORTS[url.scheme] or "@" in url.path):  # see `_split_http`
-        authority += f":{port}"
-    userinfo = url.netloc.rpartition("@")[0]
-    if userinfo:
-        authority = f"{userinfo}@{authority}"
-    # What is kept stays as written: signatures cover its very bytes.
-    words = url.query.split("&")
-    query = "&".join(word for word in words if word.partition("=")[0] != "tf-hub-format")
-    if (userinfo or port is not None) and (url.query + url.fragment).count("@") > query.count("@"):
-        raise HandleError(
-            f"{redact_url(text)!r} may hold a password with a '?' or '#' in it",
-            advice="Write %3F for '?' and %23 for '#'.",
-        )
-    ending = ending_of(path)
+    url = HttpUrl(text)
+    if url.kaggle_name is not None:
+        return _parse_kaggle(url.kaggle_name, text)
+    normal, ending = url.normal(), ending_of(url.path)
     if ending is Ending.SAVED_MODEL:
         raise HandleError(
-            f"{redact_url(text)!r} is one file of a SavedModel; what lies beside it cannot be listed over HTTP",
+            f"{redact_url(text)!r} is one file of a SavedModel; the files beside it cannot be listed over HTTP",
             advice="Write the URL of an archive, or the directory on object storage, such as"
-            f" {storage_directory(host, path)}.",
+            f" {storage_directory(url.host, url.path)}.",
         )
     if ending is Ending.OTHER_ARCHIVE:
         raise other_archive_error(redact_url(text))
     kind = {Ending.ARCHIVE: Kind.ARCHIVE, Ending.MODEL_FILE: Kind.FILE}.get(ending, Kind.HUB)
-    if kind is Kind.HUB and _LITE_FORMAT in words:
+    if kind is Kind.HUB and _LITE_FORMAT in url.words:
         kind = Kind.FILE
-    return Handle(f"{url.scheme}://{authority}{path}" + (f"?{query}" if query else ""), kind)
+    return Handle(normal, kind)
 
 
 def _parse_tree(scheme: str, rest: str, text: str) -> Handle:
@@ -336,17 +276,17 @@ def _parse_tree(scheme: str, rest: str, text: str) -> Handle:
 
 
 def inner_handle(handle: str, directory: str) -> str | None:
-    """The handle of a directory inside what a handle names; None if handles cannot say it.
+    """The handle of a directory inside a model; None if no handle can name that directory.
 
     Args:
-        handle: The text of a normalised handle.
-        directory: The directory, relative to what the handle names.
+        handle: The text of the model's normalised handle.
+        directory: The directory, below the model's root.
     """
     head, chain, base = handle.partition("::")
     if chain:
         return f"{head}{'' if head.endswith('/') else '/'}{directory}::{base}"
     scheme, _, _ = handle.partition("://")
-    path = handle.partition("?")[0] if scheme in _DEFAULT_PORTS else handle
+    path = handle.partition("?")[0] if scheme in DEFAULT_PORTS else handle
     if ending_of(path) is Ending.ARCHIVE:
         return f"{'zip' if path.lower().endswith('.zip') else 'tar'}://{directory}::{handle}"
     return f"{handle}/{directory}" if scheme in TREE_SCHEMES or handle.startswith("/") else None

@@ -1,4 +1,4 @@
-"""What to write instead: the advice in errors. Nothing is read."""
+"""Advice for errors: the handle that a user may have meant. Nothing is read."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _HOST = re.compile(r"[\w-]+(\.[\w-]+)*\.[A-Za-z]{2,}")
 
 
 def suggestion(text: str) -> str | None:
-    """What may have been meant by a relative path that does not exist, without secrets; None if nothing is known.
+    """The handle that a user may have meant by a relative path that does not exist; None if there is no guess.
 
     Args:
-        text: What the user wrote.
+        text: What the user wrote. The guess holds no secrets of it.
     """
     text = text.strip().rstrip("/")
     slash = re.fullmatch(r"([A-Za-z][A-Za-z0-9]+):/([^/].*)", text)
-    if slash:  # what pathlib makes of a URL
+    if slash:  # pathlib turns a URL into this
         return redact_url(f"{slash[1]}://{slash[2]}")
     parts = text.partition("?")[0].split("/")
     if len(parts) < 2 or not all(_PLAIN_NAME.fullmatch(part) for part in parts):
@@ -35,7 +35,7 @@ def suggestion(text: str) -> str | None:
 
 
 def _home(parts: list[str]) -> str | None:
-    """Of which hub a name of so many parts is, as the beginning of a handle."""
+    """The beginning of a handle at the hub whose names have this number of parts; None if there is none."""
     is_file = ending_of(parts[-1]) is not Ending.OTHER
     has_version = parts[-1].isdigit()
     if len(parts) == 2 or (len(parts) > 2 and is_file):
@@ -46,7 +46,15 @@ def _home(parts: list[str]) -> str | None:
 
 
 def storage_directory(host: str, path: str) -> str:
-    """The directory on object storage of a file whose URL was copied from a browser; an example for other hosts."""
+    """The handle of the directory on object storage that has a file, for advice.
+
+    Args:
+        host: The host of the file's URL, as a user copies it from a browser.
+        path: The path of that URL.
+
+    Returns:
+        The handle; an example if the host is not known.
+    """
     names = path.strip("/").split("/")[:-1]
     if host in ("storage.googleapis.com", "storage.cloud.google.com") and names:
         return f"gs://{'/'.join(names)}"
@@ -57,13 +65,13 @@ def storage_directory(host: str, path: str) -> str:
 
 @contextlib.contextmanager
 def suggesting(texts: Sequence[str | os.PathLike[str]]) -> Iterator[None]:
-    """Add to the error for a path that does not exist what may have been meant.
+    """Add the handle that the user may have meant to the block's error for a path that does not exist.
 
     Args:
         texts: The handles as the user wrote them.
 
     Raises:
-        ModelNotFoundError: As the block raises it, with further advice.
+        ModelNotFoundError: The block raised it; it has further advice now.
     """
     try:
         yield
@@ -72,16 +80,16 @@ def suggesting(texts: Sequence[str | os.PathLike[str]]) -> Iterator[None]:
 
 
 def suggested(error: HubdistError, texts: Sequence[str | os.PathLike[str]]) -> HubdistError:
-    """The error; if a path does not exist, with what may have been meant.
+    """An error, with the handle that the user may have meant if the error says that a path does not exist.
 
     Args:
-        error: Any.
+        error: The error; errors of other kinds are returned as they are.
         texts: The handles as the user wrote them.
     """
     if isinstance(error, ModelNotFoundError):
         for text in map(os.fsdecode, texts):
             meant = suggestion(text)
-            if meant is None or meant in (error.advice or ""):  # it has been said
+            if meant is None or meant in (error.advice or ""):  # the advice says so already
                 continue
             if (error.handle or "").endswith(f"/{text.strip().rstrip('/')}"):
                 return error.advised(f"If it is not meant as a path, write {meant}.")

@@ -1,4 +1,4 @@
-"""What a directory or archive holds, told from the names of its files alone: before anything of it is read."""
+"""Tells from the names of its files alone what a directory or archive holds, before anybody reads it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _TOOLS = {
     ".npy": ("an array of numpy", "numpy.load({path})"),
     ".pb": ("a graph without variables", "tf.compat.v1.GraphDef.FromString of the file {path}"),
 }
-"""Ending -> what the file is, and what reads it; the first that fits a file of the directory counts."""
+"""Ending -> what the file is, and the code that reads it. The first ending that fits a file of the model counts."""
 
 
 def saved_model_folders(paths: Iterable[str]) -> list[str]:
@@ -46,10 +46,10 @@ def saved_model_folders(paths: Iterable[str]) -> list[str]:
 
 
 def served_versions(paths: Collection[str]) -> list[str]:
-    """The versions of a directory as TensorFlow Serving has it, the newest last; empty for any other directory.
+    """The versions of a model in the layout of TensorFlow Serving, the newest last; empty for another directory.
 
-    There are at least two, and all that lies there is versions, each with a SavedModel; hidden files do not count. One
-    alone is a folder around a model, which is stripped.
+    In this layout there are at least two versions, each with a SavedModel, and nothing else but hidden files. A single
+    version is a folder around a model, which `model_folder` finds.
 
     Source: TensorFlow Serving's documentation, "Serving a TensorFlow Model": <base path>/<version>/saved_model.pb.
     """
@@ -61,24 +61,25 @@ def served_versions(paths: Collection[str]) -> list[str]:
 
 
 def check_versions(paths: Collection[str], handle: str) -> None:
-    """Refuse a directory of versions, of which nobody wants all.
+    """Refuse a directory that holds several versions of a model, since a user wants one of them.
 
     Args:
         paths: All files below the directory.
-        handle: What names it, without secrets.
+        handle: The directory's handle without secrets.
 
     Raises:
-        NotAModelError: It is one; the versions are named.
+        NotAModelError: The directory holds versions; the error names them.
     """
     if served_versions(paths):
         raise not_a_model_error(paths, handle)
 
 
 def model_folder(paths: Collection[str]) -> str | None:
-    """The folder at the top that is the model, if what lies beside it is only what archives carry along.
+    """The only folder at the top if it is the model, else None.
 
-    That is: hidden files and folders, headers that old tars leave as files, and archives such as the very one that
-    was packed into its own folder. None if there is no such folder, or if a name beside it is also one in it.
+    Beside the folder there may be what archives carry along: hidden files and folders, headers that old tars leave as
+    files, and archives, such as one that was packed into its own folder. None if one of these has a name that is in the
+    folder too, since the folder's content is moved up.
     """
     folders = saved_model_folders(paths)
     if len(folders) != 1 or not folders[0] or "/" in folders[0]:
@@ -109,7 +110,7 @@ def not_a_model_error(paths: Collection[str], handle: str) -> NotAModelError:
 
 
 def _explained(paths: list[str], handle: str) -> tuple[str, str]:
-    """What the files are, and what to do."""
+    """What the files are, and advice."""
     versions = served_versions(paths)
     if versions:
         what = f"this is a directory of versions, as TensorFlow Serving has it: {_shown(versions)}"
@@ -130,7 +131,7 @@ def _explained(paths: list[str], handle: str) -> tuple[str, str]:
 
 
 def _recognised(paths: list[str]) -> tuple[str, str] | None:
-    """What files of another kind are, and what to use for them; None if that is not known."""
+    """What files of another kind are, and the code to use for them; None if hubdist does not know them."""
     names = {path.rpartition("/")[2] for path in paths}
     if "checkpoint" in names or (any(map(_SHARD.search, names)) and any(name.endswith(".index") for name in names)):
         return "a training checkpoint, which holds variables and no program", _USE_CHECKPOINT
@@ -153,7 +154,7 @@ def _choice(handle: str, directory: str) -> str:
 
 
 def _in_code(path: str) -> str:
-    """How a program says where a file of the model is."""
+    """The path of a file of the model as an expression of a program."""
     return f"hubdist.resolve(handle) + {f'/{path}'!r}"
 
 

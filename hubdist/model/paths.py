@@ -1,4 +1,4 @@
-"""Paths of a model's files: which are safe and portable, and which clash; and paths that users write with `~`."""
+"""Paths: which paths of a model's files are safe and portable, which clash, and what paths of users with `~` mean."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ def expand_home(text: str, setting: str) -> Path:
 
     Args:
         text: The path.
-        setting: What it was written for, for errors.
+        setting: The setting whose value the path is, for errors.
 
     Raises:
-        ConfigError: It begins with `~`, and the home that this means is not known here, as in a container whose user
+        ConfigError: The path begins with `~`, and the home directory is not known here, as in a container whose user
             has neither `HOME` nor a line in /etc/passwd.
     """
     try:
@@ -39,11 +39,11 @@ def drivers_path(text: str, setting: str, base_dir: Path | None) -> Path:
 
     Args:
         text: The path; `~` is expanded.
-        setting: What it was written for, for errors.
-        base_dir: What it is relative to; None if the driver's directory is not known here.
+        setting: The setting whose value the path is, for errors.
+        base_dir: The directory of the driver, which relative paths are relative to; None if it is not known here.
 
     Raises:
-        ConfigError: It is relative, and nobody knows to what; or as for `expand_home`.
+        ConfigError: The path is relative and `base_dir` is None, or it begins with `~` and no home directory is known.
     """
     path = expand_home(text, setting)
     if path.is_absolute():
@@ -63,7 +63,7 @@ def check_entry_path(path: str) -> str:
     UTF-8, names of at most 255 bytes, at most 1,024 bytes and 32 names in all.
 
     Raises:
-        UnsafeArchiveError: The path is none of this. The message shows it escaped and cut.
+        UnsafeArchiveError: The path is not safe and portable. The message shows it escaped and cut.
     """
     shown = repr(path[:100])
     try:
@@ -88,14 +88,14 @@ class PathSet:
         self._kinds: dict[str, tuple[str, bool]] = {}
 
     def repeats(self, path: str) -> bool:
-        """True if exactly this path was claimed for a file before."""
+        """True if a file with exactly this path was added before."""
         return self._kinds.get(path.casefold()) == (path, True)
 
     def add_file(self, path: str) -> None:
-        """Claim `path` for a file and its parents for directories.
+        """Add the path of a file, and its parents as directories.
 
         Raises:
-            UnsafeArchiveError: The path is unsafe or clashes with one that is there.
+            UnsafeArchiveError: The path is unsafe or clashes with one that was added before.
         """
         check_entry_path(path)
         names = path.split("/")
@@ -104,10 +104,10 @@ class PathSet:
         self._claim(path, is_file=True)
 
     def add_directory(self, path: str) -> None:
-        """Claim `path` and its parents for directories; naming a directory twice is harmless.
+        """Add the path of a directory and its parents. A directory may be added twice.
 
         Raises:
-            UnsafeArchiveError: The path is unsafe or clashes with one that is there.
+            UnsafeArchiveError: The path is unsafe or clashes with one that was added before.
         """
         check_entry_path(path)
         names = path.split("/")

@@ -1,8 +1,7 @@
-"""Take secrets out of URLs before they reach a text, a key or an error.
+"""Takes secrets out of URLs, before the URLs reach a text, a key or an error.
 
-PURE, and works on any text: what the user wrote may be no valid URL, and is quoted in the error all the same. A
-password may hold whatever its writer forgot to escape, so where a text can be read in two ways, the one that hides
-more counts.
+This works on any text: errors quote what the user wrote even if it is not a valid URL. A password may hold characters
+that its writer forgot to escape. So where a text can be read in two ways, the reading that hides more counts.
 """
 
 from __future__ import annotations
@@ -10,14 +9,14 @@ from __future__ import annotations
 import re
 
 HIDDEN = "***"
-"""Stands for what was taken out."""
+"""Stands in place of a secret."""
 
 _MEMBER = re.compile(r"['\"]?(?:zip|tar)://[^@:]*::")
 _URL = re.compile(r"(?:^|::|[\s'\"(\[{<=,])(?:([A-Za-z][A-Za-z0-9+.-]*):)?//")
 _SLASH_FORGOTTEN = re.compile(r"\s*['\"]?https?:/")
 # `name:password@` where the slashes were forgotten.
 _BARE_USERINFO = re.compile(r"[^\s/:@'\"]*:.*@", re.DOTALL)
-# Without an "@": what should be a port is none, so it is a password whose rest was cut off.
+# Without an "@", digits must follow the colon; anything else is a password whose rest was cut off.
 _NO_PORT = re.compile(r"^([^/?#:\[\]@*]+):(?!\d{0,5}(?:[/?#'\"\s:]|$))[^/?#]*")
 _OWN_MACHINE = re.compile(r"(?:localhost|\d{1,3}(?:\.\d{1,3}){3}|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?")
 _CONTAINER = re.compile(r"[\w$.-]+@[^@:]*(?::\d{1,5})?")
@@ -34,9 +33,9 @@ _BUCKETS = frozenset({"gs", "gcs", "s3", "s3a", "hf", "memory", "oss"}) | _WITH_
 def redact_url(url: str) -> str:
     """The URL without userinfo, query values and fragment; other text is returned as it is.
 
-    `***` stands for what was taken out: up to the last "@" that may end a password. The value of `tf-hub-format`
-    stays: it is part of TF Hub's protocol. A query word without `=` goes as a whole, for it may be a token. Chains
-    such as `zip://inner::https://...` are understood. Secrets in a path cannot be told from names and stay.
+    `***` stands in place of each of them; userinfo goes up to the last "@" that may end a password. The value of
+    `tf-hub-format` stays, since it is part of TF Hub's protocol. A query word without `=` may be a token, and goes as a
+    whole. Chains such as `zip://inner::https://...` are understood. Secrets in a path look like names, and stay.
 
     Args:
         url: A URL, a chain of URLs, a path, or a text that holds one of these.
@@ -64,7 +63,7 @@ def redact_url(url: str) -> str:
 
 
 def _redact_bare(text: str) -> str:
-    """A path, or a URL without its slashes."""
+    """Redact a path, or a URL without its slashes."""
     forgotten = _SLASH_FORGOTTEN.match(text)
     begin = forgotten.end() if forgotten is not None else 0
     userinfo = _BARE_USERINFO.search(text, begin)
@@ -80,14 +79,14 @@ def _redact_bare(text: str) -> str:
 
 
 def _is_plain(authority: str, scheme: str) -> bool:
-    """True if a URL's authority is a host and no beginning of userinfo."""
+    """True if a URL's authority is a host, and not the beginning of userinfo."""
     if _OWN_MACHINE.fullmatch(authority):
         return True
     return "@" not in authority and ":" not in authority and ("." in authority or scheme in _BUCKETS)
 
 
 def _is_place(base: str, authority: str, scheme: str) -> bool:
-    """True if the "@" in a URL is one of its path, or stands behind a container."""
+    """True if the "@" in a URL belongs to its path, or stands behind the name of a container."""
     if scheme in _WITH_CONTAINERS and _CONTAINER.fullmatch(authority):
         return ":" not in authority or base.count("@") == 1
     return _is_plain(authority, scheme)

@@ -1,7 +1,4 @@
-"""What a directory is, told from its files alone: a SavedModel, a TF1 hub module, or other files.
-
-Also whether its checkpoint is complete. TensorFlow is not needed for either.
-"""
+"""Tells without TensorFlow whether a directory is a SavedModel, a TF1 hub module or something else, and is complete."""
 
 from __future__ import annotations
 
@@ -23,7 +20,7 @@ _TABLE_MAGIC = 0xDB4775248B80FB57
 
 
 class ModelKind(enum.StrEnum):
-    """What a directory holds."""
+    """The kinds of directories that hubdist tells apart."""
 
     SAVED_MODEL = "SavedModel"
     HUB_MODULE = "TF1 hub module"
@@ -31,14 +28,18 @@ class ModelKind(enum.StrEnum):
 
 
 def model_kind(paths: Collection[str]) -> ModelKind:
-    """Tell from the paths of a manifest, or of any listing, what the directory is."""
+    """The kind of a directory.
+
+    Args:
+        paths: All files below the directory.
+    """
     if any(name in paths for name in SAVED_MODEL_FILES):
         return ModelKind.HUB_MODULE if "tfhub_module.pb" in paths else ModelKind.SAVED_MODEL
     return ModelKind.OTHER
 
 
 def check_checkpoint(root: Path, paths: Collection[str]) -> None:
-    """Check that the SavedModel's own index of variables names only files that exist.
+    """Check that the index of variables of a local SavedModel names only files that exist.
 
     Args:
         root: The model's directory.
@@ -51,14 +52,14 @@ def check_checkpoint(root: Path, paths: Collection[str]) -> None:
 
 
 def check_variables(open_file: Callable[[str], BinaryIO], paths: Collection[str]) -> None:
-    """As `check_checkpoint`, for files anywhere.
+    """Check that the index of variables of a SavedModel, wherever it is, names only files that exist.
 
     Args:
-        open_file: Opens one of the files by its path, seekable.
+        open_file: Opens a file of the model by its path, for reads at any position.
         paths: The files of the model.
 
     Raises:
-        IntegrityError: As for `check_checkpoint`.
+        IntegrityError: The index is missing or damaged, or a variables file that it needs is not there.
     """
     shards = {match for path in paths if (match := _SHARD.fullmatch(path))}
     if _INDEX not in paths:
@@ -74,7 +75,7 @@ def check_variables(open_file: Callable[[str], BinaryIO], paths: Collection[str]
 
 
 def _shard_count(file: BinaryIO) -> int:
-    """How many data files a tensor bundle has: `num_shards` of the header, the value of the table's first key."""
+    """The number of data files of a tensor bundle: `num_shards` of its header, the value of the table's first key."""
     size = file.seek(0, 2)
     if size < _FOOTER_BYTES:
         raise IntegrityError(f"{_INDEX} is damaged: {size} bytes")
@@ -84,7 +85,7 @@ def _shard_count(file: BinaryIO) -> int:
         raise IntegrityError(f"{_INDEX} is damaged: it does not end as a table does")
     try:
         at = 0
-        for _ in range(2):  # the metaindex's place, which is not needed
+        for _ in range(2):  # skip the handle (offset, length) of the metaindex block
             _, at = _varint(footer, at)
         offset, at = _varint(footer, at)
         length, at = _varint(footer, at)

@@ -1,8 +1,8 @@
-"""The two small protocols between where bytes come from and where they go.
+"""The protocols between the places that models come from and the places that they go to.
 
-A `Source` is a tree of files that can be listed and read in ranges: a directory on object storage, memory in tests.
-A `FileSink` takes the files of one model; the store's stage is the real one. An origin fetches: it writes all files
-of its handle into a sink. `copy_source` turns any source into that.
+A `Source` is a tree of files that can be listed and read in ranges, such as a directory on object storage. A `FileSink`
+takes the files of one model, such as a stage of the store. An origin writes all files of a handle into a sink;
+`copy_source` does so for any source.
 """
 
 from __future__ import annotations
@@ -15,12 +15,17 @@ from typing import Protocol
 from hubdist.errors import LengthMismatchError
 
 READ_BYTES = 8 << 20
-"""Bytes asked from a source at a time; bounds the memory of a copy."""
+"""Most bytes of one read from a source; this bounds the memory of a copy."""
 
 
 @dataclass(frozen=True, slots=True)
 class SourceFile:
-    """A file that a source offers: its path below the source's root, and its size in bytes."""
+    """A file of a source.
+
+    Attributes:
+        path: The path below the source's root, `/` between names.
+        size: Bytes.
+    """
 
     path: str
     size: int
@@ -34,12 +39,18 @@ class Source(Protocol):
         ...
 
     def read(self, path: str, start: int, end: int) -> bytes:
-        """Bytes `start` (included) to `end` (excluded) of one file; short only if the source is damaged."""
+        """Bytes of one file; fewer than asked for only if the file has become shorter.
+
+        Args:
+            path: One of the paths of `entries`.
+            start: Offset of the first byte.
+            end: Offset behind the last byte.
+        """
         ...
 
 
 class ByteStream(Protocol):
-    """Bytes in order, such as an archive that is being downloaded."""
+    """Bytes that come in order, such as an archive that is being downloaded."""
 
     def read(self, size: int, /) -> bytes:
         """The next bytes: at least one, at most `size`; empty only at the end."""
@@ -50,29 +61,30 @@ class FileWriter(Protocol):
     """One file of a sink that is being written, in order."""
 
     def write(self, data: bytes | memoryview, /) -> None:
-        """Append."""
+        """Append bytes."""
         ...
 
 
 class FileSink(Protocol):
-    """Takes the files of one model and refuses what is unsafe or too much."""
+    """Takes the files of one model, and refuses unsafe paths and too many bytes."""
 
     def open_file(self, path: str) -> AbstractContextManager[FileWriter]:
-        """Begin a file at this path below the model's directory.
+        """Begin a file. A file may come twice with the same bytes, which are then dropped.
 
-        A path that was there before is accepted when the same bytes come again, which are then dropped.
+        Args:
+            path: The path below the model's directory, `/` between names.
 
         Raises:
-            UnsafeArchiveError: The path is unsafe, or clashes with a file or directory that is there; or, at the
-                latest when the block ends, the file was there with other bytes.
+            UnsafeArchiveError: The path is unsafe or clashes with another file or directory; or, at the latest when the
+                block ends, the file came with other bytes before.
         """
         ...
 
     def add_directory(self, path: str) -> None:
-        """Take note of a directory; a model keeps no empty ones, but a file of the same name is then refused.
+        """Note a directory, so that no file takes its name. A model keeps no empty directories.
 
         Raises:
-            UnsafeArchiveError: As for `open_file`.
+            UnsafeArchiveError: The path is unsafe or clashes with a file.
         """
         ...
 
@@ -81,9 +93,9 @@ def copy_source(source: Source, sink: FileSink, files: Sequence[SourceFile] | No
     """Write every file of a source into a sink.
 
     Args:
-        source: Where from.
-        sink: Where to.
-        files: What the source has been found to offer; None asks it.
+        source: Gives the files.
+        sink: Takes them.
+        files: The source's files if the caller has listed them already; None lists them here.
 
     Raises:
         LengthMismatchError: A file ends before the size that was listed.

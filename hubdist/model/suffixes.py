@@ -1,6 +1,6 @@
-"""PURE: what the ending of a name says: an archive, a single file, the file that names a SavedModel's directory.
+"""What the ending of a name says: an archive, a single file, or the file that every SavedModel has.
 
-This is the one place that decides it: for handles, origins, archives and the advice in errors.
+This module alone decides that, for handles, origins, archives and the advice in errors.
 """
 
 from __future__ import annotations
@@ -8,13 +8,13 @@ from __future__ import annotations
 import enum
 
 ARCHIVE_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".zip")
-"""Endings of archives, which are unpacked."""
+"""Endings of archives that hubdist unpacks."""
 
 OTHER_ARCHIVE_SUFFIXES = (
     *(".tar.bz2", ".tbz", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tzst", ".tar.lzma", ".tlz", ".tar.lz4", ".tar.z"),
     *(".7z", ".rar"),
 )
-"""Endings of archives of formats that are not read."""
+"""Endings of archives whose formats hubdist does not read."""
 
 MODEL_FILE_SUFFIXES = (
     *(".onnx", ".ort", ".onnx_data"),  # ONNX
@@ -31,8 +31,8 @@ MODEL_FILE_SUFFIXES = (
 )
 """Endings of single files, of any framework.
 
-The list decides for http(s) URLs alone, where nothing else tells a file from a hub's handle, whose name ends in a
-version, such as `/4` or `_b0.1`. Elsewhere one look at what is there decides.
+The list decides for http(s) URLs only: there nothing else tells a file from a hub's handle, whose name ends in a
+version, such as `/4` or `_b0.1`. Elsewhere one look at the storage decides.
 """
 
 SAVED_MODEL_FILES = ("saved_model.pb", "saved_model.pbtxt")
@@ -40,7 +40,7 @@ SAVED_MODEL_FILES = ("saved_model.pb", "saved_model.pbtxt")
 
 
 class Ending(enum.StrEnum):
-    """What the ending of a name says that it is."""
+    """The kinds of names that endings tell apart."""
 
     ARCHIVE = "archive"
     OTHER_ARCHIVE = "archive of a format that is not read"
@@ -50,7 +50,7 @@ class Ending(enum.StrEnum):
 
 
 def ending_of(path: str) -> Ending:
-    """Tell from a name alone what it stands for; upper and lower case are the same.
+    """The kind of a name. Upper and lower case make no difference.
 
     Args:
         path: A path, or the path of a URL, without its query. A slash at the end is ignored.

@@ -7,7 +7,8 @@ import hashlib
 from collections.abc import Callable, Iterator
 
 from hubdist.errors import DigestMismatchError, HubdistError, IntegrityError, LengthMismatchError
-from hubdist.model.manifest import BLOCK_BYTES, Chunk, Entry, Manifest, Piece
+from hubdist.model.chunks import Chunk, Piece, chunk_of
+from hubdist.model.manifest import BLOCK_BYTES, Entry, Manifest
 from hubdist.remote import Tree, open_tree
 from hubdist.remote.parallel_ranges import PART_BYTES, OrderedRangeReader, UnorderedRangeReader
 from hubdist.remote.snapshot_copy import RemoteCopy
@@ -67,7 +68,8 @@ def copy_remote(
             except IntegrityError as error:
                 raise _with_digests(error, tree, entry, max_digest_bytes) from None
 
-        def write(chunk: Chunk, data: memoryview) -> None:
+        def write(piece: Piece, data: memoryview) -> None:
+            chunk = chunk_of(manifest, (piece,))
             try:
                 write_chunk(chunk, data)
             except IntegrityError as error:
@@ -123,12 +125,9 @@ class CopyReader:
             IntegrityError: A file's version is gone, or a file is too short.
             ResolveError, TransferError: A file cannot be read.
         """
-        at = 0
-        for piece in chunk.pieces:
-            entry = self._manifest.entries[piece.entry_index]
-            part = buffer[at : at + piece.end - piece.start]
-            self._tree.read_into(entry.path, piece.start, part, self._copy.files[entry.path].version)
-            at += len(part)
+        for part in chunk.parts(buffer):
+            path = self._manifest.entries[part.piece.entry_index].path
+            self._tree.read_into(path, part.piece.start, part.data, self._copy.files[path].version)
 
     def with_object_url(self, error: IntegrityError, chunk: Chunk, data: memoryview) -> IntegrityError:
         """Name the object whose bytes are wrong.
@@ -208,16 +207,14 @@ def _with_object_url(
     error: IntegrityError, tree: Tree, manifest: Manifest, chunk: Chunk, data: memoryview
 ) -> IntegrityError:
     """The error of a chunk, with the URL of the object whose bytes are wrong."""
-    at = 0
-    for piece in chunk.pieces:
-        entry = manifest.entries[piece.entry_index]
+    for part in chunk.parts(data):
+        url = tree.url(manifest.entries[part.piece.entry_index].path)
         try:
-            entry.check_range(piece.start, data[at : at + piece.end - piece.start])
+            part.check(url)
         except DigestMismatchError as found:
             return DigestMismatchError(
-                f"{tree.url(entry.path)} is not the model's file: block {piece.start >> 20} and on",
+                f"{url} is not the model's file: block {part.piece.start // BLOCK_BYTES} and on",
                 expected=found.expected,
                 actual=found.actual,
             )
-        at += piece.end - piece.start
     return error

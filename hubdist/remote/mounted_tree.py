@@ -17,13 +17,12 @@ from hubdist.errors import AccessDeniedError, IntegrityError, LengthMismatchErro
 from hubdist.remote.file_system import os_errors, walk_files
 from hubdist.remote.temporary_files import sweep_files, temporary_file
 from hubdist.remote.tree import MAX_OBJECT_BYTES, StoredFile, Tree
-from hubdist.system.disk import sync_directory
+from hubdist.system.disk import NEW_FILE, sync_directory
 
 STAGING = "staging"
 """Name of the folder with files that are being written; a listing of the whole directory leaves it out."""
 
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EXDEV)
-_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _COPY_BYTES = 1 << 20
 
 
@@ -197,7 +196,7 @@ def _link(temporary: Path, target: Path, fill: Callable[[int], None]) -> bool:
         if error.errno not in _NO_LINKS:
             raise
         try:
-            with _open_file(target, _NEW) as handle:
+            with _open_file(target, NEW_FILE) as handle:
                 fill(handle)
                 os.fsync(handle)
         except FileExistsError:

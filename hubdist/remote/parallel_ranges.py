@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, wait
 
 from hubdist.errors import TransferTimeoutError
-from hubdist.model.manifest import BLOCK_BYTES, Chunk, Piece
+from hubdist.model.chunks import Piece
+from hubdist.model.manifest import BLOCK_BYTES
 from hubdist.system.threads import start_thread
 
 PART_BYTES = 2 * BLOCK_BYTES
@@ -18,7 +19,7 @@ PART_BYTES = 2 * BLOCK_BYTES
 Stream = Callable[[Piece, memoryview], Iterator[tuple[int, memoryview]]]
 """Reads a piece through a buffer. Yields offset and bytes of each part, in order, valid until the next part."""
 
-WriteChunk = Callable[[Chunk, memoryview], None]
+WritePiece = Callable[[Piece, memoryview], None]
 
 _END_S = 30.0
 """Seconds to wait for threads that were told to stop; threads that hang in a dead mount are left behind."""
@@ -30,13 +31,13 @@ class _RangeReader(abc.ABC):
     Args:
         pieces: The pieces to read, in order.
         stream: Reads one piece; called by several threads.
-        write: Takes each chunk; the bytes are overwritten after it returns.
+        write: Takes each piece; the bytes are overwritten after it returns.
         requests: How many pieces to read at the same time.
         stop: Makes waiting reads fail soon.
     """
 
     def __init__(
-        self, pieces: Sequence[Piece], stream: Stream, write: WriteChunk, *, requests: int, stop: Callable[[], None]
+        self, pieces: Sequence[Piece], stream: Stream, write: WritePiece, *, requests: int, stop: Callable[[], None]
     ) -> None:
         self._pieces = pieces
         self._stream = stream
@@ -98,17 +99,14 @@ class _RangeReader(abc.ABC):
 
 
 class UnorderedRangeReader(_RangeReader):
-    """Writes chunks of at most `PART_BYTES` as they come, from the threads that read them.
-
-    The index of a chunk is the index of the piece that it is a part of.
-    """
+    """Writes pieces of at most `PART_BYTES` as they come, from the threads that read them."""
 
     def _work(self) -> None:
         buffer = memoryview(bytearray(PART_BYTES))
         while (number := self._take()) is not None:
             piece = self._pieces[number]
             for at, data in self._stream(piece, buffer):
-                self._write(Chunk(number, (Piece(piece.entry_index, at, at + len(data)),)), data)
+                self._write(Piece(piece.entry_index, at, at + len(data)), data)
 
     def _take(self) -> int | None:
         with self._changed:
@@ -123,14 +121,14 @@ class UnorderedRangeReader(_RangeReader):
 
 
 class OrderedRangeReader(_RangeReader):
-    """Writes each piece as one chunk, in order, from the thread that called `run`.
+    """Writes each piece as a whole, in order, from the thread that called `run`.
 
     A thread takes a piece together with a buffer, and the buffer is free again when the piece was written. Because
     pieces are taken in order, the next piece to write always has a buffer, so the readers cannot deadlock.
     """
 
     def __init__(
-        self, pieces: Sequence[Piece], stream: Stream, write: WriteChunk, *, requests: int, stop: Callable[[], None]
+        self, pieces: Sequence[Piece], stream: Stream, write: WritePiece, *, requests: int, stop: Callable[[], None]
     ) -> None:
         super().__init__(pieces, stream, write, requests=requests, stop=stop)
         self._buffer_bytes = max((piece.end - piece.start for piece in pieces), default=0)
@@ -169,7 +167,7 @@ class OrderedRangeReader(_RangeReader):
                 if self._failed is not None:
                     return True
                 buffer = self._buffers.pop(number)
-            self._write(Chunk(number, (piece,)), memoryview(buffer)[: piece.end - piece.start])
+            self._write(piece, memoryview(buffer)[: piece.end - piece.start])
             with self._changed:
                 self._free.append(buffer)
                 self._changed.notify_all()

@@ -18,8 +18,7 @@ from hubdist.errors import HandleError
 from hubdist.model.manifest import Digest, Manifest
 from hubdist.remote import StoredFile
 from hubdist.remote.snapshot_copy import RemoteCopy, find_difference
-from hubdist.system.disk import mode_below, optional_note, write_durably
-from hubdist.system.unique_names import unique_name
+from hubdist.system.disk import mode_below, optional_note, unique_name, write_durably
 
 
 class ProvenCopies:

@@ -35,15 +35,12 @@ class RemoteCopy:
     Attributes:
         url: The directory, on object storage or a path; may hold secrets.
         files: Path below the directory -> the file as it was listed.
-        unproven: The manifest was read from the same storage. The manifest's digest proves the digests of whole files,
-            not those of their blocks, so readers must digest whole files.
         digested: The files were listed like this before and after the manifest's digests were computed from them.
             Otherwise they may be any files, and readers must check every byte.
     """
 
     url: str
     files: Mapping[str, StoredFile]
-    unproven: bool = False
     digested: bool = False
 
     def __repr__(self) -> str:

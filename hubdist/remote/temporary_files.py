@@ -12,15 +12,14 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from hubdist.system.heartbeat import signs_of_life
-from hubdist.system.locks import Answer, let_go, take_proven_lock
+from hubdist.system.disk import NEW_FILE, unique_name
+from hubdist.system.heartbeat import heartbeat
+from hubdist.system.locks import LockResult, try_proven_lock, unlock_and_close
 from hubdist.system.mounts import Reach, reach_of_locks
-from hubdist.system.unique_names import unique_name
 
 SILENT_S = 3600.0
 """Seconds without a touch after which a file's writer counts as dead, where locks do not tell."""
 
-_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _TRIES = 100
 
 
@@ -36,12 +35,12 @@ def temporary_file(folder: Path) -> Iterator[Path]:
     """
     file, lock = _make(folder)
     try:
-        with signs_of_life(file) if lock is None else contextlib.nullcontext():
+        with heartbeat(file) if lock is None else contextlib.nullcontext():
             yield file
     finally:
         file.unlink(missing_ok=True)
         if lock is not None:
-            let_go(lock)
+            unlock_and_close(lock)
 
 
 def sweep_files(folder: Path) -> None:
@@ -56,25 +55,25 @@ def _make(folder: Path) -> tuple[Path, int | None]:
     """A new file, and a lock on it where there are locks. A sweeper may remove the file first; then make another."""
     for _ in range(_TRIES):
         file = folder / unique_name()
-        os.close(os.open(file, _NEW, 0o644))
+        os.close(os.open(file, NEW_FILE, 0o644))
         try:
             descriptor = os.open(file, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
         except FileNotFoundError:
             continue
         except OSError:  # a mount that can only write new files
             return file, None
-        answer = Answer.HELD
+        answer = LockResult.HELD
         try:
             with contextlib.suppress(FileNotFoundError):
-                answer = take_proven_lock(descriptor, fcntl.LOCK_SH, file)
+                answer = try_proven_lock(descriptor, fcntl.LOCK_SH, file)
         except BaseException:
             os.close(descriptor)
             file.unlink(missing_ok=True)
             raise
-        if answer is Answer.TAKEN and _reaches_all(descriptor):
+        if answer is LockResult.TAKEN and _reaches_all(descriptor):
             return file, descriptor
         os.close(descriptor)
-        if answer is not Answer.HELD:
+        if answer is not LockResult.HELD:
             return file, None
     raise FileNotFoundError(f"files in {folder} are removed by others as soon as they are made")
 
@@ -86,13 +85,13 @@ def _remove_unheld(file: Path) -> None:
         _remove_silent(file)
         return
     try:
-        answer = take_proven_lock(descriptor, fcntl.LOCK_EX, file)
-        if answer is Answer.TAKEN and _reaches_all(descriptor):
+        answer = try_proven_lock(descriptor, fcntl.LOCK_EX, file)
+        if answer is LockResult.TAKEN and _reaches_all(descriptor):
             file.unlink(missing_ok=True)
-        elif answer is not Answer.HELD:
+        elif answer is not LockResult.HELD:
             _remove_silent(file)
     finally:
-        let_go(descriptor)
+        unlock_and_close(descriptor)
 
 
 def _remove_silent(file: Path) -> None:

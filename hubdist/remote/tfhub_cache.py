@@ -22,7 +22,7 @@ from hubdist.model.savedmodel import ModelKind, check_variables, model_kind
 from hubdist.remote.mounted_tree import MountedTree
 from hubdist.remote.snapshot_copy import RemoteCopy, find_difference
 from hubdist.remote.tree import StoredFile, Tree
-from hubdist.system.disk import check_private
+from hubdist.system.ownership import check_private
 
 _LOG = logging.getLogger(__name__)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
 from hubdist.config.model_settings import ModelSettings
@@ -164,8 +163,7 @@ class Lookup:
                 manifest = snapshot.manifest
         shared = self._cache.find(digest)
         if manifest is not None:
-            # The copy is trusted: nodes verify it against this manifest, which did not come from the cache.
-            copy = None if shared is None else replace(shared.copy, unproven=False)
+            copy = None if shared is None else shared.copy
             return Pinned(handle, manifest, ResolvedFrom.STORE, shared=copy)
         if shared is None:
             return None

@@ -17,8 +17,9 @@ from hubdist.errors import (
     NotPinnedError,
     StoreError,
 )
+from hubdist.model.chunks import Chunk
 from hubdist.model.handle import Handle, Kind, parse_handle
-from hubdist.model.manifest import Manifest, ProvenChunk
+from hubdist.model.manifest import Manifest
 from hubdist.model.paths import drivers_path
 from hubdist.origins import OriginSettings, open_origin
 from hubdist.origins.directory import DirectoryOrigin
@@ -45,7 +46,7 @@ class Feed(Protocol):
         """The reader begins to write files into the stage of this name."""
         ...
 
-    def chunk_ready(self, chunk: ProvenChunk, paths: Sequence[str]) -> None:
+    def chunk_ready(self, chunk: Chunk, paths: Sequence[str]) -> None:
         """A chunk is in the stage now.
 
         Args:
@@ -102,7 +103,7 @@ class Fetcher:
             StoreError: The disk of the driver's node refuses.
         """
         try:
-            with self._store.stage_manifest(manifest, unproven=copy.unproven) as stage:
+            with self._store.stage_chunks(manifest) as stage:
                 copy_remote(
                     copy,
                     manifest,
@@ -210,8 +211,8 @@ class Fetcher:
                 open_origin(handle, self._settings, stage.scratch, deadline).fetch(stage)
                 return self._store.publish(stage)
 
-        def chunk_ready(chunk: ProvenChunk) -> None:
-            feed.chunk_ready(chunk, [stage.path_of(piece.entry_index) for piece in chunk.chunk.pieces])
+        def chunk_ready(chunk: Chunk) -> None:
+            feed.chunk_ready(chunk, [stage.path_of(piece.entry_index) for piece in chunk.pieces])
 
         with self._store.stage(watch=chunk_ready, chunk_bytes=feed.chunk_bytes) as stage:
             feed.started(stage.path.name)

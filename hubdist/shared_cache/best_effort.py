@@ -18,6 +18,7 @@ from hubdist.shared_cache.cache import SharedCache, SharedSnapshot
 from hubdist.shared_cache.lease import hold_lease
 from hubdist.store.snapshot import Snapshot
 from hubdist.system.deadline import Deadline, Deadlines
+from hubdist.system.log_once import LogOnce
 
 _LOG = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -53,7 +54,7 @@ class BestEffortCache:
         self._proven = proven
         self._read_only = read_only
         self._cache: SharedCache | None = None
-        self._said: set[str] = set()
+        self._once = LogOnce(_LOG)
         if url is not None and not (offline and "://" in url):
             self._cache = SharedCache(
                 url, deadlines, in_flight_bytes=in_flight_bytes, max_bytes=max_bytes, read_only=read_only
@@ -122,8 +123,5 @@ class BestEffortCache:
         try:
             return work()
         except HubdistError as error:
-            text = str(error)
-            if text not in self._said:
-                self._said.add(text)
-                _LOG.warning("hubdist: the shared cache is not used: %s", text)
+            self._once.log(str(error), "hubdist: the shared cache is not used: %s", error)
             return None

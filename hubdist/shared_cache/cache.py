@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from hubdist.errors import AccessDeniedError, HubdistError, IntegrityError, OriginError
 from hubdist.model.handle import Handle
@@ -149,8 +149,7 @@ class SharedCache:
                             _write_pointer(tree, handle, digest)
                         except HubdistError as error:  # the snapshot is of use without a pointer
                             _LOG.warning("hubdist: the shared cache cannot note a handle: %s", error)
-                        # The record's manifest equals ours, so readers may trust its blocks too.
-                        return SharedSnapshot(snapshot.manifest, replace(found.copy, unproven=False))
+                        return SharedSnapshot(snapshot.manifest, found.copy)  # our manifest: its blocks are proven
                 self._fill(tree, snapshot, handle)
             raise OriginError(
                 f"{tree.url(snapshot_folder(digest))} was changed by others each time it was filled",
@@ -171,7 +170,7 @@ class SharedCache:
         if difference is not None:
             path, what = difference
             raise IntegrityError(f"{tree.url(f'{folder}/{path}')} {what} after the snapshot was filled")
-        return SharedSnapshot(manifest, RemoteCopy(f"{self.url}/{folder}", files, unproven=True, digested=True))
+        return SharedSnapshot(manifest.unproven(), RemoteCopy(f"{self.url}/{folder}", files, digested=True))
 
     def _fill(self, tree: Tree, snapshot: Snapshot, handle: Handle | None) -> None:
         """Write files, pointer and record in this order: a reader that finds the record finds everything."""

@@ -1,1 +1,1 @@
-"""A node's disk: published snapshots, the stages in which they are made, who uses them, and how they leave."""
+"""A node's disk: published snapshots, the stages in which they are made, who uses them, and how they are evicted."""

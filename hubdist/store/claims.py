@@ -1,9 +1,9 @@
-"""A process's claims on snapshots of a store, with one open file however many they are.
+"""Claims: the snapshots that a process needs, noted with one open file however many snapshots there are.
 
-    <root>/claims/<unique>/alive       locked by the process for as long as it lives
+    <root>/claims/<unique>/alive       the process holds a lock on this file for as long as it lives
     <root>/claims/<unique>/<digest>    empty: the process needs this snapshot
 
-An open `Snapshot` is a claim too, but costs an open file each; a job has thousands of models.
+An open `Snapshot` keeps its directory as well, but costs an open file; a job may have thousands of models.
 """
 
 from __future__ import annotations
@@ -12,25 +12,26 @@ import contextlib
 import errno
 import fcntl
 import os
-import secrets
 import threading
 import time
 from pathlib import Path
 
 from hubdist.model.manifest import Digest
 from hubdist.store.snapshot import Snapshot
-from hubdist.system.disk import make_private, remove_tree
+from hubdist.system.directories import children, make_private, remove_tree
+from hubdist.system.disk import unique_name
+from hubdist.system.locks import LockResult, try_lock
 
 _ALIVE = "alive"
 _OLD_S = 24 * 3600.0
-"""Age of what nobody can be asked about: where there are no locks, or what a process was killed over."""
+"""Age in seconds of claims that a sweep removes although nobody can tell whether their process lives."""
 
 
 class Claims:
-    """The claims of one process on one store. Safe for several threads; a forked child has a share in them.
+    """The claims of one process on one store. Safe for several threads; a forked child shares the claims.
 
     Args:
-        root: Root of the store.
+        root: The store's root.
     """
 
     def __init__(self, root: Path) -> None:
@@ -41,27 +42,27 @@ class Claims:
         self._alive: int | None = None
 
     def keep(self, digest: Digest) -> bool:
-        """Claim a snapshot that the caller has open; it is not evicted until `drop`, or until this process ends.
+        """Claim a snapshot that the caller has open. The store keeps it until `drop` or the end of this process.
 
         Returns:
-            False if the store cannot be written; then the caller's open snapshot is the only claim.
+            False if the store cannot be written; then only the caller's open snapshot keeps the files.
         """
         with self._guard, contextlib.suppress(OSError):
             self._kept.add(digest)
-            if self._folder is None or not self._note(self._folder, digest):
+            if self._folder is None or not _note(self._folder, digest):
                 self._begin()
             return True
         return False
 
     def drop(self, digest: Digest) -> None:
-        """Give a claim up."""
+        """Give up the claim on a snapshot."""
         with self._guard, contextlib.suppress(OSError):
             self._kept.discard(digest)
             if self._folder is not None:
                 (self._folder / digest.value).unlink()
 
     def close(self) -> None:
-        """Give all claims up."""
+        """Give up all claims."""
         with self._guard:
             self._kept.clear()
             if self._folder is not None and self._alive is not None:
@@ -70,25 +71,21 @@ class Claims:
                 os.close(self._alive)
                 self._folder = self._alive = None
 
-    def _note(self, folder: Path, digest: Digest) -> bool:
-        """False if a cleaner has removed the folder since."""
-        with contextlib.suppress(FileNotFoundError):
-            os.close(os.open(folder / digest.value, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
-            return True
-        return False
-
     def _begin(self) -> None:
-        """Make the folder under another name, so that nobody sees it before it is locked."""
-        name = secrets.token_hex(16)
-        new = _folder(self._root) / f".{name}"
+        """Make the folder of this process, with all its claims.
+
+        The folder gets its name only when it is locked, so that no sweep takes it for the folder of a dead process.
+        """
+        name = unique_name()
+        new = _claims(self._root) / f".{name}"
         make_private(new.parent)
         new.mkdir(mode=0o700)
         alive = os.open(new / _ALIVE, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
-            with contextlib.suppress(OSError):  # there are no locks here; age counts then
-                fcntl.flock(alive, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with contextlib.suppress(OSError):  # without a lock, the age of the folder counts
+                try_lock(alive, fcntl.LOCK_EX)
             for digest in self._kept:
-                self._note(new, digest)
+                _note(new, digest)
             folder = new.with_name(name)
             new.rename(folder)
         except BaseException:
@@ -99,8 +96,8 @@ class Claims:
         self._folder, self._alive = folder, alive
 
 
-class Given:
-    """Snapshots whose directories callers got. They stay until the process ends, whatever is set up anew meanwhile."""
+class HandedOutSnapshots:
+    """Snapshots whose directories users got as paths. They stay until the process ends, also after a new `init`."""
 
     def __init__(self) -> None:
         self._guard = threading.Lock()
@@ -108,7 +105,7 @@ class Given:
         self._open: dict[Path, Snapshot] = {}
 
     def add(self, snapshot: Snapshot) -> None:
-        """Keep a snapshot; it costs an open file only where its store cannot be written."""
+        """Keep a snapshot. This costs an open file only where the store cannot be written."""
         with self._guard:
             claims = self._claims.setdefault(snapshot.root, Claims(snapshot.root))
         if claims.keep(snapshot.manifest.digest):
@@ -117,7 +114,7 @@ class Given:
             self._open[snapshot.path] = snapshot
 
     def clear(self) -> None:
-        """Let all of them go."""
+        """Let stores evict all of them."""
         for claims in self._claims.values():
             claims.close()
         self._open.clear()
@@ -127,48 +124,55 @@ def is_claimed(root: Path, digest: Digest) -> bool:
     """True if a living process claims a snapshot.
 
     Args:
-        root: Root of the store.
-        digest: The snapshot; the caller has its exclusive lock, so nobody can open it and claim it meanwhile.
+        root: The store's root.
+        digest: The snapshot. The caller has its exclusive lock, so nobody can open it and claim it meanwhile.
     """
-    return any((folder / digest.value).exists() and _lives(folder) for folder in _folders(root))
+    return any((folder / digest.value).exists() and _lives(folder) for folder in children(_claims(root)))
 
 
 def sweep_claims(root: Path) -> None:
-    """Remove the claims of processes that have ended."""
-    for folder in _folders(root):
+    """Remove the claims of processes that have ended.
+
+    Args:
+        root: The store's root.
+    """
+    for folder in children(_claims(root)):
         if not _lives(folder):
             with contextlib.suppress(OSError):
                 remove_tree(folder)
 
 
-def _folder(root: Path) -> Path:
+def _claims(root: Path) -> Path:
     return root / "claims"
 
 
-def _folders(root: Path) -> list[Path]:
-    with contextlib.suppress(OSError):
-        return list(_folder(root).iterdir())
-    return []
+def _note(folder: Path, digest: Digest) -> bool:
+    """Note a claim; False if a sweep has removed the folder."""
+    with contextlib.suppress(FileNotFoundError):
+        os.close(os.open(folder / digest.value, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
+        return True
+    return False
 
 
 def _lives(folder: Path) -> bool:
-    """The kernel lets go of a process's lock when it ends, however it does."""
-    if folder.name.startswith("."):  # it is being made: whoever tried its lock now could keep its owner from it
+    """True if the process whose claims these are lives: the kernel frees a process's lock when the process ends."""
+    if folder.name.startswith("."):  # being made: a try for its lock now could keep its owner from getting the lock
         return _is_young(folder)
     try:
         alive = os.open(folder / _ALIVE, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError:
-        return _is_young(folder)  # it is being made, or being removed
+        return _is_young(folder)  # being removed
     except OSError:
         return True  # another user's
     try:
-        fcntl.flock(alive, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        result = try_lock(alive, fcntl.LOCK_SH)
     except OSError as error:
-        return error.errno in (errno.EWOULDBLOCK, errno.EACCES) or _is_young(folder)
-    else:
-        return False
+        return error.errno == errno.EACCES or _is_young(folder)
     finally:
         os.close(alive)
+    if result is LockResult.UNSUPPORTED:
+        return _is_young(folder)
+    return result is LockResult.HELD
 
 
 def _is_young(folder: Path) -> bool:

@@ -1,4 +1,4 @@
-"""How snapshots leave a store: evicted when nobody uses them, or put aside when they are damaged."""
+"""How snapshots leave a store: evicted when nobody uses them, or moved to the quarantine when they are damaged."""
 
 from __future__ import annotations
 
@@ -13,187 +13,203 @@ from pathlib import Path
 from hubdist.errors import StoreError
 from hubdist.model.manifest import Digest
 from hubdist.store.claims import is_claimed, sweep_claims
+from hubdist.store.folders import StoreFolders
 from hubdist.store.holds import IN_USE, HeldDirectory, remove_unheld, sweep
 from hubdist.store.snapshot import Snapshot
-from hubdist.store.snapshot_directory import Home
-from hubdist.system.disk import children, make_private, remove_tree
-from hubdist.system.locks import Answer, let_go, take_proven_lock
-from hubdist.system.unique_names import unique_name
+from hubdist.store.snapshot_directory import SnapshotDirectory
+from hubdist.system.directories import children, make_private, remove_tree
+from hubdist.system.disk import unique_name
+from hubdist.system.locks import LockResult, try_proven_lock, unlock_and_close
+from hubdist.system.log_once import LogOnce
 
 _LOG = logging.getLogger(__name__)
 
 
 class ReplacedError(Exception):
-    """Another process has taken a snapshot away since it was opened; never leaves the store."""
+    """Another process has removed a snapshot since it was opened. The store handles this error itself."""
 
 
-class Eviction(enum.Enum):
-    """What came of an eviction.
+class EvictionResult(enum.Enum):
+    """What came of a try to evict a snapshot.
 
     Attributes:
-        DONE: The snapshot is gone.
-        NO: Somebody uses it, or it is not there, or the file system has no locks.
-        FREES_NOTHING: It lies in a layer of the container's image, and would stay on the disk.
+        EVICTED: The snapshot is gone.
+        KEPT: A process uses the snapshot, it is not there, or the file system has no locks.
+        FREES_NOTHING: The snapshot lies in a layer of the container's image, so its bytes would stay on the disk.
     """
 
-    DONE = enum.auto()
-    NO = enum.auto()
+    EVICTED = enum.auto()
+    KEPT = enum.auto()
     FREES_NOTHING = enum.auto()
 
 
-class Removal:
-    """Takes snapshots away, as any number of processes may do at the same time.
+class Evictor:
+    """Removes snapshots from one store, while any number of processes may do the same.
 
     Args:
-        root: The store's directory.
+        folders: The store's directories.
     """
 
-    def __init__(self, root: Path) -> None:
-        self._root = root
-        self._snapshots = root / "snapshots"
-        self._staging = root / "staging"
-        self._quarantine = root / "quarantine"
-        self._said_no_locks = False
+    def __init__(self, folders: StoreFolders) -> None:
+        self._folders = folders
+        self._once = LogOnce(_LOG)
 
-    def evict(self, path: Path) -> Eviction:
-        """Delete a snapshot that no process uses. See `Store.evict`.
+    def evict(self, path: Path) -> EvictionResult:
+        """Delete a snapshot that no process uses.
+
+        Args:
+            path: The snapshot's directory.
 
         Raises:
             OSError: The disk refuses.
         """
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError), Home(path) as home:
-            marker = os.open(IN_USE, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=home.handle)
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError), SnapshotDirectory(path) as directory:
+            marker = os.open(IN_USE, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory.descriptor)
             try:
-                answer = take_proven_lock(marker, fcntl.LOCK_EX, IN_USE, folder=home.handle)
-                if answer is Answer.NONE:
-                    self._say_no_locks()
-                if answer is Answer.TAKEN:
-                    return self._evict(home)
+                result = try_proven_lock(marker, fcntl.LOCK_EX, IN_USE, folder=directory.descriptor)
+                if result is LockResult.UNSUPPORTED:
+                    self._log_no_locks()
+                if result is LockResult.TAKEN:
+                    return self._evict(directory)
             finally:
-                let_go(marker)
-        return Eviction.NO
+                unlock_and_close(marker)
+        return EvictionResult.KEPT
 
-    def _evict(self, home: Home) -> Eviction:
-        """Delete a snapshot on which there is an exclusive lock."""
-        if is_claimed(self._root, Digest(home.path.name)):
-            return Eviction.NO
+    def _evict(self, directory: SnapshotDirectory) -> EvictionResult:
+        """Delete a snapshot on which this process has an exclusive lock."""
+        if is_claimed(self._folders.root, Digest(directory.path.name)):
+            return EvictionResult.KEPT
         try:
-            first = home.give_up()
+            is_first = directory.begin_eviction()
         except OSError as error:
             if error.errno == errno.EXDEV:
-                return Eviction.FREES_NOTHING
+                return EvictionResult.FREES_NOTHING
             raise
-        self._clear(home)
-        return Eviction.DONE if first else Eviction.NO
+        self._clear(directory)
+        return EvictionResult.EVICTED if is_first else EvictionResult.KEPT
 
     def finish_eviction(self, path: Path) -> None:
-        """Take away a snapshot that another process has begun to evict; that one may have been stopped.
+        """Remove a snapshot that another process has begun to evict; that process may have been stopped.
+
+        Args:
+            path: The snapshot's directory.
 
         Raises:
             OSError: The disk refuses.
         """
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError), Home(path) as home:
-            hold = home.hold()
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError), SnapshotDirectory(path) as directory:
+            hold = directory.hold()
             if hold is not None:
                 hold.release()
-            elif not is_claimed(self._root, Digest(path.name)):  # else its evictor is about to find that out, too
-                self._clear(home)
+            elif not is_claimed(self._folders.root, Digest(path.name)):  # else the other process will keep it, too
+                self._clear(directory)
 
     def sweep(self) -> None:
-        """Remove what dead processes left, and all but the newest quarantined snapshot."""
-        sweep(self._staging)
-        sweep_claims(self._root)
-        for path in children(self._snapshots):
-            with contextlib.suppress(OSError), Home(path) as home:
-                if home.is_given_up():
-                    self._clear(home)
-        for old in sorted(children(self._quarantine), key=_changed)[:-1]:
+        """Remove what dead processes left, and all but the newest snapshot in the quarantine."""
+        sweep(self._folders.staging)
+        sweep_claims(self._folders.root)
+        for path in children(self._folders.snapshots):
+            with contextlib.suppress(OSError), SnapshotDirectory(path) as directory:
+                if directory.is_evicted():
+                    self._clear(directory)
+        for old in sorted(children(self._folders.quarantine), key=_changed)[:-1]:
             with contextlib.suppress(OSError):
                 if os.path.lexists(old / IN_USE):
                     remove_unheld(old)
                 else:
                     remove_tree(old)
 
-    def _clear(self, home: Home) -> None:
-        """Delete a snapshot that was given up; its path is free at once, and then its files go."""
+    def _clear(self, directory: SnapshotDirectory) -> None:
+        """Delete a snapshot whose eviction has begun: free its path at once, and delete its files after that."""
         try:
-            with HeldDirectory(self._staging, "evicted") as doomed:
-                home.clear(doomed.path / "evicted")
-        except StoreError:  # a full disk, or a store without `staging`
-            home.clear(None)
+            with HeldDirectory(self._folders.staging, "evicted") as doomed:
+                directory.clear(doomed.path / "evicted")
+        except StoreError:  # the disk is full, or the store has no `staging`
+            directory.clear(None)
 
-    def put_aside(self, home: Home, reason: str) -> None:
-        """Move a damaged snapshot to the quarantine, so that it is no hit any more.
+    def quarantine(self, directory: SnapshotDirectory, reason: str) -> None:
+        """Move a damaged snapshot to the quarantine, so that `Store.find` finds it no more.
+
+        Args:
+            directory: The snapshot's directory.
+            reason: The damage, for the log.
 
         Raises:
-            ReplacedError: It is not there any more: what looked like damage was its end.
-            StoreError: It cannot be moved.
+            ReplacedError: The snapshot is not there any more: its removal looked like damage.
+            StoreError: The snapshot cannot be moved.
         """
-        if home.is_given_up():
-            with contextlib.suppress(OSError):  # a read-only store; it is no hit in any case
-                self._clear(home)
+        if directory.is_evicted():
+            with contextlib.suppress(OSError):  # a read-only store; `Store.find` skips the snapshot in any case
+                self._clear(directory)
             return
-        if not home.is_there():
+        if not directory.is_there():
             raise ReplacedError
         aside = self._new_quarantine()
         cause: OSError | None = None
         taken = 0
         try:
-            taken = home.clear(aside)
+            taken = directory.clear(aside)
         except OSError as error:
             cause = error
         kept = aside is not None and children(aside) != []
         if aside is not None and not kept:
             with contextlib.suppress(OSError):
                 aside.rmdir()
-        if home.is_there():
+        if directory.is_there():
             raise StoreError(
-                f"the snapshot sha256:{home.path.name} in {self._root} is damaged ({reason}) and cannot be moved aside",
-                path=str(home.path),
+                f"the snapshot sha256:{directory.path.name} in {self._folders.root} is damaged ({reason}) and cannot be"
+                " moved aside",
+                path=str(directory.path),
                 number=None if cause is None else cause.errno,
                 advice="Remove it, or set store to another directory.",
             ) from cause
-        if taken:  # else it was the empty directory of one that was evicted, or another process was faster
+        if taken:  # else another process was faster, or has evicted the snapshot and left an empty directory
             what = f"it is now {aside}" if kept else "it was deleted"
-            _LOG.warning("hubdist: snapshot sha256:%s was damaged (%s); %s", home.path.name, reason, what)
+            _LOG.warning("hubdist: snapshot sha256:%s was damaged (%s); %s", directory.path.name, reason, what)
 
-    def put_found_aside(self, snapshot: Snapshot, reason: str) -> None:
-        """As `put_aside`, for a snapshot that was found before; nothing if another process has done so.
+    def quarantine_found(self, snapshot: Snapshot, reason: str) -> None:
+        """Move an open snapshot to the quarantine, unless another process has removed it already.
+
+        Args:
+            snapshot: The snapshot, as `Store.find` gave it.
+            reason: The damage, for the log.
 
         Raises:
-            StoreError: It cannot be moved.
+            StoreError: The snapshot cannot be moved.
             OSError: The disk refuses.
         """
         path = snapshot.path.parent
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError, ReplacedError), Home(path) as home:
-            if snapshot.is_in(home.handle):
-                self.put_aside(home, reason)
+        with (
+            contextlib.suppress(FileNotFoundError, NotADirectoryError, ReplacedError),
+            SnapshotDirectory(path) as directory,
+        ):
+            if snapshot.is_in(directory.descriptor):
+                self.quarantine(directory, reason)
 
-    def put_stray_aside(self, path: Path) -> None:
-        """Move away what lies in a snapshot's place and is no directory; a directory is never moved by this."""
+    def quarantine_stray(self, path: Path) -> None:
+        """Move something that is not a directory away from a snapshot's path. A directory is left where it is."""
         with contextlib.suppress(OSError):
-            make_private(self._quarantine)
-            os.link(path, self._quarantine / unique_name(), follow_symlinks=False)
+            make_private(self._folders.quarantine)
+            os.link(path, self._folders.quarantine / unique_name(), follow_symlinks=False)
         with contextlib.suppress(FileNotFoundError, IsADirectoryError, PermissionError):
             path.unlink()
 
     def _new_quarantine(self) -> Path | None:
-        """A new directory in the quarantine; None if the disk refuses: there may be no room for a look any more."""
-        aside = self._quarantine / unique_name()
+        """A new directory in the quarantine; None if the disk refuses. Then the damaged snapshot is deleted."""
+        aside = self._folders.quarantine / unique_name()
         try:
             make_private(aside)
         except OSError:
             return None
         return aside
 
-    def _say_no_locks(self) -> None:
-        if not self._said_no_locks:
-            self._said_no_locks = True
-            _LOG.warning(
-                "hubdist: the file system of %s has no locks, so nobody knows which models are in use, and none makes "
-                "room: max_store_bytes is not kept. Set store (HUBDIST_STORE) to another disk.",
-                self._root,
-            )
+    def _log_no_locks(self) -> None:
+        self._once.log(
+            "no locks",
+            "hubdist: the file system of %s has no locks, so nobody knows which models are in use, and none is evicted:"
+            " max_store_bytes is not kept. Set store (HUBDIST_STORE) to another disk.",
+            self._folders.root,
+        )
 
 
 def _changed(path: Path) -> float:

@@ -1,9 +1,9 @@
-"""Directories that nobody removes while somebody holds them: stages, while they are written, and snapshots, in use.
+"""Holds: locks that keep a directory from being removed, for stages while they are written and snapshots in use.
 
-Each has a file `in-use` in it. Whoever holds the directory has a shared lock on that file; whoever wants to remove the
-directory must get an exclusive one first. So the kernel says who lives: no ids of processes and no ages are compared.
-Where a file system has no locks, makers of stages touch the file instead, and who was silent for `SILENT_S` counts as
-dead; who uses a snapshot is not known there.
+Each such directory has a file `in-use` in it. A process that holds the directory has a shared lock on that file, and a
+process that wants to remove the directory must get an exclusive lock first. So the kernel tells which holders live:
+nobody compares ids of processes or ages. Where a file system has no locks, makers of stages touch the file instead, and
+a maker that was silent for `DEAD_AFTER_S` counts as dead; nobody knows there which processes use a snapshot.
 """
 
 from __future__ import annotations
@@ -18,32 +18,36 @@ from pathlib import Path
 from typing import Self
 
 from hubdist.errors import StoreError
-from hubdist.system.disk import children, disk_errors, remove_tree
-from hubdist.system.heartbeat import begin_signs, end_signs
-from hubdist.system.locks import Answer, let_go, take_proven_lock
-from hubdist.system.unique_names import unique_name
+from hubdist.system.directories import children, remove_tree
+from hubdist.system.disk import disk_errors, unique_name
+from hubdist.system.heartbeat import start_heartbeat, stop_heartbeat
+from hubdist.system.locks import LockResult, try_proven_lock, unlock_and_close
 
 _LOG = logging.getLogger(__name__)
 
 IN_USE = "in-use"
-"""The file that is locked, in each stage and each snapshot."""
+"""Name of the file in each stage and each snapshot that their holders lock."""
 
-SILENT_S = 3600.0
-"""Without locks: seconds without a sign of life after which a holder counts as dead."""
+DEAD_AFTER_S = 3600.0
+"""Where there are no locks: seconds without a heartbeat after which the maker of a stage counts as dead."""
 
 _OLD_S = 24 * 3600.0
-"""Seconds after which what nobody can hold, for it has no `in-use`, is removed from among the stages."""
+"""Age in seconds after which a sweep removes an entry without `in-use`, which nobody can hold."""
 
-_TRIES = 100
+_MAX_TRIES = 100
 _MARKER = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Hold:
-    """A directory that this process keeps from being removed, until `release`.
+    """Keeps a directory from being removed, until `release`.
+
+    Args:
+        descriptor: The open file `in-use`, with a shared lock on it where the file system has locks.
+        proven: True if other processes see the lock.
 
     Attributes:
-        descriptor: Of `in-use`, with a shared lock on it where the file system has locks.
-        proven: The file system has locks.
+        descriptor: The same; -1 after `release`.
+        proven: The same.
     """
 
     def __init__(self, descriptor: int, *, proven: bool) -> None:
@@ -52,12 +56,12 @@ class Hold:
 
     @classmethod
     def take(cls, file: Path, *, folder: int | None = None, flags: int = os.O_RDONLY) -> Self | None:
-        """Hold the directory that a file `in-use` is in; None if somebody is about to remove it.
+        """Hold a directory; None if another process is about to remove it.
 
         Args:
-            file: The file.
-            folder: Descriptor of its directory; None to go by the path.
-            flags: Further flags to open it with.
+            file: The path of the directory's `in-use`.
+            folder: Descriptor of the directory; None to find the file by its path.
+            flags: Flags to open the file with.
 
         Raises:
             OSError: There is no such file, or the file system fails.
@@ -65,47 +69,47 @@ class Hold:
         name = file if folder is None else IN_USE
         descriptor = os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=folder)
         try:
-            answer = take_proven_lock(descriptor, fcntl.LOCK_SH, name, folder=folder)
+            result = try_proven_lock(descriptor, fcntl.LOCK_SH, name, folder=folder)
         except BaseException:
             os.close(descriptor)
             raise
-        if answer is Answer.HELD:
+        if result is LockResult.HELD:
             os.close(descriptor)
             return None
-        return cls(descriptor, proven=answer is Answer.TAKEN)
+        return cls(descriptor, proven=result is LockResult.TAKEN)
 
     def touch(self) -> None:
-        """Note the use: the order in which snapshots are evicted goes by it."""
-        with contextlib.suppress(OSError):  # a read-only store has no order of use
+        """Note that the directory is used now: a store evicts the least recently used snapshots first."""
+        with contextlib.suppress(OSError):  # a read-only store evicts nothing
             os.utime(self.descriptor)
 
     def release(self) -> None:
-        """Hold it no more. A child that was forked meanwhile, and may use it too, still does."""
+        """Hold the directory no longer. A child that was forked meanwhile may use it, and still holds it."""
         descriptor, self.descriptor = self.descriptor, -1
         if descriptor >= 0:
-            with contextlib.suppress(OSError):  # the kernel has let go of it in any case
+            with contextlib.suppress(OSError):  # the kernel has freed the lock in any case
                 os.close(descriptor)
 
 
 class HeldDirectory:
-    """A fresh directory that this process holds and removes in the end, unless it was handed over.
+    """A fresh directory that this process holds, and removes in the end unless it hands the hold over.
 
     Args:
-        parent: Where it is made.
-        folders: Names of the directories in it.
+        parent: The directory in which it is made.
+        folders: Names of the directories that are made in it.
 
     Attributes:
         path: The directory.
 
     Raises:
-        StoreError: It cannot be made.
+        StoreError: The disk refuses.
     """
 
     def __init__(self, parent: Path, *folders: str) -> None:
         self._hold: Hold | None
         with disk_errors(parent):
             self.path, self._hold = _make(parent)
-        self._signs = None if self._hold.proven else begin_signs(self.path / IN_USE)
+        self._heartbeat = None if self._hold.proven else start_heartbeat(self.path / IN_USE)
         _living.add(self)
         try:
             with disk_errors(self.path):
@@ -122,25 +126,25 @@ class HeldDirectory:
         self.discard()
 
     def hand_over(self) -> Hold:
-        """The hold on the directory, which has another name by now; `discard` does nothing any more."""
+        """Give the hold to a snapshot, which the directory has become. `discard` does nothing after that."""
         assert self._hold is not None
-        end_signs(self._signs)
+        self._stop_heartbeat()
         hold, self._hold = self._hold, None
         return hold
 
     def touch(self) -> None:
-        """Note that it is used now."""
+        """Note that the directory is used now."""
         if self._hold is not None:
             self._hold.touch()
 
     def is_whole(self) -> bool:
-        """True if the directory is still there under its name, and has not been made again by somebody else."""
+        """True if the directory is still at its path, and is not another one that was made there since."""
         return self._hold is not None and is_same(self._hold.descriptor, self.path / IN_USE)
 
     def discard(self) -> None:
-        """Delete it, unless it was handed over."""
+        """Delete the directory, unless the hold was handed over."""
         if self._hold is not None:
-            end_signs(self._signs)
+            self._stop_heartbeat()
             hold, self._hold = self._hold, None
             _remove(self.path)
             hold.release()
@@ -148,10 +152,14 @@ class HeldDirectory:
                 self.path.rmdir()
 
     def forget(self) -> None:
-        """In a forked child: the directory is the parent's, and ends with the parent."""
+        """Hold the directory no longer and leave it where it is; for a forked child, whose parent holds it too."""
         if self._hold is not None:
             hold, self._hold = self._hold, None
             hold.release()
+
+    def _stop_heartbeat(self) -> None:
+        if self._heartbeat is not None:
+            stop_heartbeat(self._heartbeat)
 
 
 _living: weakref.WeakSet[HeldDirectory] = weakref.WeakSet()
@@ -166,7 +174,7 @@ os.register_at_fork(after_in_child=_begin_child)
 
 
 def sweep(parent: Path) -> None:
-    """Remove what nobody holds any more from a directory of held directories; what cannot be removed stays."""
+    """Remove the directories in `parent` that nobody holds any more. Directories that cannot be removed stay."""
     for path in children(parent):
         with contextlib.suppress(OSError):
             remove_unheld(path)
@@ -174,6 +182,9 @@ def sweep(parent: Path) -> None:
 
 def remove_unheld(path: Path) -> bool:
     """Remove a directory if nobody holds it; True if it is gone.
+
+    Args:
+        path: The directory. One without `in-use` is removed if it is empty or old.
 
     Raises:
         OSError: The file system fails.
@@ -185,18 +196,25 @@ def remove_unheld(path: Path) -> bool:
             raise
         return _remove_unmarked(path)
     try:
-        answer = take_proven_lock(marker, fcntl.LOCK_EX, path / IN_USE)
-        if answer is Answer.HELD or (answer is Answer.NONE and _age_s(path / IN_USE) < SILENT_S):
+        result = try_proven_lock(marker, fcntl.LOCK_EX, path / IN_USE)
+        if result is LockResult.HELD:
+            return False
+        if result is LockResult.UNSUPPORTED and _age_s(path / IN_USE) < DEAD_AFTER_S:
             return False
         _remove(path)
     finally:
-        let_go(marker)
+        unlock_and_close(marker)
     path.rmdir()
     return True
 
 
 def is_same(descriptor: int, path: Path) -> bool:
-    """True if an open file or directory is what is at a path now; a link there is nothing."""
+    """True if an open file or directory is the one that is at a path now. Links are not followed.
+
+    Args:
+        descriptor: The open file or directory.
+        path: The path.
+    """
     try:
         return os.path.samestat(os.fstat(descriptor), path.lstat())
     except (FileNotFoundError, NotADirectoryError):
@@ -204,8 +222,8 @@ def is_same(descriptor: int, path: Path) -> bool:
 
 
 def _make(parent: Path) -> tuple[Path, Hold]:
-    """A new directory, held. Who sweeps may remove it before it is; then the next one is made."""
-    for _ in range(_TRIES):
+    """A new directory and the hold on it. A sweep may remove a directory before it is held; then another is made."""
+    for _ in range(_MAX_TRIES):
         path = parent / unique_name()
         path.mkdir(mode=0o700)
         hold = None
@@ -217,7 +235,9 @@ def _make(parent: Path) -> tuple[Path, Hold]:
             if not parent.exists():
                 raise
         except BaseException:
-            with contextlib.suppress(OSError):  # by name: there may be no descriptor left to list a directory with
+            with contextlib.suppress(
+                OSError
+            ):  # by name, since listing would need a descriptor, and there may be none left
                 (path / IN_USE).unlink(missing_ok=True)
                 path.rmdir()
             if hold is not None:
@@ -226,14 +246,14 @@ def _make(parent: Path) -> tuple[Path, Hold]:
         if hold is not None:
             hold.release()
     raise StoreError(
-        f"each of {_TRIES} directories in {parent} was removed by others before it could be locked",
+        f"each of {_MAX_TRIES} directories in {parent} was removed by others before it could be locked",
         path=str(parent),
         advice="See which process clears that directory.",
     )
 
 
 def _remove(path: Path) -> None:
-    """Delete a directory's content; `in-use` only when nothing else is left, so that it can be tried again."""
+    """Delete a directory's content, and `in-use` only when nothing else is left, so that a later sweep can go on."""
     for child in children(path):
         if child.name != IN_USE:
             remove_tree(child)
@@ -243,7 +263,7 @@ def _remove(path: Path) -> None:
 
 
 def _remove_unmarked(path: Path) -> bool:
-    """Remove what has no `in-use`: an empty directory at once, for its maker makes another; else when it is old."""
+    """Remove an entry without `in-use`: an empty directory at once, since its maker then makes another; else if old."""
     with contextlib.suppress(OSError):
         path.rmdir()
         return True

@@ -1,7 +1,8 @@
-"""Nonces: random names in a store's directory by which two nodes find out whether they see the same one.
+"""Nonces: random names in a store by which two nodes find out whether their stores are one directory.
 
-Equal paths prove nothing, for each node may have a disk of its own there; nor does a file that stays, for images of
-disks are copied, stores included. A name that was made up a moment ago can only be seen in the directory itself.
+Equal paths prove nothing, since each node may have a disk of its own at the path. A file that stays proves nothing
+either, since images of disks are copied, stores included. A name that a node made up a moment ago, however, can only be
+seen in the directory itself.
 """
 
 from __future__ import annotations
@@ -9,18 +10,18 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import secrets
 from collections.abc import Sequence
 
 from hubdist.store.store import Store
-from hubdist.system.disk import make_private
+from hubdist.system.directories import make_private
+from hubdist.system.disk import NEW_FILE, unique_name
 
 _OLD_S = 24 * 3600.0
-"""Age after which a nonce is removed: whoever showed it may have been killed before it could do so."""
+"""Age in seconds after which any process removes a nonce: its node may have been killed before it did so itself."""
 
 
 class Nonces:
-    """The nonces in one store; any process may show some and look for some.
+    """The nonces in one store. Any process may show nonces, and look for those of other nodes.
 
     Args:
         store: The store.
@@ -31,20 +32,20 @@ class Nonces:
         self._folder = store.root / "nonces"
 
     def show(self) -> str | None:
-        """Put a new nonce into the store; None if that cannot be written to."""
-        nonce = secrets.token_hex(16)
+        """Put a new nonce into the store, and return it; None if the store cannot be written."""
+        nonce = unique_name()
         with contextlib.suppress(OSError):
             make_private(self._folder)
             self._sweep()
-            os.close(os.open(self._folder / nonce, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600))
+            os.close(os.open(self._folder / nonce, NEW_FILE, 0o600))
             return nonce
         return None
 
     def find(self, nonces: Sequence[str]) -> str | None:
-        """The first of these nonces that is in the store; None if none is, or if this cannot be told."""
+        """The first of these nonces that is in the store; None if none is there, or the store cannot be read."""
         for nonce in nonces:
             if re.fullmatch("[0-9a-f]{32}", nonce):
-                with contextlib.suppress(OSError):  # opened, for network file systems ask their server then
+                with contextlib.suppress(OSError):  # opening it makes a network file system ask its server
                     os.close(os.open(self._folder / nonce, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC))
                     return nonce
         return None
@@ -55,7 +56,7 @@ class Nonces:
             (self._folder / nonce).unlink()
 
     def _sweep(self) -> None:
-        now = self._folder.stat().st_mtime  # by the clock of the file system, as the nonces' own times
+        now = self._folder.stat().st_mtime  # the clock of the file system has set the nonces' times, too
         for nonce in self._folder.iterdir():
             with contextlib.suppress(OSError):
                 if now - nonce.stat().st_mtime > _OLD_S:

@@ -1,4 +1,4 @@
-"""A published snapshot: reading it, and checking that it is whole."""
+"""A published snapshot: an object that keeps the directory in use and reads it, and the check that it is whole."""
 
 from __future__ import annotations
 
@@ -10,27 +10,25 @@ from pathlib import Path
 from typing import Self
 
 from hubdist.errors import DigestMismatchError, IntegrityError
-from hubdist.model.manifest import Chunk, Digest, Manifest
+from hubdist.model.chunks import Chunk, chunk_of
+from hubdist.model.manifest import Digest, EntryDigester, Manifest
 from hubdist.model.savedmodel import check_checkpoint
+from hubdist.store.folders import FILES, MANIFEST
 from hubdist.store.holds import IN_USE, Hold
 from hubdist.system.disk import disk_errors, read_range
 
-FILES = "files"
-"""Name of the model's directory inside a stage and a snapshot; the manifest lies beside it."""
-
-MANIFEST = "manifest.json"
-"""Name of the manifest inside a snapshot, beside the model's directory."""
+_VERIFY_BYTES = 1 << 20
 
 
 @dataclass(eq=False)
 class Snapshot:
-    """One manifest's complete, verified, read-only directory.
+    """The complete, verified, read-only directory of one model.
 
-    While this object lives, or until `release`, its process is noted as a user and the snapshot is not evicted.
+    The store does not evict the snapshot while this object lives, or until `release`.
 
     Attributes:
         path: The model's directory.
-        manifest: What is in it.
+        manifest: The files in it.
     """
 
     path: Path
@@ -39,37 +37,55 @@ class Snapshot:
 
     @property
     def root(self) -> Path:
-        """The store that it is in."""
+        """The root of the store that the snapshot is in."""
         return self.path.parents[2]
 
     def read_chunk(self, chunk: Chunk, view: memoryview) -> None:
-        """Read a chunk into a buffer of its size, and check it.
+        """Read a chunk, and check it against the snapshot's own manifest.
+
+        Args:
+            chunk: Which bytes. Its digests are not used, since it may come from another process.
+            view: The buffer for them, of the chunk's size.
 
         Raises:
             IntegrityError: The files are not what the manifest says.
             StoreError: The disk refuses.
         """
-        at = 0
-        for piece in chunk.pieces:
-            entry = self.manifest.entries[piece.entry_index]
-            part = view[at : at + piece.end - piece.start]
-            with disk_errors(self.path / entry.path):
-                read_range(self.path / entry.path, piece.start, part)
-            entry.check_range(piece.start, part)
-            at += len(part)
+        for part in chunk_of(self.manifest, chunk.pieces, chunk.index).parts(view):
+            path = self.manifest.entries[part.piece.entry_index].path
+            with disk_errors(self.path / path):
+                read_range(self.path / path, part.piece.start, part.data)
+            part.check(path)
 
-    def is_in(self, handle: int) -> bool:
-        """True if this is the snapshot in an open directory, and not another one of the same bytes."""
+    def find_damage(self) -> DigestMismatchError | None:
+        """Read every byte again; the error for the first file that differs from the manifest, or None.
+
+        Raises:
+            StoreError: The disk refuses.
+        """
+        for entry in self.manifest.entries:
+            digester = EntryDigester(entry.path)
+            with disk_errors(self.path / entry.path), (self.path / entry.path).open("rb") as file:
+                while data := file.read(_VERIFY_BYTES):
+                    digester.update(data)
+            found = digester.entry()
+            if found != entry:
+                what = f"{entry.path} of {self.manifest.digest} is damaged"
+                return DigestMismatchError(what, expected=str(entry.digest), actual=str(found.digest))
+        return None
+
+    def is_in(self, descriptor: int) -> bool:
+        """True if this snapshot is the one in an open directory, and not another one of the same model."""
         if self._hold is None:
             return False
         try:
-            marker = os.stat(IN_USE, dir_fd=handle, follow_symlinks=False)
+            marker = os.stat(IN_USE, dir_fd=descriptor, follow_symlinks=False)
         except FileNotFoundError:
             return False
         return os.path.samestat(os.fstat(self._hold.descriptor), marker)
 
     def release(self) -> None:
-        """Stop using the snapshot."""
+        """Stop using the snapshot; the store may evict it from now on."""
         if self._hold is not None:
             hold, self._hold = self._hold, None
             hold.release()
@@ -84,25 +100,29 @@ class Snapshot:
         self.release()
 
 
-def check_snapshot(digest: Digest, home: Path) -> Manifest:
-    """Check a published snapshot's names and sizes, and its checkpoint's completeness; return its manifest.
+def check_snapshot(digest: Digest, directory: Path) -> Manifest:
+    """Check names, kinds and sizes of a snapshot's files, and that its checkpoint is complete; return its manifest.
+
+    Args:
+        digest: The model that it must be.
+        directory: The snapshot's directory.
 
     Raises:
-        IntegrityError: It is not whole, or others own or may write to a part of it.
+        IntegrityError: The snapshot is not whole, or others own or may write to a part of it.
         OSError: The disk refuses.
     """
-    _check_owner(home, home.lstat())
-    _check_owner(home / MANIFEST, (home / MANIFEST).lstat())
-    _check_owner(home / FILES, (home / FILES).lstat())
-    manifest = Manifest.from_json((home / MANIFEST).read_bytes())
+    _check_owner(directory, directory.lstat())
+    _check_owner(directory / MANIFEST, (directory / MANIFEST).lstat())
+    _check_owner(directory / FILES, (directory / FILES).lstat())
+    manifest = Manifest.from_json((directory / MANIFEST).read_bytes())
     if manifest.digest != digest:
         raise DigestMismatchError("the manifest is another one", expected=str(digest), actual=str(manifest.digest))
     expected = {entry.path: entry.size for entry in manifest.entries}
-    found = dict(_walk(home / FILES, ""))
+    found = dict(_walk(directory / FILES, ""))
     for path in sorted(expected.keys() | found.keys()):
         if found.get(path) != expected.get(path):
             raise IntegrityError(f"{path} has {found.get(path, 'no file')} instead of {expected.get(path, 'no')} bytes")
-    check_checkpoint(home / FILES, expected)
+    check_checkpoint(directory / FILES, expected)
     return manifest
 
 
@@ -120,7 +140,7 @@ def _walk(folder: Path, prefix: str) -> Iterator[tuple[str, int]]:
 
 
 def _check_owner(path: Path, status: os.stat_result) -> None:
-    """What another user has put there, while the store was open to others, is not what was published."""
+    """Refuse what another user may have put there while the store was open to others."""
     if status.st_uid not in (os.geteuid(), 0):
         raise IntegrityError(f"{path} belongs to user {status.st_uid}")
     if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not stat.S_ISLNK(status.st_mode):

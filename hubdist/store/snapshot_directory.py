@@ -1,7 +1,8 @@
-"""The directory of one published snapshot, by a descriptor: its path may be another snapshot's a moment later.
+"""The directory of one published snapshot, known by a descriptor, for finding and evicting snapshots.
 
-A snapshot comes to its path by one rename, whole. It is taken away below its descriptor, and its path is freed by
-`rmdir`, which refuses a directory that has content: so whoever takes away an old one never touches a new one.
+A path is not enough: at the same path another snapshot may lie a moment later. A snapshot comes to its path whole, by
+one rename. Its content is removed through the descriptor, and its path is freed by `rmdir`, which refuses a directory
+that has content. So a process that removes an old snapshot never touches a new one.
 """
 
 from __future__ import annotations
@@ -12,33 +13,37 @@ import os
 from pathlib import Path
 from typing import Self
 
+from hubdist.store.folders import FILES
 from hubdist.store.holds import IN_USE, Hold, is_same
-from hubdist.store.snapshot import FILES
-from hubdist.system.disk import empty_directory
+from hubdist.system.directories import empty_directory
 
-_GIVEN_UP = "evicted"
-"""What the model's directory in a snapshot is called from the moment in which that is evicted."""
+_EVICTED = "evicted"
+"""The name that the model's directory in a snapshot gets when the eviction begins."""
 
-_LAST = (IN_USE, _GIVEN_UP)
+_LAST = (IN_USE, _EVICTED)
 _OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-class Home:
-    """An open directory of a snapshot.
+class SnapshotDirectory:
+    """An open directory of a snapshot. Use it as a context manager, which closes the descriptor.
 
     Args:
-        path: Where it is.
+        path: Where the directory is.
+
+    Attributes:
+        path: The same.
+        descriptor: The open directory.
 
     Raises:
-        FileNotFoundError: There is nothing.
-        NotADirectoryError: Something else is there, such as a link.
+        FileNotFoundError: Nothing is at the path.
+        NotADirectoryError: Something else is at the path, such as a link.
         OSError: The file system fails.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self.handle = os.open(path, _OPEN)
+            self.descriptor = os.open(path, _OPEN)
         except OSError as error:
             if error.errno != errno.ELOOP:
                 raise
@@ -48,47 +53,57 @@ class Home:
         return self
 
     def __exit__(self, *_: object) -> None:
-        os.close(self.handle)
+        os.close(self.descriptor)
 
     def is_there(self) -> bool:
-        """True if the directory is still what its path leads to."""
-        return is_same(self.handle, self.path)
+        """True if this directory is still the one at its path."""
+        return is_same(self.descriptor, self.path)
 
     def hold(self) -> Hold | None:
-        """Keep others from evicting it; None if somebody is doing so.
+        """Keep other processes from evicting the snapshot; None if one is evicting it.
 
         Raises:
-            OSError: It has no `in-use`, or the file system fails.
+            OSError: The directory has no `in-use`, or the file system fails.
         """
-        return Hold.take(self.path / IN_USE, folder=self.handle)
+        return Hold.take(self.path / IN_USE, folder=self.descriptor)
 
-    def is_given_up(self) -> bool:
-        """True if somebody has begun to evict it, and perhaps did not come to the end."""
+    def is_evicted(self) -> bool:
+        """True if a process has begun to evict the snapshot; that process may have been stopped since."""
         try:
-            os.stat(_GIVEN_UP, dir_fd=self.handle, follow_symlinks=False)
+            os.stat(_EVICTED, dir_fd=self.descriptor, follow_symlinks=False)
         except FileNotFoundError:
             return False
         return True
 
-    def give_up(self) -> bool:
-        """Begin to evict it, with an exclusive lock on `in-use`; True for the first who does.
+    def begin_eviction(self) -> bool:
+        """Begin to evict the snapshot; True for the first process that does. The caller has an exclusive lock.
 
         Raises:
-            OSError: The file system refuses: with EXDEV if this is a directory of a layer of a container's image.
+            OSError: The file system refuses: with EXDEV if the directory is one of a layer of a container's image.
         """
         try:
-            os.rename(FILES, _GIVEN_UP, src_dir_fd=self.handle, dst_dir_fd=self.handle)
+            os.rename(FILES, _EVICTED, src_dir_fd=self.descriptor, dst_dir_fd=self.descriptor)
         except FileNotFoundError:
             with contextlib.suppress(FileExistsError):
-                os.mkdir(_GIVEN_UP, 0o700, dir_fd=self.handle)
+                os.mkdir(_EVICTED, 0o700, dir_fd=self.descriptor)
                 return True
             return False
         return True
 
     def clear(self, into: Path | None) -> int:
-        """Move its content away, or delete it, and free its path; see `empty_directory`."""
-        taken = empty_directory(self.handle, into, _LAST)
+        """Take the directory's content away, then the directory, which frees its path.
+
+        Args:
+            into: Where to move the content; None to delete it.
+
+        Returns:
+            How many entries this call has moved or deleted; other processes may do the same at the same time.
+
+        Raises:
+            OSError: The disk refuses.
+        """
+        taken = empty_directory(self.descriptor, into, _LAST)
         if self.is_there():
-            with contextlib.suppress(OSError):  # somebody else was faster, or something could not be deleted
+            with contextlib.suppress(OSError):  # another process was faster, or something could not be deleted
                 self.path.rmdir()
         return taken

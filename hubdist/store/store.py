@@ -2,16 +2,19 @@
 
     <root>/snapshots/<digest>/files/...       the model, read-only: what TensorFlow opens
     <root>/snapshots/<digest>/manifest.json   beside the model's directory, never in it
-    <root>/snapshots/<digest>/in-use          processes that use the snapshot hold a shared flock on it
-    <root>/staging/<unique>/                  being written; its maker holds a shared flock on `in-use` in it
-    <root>/quarantine/<unique>/               damaged, kept for a look; the next sweep deletes all but the newest
-    <root>/locks/, <root>/pins/               see `Store.lock` and `hubdist.store.pins`
-    <root>/nonces/, <root>/claims/            see `hubdist.store.nonces` and `hubdist.store.claims`
+    <root>/snapshots/<digest>/in-use          processes that use the snapshot hold a shared lock on this file
+    <root>/staging/<unique>/                  being written; its maker holds a shared lock on `in-use` in it
+    <root>/quarantine/<unique>/               damaged, kept for a look; a sweep deletes all but the newest
+    <root>/locks/                             turns of processes that would do the same work (`turns`)
+    <root>/pins/                              which digest a handle stands for (`pins`)
+    <root>/claims/                            snapshots that processes need, without an open file each (`claims`)
+    <root>/nonces/                            names by which nodes find out that they share the store (`nonces`)
 
-Rules for all processes and threads. A snapshot appears whole, by one rename of a directory, or not at all; it is taken
-away as `homes` says. Two writers of one snapshot are harmless: one rename wins, the other discards. Nothing is removed
-that somebody holds, see `holds`; where a file system has no locks, no snapshot is evicted. What is missing, because
-somebody cleared the directory, is made again.
+Rules for all processes and threads. A snapshot appears whole, by one rename of a directory, or not at all. A process
+removes a snapshot through the snapshot's descriptor, never by its path (`snapshot_directory`). Two writers of one
+snapshot are harmless: one rename wins, the other writer discards its stage. Nobody removes a directory that a process
+holds (`holds`); where a file system has no locks, no snapshot is evicted. Directories that somebody has cleared away
+are made again. Locks save double work only: results are right without them, also when a process is killed anywhere.
 """
 
 from __future__ import annotations
@@ -24,44 +27,31 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from hubdist.errors import (
-    DigestMismatchError,
-    HubdistError,
-    IntegrityError,
-    StoreError,
-    StoreFullError,
-    UnsafeStoreError,
-)
-from hubdist.model.manifest import BLOCK_BYTES, Digest, EntryDigester, Manifest, ProvenChunk
+from hubdist.errors import IntegrityError, StoreError, UnsafeStoreError
+from hubdist.model.chunks import Chunk
+from hubdist.model.manifest import BLOCK_BYTES, Digest, Manifest
 from hubdist.model.savedmodel import check_checkpoint
-from hubdist.store.chunk_stage import ChunkStage, FilledStage
-from hubdist.store.eviction import Eviction, Removal, ReplacedError
-from hubdist.store.holds import IN_USE
-from hubdist.store.snapshot import FILES, MANIFEST, Snapshot, check_snapshot
-from hubdist.store.snapshot_directory import Home
-from hubdist.store.stage import StreamStage, sync_directories
+from hubdist.store.chunk_stage import ChunkStage
+from hubdist.store.eviction import EvictionResult, Evictor, ReplacedError
+from hubdist.store.folders import FILES, StoreFolders
+from hubdist.store.publication import complete_stage, move_to_path
+from hubdist.store.quota import Quota
+from hubdist.store.snapshot import Snapshot, check_snapshot
+from hubdist.store.snapshot_directory import SnapshotDirectory
+from hubdist.store.stage import StreamStage
 from hubdist.store.turns import take_turn
-from hubdist.system.disk import (
-    children,
-    disk_errors,
-    free_bytes,
-    make_private,
-    mode_below,
-    sync_directory,
-    write_durably,
-)
-from hubdist.system.ownership import check_folder, make_root, place_for_store
+from hubdist.system.directories import make_private
+from hubdist.system.disk import disk_errors
 
 _LOG = logging.getLogger(__name__)
-_ROUNDS = 100
-"""How often one looks again when what one looked at was replaced meanwhile; each time, somebody else got on."""
 
-_PAUSE_S = 0.001
+_MAX_LOOKS = 100
+"""How often a process looks again when others replaced what it looked at; each time, another process got on."""
+
+_PAUSE_STEP_S = 0.001
 """Seconds by which each pause between two tries to publish is longer than the one before."""
 
 _NO_MARKER = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
-_UNWRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT, errno.EIO)
-"""Why a store may be unable to make its folders; it serves what it has all the same."""
 
 
 class Store:
@@ -69,372 +59,239 @@ class Store:
 
     Args:
         configured: The directory; made with mode 0700 if it is missing. If others own it or may write to it, the
-            store is a directory in it that is this user's alone; see `ownership.find_root`.
-        max_bytes: Most bytes of snapshots to keep: after a publish the least recently used ones that nobody uses are
-            evicted. None keeps everything.
+            store is a directory inside it that is this user's alone (`system.ownership`).
+        max_bytes: Most bytes of snapshots to keep. After a publication the store evicts the least recently used
+            snapshots that no process uses. None keeps all.
 
     Attributes:
-        configured: The directory that was configured.
-        root: The directory of the store: that one, or one in it.
-        read_only: This user may not write to it; it serves what it has.
+        configured: The configured directory.
+        root: The directory of the store: the configured one, or one inside it.
 
     Raises:
         UnsafeStoreError: Another user owns the store or may write to it.
-        StoreError: It cannot be made or read.
+        StoreError: The store can neither be made nor read.
     """
 
     def __init__(self, configured: Path, *, max_bytes: int | None = None) -> None:
         self.configured = configured
-        self.root = root = make_root(configured)
+        self._folders = StoreFolders(configured)
+        self.root = self._folders.root
         self._max_bytes = max_bytes
-        self._unwritable: OSError | None = None
-        self._snapshots = root / "snapshots"
-        self._staging = root / "staging"
-        self._quarantine = root / "quarantine"
-        self._locks = root / "locks"
-        self._removal = Removal(root)
-        with disk_errors(root):
-            try:
-                self._make_folders()
-                self.read_only = not os.access(root, os.W_OK)
-            except StoreError:
-                raise  # somebody has put another directory at the root's place
-            except OSError as error:
-                if error.errno not in _UNWRITABLE:
-                    raise
-                self.read_only = True
-                self._unwritable = error
-            self._check_folders(root)
-            for folder in self._folders():
-                with contextlib.suppress(FileNotFoundError):  # another process has just removed old pins
-                    self._check_folders(folder)
+        self._evictor = Evictor(self._folders)
+        self._quota = Quota(self._folders, self._evict, max_bytes)
+
+    @property
+    def read_only(self) -> bool:
+        """True if this user may not write to the store; it serves the snapshots that it has."""
+        return self._folders.read_only
 
     def find(self, digest: Digest) -> Snapshot | None:
-        """The published snapshot, checked for completeness, or None. A damaged one is quarantined.
+        """The published snapshot, checked for completeness, or None. A damaged snapshot goes to the quarantine.
 
-        Checked are the manifest's own digest, every file's name, kind and size, and that the SavedModel's index of
-        variables names only files that exist. `verify` re-reads the bytes as well. If somebody else has put a directory
-        in the store's place, or may write to it by now, nothing is found; whoever then writes gets the error.
+        The check covers the manifest's own digest, every file's name, kind and size, and that the SavedModel's index of
+        variables names only files that exist; `verify` reads the bytes as well. If somebody else has put a directory
+        in the store's place, or may write to it by now, nothing is found; a later writer gets the error.
+
+        Raises:
+            StoreError: The disk refuses, or a damaged snapshot cannot be moved away.
         """
-        path = self._home(digest)
+        path = self._folders.snapshot(digest)
         with disk_errors(self.root):
             try:
-                self._check_folders(self.root, self._snapshots)
+                self._folders.check(self.root, self._folders.snapshots)
             except (UnsafeStoreError, FileNotFoundError):
                 return None
         with disk_errors(path):
-            for _ in range(_ROUNDS):
+            for _ in range(_MAX_LOOKS):
                 try:
-                    with Home(path) as home:
-                        return self._look_at(home, digest)
+                    with SnapshotDirectory(path) as directory:
+                        return self._open(directory, digest)
                 except ReplacedError:
                     continue
                 except FileNotFoundError:
                     return None
                 except NotADirectoryError:
-                    self._removal.put_stray_aside(path)
+                    self._evictor.quarantine_stray(path)
                     return None
         return None
 
-    def _look_at(self, home: Home, digest: Digest) -> Snapshot | None:
-        """The snapshot in an open directory; None if it is damaged, which is put aside, or is being evicted."""
+    def _open(self, directory: SnapshotDirectory, digest: Digest) -> Snapshot | None:
+        """The snapshot in a directory; None if it is damaged, and is quarantined then, or is being evicted."""
         try:
-            hold = home.hold()
+            hold = directory.hold()
         except OSError as error:
             if error.errno == errno.EACCES and self.read_only:
-                return self._find_of_root(digest)
+                return self._open_unheld(digest)
             if error.errno not in _NO_MARKER:
                 raise
-            self._removal.put_aside(home, "its marker of use is missing")
+            self._evictor.quarantine(directory, "its marker of use is missing")
             return None
         if hold is None:
             return None
         with contextlib.ExitStack() as unless_found:
             unless_found.callback(hold.release)
             try:
-                manifest = check_snapshot(digest, home.path)
+                manifest = check_snapshot(digest, directory.path)
             except (IntegrityError, FileNotFoundError, NotADirectoryError) as error:
-                self._removal.put_aside(home, str(error))
+                self._evictor.quarantine(directory, str(error))
                 return None
-            if not home.is_there():
+            if not directory.is_there():  # the check went by the path, and may have looked at another snapshot
                 raise ReplacedError
             unless_found.pop_all()
         hold.touch()
-        return Snapshot(home.path / FILES, manifest, hold)
+        return Snapshot(directory.path / FILES, manifest, hold)
 
-    def _find_of_root(self, digest: Digest) -> Snapshot | None:
-        """As `find`, in a store that root has filled for all: others can read it, and hold no lock in it."""
-        home = self._home(digest)
-        with disk_errors(home):
+    def _open_unheld(self, digest: Digest) -> Snapshot | None:
+        """The snapshot in a store that root has filled for all users, who can read it but cannot lock files in it."""
+        path = self._folders.snapshot(digest)
+        with disk_errors(path):
             try:
-                return Snapshot(home / FILES, check_snapshot(digest, home))
+                return Snapshot(path / FILES, check_snapshot(digest, path))
             except (IntegrityError, FileNotFoundError, NotADirectoryError) as error:
                 _LOG.warning("hubdist: snapshot %s in %s is damaged: %s", digest, self.root, error)
                 return None
 
-    def stage(
-        self, *, watch: Callable[[ProvenChunk], None] | None = None, chunk_bytes: int = BLOCK_BYTES
-    ) -> StreamStage:
-        """A stage for files from an origin; use as a context manager. For the arguments see `StreamStage`."""
-        self._check_writable()
+    def stage(self, *, watch: Callable[[Chunk], None] | None = None, chunk_bytes: int = BLOCK_BYTES) -> StreamStage:
+        """A stage for files from an origin; use it as a context manager.
+
+        Args:
+            watch: Gets each chunk when its bytes have been written, in the thread that writes; None if nobody watches.
+            chunk_bytes: Most bytes of such a chunk.
+
+        Raises:
+            StoreError: The store is read-only, or the disk refuses.
+        """
+        self._prepare(None)
+        return StreamStage(self._folders.staging, max_bytes=self._max_bytes, watch=watch, chunk_bytes=chunk_bytes)
+
+    def stage_chunks(self, manifest: Manifest | None) -> ChunkStage:
+        """A stage for the chunks of a model; use it as a context manager.
+
+        Args:
+            manifest: The model, for which the store makes room; None if it is not known yet. If the manifest's block
+                digests are not proven, the stage digests whole files before it is published.
+
+        Raises:
+            StoreFullError: The disk, or `max_bytes`, has no room for the model.
+            StoreError: The store is read-only, or the disk refuses.
+        """
+        self._prepare(None if manifest is None else manifest.total_bytes)
+        return ChunkStage(self._folders.staging, manifest, max_bytes=self._max_bytes)
+
+    def _prepare(self, total_bytes: int | None) -> None:
+        """Make the store ready for a stage of this size; None if the size is not known."""
+        self._folders.check_writable()
         self.sweep()
-        return StreamStage(self._staging, max_bytes=self._max_bytes, watch=watch, chunk_bytes=chunk_bytes)
+        if total_bytes is not None:
+            self._quota.make_room(total_bytes)
 
     def staged_files(self, name: str) -> Path:
-        """The directory of the files of a running stage.
+        """The directory of the model's files in a stage that another process may be writing.
+
+        Args:
+            name: The name of the stage's directory. It may come from another node, so nothing in it is believed.
 
         Raises:
-            IntegrityError: The name is none of a stage.
+            IntegrityError: The name cannot be one of a stage.
         """
         if not name or name != Path(name).name or name.startswith("."):
-            raise IntegrityError(f"{name!r} is no name of a stage")
-        return self._staging / name / FILES
-
-    def stage_growing(self, expected_bytes: int | None) -> ChunkStage:
-        """A stage for chunks of a model whose manifest comes later; use as a context manager.
-
-        Args:
-            expected_bytes: Bytes of the model; None if they are not known.
-
-        Raises:
-            StoreFullError: The disk, or `max_bytes`, has no room for it.
-        """
-        self._check_writable()
-        self.sweep()
-        if expected_bytes is not None:
-            self._make_room(expected_bytes)
-        return ChunkStage(self._staging, expected_bytes=expected_bytes, max_bytes=self._max_bytes)
-
-    def stage_manifest(self, manifest: Manifest, *, unproven: bool = False) -> FilledStage:
-        """A stage for the chunks of a known manifest; use as a context manager.
-
-        Args:
-            manifest: What will be there.
-            unproven: See `FilledStage`.
-
-        Raises:
-            StoreFullError: The disk, or `max_bytes`, has no room for it.
-        """
-        self._check_writable()
-        self.sweep()
-        self._make_room(manifest.total_bytes)
-        return FilledStage(self._staging, manifest, unproven=unproven)
+            raise IntegrityError(f"{name!r} is not the name of a stage")
+        return self._folders.staging / name / FILES
 
     def publish(self, stage: StreamStage | ChunkStage) -> Snapshot:
         """Move a stage to its place under its digest. If another process was faster, its snapshot is returned.
+
+        Args:
+            stage: A stage of this store that has all its files.
 
         Raises:
             IntegrityError: The staged model is incomplete by its own index.
             StoreError: The disk refuses; nothing is published.
         """
         manifest = stage.finish()
-        home = self._home(manifest.digest)
-        with disk_errors(home, need_bytes=manifest.total_bytes):
+        path = self._folders.snapshot(manifest.digest)
+        with disk_errors(path, need_bytes=manifest.total_bytes):
             check_checkpoint(stage.files, [entry.path for entry in manifest.entries])
-            self._complete(stage, manifest)
-        for waited in range(_ROUNDS):
-            with disk_errors(home):
-                if self._appear(stage, home):
-                    snapshot: Snapshot | None = Snapshot(home / FILES, manifest, stage.hand_over())
-                else:  # another one was there before, unless it was damaged or is evicted meanwhile
+            complete_stage(stage, manifest, self.root)
+        for tries in range(_MAX_LOOKS):
+            with disk_errors(path):
+                if move_to_path(stage, path, self._folders):
+                    snapshot: Snapshot | None = Snapshot(path / FILES, manifest, stage.hand_over())
+                else:  # a snapshot is there already, or was there and is damaged or being evicted
                     snapshot = self.find(manifest.digest)
             if snapshot is not None:
-                if self._max_bytes is not None:
-                    self._evict_to(self._max_bytes, keep=manifest.digest)
+                self._quota.enforce(keep=manifest.digest)
                 return snapshot
-            with disk_errors(home):
-                self._removal.finish_eviction(home)
-            time.sleep(waited * _PAUSE_S)
+            with disk_errors(path):
+                self._evictor.finish_eviction(path)
+            time.sleep(tries * _PAUSE_STEP_S)
         raise StoreError(
             f"something lies where the snapshot {manifest.digest} belongs, and cannot be taken away",
-            path=str(home),
+            path=str(path),
             advice="Remove it.",
         )
 
-    def _complete(self, stage: StreamStage | ChunkStage, manifest: Manifest) -> None:
-        """Make a stage what a snapshot is, and durable."""
-        try:
-            mode = mode_below(self.root)
-            write_durably(stage.path / MANIFEST, manifest.to_json(), "new", mode=mode & 0o644)
-            _make_read_only(stage.files)
-            stage.path.chmod(mode)
-            sync_directories(stage.path)
-            check_snapshot(manifest.digest, stage.path)
-            whole = stage.is_whole()
-        except FileNotFoundError:
-            whole = False
-        if not whole:
-            raise StoreError(
-                f"files of the model were removed from {stage.path} while it was written",
-                path=str(stage.path),
-                advice="Load it again, and keep whatever clears that directory away from it.",
-            )
-
-    def _appear(self, stage: StreamStage | ChunkStage, home: Path) -> bool:
-        """Give a complete stage its place by one rename; False if something is there.
-
-        The lock that its maker has on it is the lock of one who uses the snapshot, so it is never without.
-        """
-        stage.touch()
-        try:
-            stage.path.rename(home)
-        except OSError as error:
-            if error.errno == errno.ENOENT and stage.is_whole():
-                self._make_folders()
-                return False
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
-                raise
-            return False
-        sync_directory(self._snapshots)
-        return True
-
     def refresh(self) -> None:
-        """Let a network file system ask its server which snapshots there are: a miss may be a memory of this node."""
+        """Make a network file system ask its server which snapshots there are; it may remember an earlier miss."""
         with contextlib.suppress(OSError):
-            os.close(os.open(self._snapshots, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+            os.close(os.open(self._folders.snapshots, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
 
     def verify(self, digest: Digest) -> None:
-        """Re-read every byte of a snapshot; quarantine it if anything differs.
+        """Read every byte of a snapshot again; move the snapshot to the quarantine if anything differs.
 
         Raises:
             IntegrityError: The snapshot is missing or damaged.
+            StoreError: The disk refuses.
         """
         snapshot = self.find(digest)
         if snapshot is None:
             raise IntegrityError(f"there is no complete snapshot {digest} in {self.root}")
         with snapshot:
-            for entry in snapshot.manifest.entries:
-                digester = EntryDigester(entry.path)
-                with disk_errors(snapshot.path / entry.path), (snapshot.path / entry.path).open("rb") as file:
-                    while data := file.read(1 << 20):
-                        digester.update(data)
-                found = digester.entry()
-                if found != entry:
-                    self._removal.put_found_aside(snapshot, f"{entry.path} is damaged")
-                    raise DigestMismatchError(
-                        f"{entry.path} of {digest} is damaged", expected=str(entry.digest), actual=str(found.digest)
-                    )
+            damage = snapshot.find_damage()
+            if damage is not None:
+                self._evictor.quarantine_found(snapshot, damage.what)
+                raise damage
 
     def digests(self) -> list[Digest]:
         """The digests of all published snapshots, least recently used first."""
-        found: list[tuple[float, Digest]] = []
-        with disk_errors(self._snapshots), contextlib.suppress(FileNotFoundError):
-            for home in self._snapshots.iterdir():
-                with contextlib.suppress(OSError, HubdistError):
-                    found.append(((home / IN_USE).stat().st_mtime, Digest.parse(f"sha256:{home.name}")))
-        return [digest for _, digest in sorted(found)]
+        return self._quota.digests()
 
     def evict(self, digest: Digest) -> bool:
         """Delete a snapshot that no process uses; True if it was deleted.
 
-        Where the file system has no locks nobody knows who uses a snapshot, and none is deleted; nor is one that lies
-        in a layer of the container's image, where it would stay on the disk.
+        Where the file system has no locks, nobody knows who uses a snapshot, and the store deletes none. A snapshot in
+        a layer of the container's image stays too: its bytes would stay on the disk.
+
+        Raises:
+            StoreError: The disk refuses.
         """
-        path = self._home(digest)
+        path = self._folders.snapshot(digest)
         with disk_errors(path):
-            return self._removal.evict(path) is Eviction.DONE
+            return self._evictor.evict(path) is EvictionResult.EVICTED
+
+    def _evict(self, path: Path) -> bool:
+        """Evict a snapshot for the quota. One in an image's layer counts no longer either: its bytes stay anyway."""
+        return self._evictor.evict(path) is not EvictionResult.KEPT
 
     def sweep(self) -> None:
-        """Remove what dead processes left, and all but the newest quarantined snapshot."""
-        self._removal.sweep()
+        """Remove what dead processes left, and all but the newest snapshot in the quarantine."""
+        self._evictor.sweep()
 
     @contextlib.contextmanager
     def lock(self, name: str, timeout_s: float) -> Iterator[None]:
-        """Hold a lock among the processes of this node, to save double work; never needed for right results.
+        """Take turns with the other processes of this node; this saves double work and is never needed otherwise.
 
-        After `timeout_s` seconds without it, some seconds after its holder was stopped, or where the file system has
-        no locks, the block runs all the same.
+        The block runs without the turn after `timeout_s` seconds, some seconds after the holder stalled, where the file
+        system has no locks, and in a read-only store.
+
+        Args:
+            name: Names the work.
+            timeout_s: Longest wait in seconds.
         """
         if self.read_only:
             yield
             return
         with contextlib.suppress(OSError):
-            make_private(self._locks)
-        with take_turn(self._locks, name, timeout_s):
+            make_private(self._folders.locks)
+        with take_turn(self._folders.locks, name, timeout_s):
             yield
-
-    def _home(self, digest: Digest) -> Path:
-        return self._snapshots / digest.value
-
-    def _make_folders(self) -> None:
-        """Make what is missing of the store; another one at its place is never made or taken."""
-        if not self.root.exists():
-            make_root(self.root)
-        mode = mode_below(self.root)
-        for folder in (self._snapshots, self._staging, self._quarantine, self._locks, self.root / "pins"):
-            folder.mkdir(mode=mode, exist_ok=True)
-
-    def _folders(self) -> Iterator[Path]:
-        """The directories of the store that are there; snapshots and stages are looked at when they are used."""
-        for name in ("snapshots", "staging", "quarantine", "locks", "pins"):
-            if os.path.lexists(self.root / name):
-                yield self.root / name
-        yield from (path for path in (self.root / "nonces", *children(self.root / "pins")) if path.is_dir())
-
-    def _check_folders(self, *folders: Path) -> None:
-        for folder in folders:
-            check_folder(folder, self.root)
-
-    def _check_writable(self) -> None:
-        if self._unwritable is not None and self._unwritable.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
-            with disk_errors(self.root):
-                raise self._unwritable
-        if self.read_only:
-            raise StoreError(
-                f"the store {self.root} is read-only and lacks this model",
-                path=str(self.root),
-                advice=f"Set store (HUBDIST_STORE) to {place_for_store()}, or fill this one beforehand.",
-            )
-        with disk_errors(self.root):
-            self._make_folders()
-            self._check_folders(self.root, self._snapshots, self._staging)
-
-    def _make_room(self, total_bytes: int) -> None:
-        """Evict what has to go for a model of this size."""
-        if self._max_bytes is not None:
-            if total_bytes > self._max_bytes:
-                raise StoreFullError(
-                    f"the model has {total_bytes} bytes, max_store_bytes allows {self._max_bytes} at {self.root}",
-                    path=str(self.root),
-                    need_bytes=total_bytes,
-                    free_bytes=self._max_bytes,
-                    advice="Raise max_store_bytes.",
-                )
-            self._evict_to(self._max_bytes - total_bytes)
-        room = free_bytes(self._staging)
-        if total_bytes > room:
-            raise StoreFullError(
-                f"the model has {total_bytes} bytes, the disk at {self.root} has {room} free",
-                path=str(self.root),
-                need_bytes=total_bytes,
-                free_bytes=room,
-                advice="Free space, lower max_store_bytes or set store to another disk.",
-            )
-
-    def _evict_to(self, max_bytes: int, keep: Digest | None = None) -> None:
-        """Evict least recently used snapshots until at most `max_bytes` remain or all that remain are in use."""
-        sizes = {digest: _size(self._home(digest)) for digest in self.digests()}
-        total = sum(sizes.values())
-        for digest, size in sizes.items():
-            if total <= max(0, max_bytes):
-                return
-            try:
-                with disk_errors(self._home(digest)):
-                    if digest != keep and self._removal.evict(self._home(digest)) is not Eviction.NO:
-                        total -= size
-            except StoreError as error:  # no reason why another model could not be loaded
-                _LOG.warning("hubdist: snapshot %s in %s cannot be evicted: %s", digest, self.root, error)
-
-
-def _size(home: Path) -> int:
-    try:
-        return Manifest.from_json((home / MANIFEST).read_bytes()).total_bytes
-    except (OSError, IntegrityError):
-        return 0
-
-
-def _make_read_only(files: Path) -> None:
-    for folder, _, names in os.walk(files, topdown=False):
-        for name in names:
-            Path(folder, name).chmod(0o444)
-        Path(folder).chmod(0o555)

@@ -1,1 +1,1 @@
-"""What the machine gives: disks, locks, mounts, threads, deadlines, and calls of foreign code."""
+"""What the machine offers to all packages: disks, locks, mounts, threads, deadlines, and calls of foreign code."""

@@ -1,4 +1,4 @@
-"""Room on a disk for what is about to be written, counted against a limit: of a model, and of what lies beside it."""
+"""The disk space that one model may use: counts the model's files and what lies beside them against their limits."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from hubdist.errors import StoreFullError
 from hubdist.system.disk import disk_errors, free_bytes
 
 _RESERVE_BYTES = 64 << 20
-"""Free space that a stage leaves to others; a twentieth of what is free if that is less."""
+"""Free space that a stage leaves to other programs; a twentieth of the free space if that is less."""
 
 
 class SpaceBudget:
-    """Counts what is written, against a limit.
+    """Counts bytes before they are written, and refuses bytes beyond a limit.
 
-    A model and what it is unpacked from lie on the disk at the same time, so both count together against its free
-    space. `max_bytes` is for each of them: it bounds the models of a store, and what is read for one.
+    A model and the archive that it is unpacked from lie on the disk at the same time, so both together must fit into
+    the free space. `max_bytes` bounds each of the two alone: the models of a store, and what is downloaded for one.
 
     Args:
-        parent: Where it is written.
-        max_bytes: Most bytes in all; None for the free space of the disk only.
+        parent: A directory on the disk.
+        max_bytes: Most bytes of the model, and most bytes beside it; None for the free space of the disk only.
     """
 
     def __init__(self, parent: Path, max_bytes: int | None) -> None:
         self._parent = parent
         self._max_bytes = max_bytes
-        self._claimed = 0
-        self._beside = 0
+        self._model_bytes = 0
+        self._beside_bytes = 0
         free = free_bytes(parent)
-        self._free = free - min(_RESERVE_BYTES, free // 20)
+        self._free_bytes = free - min(_RESERVE_BYTES, free // 20)
 
     def claim(self, size: int) -> None:
         """Count bytes of the model that are about to be written.
@@ -39,18 +39,19 @@ class SpaceBudget:
         Raises:
             StoreFullError: They do not fit under `max_bytes` or on the disk.
         """
-        self._claimed += size
-        self._check(self._claimed, self._free - self._beside, "the model needs")
+        self._model_bytes += size
+        self._check(self._model_bytes, self._free_bytes - self._beside_bytes, "the model needs")
 
     def claim_beside(self, size: int) -> None:
-        """Count bytes beside the model, such as of an archive that it is unpacked from; less than 0 gives some back.
+        """Count bytes beside the model, such as of its archive; a negative size gives bytes back.
 
         Raises:
             StoreFullError: They do not fit under `max_bytes` or on the disk.
         """
-        self._beside += size
+        self._beside_bytes += size
         if size > 0:
-            self._check(self._beside, self._free - self._claimed, "what is downloaded for the model needs")
+            free = self._free_bytes - self._model_bytes
+            self._check(self._beside_bytes, free, "what is downloaded for the model needs")
 
     def _check(self, claimed: int, free: int, who: str) -> None:
         limit = free if self._max_bytes is None else min(free, self._max_bytes)
@@ -66,21 +67,24 @@ class SpaceBudget:
 
 
 class Scratch:
-    """A directory for what an origin needs on disk beside the model. For one thread.
+    """A directory for files that an origin needs beside the model. Not safe for several threads.
 
     Args:
         path: The directory; whoever made it removes it.
-        room: What counts the bytes.
+        budget: Counts the bytes.
     """
 
-    def __init__(self, path: Path, room: SpaceBudget) -> None:
+    def __init__(self, path: Path, budget: SpaceBudget) -> None:
         self.path = path
-        self._room = room
-        self._counted = 0
+        self._budget = budget
+        self._counted_bytes = 0
 
     @contextlib.contextmanager
     def open_file(self, name: str) -> Iterator[ScratchFile]:
         """A new file, which is removed when the block ends.
+
+        Args:
+            name: The file's name in the directory.
 
         Raises:
             StoreError: The disk refuses.
@@ -88,47 +92,55 @@ class Scratch:
         path = self.path / name
         with disk_errors(path):
             file = path.open("x+b", buffering=0)
-        written = ScratchFile(file, path, self._room)
+        written = ScratchFile(file, path, self._budget)
         try:
             yield written
         finally:
             file.close()
             with disk_errors(path):
                 path.unlink(missing_ok=True)
-            self._room.claim_beside(-written.size)
+            self._budget.claim_beside(-written.size)
 
     def count(self, total: int) -> None:
-        """Take note of how many bytes somebody else has written into the directory by now.
+        """Note how many bytes another program has written into the directory so far.
+
+        Args:
+            total: All its bytes, those that were noted before included.
 
         Raises:
             StoreFullError: They do not fit under `max_bytes` or on the disk.
         """
-        size, self._counted = total - self._counted, total
-        self._room.claim_beside(size)
+        size, self._counted_bytes = total - self._counted_bytes, total
+        self._budget.claim_beside(size)
 
 
 class ScratchFile:
     """A file of a `Scratch`.
 
+    Args:
+        file: The open file.
+        path: Where the file is, for errors.
+        budget: Counts the bytes.
+
     Attributes:
-        file: The file itself, for readers.
+        file: The open file, for readers.
         size: Bytes that were written.
     """
 
-    def __init__(self, file: BinaryIO, path: Path, room: SpaceBudget) -> None:
+    def __init__(self, file: BinaryIO, path: Path, budget: SpaceBudget) -> None:
         self.file = file
         self.size = 0
         self._path = path
-        self._room = room
+        self._budget = budget
 
     def write(self, data: bytes) -> None:
-        """Append.
+        """Append bytes.
 
         Raises:
-            StoreFullError: It does not fit under `max_bytes` or on the disk.
+            StoreFullError: The bytes do not fit under `max_bytes` or on the disk.
             StoreError: The disk refuses otherwise.
         """
-        self._room.claim_beside(len(data))
+        self._budget.claim_beside(len(data))
         self.size += len(data)
         view = memoryview(data)
         with disk_errors(self._path, need_bytes=len(view)):

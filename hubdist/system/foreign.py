@@ -1,8 +1,8 @@
-"""The boundary to code that is not hubdist's: what it raises becomes an error of hubdist's, in hubdist's own words.
+"""The boundary to foreign code, of libraries and users: turns whatever it raises into an error of hubdist.
 
-Libraries and users' functions raise whatever they like, and their texts hold URLs with signatures, headers and keys.
-So nothing of an exception is taken over but its kind, and it is in no chain of causes. What was meant to pass by,
-such as KeyboardInterrupt, passes.
+The texts of foreign exceptions may hold URLs with signatures, headers and keys. So only the kind of an exception is
+taken over, in words of hubdist, and the exception itself is not in the new error's chain. KeyboardInterrupt and the
+like are not translated.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _T = TypeVar("_T")
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _DAMAGED = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError)
 _LASTING = (IsADirectoryError, NotADirectoryError, ValueError)
-"""What is an OSError too, and is no better at another try."""
+"""Classes of OSErrors that another try cannot mend; a ValueError can be one (`io.UnsupportedOperation`)."""
 
 _MISSING_NAMES = frozenset(
     {
@@ -54,7 +54,7 @@ _MAX_CAUSES = 8
 
 
 class Fault(enum.Enum):
-    """What kind of thing has happened, whoever's exception says so."""
+    """The kinds of failure that hubdist tells apart, whichever library reports them."""
 
     MISSING = enum.auto()
     DENIED = enum.auto()
@@ -66,12 +66,12 @@ class Fault(enum.Enum):
 
     @property
     def may_pass(self) -> bool:
-        """True for what another try may mend; a missing object or a missing right never."""
+        """True if another try may succeed. A missing object or a missing right stays missing."""
         return self in (Fault.LATE, Fault.INTERRUPTED)
 
 
 def fault_of(error: BaseException) -> Fault:
-    """The kind of an exception, by its class, its errno and the HTTP status that it holds; never by its text."""
+    """The kind of an exception, judged by its class, its errno and the HTTP status in it; never by its text."""
     own = _by_class(error)
     if own in (Fault.MISSING, Fault.DENIED, Fault.FULL, Fault.DAMAGED):
         return own
@@ -83,19 +83,21 @@ def fault_of(error: BaseException) -> Fault:
 
 
 def own_error(error: Exception, redacted: str, verb: str = "read") -> HubdistError:
-    """What to raise instead of an exception; outside of its `except` block, or it stays in the chain.
+    """The error to raise instead of a foreign exception.
+
+    Raise the error outside of the `except` block, or Python keeps the exception in the error's chain.
 
     Args:
-        error: Of a library, of a user's function, or hubdist's own, which comes back without its causes.
-        redacted: What the work was about, without secrets.
-        verb: What was tried, as a participle.
+        error: The exception. An error of hubdist comes back as it is, but without its causes.
+        redacted: The URL or path that the call was about, without secrets.
+        verb: What the call did, as a participle, for the message: `read`, `written`.
     """
     if isinstance(error, HubdistError):
         error.__cause__ = error.__context__ = None
         return error
     fault = fault_of(error)
     if fault is Fault.OTHER and _LOG.isEnabledFor(logging.DEBUG):
-        frames = "".join(traceback.format_tb(error.__traceback__))  # lines of programs, and no values
+        frames = "".join(traceback.format_tb(error.__traceback__))  # lines of code, without any values
         _LOG.debug("hubdist: %s at %s came from\n%s", type(error).__name__, redacted, frames)
     return _in_words(error, fault, redacted, verb)
 
@@ -116,7 +118,7 @@ def _in_words(error: Exception, fault: Fault, redacted: str, verb: str) -> Hubdi
             f"{redacted} may not be {verb} ({name})",
             "Give this node credentials for this storage.",
         ),
-        Fault.LATE: (TransferTimeoutError, f"{redacted} gave nothing in time ({name})", None),
+        Fault.LATE: (TransferTimeoutError, f"{redacted} gave no data in time ({name})", None),
         Fault.DAMAGED: (IntegrityError, f"{redacted} is damaged or incomplete ({name})", None),
         Fault.INTERRUPTED: (OriginError, f"{redacted} cannot be {verb}: {name}", None),
     }
@@ -126,20 +128,23 @@ def _in_words(error: Exception, fault: Fault, redacted: str, verb: str) -> Hubdi
 
 
 def words_of(error: OSError) -> str:
-    """What the system calls an OSError; not what somebody wrote into it."""
+    """The system's own words for an OSError, without what a library wrote into the exception."""
     return os.strerror(error.errno) if error.errno else type(error).__name__
 
 
 def call_foreign(work: Callable[[], _T], redacted: str, verb: str = "read") -> _T:
-    """Do a work that calls foreign code.
+    """Call foreign code, and translate what it raises.
 
     Args:
-        work: What to do.
-        redacted: What it is about, without secrets.
-        verb: What it does, as a participle.
+        work: Makes the call.
+        redacted: The URL or path that the call is about, without secrets.
+        verb: What the call does, as a participle, for the message: `read`, `written`.
+
+    Returns:
+        What the call returned.
 
     Raises:
-        HubdistError: Whatever goes wrong.
+        HubdistError: The translation of any exception.
     """
     try:
         return work()
@@ -149,11 +154,20 @@ def call_foreign(work: Callable[[], _T], redacted: str, verb: str = "read") -> _
 
 
 def iterate_foreign(items: Iterator[_T], redacted: str, verb: str = "read") -> Iterator[_T]:
-    """Go through an iterator of foreign code; raises as `call_foreign`."""
+    """Go through an iterator of foreign code, and translate what it raises.
+
+    Args:
+        items: The iterator. It is closed in the end if it can be.
+        redacted: The URL or path that the items come from, without secrets.
+        verb: What the iterator does, as a participle, for the message: `read`, `listed`.
+
+    Raises:
+        HubdistError: The translation of any exception.
+    """
     end = object()
     try:
         while (item := call_foreign(lambda: next(items, end), redacted, verb)) is not end:
-            yield item  # type: ignore[misc]  # only the end is no item
+            yield item  # type: ignore[misc]  # only `end` is not an item
     finally:
         close = getattr(items, "close", None)
         if close is not None:
@@ -188,7 +202,7 @@ def _status_of(error: BaseException) -> int | None:
     """The HTTP status that an exception of requests, aiohttp, httpx, botocore, azure or gcsfs holds."""
     held = vars(error)
     response: Any = held.get("response")
-    if isinstance(response, dict):  # of botocore, whose requests for patience have status 400
+    if isinstance(response, dict):  # botocore: requests to slow down have status 400
         answer, metadata = response.get("Error"), response.get("ResponseMetadata")
         if isinstance(answer, dict) and _PASSING_NAME.search(str(answer.get("Code"))):
             return 429
@@ -200,7 +214,7 @@ def _status_of(error: BaseException) -> int | None:
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """An exception and what it says it was raised from."""
+    """An exception and the exceptions that it was raised from, the last one first."""
     current: BaseException | None = error
     for _ in range(_MAX_CAUSES):
         if current is None:
@@ -210,6 +224,6 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def _place_of(error: BaseException) -> str | None:
-    """Where it was raised; a line of a program holds no secret of a handle."""
+    """Advice that names the line of code that raised an exception. Code holds no secrets of a handle."""
     frames = traceback.extract_tb(error.__traceback__)
     return f"It was raised in line {frames[-1].lineno} of {frames[-1].filename}." if frames else None

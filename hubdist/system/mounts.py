@@ -1,4 +1,4 @@
-"""Whether the locks of a file system are seen by the other machines that have it mounted."""
+"""Tells whether the machines that have a file system mounted see each other's locks on its files."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ _TABLE = Path("/proc/self/mountinfo")
 _LOCAL = re.compile(r"(nolock|localflock|local_lock=(all|flock))")
 _FUSE = ("fuse", "9p", "virtiofs")
 _OWN = ("fuse.fuse-overlayfs", "fuse.lxcfs")
-"""File systems of that kind that no other machine can have mounted."""
+"""Kinds that are named like those, but that no other machine can have mounted."""
 
 
 class Reach(enum.Enum):
     """Who sees a lock.
 
     Attributes:
-        ALL: All machines that have the file system mounted; or it is a disk of this one.
-        MACHINE: Only this machine, by the options of the mount.
-        UNKNOWN: The file system decides, and does not say how.
+        ALL: All machines that have the file system mounted, or the file system is a disk of this machine.
+        MACHINE: Only this machine; an option of the mount says so.
+        UNKNOWN: Nobody can tell: a program (FUSE) or another kernel behind the file system decides.
     """
 
     ALL = enum.auto()
@@ -32,13 +32,13 @@ class Reach(enum.Enum):
 
 @functools.lru_cache(maxsize=64)
 def reach_of_locks(device: int) -> Reach:
-    """Who sees locks on files of a device.
+    """Who sees locks on the files of a device.
 
     Args:
-        device: `st_dev` of such a file.
+        device: `st_dev` of any of the files.
     """
     number = f"{os.major(device)}:{os.minor(device)}"
-    with contextlib.suppress(OSError):  # no /proc
+    with contextlib.suppress(OSError):  # a container without /proc
         for line in _TABLE.read_text(encoding="utf-8", errors="replace").splitlines():
             mount, _, system = line.partition(" - ")
             if mount.split()[2:3] == [number]:

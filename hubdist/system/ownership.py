@@ -1,8 +1,8 @@
-"""Whose directories are whose: where a user's store is, and that nobody else may write to it.
+"""Whose directories are whose: finds a user's store, and checks that nobody else may write to a directory.
 
-What others may write to, others can replace, and models are programs. But volumes are handed out as they are: an
+Whoever may write to a file can replace it, and models are programs. But volumes are handed out as they are: an
 `emptyDir` of Kubernetes belongs to root and is open to all, a volume with an `fsGroup` to a group. So where the
-configured directory is open to others, the store is a directory below it that is this user's alone.
+configured directory is open to others, the store is a directory inside it that is this user's alone.
 """
 
 from __future__ import annotations
@@ -10,20 +10,21 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import shlex
 import stat
 from collections.abc import Iterator
 from pathlib import Path
 
 from hubdist.errors import StoreError, StoreFullError, UnsafeStoreError
-from hubdist.system.disk import check_private, disk_errors, is_private
+from hubdist.system.disk import disk_errors
 
 _LOG = logging.getLogger(__name__)
-_HELD = "snapshots"
-"""What a directory has in it that is a store already."""
+_STORE_SIGN = "snapshots"
+"""A directory that has this directory in it is a store already."""
 
 
 def place_for_store() -> str:
-    """In words: where this user could have a store, for advice."""
+    """Words for advice: a place where this user could have a store."""
     user = os.geteuid()
     for folder in (Path("/tmp"), Path("/var/tmp")):  # noqa: S108 - the store in it is private, or is refused
         if _may_write(folder):
@@ -32,18 +33,19 @@ def place_for_store() -> str:
 
 
 def find_root(wanted: Path) -> Path:
-    """Where this user's store is, or would be; nothing is made.
+    """The directory where this user's store is, or would be; nothing is made.
 
-    That is the configured directory. If others own it or may write to it, it is `hubdist-<uid>` in it, and so it is
-    wherever a directory of that name is there already, unless the configured one is a store itself.
+    That is the configured directory. If others own the configured directory or may write to it, the store is
+    `hubdist-<uid>` inside it. A directory of that name that exists already is the store as well, unless the configured
+    directory is a store itself.
 
     Args:
-        wanted: The directory that is configured.
+        wanted: The configured directory.
 
     Raises:
-        UnsafeStoreError: It is open to others, and this user may not make a directory in it; or it is this user's own
-            store and was opened to others.
-        StoreError: It cannot be looked at, or is no directory.
+        UnsafeStoreError: The configured directory is open to others, and this user may not make a directory in it; or
+            it is this user's own store and was opened to others.
+        StoreError: This user cannot look at it, or it is not a directory.
     """
     with _place_errors(wanted):
         try:
@@ -52,34 +54,32 @@ def find_root(wanted: Path) -> Path:
             return wanted
         below = wanted / f"hubdist-{os.geteuid()}"
         own = stat.S_ISDIR(status.st_mode) and is_private(status)
-        held = os.path.isdir(wanted / _HELD)  # noqa: PTH112 - False also where this user may not look
-        if (own and held) or not stat.S_ISDIR(status.st_mode):
+        is_store = os.path.isdir(wanted / _STORE_SIGN)  # noqa: PTH112 - False also where this user may not look
+        if (own and is_store) or not stat.S_ISDIR(status.st_mode):
             return wanted
         if os.path.lexists(below):
             return below
-        if own or (held and status.st_uid == os.geteuid()):
+        if own or (is_store and status.st_uid == os.geteuid()):
             return wanted
         if _may_write(wanted):
             return below
-    what = (
-        "other users may write to it" if status.st_uid in (0, os.geteuid()) else f"it belongs to user {status.st_uid}"
-    )
+    why = "other users may write to it" if status.st_uid in (0, os.geteuid()) else f"user {status.st_uid} owns it"
     raise UnsafeStoreError(
-        f"{wanted} cannot be the store, for {what}, and user {os.geteuid()} may make no directory in it",
+        f"{wanted} cannot be the store: {why}, and user {os.geteuid()} may not make a directory in it",
         path=str(wanted),
         advice=f"Set store (HUBDIST_STORE) to {place_for_store()}.",
     )
 
 
 def make_root(wanted: Path) -> Path:
-    """The directory of this user's store, made with mode 0700 if it is missing; see `find_root`.
+    """The directory of this user's store as `find_root` finds it, made with mode 0700 if it is missing.
 
     Args:
-        wanted: The directory that is configured.
+        wanted: The configured directory.
 
     Raises:
         UnsafeStoreError: Another user owns what is there, or may write to it.
-        StoreError: It cannot be made or looked at.
+        StoreError: The directory cannot be made or looked at.
     """
     root = find_root(wanted)
     made = False
@@ -91,7 +91,7 @@ def make_root(wanted: Path) -> Path:
         if made and not is_private(root.stat()):
             root.rmdir()
             raise UnsafeStoreError(
-                f"no directory can be private on the file system of {root}: it keeps no modes, or gives other owners",
+                f"the file system of {root} cannot keep a directory private: it ignores modes, or sets other owners",
                 path=str(root),
                 advice=f"Set store (HUBDIST_STORE) to {place_for_store()}.",
             )
@@ -106,20 +106,55 @@ def check_folder(folder: Path, root: Path) -> None:
 
     Args:
         folder: The directory, or a link to it.
-        root: The store's.
+        root: The store's root, which the advice names.
 
     Raises:
-        UnsafeStoreError: Somebody else could replace what is in it.
-        StoreError: It is no directory.
-        OSError: It is missing, or cannot be looked at.
+        UnsafeStoreError: Somebody else could replace what is in the directory.
+        StoreError: It is not a directory.
+        OSError: It is missing, or this user cannot look at it.
     """
     instead = f"Move it away if you may, or set store (HUBDIST_STORE) to {place_for_store()}."
     check_private(folder, whole=root, instead=instead)
 
 
+def check_private(folder: Path, *, whole: Path | None = None, instead: str = "Use a directory of your own.") -> None:
+    """Check that only this user (or root) owns and may write to a directory.
+
+    Args:
+        folder: The directory, or a link to it; nobody else may have made the link either.
+        whole: The directory that the advice tells its owner to mend, with all that is in it; None for `folder`.
+        instead: Advice for users who do not own the directory.
+
+    Raises:
+        UnsafeStoreError: Somebody else could replace what is in the directory.
+        StoreError: It is not a directory.
+        OSError: It is missing, or this user cannot look at it.
+    """
+    status = folder.stat()
+    if not stat.S_ISDIR(status.st_mode):
+        raise StoreError(f"{folder} is not a directory", path=str(folder), advice=instead)
+    for owner in (folder.lstat().st_uid, status.st_uid):
+        if owner not in (os.geteuid(), 0):
+            raise UnsafeStoreError(
+                f"{folder} belongs to user {owner}, who could replace models in it", path=str(folder), advice=instead
+            )
+    if not is_private(status):
+        mend = f"Run: chmod -R go-w {shlex.quote(str(whole or folder))}"
+        raise UnsafeStoreError(
+            f"other users may write to {folder}",
+            path=str(folder),
+            advice=mend if status.st_uid == os.geteuid() else instead,
+        )
+
+
+def is_private(status: os.stat_result) -> bool:
+    """True if only this user (or root) owns and may write to the file or directory that has this status."""
+    return status.st_uid in (os.geteuid(), 0) and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+
+
 @contextlib.contextmanager
 def _place_errors(root: Path) -> Iterator[None]:
-    """As `disk_errors`, with a place that would do as the advice."""
+    """Translate errors of the disk, with advice that names a place where a store could be."""
     try:
         with disk_errors(root):
             yield

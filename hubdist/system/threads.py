@@ -1,7 +1,7 @@
-"""Work in threads of its own, for calls that give no deadline.
+"""Calls in threads of their own, with a deadline, for libraries whose calls have none.
 
-A call that is late cannot be stopped: its thread is left behind, and ends when the call does. Their number in a
-process is bounded.
+Nobody can stop a call that is late: its thread is left behind, and ends when the call returns. The number of such
+threads in a process is bounded.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from concurrent.futures import Future, InvalidStateError
 from typing import Any, TypeVar
 
 _T = TypeVar("_T")
-_END_S = 5.0
-MAX_LEFT = 64
-"""Most calls that may hang in threads that were left behind; further ones fail at once."""
+_JOIN_S = 5.0
+MAX_LEFT_BEHIND = 64
+"""Most threads that may be left behind and still run. While there are that many, further calls fail at once."""
 
 
-class _Left:
-    """How many threads were left behind and have not ended since."""
+class _LeftBehind:
+    """Counts the threads that were left behind and still run."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -29,7 +29,7 @@ class _Left:
 
     def check(self) -> None:
         with self._lock:
-            if self._count >= MAX_LEFT:
+            if self._count >= MAX_LEFT_BEHIND:
                 raise TimeoutError(f"{self._count} earlier calls have not come back yet")
 
     def add(self, ended: Future[Any]) -> None:
@@ -42,14 +42,18 @@ class _Left:
             self._count -= 1
 
 
-_left = _Left()
+_left_behind = _LeftBehind()
 
 
 def start_thread(work: Callable[[], _T], name: str) -> tuple[threading.Thread, Future[_T]]:
-    """Begin work in a thread that does not keep the process from ending.
+    """Call a function in a new thread that does not keep the process from ending.
+
+    Args:
+        work: The function.
+        name: The thread's name, for debuggers.
 
     Returns:
-        The thread, and what will hold the work's result or error.
+        The thread, and a future that will hold the function's result or error.
     """
     outcome: Future[_T] = Future()
 
@@ -62,12 +66,20 @@ def start_thread(work: Callable[[], _T], name: str) -> tuple[threading.Thread, F
 
 
 def run_within(work: Callable[[], _T], name: str, timeout_s: float) -> _T:
-    """Do work in a thread and wait for it; one that is late cannot be stopped and is left behind.
+    """Call a function in a new thread and wait for it. A call that is late is left behind in its thread.
+
+    Args:
+        work: The function.
+        name: The thread's name, for debuggers.
+        timeout_s: Longest wait in seconds.
+
+    Returns:
+        What the function returned.
 
     Raises:
-        TimeoutError: It was not done in `timeout_s` seconds, or too many others hang already.
+        TimeoutError: The call did not return within `timeout_s` seconds, or too many earlier calls still hang.
     """
-    _left.check()
+    _left_behind.check()
     thread, outcome = start_thread(work, name)
     try:
         result = outcome.result(timeout_s)
@@ -79,18 +91,20 @@ def run_within(work: Callable[[], _T], name: str, timeout_s: float) -> _T:
 
 
 def leave_behind(outcome: Future[Any]) -> None:
-    """Count a thread that nobody waits for any more, until its work is done."""
-    _left.add(outcome)
+    """Count a thread that nobody waits for any more, until its future is done."""
+    _left_behind.add(outcome)
 
 
 class Worker:
-    """A thread that makes one call after another, so that what belongs to a thread can be used. For one thread.
+    """A thread that makes one call after another, for objects that may be used in one thread only.
+
+    Only one thread may use a worker, but `abandon` may be called by another one.
 
     Args:
-        name: Of the thread.
+        name: The thread's name, for debuggers.
 
     Attributes:
-        lost: A call was late; the thread was left behind.
+        lost: True if a call was late, and the thread was left behind.
     """
 
     def __init__(self, name: str) -> None:
@@ -101,14 +115,22 @@ class Worker:
         self._waiting: Future[Any] | None = None
 
     def call(self, work: Callable[[], _T], timeout_s: float) -> _T:
-        """Let the thread do a work, and wait for it.
+        """Call a function in the worker's thread and wait for it.
+
+        Args:
+            work: The function.
+            timeout_s: Longest wait in seconds.
+
+        Returns:
+            What the function returned.
 
         Raises:
-            TimeoutError: It was not done in `timeout_s` seconds, this was so before, or too many others hang.
+            TimeoutError: The call did not return within `timeout_s` seconds, an earlier call of this worker did not, or
+                too many calls in the process still hang.
         """
         if self.lost:
             raise TimeoutError("an earlier call has not come back")
-        _left.check()
+        _left_behind.check()
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
             self._thread.start()
@@ -132,19 +154,19 @@ class Worker:
                 self._calls.put(None)
 
     def abandon(self) -> None:
-        """Let a call that waits in another thread end with TimeoutError; the thread is left behind."""
+        """End a `call` that waits in another thread with TimeoutError; the worker's thread is left behind."""
         waiting = self._waiting
         if waiting is not None:
             self.lost = True
             with contextlib.suppress(InvalidStateError):
-                waiting.set_exception(TimeoutError("nobody waits for it any more"))
+                waiting.set_exception(TimeoutError("the call was given up"))
         self._calls.put(None)
 
     def close(self) -> None:
-        """End the thread; one that was left behind ends when its call does."""
+        """End the thread. A thread that was left behind ends when its call returns."""
         self._calls.put(None)
         if self._thread is not None and not self.lost:
-            self._thread.join(_END_S)
+            self._thread.join(_JOIN_S)
 
     def _run(self) -> None:
         while (call := self._calls.get()) is not None:
@@ -152,10 +174,10 @@ class Worker:
 
 
 class Workers:
-    """Workers for calls of several threads at a time; close it.
+    """Workers for calls that several threads make at a time. The owner must call `close`.
 
     Args:
-        name: Of the threads.
+        name: The name of the threads, for debuggers.
     """
 
     def __init__(self, name: str) -> None:
@@ -166,14 +188,22 @@ class Workers:
         self._closed = False
 
     def call(self, work: Callable[[], _T], timeout_s: float) -> _T:
-        """As `Worker.call`, in one of the threads.
+        """Call a function in the thread of an idle worker, or of a new one, and wait for it.
+
+        Args:
+            work: The function.
+            timeout_s: Longest wait in seconds.
+
+        Returns:
+            What the function returned.
 
         Raises:
-            TimeoutError: It was not done in `timeout_s` seconds, `close` was called, or too many others hang.
+            TimeoutError: The call did not return within `timeout_s` seconds, `close` was called, or too many calls in
+                the process still hang.
         """
         with self._lock:
             if self._closed:
-                raise TimeoutError("nobody waits for it any more")
+                raise TimeoutError("the call was given up")
             worker = self._idle.pop() if self._idle else Worker(self._name)
             self._busy.add(worker)
         try:
@@ -188,7 +218,7 @@ class Workers:
                 worker.close()
 
     def close(self) -> None:
-        """End the threads; calls that wait fail."""
+        """End the threads. Calls that still wait end with TimeoutError."""
         with self._lock:
             self._closed = True
             idle, busy = list(self._idle), list(self._busy)
@@ -200,10 +230,10 @@ class Workers:
 
 
 def _settle(outcome: Future[_T], work: Callable[[], _T]) -> None:
-    """Do a work and keep its result or error, unless somebody has given it up."""
+    """Call a function and keep its result or error, unless somebody has given the call up."""
     try:
         result = work()
-    except BaseException as error:  # noqa: BLE001 - it is raised again where the result is asked for
+    except BaseException as error:  # noqa: BLE001 - `outcome.result` raises it again
         with contextlib.suppress(InvalidStateError):
             outcome.set_exception(error)
     else:

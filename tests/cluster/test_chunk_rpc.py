@@ -17,10 +17,11 @@ from hubdist.cluster.calls import stop_actor
 from hubdist.cluster.nodes import alive_nodes
 from hubdist.config.schema import Config
 from hubdist.errors import HubdistError, IntegrityError, PeerError, SenderLostError
-from hubdist.model.manifest import BLOCK_BYTES, Chunk, Manifest, Piece, ProvenChunk, prove
+from hubdist.model.chunks import Chunk, Piece, chunk_of
+from hubdist.model.manifest import BLOCK_BYTES, Manifest
 from hubdist.store.store import Store
 from hubdist.testing.cluster import RayCluster
-from tests.unit.store.test_chunk_stage import one_block
+from tests.support.chunks import one_block
 
 pytestmark = pytest.mark.cluster
 
@@ -56,9 +57,9 @@ class Pair:
         self.sender = Sender(pickle_agent(self.giver))
 
     @property
-    def whole(self) -> ProvenChunk:
+    def whole(self) -> Chunk:
         """All bytes as one chunk."""
-        return prove(self.manifest, Chunk(0, tuple(Piece(at, 0, size) for at, size in enumerate(SIZES) if size)))
+        return chunk_of(self.manifest, tuple(Piece(at, 0, size) for at, size in enumerate(SIZES) if size))
 
     def call(self, method: Any, *arguments: Any) -> Any:
         try:
@@ -88,7 +89,7 @@ def test_a_chunk_of_many_files_and_parts_arrives_without_the_object_stores(pair:
     before = created_objects()
     seconds = pair.call(pair.reader.fetch, "d", pair.whole, pair.sender)
     assert 0 < seconds < 30
-    pair.call(pair.reader.publish, "d", pair.manifest, pair.ordinals, False)
+    pair.call(pair.reader.publish, "d", pair.manifest, pair.ordinals)
     found = pair.read_store.find(pair.manifest.digest)
     assert found is not None
     with found:
@@ -100,7 +101,7 @@ def test_a_chunk_of_many_files_and_parts_arrives_without_the_object_stores(pair:
 
 
 def test_one_who_receives_can_give_at_once(pair: Pair) -> None:
-    small = prove(pair.manifest, Chunk(0, (Piece(1, 0, SIZES[1]),)))
+    small = chunk_of(pair.manifest, (Piece(1, 0, SIZES[1]),))
     pair.call(pair.reader.fetch, "d", small, pair.sender)
     results = ray.get(pair.reader.send.options(num_returns=2).remote("d", small), timeout=60)
     assert b"".join(results) == pair.files["part1"]
@@ -154,16 +155,16 @@ def test_a_chunk_is_cut_at_blocks_and_each_part_proves_itself() -> None:
     for number, content in enumerate(files):
         pieces.append(Piece(number, 0, len(content)))
         for start in range(0, len(content), BLOCK_BYTES):
-            blocks += one_block(number, content[start : start + BLOCK_BYTES], start=start).blocks
-    whole = ProvenChunk(Chunk(3, tuple(pieces)), blocks)
+            blocks += one_block(number, content[start : start + BLOCK_BYTES], start=start).block_digests
+    whole = Chunk(3, tuple(pieces), blocks)
     whole.check(memoryview(data))
-    assert whole.cut(len(data) + BLOCK_BYTES) == [whole]
+    assert whole.split(len(data) + BLOCK_BYTES) == [whole]
     for most in (BLOCK_BYTES, 2 * BLOCK_BYTES, 3 * BLOCK_BYTES):
-        parts = whole.cut(most)
+        parts = whole.split(most)
         at = 0
         for part in parts:
-            assert part.chunk.size <= most
-            part.check(memoryview(data)[at : at + part.chunk.size])
-            at += part.chunk.size
+            assert part.size <= most
+            part.check(memoryview(data)[at : at + part.size])
+            at += part.size
         assert at == len(data)
         assert len(parts) > 1

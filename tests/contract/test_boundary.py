@@ -550,7 +550,7 @@ def test_a_sink_takes_nothing_after_the_deadline() -> None:
 def test_the_number_of_threads_that_are_left_behind_is_bounded(
     monkeypatch: pytest.MonkeyPatch, gate: threading.Event
 ) -> None:
-    monkeypatch.setattr(threads, "MAX_LEFT", 3)
+    monkeypatch.setattr(threads, "MAX_LEFT_BEHIND", 3)
     workers = threads.Workers("hubdist-hang")
     for _ in range(3):
         with pytest.raises(TimeoutError):

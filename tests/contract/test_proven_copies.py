@@ -24,8 +24,9 @@ from hubdist.config.schema import Config
 from hubdist.delivery.routes import Route
 from hubdist.errors import ConfigError, DigestMismatchError, ModelNotFoundError
 from hubdist.loading import InPlaceModel
+from hubdist.model.chunks import Chunk
 from hubdist.model.handle import parse_handle
-from hubdist.model.manifest import Chunk, Digest, EntryDigester, Manifest
+from hubdist.model.manifest import Digest, EntryDigester, Manifest
 from hubdist.origins.uncompressed import direct_url
 from hubdist.remote import StoredFile
 from hubdist.remote.copy_reader import copy_remote

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from hubdist import errors
-from hubdist.model.manifest import Chunk, EntryDigester, Manifest
+from hubdist.model.chunks import Chunk
+from hubdist.model.manifest import EntryDigester, Manifest
 from hubdist.remote import StoredFile
 from hubdist.remote.copy_reader import copy_remote
 from hubdist.remote.snapshot_copy import RemoteCopy, check_copy, list_copy, probe
@@ -57,7 +58,7 @@ def copied(
 ) -> dict[str, bytes]:
     """The files as a node's store has them after a copy."""
     made = Store(store)
-    with made.stage_manifest(manifest) as stage:
+    with made.stage_chunks(manifest) as stage:
         assert (
             copy_remote(copy, manifest, stage.write_chunk, deadlines, in_flight_bytes=in_flight_bytes)
             == manifest.total_bytes
@@ -90,12 +91,12 @@ def test_a_copy_has_the_right_bytes(place: Place, tmp_path: Path, in_flight: int
 
 def test_ordered_chunks_come_in_order_from_the_calling_thread(place: Place) -> None:
     put_all(place, "model", FILES)
-    came: list[int] = []
+    came: list[tuple[int, int]] = []
     total = bytearray()
 
     def take(chunk: Chunk, data: memoryview) -> None:
         assert threading.current_thread() is threading.main_thread()
-        came.append(chunk.index)
+        came.extend((piece.entry_index, piece.start) for piece in chunk.pieces)
         total.extend(data)
 
     copy_remote(

@@ -152,7 +152,7 @@ def test_a_file_system_that_keeps_no_modes_is_no_place_for_a_store(base: Path, m
 
     monkeypatch.setattr(os, "mkdir", mkdir_as_on_smb)
     for _ in range(2):
-        with pytest.raises(UnsafeStoreError, match="keeps no modes") as refused:
+        with pytest.raises(UnsafeStoreError, match="ignores modes") as refused:
             Store(base / "store")
         assert "chmod" not in str(refused.value)
     assert not (base / "store").exists()

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from hubdist.system.disk import remove_tree
+from hubdist.system.directories import remove_tree
 
 ME, OTHER, GROUP = 1000770000, 1000660000, 2000
 """Users whom no passwd file knows, as a cluster hands them out, and the group of a volume."""

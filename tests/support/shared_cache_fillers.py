@@ -9,7 +9,8 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from hubdist.model.manifest import Chunk, Digest
+from hubdist.model.chunks import Chunk
+from hubdist.model.manifest import Digest
 from hubdist.remote.copy_reader import copy_remote
 from hubdist.shared_cache.cache import SharedCache, SharedSnapshot
 from hubdist.store.store import Store
@@ -42,13 +43,10 @@ def read_back(found: SharedSnapshot) -> dict[str, bytes]:
     files = {entry.path: bytearray(entry.size) for entry in found.manifest.entries}
 
     def take(chunk: Chunk, data: memoryview) -> None:
-        at = 0
-        for piece in chunk.pieces:
-            entry = found.manifest.entries[piece.entry_index]
-            part = data[at : at + piece.end - piece.start]
-            entry.check_range(piece.start, part)
-            files[entry.path][piece.start : piece.end] = part
-            at += len(part)
+        for part in chunk.parts(data):
+            path = found.manifest.entries[part.piece.entry_index].path
+            part.check(path)
+            files[path][part.piece.start : part.piece.end] = part.data
 
     copy_remote(found.copy, found.manifest, take, DEADLINES, in_flight_bytes=IN_FLIGHT)
     return {path: bytes(data) for path, data in files.items()}

@@ -29,7 +29,7 @@ from hubdist.errors import HubdistError
 from hubdist.model.manifest import Digest, EntryDigester, Manifest
 from hubdist.store.snapshot import Snapshot
 from hubdist.store.store import Store
-from hubdist.system.disk import remove_tree
+from hubdist.system.directories import remove_tree
 
 LOCKS = ("kernel", "none", "refused", "nfs")
 MODELS = 12

@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 from hubdist.errors import StoreError
-from hubdist.model.manifest import Digest, EntryDigester, Manifest, cut_chunks
+from hubdist.model.chunks import cut_chunks
+from hubdist.model.manifest import Digest, EntryDigester, Manifest
 from hubdist.store.stage import StreamStage
 from hubdist.store.store import Store
 
@@ -45,7 +46,7 @@ def main(root: Path, way: str) -> None:
             fill(stage)
             snapshot = store.publish(stage)
     else:
-        with store.stage_manifest(manifest) as filled:
+        with store.stage_chunks(manifest) as filled:
             for chunk in cut_chunks(manifest, 1 << 20):
                 pieces = (manifest.entries[piece.entry_index].path for piece in chunk.pieces)
                 filled.write_chunk(chunk, memoryview(b"".join(FILES[path] for path in pieces)))

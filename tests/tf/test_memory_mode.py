@@ -15,7 +15,8 @@ import hubdist
 from hubdist.errors import ConfigError, DigestMismatchError, IntegrityError, NotAModelError, TransferTimeoutError
 from hubdist.loading import InPlaceModel, LoadedModels, LoadKey, PickleHooks, RamModel, load_key, open_model
 from hubdist.loading.remote_tasks.assets import RemoteAssets, call_within
-from hubdist.model.manifest import BLOCK_BYTES, Digest, Entry, EntryDigester, Manifest, cut_chunks
+from hubdist.model.chunks import cut_chunks
+from hubdist.model.manifest import BLOCK_BYTES, Digest, Entry, EntryDigester, Manifest
 from hubdist.store.snapshot import Snapshot
 
 pytestmark = pytest.mark.tf

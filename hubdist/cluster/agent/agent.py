@@ -21,9 +21,10 @@ from hubdist.cluster.agent.chunk_rpc import Sender, request_part, split_into_res
 from hubdist.cluster.refresh_marks import grow_mark
 from hubdist.config.schema import Config
 from hubdist.errors import ModelNotFoundError, StoreError
+from hubdist.model.chunks import Chunk
 from hubdist.model.digest_sink import DigestSink
 from hubdist.model.handle import parse_handle
-from hubdist.model.manifest import Chunk, Digest, Manifest, ProvenChunk
+from hubdist.model.manifest import Digest, Manifest
 from hubdist.origins import OriginSettings, open_origin
 from hubdist.remote.copy_reader import copy_remote
 from hubdist.remote.snapshot_copy import RemoteCopy, check_copy, list_copy, probe
@@ -49,7 +50,7 @@ class NodeAgent:
         config: Config,
         node_id: str,
         *,
-        request: Callable[[Sender, str, ProvenChunk, float], bytearray] = request_part,
+        request: Callable[[Sender, str, Chunk, float], bytearray] = request_part,
     ) -> None:
         self._config = config
         self._node_id = node_id
@@ -87,7 +88,7 @@ class NodeAgent:
         """
         self._exchange.hold(delivery, digest, ordinals)
 
-    def send(self, delivery: str, part: ProvenChunk) -> tuple[bytes, ...]:
+    def send(self, delivery: str, part: Chunk) -> tuple[bytes, ...]:
         """Return bytes of a chunk to another agent, split into several results of the call.
 
         Args:
@@ -101,7 +102,7 @@ class NodeAgent:
         """
         return split_into_results(memoryview(self._exchange.send(delivery, part)))
 
-    def send_staged(self, stage: str, paths: Sequence[str], part: ProvenChunk) -> tuple[bytes, ...]:
+    def send_staged(self, stage: str, paths: Sequence[str], part: Chunk) -> tuple[bytes, ...]:
         """Return bytes of a stage that the coordinator is writing, split into several results of the call.
 
         Args:
@@ -115,7 +116,7 @@ class NodeAgent:
         """
         return split_into_results(memoryview(self._exchange.send_staged(stage, paths, part)))
 
-    def fetch(self, delivery: str, chunk: ProvenChunk, sender: Sender | None) -> float:
+    def fetch(self, delivery: str, chunk: Chunk, sender: Sender | None) -> float:
         """Fetch one chunk, check it and write it into the stage; return the seconds that the bytes took.
 
         Args:
@@ -142,20 +143,19 @@ class NodeAgent:
     def answer(self) -> None:
         """Show that this node is alive. Runs in a thread of `ANSWER_GROUP`, so that no other work delays it."""
 
-    def publish(self, delivery: str, manifest: Manifest, ordinals: Sequence[int], unproven: bool) -> None:
+    def publish(self, delivery: str, manifest: Manifest, ordinals: Sequence[int]) -> None:
         """Publish a stage that has all its chunks.
 
         Args:
             delivery: Name of the delivery.
             manifest: The model's manifest.
             ordinals: For each entry of the manifest, the number of its file in the delivery's chunks.
-            unproven: True if the digests of the chunks are not trusted; whole files are digested then.
 
         Raises:
             IntegrityError: The stage does not hold exactly the manifest's files.
             StoreError: The node's disk refuses.
         """
-        self._exchange.publish(delivery, manifest, ordinals, unproven)
+        self._exchange.publish(delivery, manifest, ordinals)
 
     def forget(self, delivery: str) -> None:
         """Take no further part in a delivery."""
@@ -235,7 +235,7 @@ class NodeAgent:
         with self._store.lock(f"copy-{manifest.digest.value}", self._config.timeout_s):
             if self.holds(manifest.digest):
                 return None
-            with self._store.stage_manifest(manifest, unproven=copy.unproven) as stage:
+            with self._store.stage_chunks(manifest) as stage:
                 read = copy_remote(
                     copy,
                     manifest,

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field, replace
 from hubdist.cluster.agent.chunk_rpc import PART_BYTES, Sender, request_part
 from hubdist.config.schema import Config
 from hubdist.errors import IntegrityError, PeerError
-from hubdist.model.manifest import Digest, Manifest, ProvenChunk
+from hubdist.model.chunks import Chunk
+from hubdist.model.manifest import Digest, Manifest
 from hubdist.remote.copy_reader import CopyReader
 from hubdist.remote.snapshot_copy import RemoteCopy
 from hubdist.store.chunk_stage import ChunkStage, read_pieces
@@ -68,7 +69,7 @@ class ChunkExchange:
         store: Callable[[], Store],
         config: Config,
         *,
-        request: Callable[[Sender, str, ProvenChunk, float], bytearray] = request_part,
+        request: Callable[[Sender, str, Chunk, float], bytearray] = request_part,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
@@ -104,7 +105,7 @@ class ChunkExchange:
             return True
         self._release(delivery)  # a snapshot that the store has lost
         with contextlib.ExitStack() as undo:
-            stage = self._store().stage_growing(None if manifest is None else manifest.total_bytes)
+            stage = self._store().stage_chunks(manifest)
             undo.callback(stage.discard)
             reader = None
             if manifest is not None and copy is not None:
@@ -144,7 +145,7 @@ class ChunkExchange:
         if before is not None:  # the coordinator repeated the call, because the answer was lost
             before.snapshot.release()
 
-    def send(self, delivery: str, part: ProvenChunk) -> bytearray:
+    def send(self, delivery: str, part: Chunk) -> bytearray:
         """Return bytes of a chunk for another node, which checks them.
 
         Args:
@@ -156,7 +157,7 @@ class ChunkExchange:
             PeerError: This node takes no part in the delivery.
             StoreError: The node's disk refuses.
         """
-        data = bytearray(part.chunk.size)
+        data = bytearray(part.size)
         with self._guard:
             incoming = self._incoming.get(delivery)
         if incoming is not None:
@@ -172,11 +173,11 @@ class ChunkExchange:
             held = self._held.get(delivery)
         if held is None:
             raise PeerError(f"this node takes no part in the delivery {delivery}")
-        paths = [held.paths[piece.entry_index] for piece in part.chunk.pieces]
+        paths = [held.paths[piece.entry_index] for piece in part.pieces]
         read_pieces(held.snapshot.path, paths, part, memoryview(data))
         return data
 
-    def send_staged(self, stage: str, paths: Sequence[str], part: ProvenChunk) -> bytearray:
+    def send_staged(self, stage: str, paths: Sequence[str], part: Chunk) -> bytearray:
         """Return bytes of a stage that another process of this node is writing; the receiver checks them.
 
         Args:
@@ -188,11 +189,11 @@ class ChunkExchange:
             IntegrityError: The bytes are not there; the stage may have become a snapshot.
             StoreError: The node's disk refuses.
         """
-        data = bytearray(part.chunk.size)
+        data = bytearray(part.size)
         read_pieces(self._store().staged_files(stage), paths, part, memoryview(data))
         return data
 
-    def fetch(self, delivery: str, chunk: ProvenChunk, sender: Sender | None) -> float:
+    def fetch(self, delivery: str, chunk: Chunk, sender: Sender | None) -> float:
         """Fetch one chunk, check it and write it into the stage.
 
         Args:
@@ -216,7 +217,7 @@ class ChunkExchange:
             return self._read_copy(incoming, chunk)
         seconds = 0.0
         with self._await(delivery, sender) as asked:
-            for part in chunk.cut(PART_BYTES):
+            for part in chunk.split(PART_BYTES):
                 begin = self._clock()
                 data = self._request(asked, delivery, part, self._config.chunk_timeout_s - seconds)
                 seconds += self._clock() - begin
@@ -232,14 +233,13 @@ class ChunkExchange:
         """
         self._cancel(lambda awaited: (awaited.delivery, awaited.sender.agent) == (delivery, agent))
 
-    def publish(self, delivery: str, manifest: Manifest, ordinals: Sequence[int], unproven: bool) -> None:
+    def publish(self, delivery: str, manifest: Manifest, ordinals: Sequence[int]) -> None:
         """Publish a stage that has all its chunks, and send chunks from the snapshot from then on.
 
         Args:
             delivery: Name of the delivery.
             manifest: The model's manifest.
             ordinals: For each entry of the manifest, the number of its file in the delivery's chunks.
-            unproven: True if the digests of the chunks are not trusted; whole files are digested then.
 
         Raises:
             IntegrityError: The stage does not hold exactly the manifest's files.
@@ -253,7 +253,7 @@ class ChunkExchange:
             with self._guard:
                 if delivery in self._held:  # the first of two calls has published meanwhile
                     return
-            incoming.stage.close(manifest, ordinals, unproven=unproven)
+            incoming.stage.close(manifest, ordinals)
             self._store().publish(incoming.stage).release()
             self.hold(delivery, manifest.digest, ordinals)
         self._discard(delivery)
@@ -286,16 +286,16 @@ class ChunkExchange:
         for awaited in found:
             awaited.cancelled.set_result(None)
 
-    def _read_copy(self, incoming: _Incoming, chunk: ProvenChunk) -> float:
+    def _read_copy(self, incoming: _Incoming, chunk: Chunk) -> float:
         assert incoming.copy is not None
         begin = self._clock()
-        data = memoryview(bytearray(chunk.chunk.size))
-        incoming.copy.read(chunk.chunk, data)
+        data = memoryview(bytearray(chunk.size))
+        incoming.copy.read(chunk, data)
         seconds = self._clock() - begin
         try:
             incoming.stage.write_chunk(chunk, data)
         except IntegrityError as error:
-            raise incoming.copy.with_object_url(error, chunk.chunk, data) from None
+            raise incoming.copy.with_object_url(error, chunk, data) from None
         return seconds
 
     def _discard(self, delivery: str) -> None:

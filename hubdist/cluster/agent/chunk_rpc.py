@@ -26,7 +26,7 @@ from hubdist.errors import (
     StoreError,
     TransferTimeoutError,
 )
-from hubdist.model.manifest import ProvenChunk
+from hubdist.model.chunks import Chunk
 
 PART_BYTES = 8 << 20
 """Most bytes of one call's results: above 10 MiB Ray uses the object stores."""
@@ -94,7 +94,7 @@ def _get(results: Sequence[Any], timeout: float) -> list[bytes]:
 def request_part(
     sender: Sender,
     delivery: str,
-    part: ProvenChunk,
+    part: Chunk,
     timeout_s: float,
     *,
     load_agent: Callable[[bytes], Any] = load_agent,
@@ -115,12 +115,12 @@ def request_part(
         SenderLostError: The sending agent is gone.
         TransferError: The bytes did not come in time, or the request was cancelled.
     """
-    agent, size = load_agent(sender.agent), part.chunk.size
+    agent, size = load_agent(sender.agent), part.size
     options = {"num_returns": _result_count(size), "concurrency_group": SEND_GROUP, "enable_task_events": False}
     if sender.stage is None:
         results = agent.send.options(**options).remote(delivery, part)
     else:
-        paths = [(sender.paths or {})[piece.entry_index] for piece in part.chunk.pieces]
+        paths = [(sender.paths or {})[piece.entry_index] for piece in part.pieces]
         results = agent.send_staged.options(**options).remote(sender.stage, paths, part)
     deadline = time.monotonic() + timeout_s
     # `ray.get` holds a lock of the whole process while it waits, so only results that have come are got with it.

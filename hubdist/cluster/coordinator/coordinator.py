@@ -27,7 +27,8 @@ from hubdist.cluster.nodes import Node, choose_nodes, job_is_over
 from hubdist.cluster.refresh_marks import grow_mark
 from hubdist.config.schema import Config
 from hubdist.errors import HubdistError
-from hubdist.model.manifest import Chunk, Digest, Manifest
+from hubdist.model.chunks import Chunk
+from hubdist.model.manifest import Digest, Manifest
 from hubdist.report.delivery import NodeReport, PinReport, Report
 from hubdist.report.plan import Plan, Refreshed
 from hubdist.resolver.values import CallOptions, LoaderPin, ReadSources

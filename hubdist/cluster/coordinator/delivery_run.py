@@ -45,7 +45,8 @@ from hubdist.delivery import (
     SourcePublished,
 )
 from hubdist.errors import HubdistError, IntegrityError, NodeLostError, PeerError, StoreError
-from hubdist.model.manifest import Manifest, ProvenChunk
+from hubdist.model.chunks import Chunk
+from hubdist.model.manifest import Manifest
 
 _LOG = logging.getLogger(__name__)
 
@@ -88,7 +89,7 @@ class DeliveryRun:
         self._context = context
         self._agents = context.agents
         self._plan = DeliveryPlan(
-            [chunk.chunk.size for chunk in payload.chunks],
+            [chunk.size for chunk in payload.chunks],
             source=source.name,
             nodes=nodes,
             node_window_bytes=context.config.max_in_flight_bytes,
@@ -138,10 +139,10 @@ class DeliveryRun:
 
     # Events of the origin
 
-    def chunk_ready(self, chunk: ProvenChunk) -> None:
+    def chunk_ready(self, chunk: Chunk) -> None:
         """Take a further chunk of the origin, which is in the source's stage."""
         self.payload.chunks.append(chunk)
-        self._feed(ChunksReady((chunk.chunk.size,)))
+        self._feed(ChunksReady((chunk.size,)))
 
     def published(self, manifest: Manifest, ordinals: Sequence[int]) -> None:
         """Take the manifest: the origin has been read, and nodes may publish.
@@ -277,7 +278,7 @@ class DeliveryRun:
     def _note(self, event: Event) -> None:
         """Remember for the node's report what happened."""
         if isinstance(event, ChunkArrived) and event.node in self._receivers:
-            size = self.payload.chunks[event.chunk].chunk.size
+            size = self.payload.chunks[event.chunk].size
             self._receivers[event.node].note_arrival(size, self._redacted_name(event.sender))
         elif isinstance(event, ChunkFailed) and event.node in self._receivers:
             receiver = self._receivers[event.node]
@@ -336,7 +337,7 @@ class DeliveryRun:
     async def _publish(self, node: Node) -> Event:
         async def publish(agent: Any) -> Event:
             payload = self.payload
-            call = agent.publish.remote(self.name, payload.manifest, payload.ordinals, payload.unproven)
+            call = agent.publish.remote(self.name, payload.manifest, payload.ordinals)
             await settle(call, timeout_s=self._context.config.timeout_s, node=node.name)
             self._fetches.note_holder(node, agent)
             return NodePublished(node.id)

@@ -17,7 +17,7 @@ from hubdist.cluster.coordinator.windows import WindowRoom
 from hubdist.cluster.nodes import Node
 from hubdist.cluster.single_flight import SingleFlight
 from hubdist.errors import HubdistError, IntegrityError, PeerError, SenderLostError
-from hubdist.model.manifest import ProvenChunk
+from hubdist.model.chunks import Chunk
 
 _MARGIN_S = 15.0
 """Seconds that a call may take in addition to the deadline of its chunk."""
@@ -91,7 +91,7 @@ class Fetches:
         nodes = [node for pending in self._pending for node in (pending.receiver, pending.sender) if node is not None]
         return {node.id: node for node in nodes if node.id not in self._never_silent}
 
-    async def fetch(self, chunk: ProvenChunk, sender_name: str, node: Node, agent: Any) -> float:
+    async def fetch(self, chunk: Chunk, sender_name: str, node: Node, agent: Any) -> float:
         """Let a node's agent fetch a chunk from the remote directory, or from the agent of another node.
 
         Args:
@@ -183,7 +183,7 @@ class Fetches:
         finally:
             self._pending.discard(pending)
 
-    async def _fetch(self, chunk: ProvenChunk, pending: _PendingFetch, sending_agent: Any) -> float:
+    async def _fetch(self, chunk: Chunk, pending: _PendingFetch, sending_agent: Any) -> float:
         sending = pending.sender
         assert sending is not None
         if self._source.staged is not None and sending.id in self._never_silent and self._payload.manifest is None:
@@ -197,11 +197,11 @@ class Fetches:
                 raise sender_error(error) from error
         return await self._call(pending, chunk, Sender(pending.sender_agent))
 
-    async def _call(self, pending: _PendingFetch, chunk: ProvenChunk, sender: Sender | None) -> float:
+    async def _call(self, pending: _PendingFetch, chunk: Chunk, sender: Sender | None) -> float:
         receiver, sending = pending.receiver, pending.sender
         context = self._context
         async with context.windows.room(
-            receiver.id, None if sending is None else sending.id, chunk.chunk.size
+            receiver.id, None if sending is None else sending.id, chunk.size
         ) as pending.room:
             for node in (receiver, sending):
                 if node is not None and node.id in self.silent:  # became silent while the chunk waited for room

@@ -20,9 +20,9 @@ from hubdist.errors import StoreError
 from hubdist.model.handle import Handle
 from hubdist.model.manifest import Digest, Manifest
 from hubdist.store.pins import Pins
-from hubdist.system.disk import remove_tree
-from hubdist.system.locks import Answer, let_go, take_lock
-from hubdist.system.unique_names import unique_name
+from hubdist.system.directories import remove_tree
+from hubdist.system.disk import unique_name
+from hubdist.system.locks import LockResult, try_lock, unlock_and_close
 
 _LOG = logging.getLogger(__name__)
 _OLD_S = 30 * 24 * 3600.0
@@ -121,7 +121,7 @@ def remove_old_scopes(folder: Path, *, old_s: float = _OLD_S) -> None:
                 aside = scope.rename(scope.with_name(f"session_removed_{unique_name()}"))
                 remove_tree(aside)
             finally:
-                let_go(lock)
+                unlock_and_close(lock)
 
 
 def _lock(scope: Path, kind: int) -> int | None:
@@ -133,7 +133,7 @@ def _lock(scope: Path, kind: int) -> int | None:
     file = os.open(scope / "in-use", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     taken = False
     try:
-        taken = take_lock(file, kind) is Answer.TAKEN
+        taken = try_lock(file, kind) is LockResult.TAKEN
     finally:
         if not taken:
             os.close(file)

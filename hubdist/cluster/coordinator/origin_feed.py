@@ -14,7 +14,8 @@ from hubdist.cluster.coordinator.running import EARLY_CHUNK_BYTES, RunningDelive
 from hubdist.cluster.coordinator.store_groups import StoreGroups
 from hubdist.cluster.nodes import Node
 from hubdist.errors import HubdistError
-from hubdist.model.manifest import Digest, Manifest, ProvenChunk
+from hubdist.model.chunks import Chunk
+from hubdist.model.manifest import Digest, Manifest
 
 _LOG = logging.getLogger(__name__)
 
@@ -71,7 +72,7 @@ class OriginFeed:
             return
         self._loop.call_soon_threadsafe(self._on_started, stage, alive)
 
-    def chunk_ready(self, chunk: ProvenChunk, paths: Sequence[str]) -> None:
+    def chunk_ready(self, chunk: Chunk, paths: Sequence[str]) -> None:
         """Deliver a chunk that has been written into the stage.
 
         Args:
@@ -121,16 +122,16 @@ class OriginFeed:
             self.fail(HubdistError("another origin is read"))
             return
 
-        def staged(chunk: ProvenChunk) -> tuple[str, Mapping[int, str]]:
-            numbers = [piece.entry_index for piece in chunk.chunk.pieces]
-            return stage, dict(zip(numbers, self._paths[chunk.chunk.index], strict=True))
+        def staged(chunk: Chunk) -> tuple[str, Mapping[int, str]]:
+            numbers = [piece.entry_index for piece in chunk.pieces]
+            return stage, dict(zip(numbers, self._paths[chunk.index], strict=True))
 
         self._run = self._deliveries.start_early(alive, staged)
         self._start(self._keep, self._run)
         for node in self._wanted.values():
             self._start(self._let_join, self._run, node)
 
-    def _on_chunk_ready(self, chunk: ProvenChunk, paths: tuple[str, ...]) -> None:
+    def _on_chunk_ready(self, chunk: Chunk, paths: tuple[str, ...]) -> None:
         if self._run is not None and not self._over.is_set():
             self._paths.append(paths)
             self._run.chunk_ready(chunk)

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from typing import Self
 
 from hubdist.cluster.nodes import Node
-from hubdist.model.manifest import Digest, Manifest, ProvenChunk
+from hubdist.model.chunks import Chunk
+from hubdist.model.manifest import Digest, Manifest
 from hubdist.remote.snapshot_copy import RemoteCopy
 
-Staged = Callable[[ProvenChunk], tuple[str, Mapping[int, str]]]
+Staged = Callable[[Chunk], tuple[str, Mapping[int, str]]]
 """Chunk -> the name of the stage that holds it, and the paths of the chunk's files in that stage, by their numbers."""
 
 
@@ -56,13 +57,11 @@ class Payload:
         chunks: The model's chunks; more are ready while the origin is being read.
         manifest: The model's manifest; None until the origin has been read.
         ordinals: For each entry of the manifest, the number of its file in the chunks.
-        unproven: The digests of the chunks are not trusted; nodes digest whole files before they publish.
     """
 
-    chunks: list[ProvenChunk] = field(default_factory=list)
+    chunks: list[Chunk] = field(default_factory=list)
     manifest: Manifest | None = None
     ordinals: tuple[int, ...] = ()
-    unproven: bool = False
 
     @property
     def digest(self) -> Digest | None:
@@ -72,4 +71,4 @@ class Payload:
     @property
     def total_bytes(self) -> int:
         """Bytes of the model's chunks so far."""
-        return sum(chunk.chunk.size for chunk in self.chunks)
+        return sum(chunk.size for chunk in self.chunks)

@@ -19,6 +19,7 @@ from hubdist.model.redact import redact_url
 from hubdist.remote.copy_reader import copy_memory_bytes
 from hubdist.remote.snapshot_copy import FALLBACK_ERRORS, RemoteCopy
 from hubdist.resolver.values import NodeRead
+from hubdist.system.log_once import LogOnce
 
 _LOG = logging.getLogger(__name__)
 
@@ -58,7 +59,7 @@ class Probes:
         self._clock = cluster.clock
         self._known: dict[tuple[str, str], _Remembered] = {}
         """Id of a node and a bucket or directory -> what the node can do there."""
-        self._said: set[tuple[str, str]] = set()
+        self._once = LogOnce(_LOG)
         self._windows = Windows(config.max_in_flight_bytes)
 
     async def holds(self, node: Node, digest: Digest) -> bool:
@@ -182,10 +183,8 @@ class Probes:
             why: The reason, without secrets.
             level: Of the module `logging`.
         """
-        key = (node.id, _rights_scope(url))
-        if key not in self._said:
-            self._said.add(key)
-            _LOG.log(level, "hubdist: %s does not read %s itself: %s", node.name, redact_url(url), why)
+        key, text = (node.id, _rights_scope(url)), "hubdist: %s does not read %s itself: %s"
+        self._once.log(key, text, node.name, redact_url(url), why, level=level)
 
     def _remember(self, node: Node, place: str, result: ProbeResult) -> ProbeResult:
         keep_s = _USABLE_S if result.usable else _UNUSABLE_S

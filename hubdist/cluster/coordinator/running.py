@@ -18,7 +18,8 @@ from hubdist.config.schema import Config
 from hubdist.delivery import choose_chunk_bytes
 from hubdist.delivery.routes import Route
 from hubdist.errors import StoreFullError
-from hubdist.model.manifest import Digest, Manifest, cut_chunks, prove
+from hubdist.model.chunks import cut_chunks
+from hubdist.model.manifest import Digest, Manifest
 from hubdist.remote.snapshot_copy import RemoteCopy
 
 _REMOTE_CHUNK_BYTES = 8 << 20
@@ -152,10 +153,9 @@ class RunningDeliveries:
             largest = choose_chunk_bytes(_HUGE_BYTES, room_bytes=room, nodes=len(nodes))
             chunk_bytes = max(chunk_bytes, min(_REMOTE_CHUNK_BYTES, largest))
         payload = Payload(
-            [prove(manifest, chunk) for chunk in cut_chunks(manifest, chunk_bytes)],
+            list(cut_chunks(manifest, chunk_bytes)),
             manifest,
             tuple(range(len(manifest.entries))),
-            unproven=copy is not None and copy.unproven,
         )
         holders = self._holders.get(manifest.digest, ())
         source = SeedSource.at(self._node) if copy is None else SeedSource.remote(copy)

@@ -11,7 +11,8 @@ from hubdist.client.read_modes import Reader
 from hubdist.config.schema import Config
 from hubdist.delivery.routes import Route
 from hubdist.errors import DigestMismatchError
-from hubdist.model.manifest import EntryDigester, Manifest, cut_chunks
+from hubdist.model.chunks import cut_chunks
+from hubdist.model.manifest import EntryDigester, Manifest
 from hubdist.remote.snapshot_copy import list_copy
 from hubdist.resolver.resolver import Resolver
 from hubdist.resolver.values import ReadSources
@@ -32,7 +33,7 @@ def forge(cache: Path, config: Config, digest: str) -> None:
     manifest = json.loads(document["manifest"])
     digester = EntryDigester("weights.bin")
     digester.update(FORGED)
-    manifest["files"][1]["blocks"] = digester.entry().blocks.hex()
+    manifest["files"][1]["blocks"] = digester.entry().block_digests.hex()
     document["manifest"] = json.dumps(manifest)
     copy = list_copy(str(cache / "snapshots" / digest), config.deadlines)
     document["versions"] = {path: file.version for path, file in copy.files.items()}

@@ -16,7 +16,8 @@ from hubdist.cluster.agent.chunk_exchange import ChunkExchange
 from hubdist.cluster.agent.chunk_rpc import Sender
 from hubdist.config.schema import Config
 from hubdist.errors import HubdistError, IntegrityError, PeerError, StoreError
-from hubdist.model.manifest import Manifest, cut_chunks, prove
+from hubdist.model.chunks import cut_chunks
+from hubdist.model.manifest import Manifest
 from hubdist.remote.copy_reader import CopyReader
 from hubdist.remote.snapshot_copy import RemoteCopy, list_copy
 from hubdist.store.chunk_stage import ChunkStage
@@ -38,7 +39,7 @@ class Pair:
             with self.sent_store.publish(stage) as snapshot:
                 self.manifest: Manifest = snapshot.manifest
                 self.files = snapshot.path
-        self.chunks = [prove(self.manifest, chunk) for chunk in cut_chunks(self.manifest, MIB)]
+        self.chunks = cut_chunks(self.manifest, MIB)
         self.sending = ChunkExchange(lambda: self.sent_store, self.config)
         self.receiving = ChunkExchange(lambda: self.taken, self.config, request=self.ask)
         self.ordinals = tuple(range(len(self.manifest.entries)))
@@ -69,7 +70,7 @@ def pair(tmp_path: Path) -> Iterator[Pair]:
 def test_a_node_that_published_and_begins_again_sends_as_before(pair: Pair) -> None:
     assert pair.receiving.begin("d", pair.manifest, None) is False
     pair.receive()
-    pair.receiving.publish("d", pair.manifest, pair.ordinals, False)
+    pair.receiving.publish("d", pair.manifest, pair.ordinals)
     for _ in range(2):
         assert pair.receiving.begin("d", pair.manifest, None) is True
         assert pair.receiving.send("d", pair.chunks[0])
@@ -78,26 +79,26 @@ def test_a_node_that_published_and_begins_again_sends_as_before(pair: Pair) -> N
 def test_a_node_that_lost_its_snapshot_begins_anew_and_sends_no_more_from_it(pair: Pair) -> None:
     assert pair.receiving.begin("d", pair.manifest, None) is False
     pair.receive()
-    pair.receiving.publish("d", pair.manifest, pair.ordinals, False)
+    pair.receiving.publish("d", pair.manifest, pair.ordinals)
     (pair.taken.root / "snapshots" / pair.manifest.digest.value).rename(pair.taken.root / "lost")
     assert pair.receiving.begin("d", pair.manifest, None) is False
     with pytest.raises(HubdistError):
         pair.receiving.send("d", pair.chunks[0])
     pair.receive()
-    pair.receiving.publish("d", pair.manifest, pair.ordinals, False)
+    pair.receiving.publish("d", pair.manifest, pair.ordinals)
     assert pair.receiving.send("d", pair.chunks[0])
     assert pair.stages == []
 
 
 def test_two_calls_to_begin_at_once_leave_one_stage(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     both = threading.Barrier(2, timeout=20)
-    real = Store.stage_growing
+    real = Store.stage_chunks
 
-    def stage_growing(self: Store, expected_bytes: int | None) -> ChunkStage:
+    def stage_chunks(self: Store, manifest: Manifest | None) -> ChunkStage:
         both.wait()
-        return real(self, expected_bytes)
+        return real(self, manifest)
 
-    monkeypatch.setattr(Store, "stage_growing", stage_growing)
+    monkeypatch.setattr(Store, "stage_chunks", stage_chunks)
     threads = [threading.Thread(target=pair.receiving.begin, args=("d", pair.manifest, None)) for _ in range(2)]
     for thread in threads:
         thread.start()

@@ -14,8 +14,9 @@ from hubdist.cluster.job_record import JobRecord
 from hubdist.config.model_settings import ModelSettings
 from hubdist.delivery.routes import Route
 from hubdist.errors import ConfigError, DigestMismatchError, ModelNotFoundError, NotPinnedError
+from hubdist.model.chunks import cut_chunks
 from hubdist.model.handle import parse_handle
-from hubdist.model.manifest import Digest, cut_chunks
+from hubdist.model.manifest import Digest
 from hubdist.resolver.values import CallOptions, LoaderPin
 from tests.support.fake_agents import DRIVER, FakeActor, FakeNodes, fake_nodes, run, until
 

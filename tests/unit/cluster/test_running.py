@@ -153,7 +153,7 @@ def test_all_deliveries_to_a_node_together_stay_within_in_flight_bytes(tmp_path:
             ends = (f"from {sender.agent.decode()}", threading.current_thread().name)
             with guard:
                 for end in ends:
-                    under_way[end] += part.chunk.size
+                    under_way[end] += part.size
                     most[end] = max(most[end], under_way[end])
             try:
                 time.sleep(0.02)
@@ -161,7 +161,7 @@ def test_all_deliveries_to_a_node_together_stay_within_in_flight_bytes(tmp_path:
             finally:
                 with guard:
                     for end in ends:
-                        under_way[end] -= part.chunk.size
+                        under_way[end] -= part.size
             return data
 
         nodes.request = fetch

@@ -318,7 +318,7 @@ def test_an_unknown_key_of_a_model_names_the_known_ones() -> None:
         ("models", ["https://h:port/m"], "no valid port"),
         ("models", ["simplecache::gs://b/m"], "cannot be put in front"),
         ("models", [{"digest": "x"}], "models.0.handle"),
-        ("models", [{"handle": "/m", "digest": "md5:1"}], "is no digest"),
+        ("models", [{"handle": "/m", "digest": "md5:1"}], "is not a digest"),
         ("origins", 5, "dictionary"),
         ("origins", {"mine": 5}, "callable"),
         ("origins", {"My_Own": MemorySource}, "scheme"),

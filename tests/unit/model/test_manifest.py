@@ -1,10 +1,10 @@
-"""Digests, manifests and chunks: one name for one content, and nothing trusted that was read."""
+"""Digests and manifests: one name for one content, and nothing trusted that was read."""
 
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
+import pickle
 from pathlib import Path
 
 import pytest
@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hubdist.errors import DigestMismatchError, HandleError, HubdistError, IntegrityError, UnsafeArchiveError
-from hubdist.model.manifest import BLOCK_BYTES, Chunk, Digest, Entry, EntryDigester, Manifest, Piece, cut_chunks
+from hubdist.model.manifest import BLOCK_BYTES, Digest, Entry, EntryDigester, Manifest
 from hubdist.model.paths import PathSet, check_entry_path
 
 GOLDEN = Path(__file__).parent / "golden" / "manifest-1.json"
@@ -85,7 +85,7 @@ def test_a_digest_is_parsed_back_from_its_print(value: bytes) -> None:
     ],
 )
 def test_other_texts_are_no_digest(text: str) -> None:
-    with pytest.raises(HandleError, match="is no digest"):
+    with pytest.raises(HandleError, match="is not a digest"):
         Digest.parse(text)
 
 
@@ -338,83 +338,24 @@ def test_a_file_fed_in_any_splits_gives_the_same_entry(data: st.DataObject) -> N
 def test_an_entry_holds_the_digest_of_each_block() -> None:
     content = b"a" * BLOCK_BYTES + b"b" * BLOCK_BYTES + b"c"
     blocks = [content[:BLOCK_BYTES], content[BLOCK_BYTES : 2 * BLOCK_BYTES], b"c"]
-    assert entry("f", content).blocks == b"".join(hashlib.sha256(block).digest() for block in blocks)
+    assert entry("f", content).block_digests == b"".join(hashlib.sha256(block).digest() for block in blocks)
 
 
 @pytest.mark.parametrize("size", [0, BLOCK_BYTES, 2 * BLOCK_BYTES])
 def test_a_file_of_whole_blocks_has_no_empty_last_one(size: int) -> None:
-    assert len(entry("f", bytes(size)).blocks) == 32 * (size // BLOCK_BYTES)
+    assert len(entry("f", bytes(size)).block_digests) == 32 * (size // BLOCK_BYTES)
 
 
-_CONTENT = bytes(2 * BLOCK_BYTES + 100)
-_CONTENT_ENTRY = entry("f", _CONTENT)
+# Trust
 
 
-@given(st.integers(0, len(_CONTENT) - 1), st.integers(1, 255))
-@settings(max_examples=50, deadline=None)
-def test_any_flipped_byte_is_found(at: int, flip: int) -> None:
-    damaged = bytearray(_CONTENT)
-    damaged[at] ^= flip
-    with pytest.raises(DigestMismatchError, match=f"block {at // BLOCK_BYTES} of f"):
-        _CONTENT_ENTRY.check_range(0, memoryview(damaged))
-
-
-@pytest.mark.parametrize(("start", "end"), [(0, len(_CONTENT)), (BLOCK_BYTES, 2 * BLOCK_BYTES), (BLOCK_BYTES, None)])
-def test_right_blocks_pass_from_any_block_on(start: int, end: int | None) -> None:
-    _CONTENT_ENTRY.check_range(start, memoryview(_CONTENT)[start:end])
-
-
-def test_bytes_behind_the_end_are_refused() -> None:
-    with pytest.raises(DigestMismatchError):
-        entry("f", bytes(BLOCK_BYTES)).check_range(BLOCK_BYTES, memoryview(b"x"))
-
-
-# Chunks
-
-_SIZES = st.one_of(st.integers(0, 50), st.integers(0, 5 * BLOCK_BYTES), st.just(BLOCK_BYTES))
-
-
-@given(st.lists(_SIZES, max_size=12), st.integers(1, 4))
-@settings(deadline=None)
-def test_chunks_cover_every_byte_once_in_order(sizes: list[int], blocks: int) -> None:
-    manifest = Manifest(tuple(sized(f"f{index:02}", size) for index, size in enumerate(sizes)))
-    chunks = cut_chunks(manifest, blocks * BLOCK_BYTES)
-    covered = [piece for chunk in chunks for piece in chunk.pieces]
-    at = dict.fromkeys(range(len(sizes)), 0)
-    for piece in covered:
-        assert piece.start == at[piece.entry_index]
-        at[piece.entry_index] = piece.end
-    assert list(at.values()) == sizes
-    assert [piece.entry_index for piece in covered] == sorted(piece.entry_index for piece in covered)
-
-
-@given(st.lists(_SIZES, max_size=12), st.integers(1, 4))
-@settings(deadline=None)
-def test_chunks_are_bounded_and_begin_and_end_at_blocks_or_files(sizes: list[int], blocks: int) -> None:
-    manifest = Manifest(tuple(sized(f"f{index:02}", size) for index, size in enumerate(sizes)))
-    chunks = cut_chunks(manifest, blocks * BLOCK_BYTES)
-    assert [chunk.index for chunk in chunks] == list(range(len(chunks)))
-    for chunk in chunks:
-        assert 0 < chunk.size <= blocks * BLOCK_BYTES
-        for piece in chunk.pieces:
-            assert piece.start % BLOCK_BYTES == 0
-            assert piece.end % BLOCK_BYTES == 0 or piece.end == sizes[piece.entry_index]
-
-
-@given(st.lists(_SIZES, max_size=12), st.integers(1, 4))
-@settings(deadline=None)
-def test_two_neighbours_would_never_fit_into_one_chunk(sizes: list[int], blocks: int) -> None:
-    manifest = Manifest(tuple(sized(f"f{index:02}", size) for index, size in enumerate(sizes)))
-    chunks = cut_chunks(manifest, blocks * BLOCK_BYTES)
-    for left, right in itertools.pairwise(chunks):
-        first_of_right = right.pieces[0].end - right.pieces[0].start
-        assert left.size + first_of_right > blocks * BLOCK_BYTES
-
-
-def test_small_files_share_a_chunk() -> None:
-    manifest = Manifest(tuple(sized(f"f{index}", 10) for index in range(3)))
-    assert cut_chunks(manifest, BLOCK_BYTES) == (Chunk(0, (Piece(0, 0, 10), Piece(1, 0, 10), Piece(2, 0, 10))),)
-
-
-def test_a_model_of_empty_files_has_no_chunks() -> None:
-    assert cut_chunks(manifest_of({"a": b"", "b": b""}), BLOCK_BYTES) == ()
+def test_whether_blocks_are_proven_is_no_part_of_a_manifest_but_travels_with_it() -> None:
+    manifest = manifest_of(GOLDEN_FILES)
+    unproven = manifest.unproven()
+    assert manifest.blocks_proven
+    assert not unproven.blocks_proven
+    assert unproven == manifest
+    assert hash(unproven) == hash(manifest)
+    assert (unproven.digest, unproven.to_json()) == (manifest.digest, manifest.to_json())
+    assert not pickle.loads(pickle.dumps(unproven)).blocks_proven
+    assert pickle.loads(pickle.dumps(manifest)).blocks_proven

@@ -28,7 +28,7 @@ from hubdist.model.manifest import Digest
 from hubdist.report.delivery import NodeReport
 from hubdist.store.nonces import Nonces
 from hubdist.store.store import Store
-from hubdist.system.disk import remove_tree
+from hubdist.system.directories import remove_tree
 
 
 @pytest.fixture

@@ -33,9 +33,12 @@ from hubdist.errors import (
     UnsafeArchiveError,
     UnsafeStoreError,
 )
-from hubdist.model.manifest import BLOCK_BYTES, Digest, Manifest, cut_chunks
+from hubdist.model.chunks import cut_chunks
+from hubdist.model.manifest import BLOCK_BYTES, Digest, Manifest
 from hubdist.store.store import Store
-from hubdist.system.disk import check_private, disk_errors, free_bytes, remove_tree, write_durably
+from hubdist.system.directories import remove_tree
+from hubdist.system.disk import disk_errors, free_bytes, write_durably
+from hubdist.system.ownership import check_private
 from tests.support.store_models import FILES, content, home, model, publish, staged
 
 _SPAWN = multiprocessing.get_context("spawn")  # a fork of a process with TensorFlow's threads may hang or crash
@@ -247,7 +250,7 @@ def chunk_data(manifest: Manifest) -> list[tuple[Any, memoryview]]:
 
 def test_chunks_in_any_order_give_the_model(store: Store, tmp_path: Path) -> None:
     manifest = manifest_of(tmp_path, BIG)
-    with store.stage_manifest(manifest) as stage:
+    with store.stage_chunks(manifest) as stage:
         for chunk, data in reversed(chunk_data(manifest)):
             stage.write_chunk(chunk, data)
         published = store.publish(stage)
@@ -257,7 +260,7 @@ def test_chunks_in_any_order_give_the_model(store: Store, tmp_path: Path) -> Non
 
 def test_a_damaged_chunk_is_refused_and_the_right_one_still_fits(store: Store, tmp_path: Path) -> None:
     manifest = manifest_of(tmp_path, BIG)
-    with store.stage_manifest(manifest) as stage:
+    with store.stage_chunks(manifest) as stage:
         for chunk, data in chunk_data(manifest):
             damaged = bytearray(data)
             damaged[-1] ^= 1
@@ -271,7 +274,7 @@ def test_a_damaged_chunk_is_refused_and_the_right_one_still_fits(store: Store, t
 
 def test_a_model_that_lacks_a_chunk_is_not_published(store: Store, tmp_path: Path) -> None:
     manifest = manifest_of(tmp_path, BIG)
-    with store.stage_manifest(manifest) as stage:
+    with store.stage_chunks(manifest) as stage:
         for chunk, data in chunk_data(manifest)[:-1]:
             stage.write_chunk(chunk, data)
             stage.write_chunk(chunk, data)
@@ -281,7 +284,7 @@ def test_a_model_that_lacks_a_chunk_is_not_published(store: Store, tmp_path: Pat
 
 
 def test_a_model_of_empty_files_needs_no_chunk(store: Store, tmp_path: Path) -> None:
-    with store.stage_manifest(manifest_of(tmp_path, {"a": b""})) as stage:
+    with store.stage_chunks(manifest_of(tmp_path, {"a": b""})) as stage:
         assert content(store.publish(stage).path) == {"a": b""}
 
 
@@ -596,7 +599,7 @@ def test_the_least_recently_used_snapshots_make_room(root: Path) -> None:
 def test_room_is_made_before_chunks_arrive(root: Path, tmp_path: Path) -> None:
     one, two = _publish_in_turn(Store(root), [1, 2])
     limited = Store(root, max_bytes=2500)
-    with limited.stage_manifest(manifest_of(tmp_path, model(3))):
+    with limited.stage_chunks(manifest_of(tmp_path, model(3))):
         assert limited.digests() == [two]
     assert limited.find(one) is None
 
@@ -626,7 +629,7 @@ def test_a_model_larger_than_the_limit_is_refused_and_evicts_nothing(root: Path,
         publish(limited, model(3, 3000))
     assert (caught.value.need_bytes, caught.value.free_bytes) == (3000, 2500)
     with pytest.raises(StoreFullError, match="max_store_bytes allows") as caught:
-        limited.stage_manifest(manifest_of(tmp_path, model(3, 3000)))
+        limited.stage_chunks(manifest_of(tmp_path, model(3, 3000)))
     assert (caught.value.need_bytes, caught.value.free_bytes) == (3000, 2500)
     assert limited.digests() == digests
     assert staged(limited) == []
@@ -816,7 +819,7 @@ def test_a_store_in_which_another_user_owns_a_folder_is_refused(root: Path) -> N
 
 def test_a_store_that_is_a_file_is_refused(root: Path) -> None:
     root.write_bytes(b"")
-    with pytest.raises(StoreError, match="is no directory"):
+    with pytest.raises(StoreError, match="is not a directory"):
         Store(root)
 
 
@@ -859,7 +862,8 @@ _PRELUDE = """
 import os, subprocess, sys
 from pathlib import Path
 from hubdist.errors import HubdistError
-from hubdist.model.manifest import Digest, Manifest, cut_chunks, prove
+from hubdist.model.chunks import cut_chunks
+from hubdist.model.manifest import Digest, Manifest
 from hubdist.store.store import Store
 
 def mount(*arguments):
@@ -952,16 +956,16 @@ attempt(overtaken)
 manifest = Manifest.from_json(Path(sys.argv[2]).read_bytes())
 
 def overtaken_by_chunks():
-    with store.stage_manifest(manifest) as stage:
+    with store.stage_chunks(manifest) as stage:
         (root / "ballast").write_bytes(bytes(6 << 20))
         for chunk in cut_chunks(manifest, 1 << 20):
             stage.write_chunk(chunk, memoryview(bytes(chunk.size)))
 
 attempt(overtaken_by_chunks)
-attempt(lambda: store.stage_manifest(manifest))
+attempt(lambda: store.stage_chunks(manifest))
 (root / "ballast").unlink()
 print(os.listdir(root / "staging"), len(store.digests()))
-with store.stage_manifest(manifest) as stage:
+with store.stage_chunks(manifest) as stage:
     for chunk in cut_chunks(manifest, 1 << 20):
         stage.write_chunk(chunk, memoryview(bytes(chunk.size)))
     print((store.publish(stage).path / "saved_model.pb").stat().st_size)
@@ -986,16 +990,16 @@ _SMALL_DISK_GROWING = """
 mount("-t", "tmpfs", "-o", "size=8m,mode=700", "tmpfs", root)
 store = Store(root)
 manifest = Manifest.from_json(Path(sys.argv[2]).read_bytes())
-chunks = [prove(manifest, chunk) for chunk in cut_chunks(manifest, 1 << 20)]
+chunks = cut_chunks(manifest, 1 << 20)
 
-def grow(expected_bytes, ballast=0):
-    with store.stage_growing(expected_bytes) as stage:
+def grow(known, ballast=0):
+    with store.stage_chunks(known) as stage:
         (root / "ballast").write_bytes(bytes(ballast))
         for chunk in chunks:
-            stage.write_chunk(chunk, memoryview(bytes(chunk.chunk.size)))
+            stage.write_chunk(chunk, memoryview(bytes(chunk.size)))
 
 attempt(lambda: grow(None))
-attempt(lambda: grow(manifest.total_bytes))
+attempt(lambda: grow(manifest))
 attempt(lambda: grow(None, 6 << 20))
 print(os.listdir(root / "staging"), len(store.digests()))
 """

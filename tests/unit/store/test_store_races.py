@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +24,17 @@ import pytest
 
 from hubdist.errors import IntegrityError, StoreError
 from hubdist.model.handle import parse_handle
-from hubdist.store import eviction, holds, turns
+from hubdist.store import eviction, holds, publication
 from hubdist.store import store as store_module
 from hubdist.store.claims import Claims
 from hubdist.store.holds import HeldDirectory
 from hubdist.store.nonces import Nonces
 from hubdist.store.pins import Pins
 from hubdist.store.snapshot import Snapshot
-from hubdist.store.snapshot_directory import Home
+from hubdist.store.snapshot_directory import SnapshotDirectory
 from hubdist.store.store import Store
-from hubdist.system.disk import remove_tree
+from hubdist.store.turns import STALLED_AFTER_S, take_turn
+from hubdist.system.directories import remove_tree
 from tests.support import store_stress
 from tests.support.store_models import FILES, content, home, model, publish, staged
 
@@ -83,12 +85,12 @@ def test_a_snapshot_that_is_replaced_while_it_is_looked_at_is_found_and_not_quar
     new: list[Snapshot] = []
 
     def replace(*_: object) -> None:
-        with Home(home(store, digest)) as old:
-            old.give_up()
+        with SnapshotDirectory(home(store, digest)) as old:
+            old.begin_eviction()
             old.clear(None)
         new.append(publish(store))
 
-    place, name = (Home, "hold") if "before" in step else (store_module, "check_snapshot")
+    place, name = (SnapshotDirectory, "hold") if "before" in step else (store_module, "check_snapshot")
     assert once(monkeypatch, place, name, replace) == []
     with store.find(digest) as found:  # type: ignore[union-attr]
         assert found.path.samefile(new[0].path)
@@ -101,7 +103,7 @@ def test_a_snapshot_that_is_evicted_while_it_is_looked_at_is_just_not_there(
 ) -> None:
     with publish(store) as snapshot:
         digest = snapshot.manifest.digest
-    once(monkeypatch, Home, "hold", lambda *_: Store(store.root).evict(digest))
+    once(monkeypatch, SnapshotDirectory, "hold", lambda *_: Store(store.root).evict(digest))
     assert store.find(digest) is None
     assert quarantined(store) == []
     assert "damaged" not in caplog.text
@@ -121,7 +123,7 @@ def test_of_two_who_find_a_snapshot_damaged_the_slower_leaves_the_new_one_alone(
         assert Store(store.root).find(digest) is None
         new.append(publish(store))
 
-    done = once(monkeypatch, eviction.Removal, "_new_quarantine", mend)
+    done = once(monkeypatch, eviction.Evictor, "_new_quarantine", mend)
     assert store.find(digest) is None
     assert done
     assert content(new[0].path) == FILES
@@ -163,7 +165,7 @@ def test_an_evictor_that_was_stopped_before_it_deletes_never_touches_what_was_pu
     with publish(store) as snapshot:
         digest = snapshot.manifest.digest
     new: list[Snapshot] = []
-    once(monkeypatch, eviction.Removal, "_evict", lambda *_: new.append(publish(Store(store.root))))
+    once(monkeypatch, eviction.Evictor, "_evict", lambda *_: new.append(publish(Store(store.root))))
     store.evict(digest)
     assert content(new[0].path) == FILES
     assert store.find(digest) is not None
@@ -174,8 +176,8 @@ def test_an_evictor_that_was_stopped_before_it_deletes_never_touches_what_was_pu
 def test_an_eviction_that_was_broken_off_is_finished_by_whoever_comes(store: Store, after: str) -> None:
     with publish(store) as snapshot:
         digest = snapshot.manifest.digest
-    with Home(home(store, digest)) as opened:
-        assert opened.give_up()  # and dies
+    with SnapshotDirectory(home(store, digest)) as opened:
+        assert opened.begin_eviction()  # and dies
     if after == "publish":
         assert content(publish(store).path) == FILES
         assert not list(home(store, digest).glob("evicted"))
@@ -230,7 +232,7 @@ def test_a_snapshot_that_cannot_be_evicted_keeps_no_other_model_from_being_loade
     def fail(*_: object) -> None:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    monkeypatch.setattr(Home, "give_up", fail)
+    monkeypatch.setattr(SnapshotDirectory, "begin_eviction", fail)
     with publish(Store(root, max_bytes=1500), model(2)) as snapshot:
         assert content(snapshot.path) == model(2)
 
@@ -244,14 +246,14 @@ def test_what_was_published_is_held_from_the_moment_in_which_it_appears(
     """The sync of the directory comes right after the rename: nobody can evict it then."""
     store = Store(root)
     evicted: list[bool] = []
-    plain = store_module.sync_directory
+    plain = publication.sync_directory
 
     def sync(folder: Path) -> None:
         if folder.name == "snapshots":
             evicted.extend(Store(root).evict(digest) for digest in store.digests())
         plain(folder)
 
-    monkeypatch.setattr(store_module, "sync_directory", sync)
+    monkeypatch.setattr(publication, "sync_directory", sync)
     with publish(store) as snapshot:
         assert evicted == [False]
         assert not Store(root).evict(snapshot.manifest.digest)
@@ -293,7 +295,7 @@ def test_a_stage_that_was_swept_before_it_was_held_is_made_again(store: Store, m
 def test_a_stage_that_was_swept_before_it_was_locked_is_made_again(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain = holds.take_proven_lock
+    plain = holds.try_proven_lock
     swept: list[Path] = []
 
     def sweep_first(descriptor: int, kind: int, name: Path, **keywords: Any) -> Any:
@@ -302,7 +304,7 @@ def test_a_stage_that_was_swept_before_it_was_locked_is_made_again(
             Store(store.root).sweep()
         return plain(descriptor, kind, name, **keywords)
 
-    monkeypatch.setattr(holds, "take_proven_lock", sweep_first)
+    monkeypatch.setattr(holds, "try_proven_lock", sweep_first)
     with store.stage() as stage:
         assert [path.exists() for path in swept] == [False]
         assert stage.path.exists()
@@ -352,6 +354,7 @@ _PRELUDE = """
 import os, signal, sys, time
 from pathlib import Path
 from hubdist.store.store import Store
+from hubdist.store.turns import STALLED_AFTER_S, take_turn
 
 store = Store(Path(sys.argv[1]))
 """
@@ -421,21 +424,24 @@ with store.lock("name", 10):
 """
 
 
-def test_a_stopped_holder_of_the_lock_delays_others_by_seconds(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert 2 * turns.SILENT_S < 15  # also if those who went on are stopped
-    monkeypatch.setattr(turns, "SILENT_S", 1.6)
+def test_a_stopped_holder_of_the_lock_delays_others_by_seconds(store: Store) -> None:
+    assert 2 * STALLED_AFTER_S < 15  # also if those who went on are stopped
+
+    def turn(timeout_s: float) -> AbstractContextManager[None]:
+        return take_turn(store.root / "locks", "name", timeout_s, stalled_after_s=1.6)
+
     process = _run(_HOLD, store.root)
     process.send_signal(signal.SIGSTOP)
     waited: list[float] = []
 
     def wait() -> None:
         begin = time.monotonic()
-        with store.lock("name", 4):
+        with turn(4):
             waited.append(time.monotonic() - begin)
 
     try:
         begin = time.monotonic()
-        with store.lock("name", 3600):
+        with turn(3600):
             assert time.monotonic() - begin < 5
             thread = threading.Thread(target=wait)
             thread.start()
@@ -446,14 +452,13 @@ def test_a_stopped_holder_of_the_lock_delays_others_by_seconds(store: Store, mon
         process.communicate(timeout=30)
 
 
-def test_a_living_holder_of_the_lock_is_waited_for(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(turns, "SILENT_S", 2.0)
+def test_a_living_holder_of_the_lock_is_waited_for(store: Store) -> None:
     process = _run(_HOLD, store.root)
     assert process.stdin is not None
     released = threading.Timer(4, lambda: (process.stdin.write("\n"), process.stdin.flush()))  # type: ignore[union-attr]
     released.start()
     begin = time.monotonic()
-    with store.lock("name", 60):
+    with take_turn(store.root / "locks", "name", 60, stalled_after_s=2.0):
         assert time.monotonic() - begin > 3.5
     released.join()
     process.communicate(timeout=30)
@@ -626,14 +631,14 @@ def test_a_claimed_snapshot_is_not_taken_for_one_that_is_being_evicted(
 def publish_beside(store: Store) -> threading.Thread:
     """Let another publish the same model; it has met the evictor's lock when this returns, and goes on trying."""
     tried = threading.Event()
-    plain = eviction.Removal.finish_eviction
+    plain = eviction.Evictor.finish_eviction
 
-    def try_to_finish(self: eviction.Removal, path: Path) -> None:
+    def try_to_finish(self: eviction.Evictor, path: Path) -> None:
         plain(self, path)
         tried.set()
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(eviction.Removal, "finish_eviction", try_to_finish)
+        patch.setattr(eviction.Evictor, "finish_eviction", try_to_finish)
         thread = threading.Thread(target=lambda: publish(store).release())
         thread.start()
         assert tried.wait(20)

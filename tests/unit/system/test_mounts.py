@@ -79,7 +79,7 @@ def test_where_locks_do_not_tell_what_was_touched_within_an_hour_stays_on_a_moun
 def test_a_writer_whose_file_was_swept_before_it_was_locked_makes_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    take = temporary_files.take_proven_lock
+    take = temporary_files.try_proven_lock
     swept: list[Path] = []
 
     def sweep_first(descriptor: int, kind: int, file: Path) -> Any:
@@ -88,7 +88,7 @@ def test_a_writer_whose_file_was_swept_before_it_was_locked_makes_another(
             file.unlink()
         return take(descriptor, kind, file)
 
-    monkeypatch.setattr(temporary_files, "take_proven_lock", sweep_first)
+    monkeypatch.setattr(temporary_files, "try_proven_lock", sweep_first)
     with open_tree(str(tmp_path), DEADLINES) as tree:
         tree.write("file", b"content")
         assert tree.load("file") == b"content"

@@ -1,0 +1,103 @@
+"""What all stages share: the directory in which a snapshot's files are written before the store publishes them.
+
+Only its maker writes to a stage. Each file is made with O_EXCL and O_NOFOLLOW below the stage's directory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+from hubdist.model.manifest import Digest, Manifest
+from hubdist.store.folders import FILES
+from hubdist.store.holds import HeldDirectory
+from hubdist.system.disk import NEW_FILE, disk_errors, sync_directory
+
+
+class StageDirectory(HeldDirectory):
+    """A fresh directory with the model's files below `files`.
+
+    Use a stage as a context manager: it removes the directory in the end, unless the store has published the stage.
+
+    Args:
+        parent: The store's staging directory.
+        folders: Names of the directories in it.
+
+    Attributes:
+        files: The directory of the model's files.
+    """
+
+    def __init__(self, parent: Path, *folders: str) -> None:
+        super().__init__(parent, *folders)
+        self.files = self.path / FILES
+
+    def _create(self, target: Path) -> int:
+        """Make a file and the directories above it."""
+        self._make_parents(target)
+        return os.open(target, NEW_FILE, 0o600)
+
+    def _make_parents(self, target: Path) -> None:
+        """Make the directories above a file, but not the stage itself: it may have been discarded or swept away."""
+        for folder in reversed(target.relative_to(self.path).parents[:-1]):
+            (self.path / folder).mkdir(mode=0o700, exist_ok=True)
+
+
+def check_whole(files: Path, manifest: Manifest) -> None:
+    """Digest whole files and compare the digests with a manifest's.
+
+    Args:
+        files: The directory of the model's files.
+        manifest: The model.
+
+    Raises:
+        DigestMismatchError: A file differs.
+        StoreError: The disk refuses.
+    """
+    for entry in manifest.entries:
+        with disk_errors(files / entry.path), (files / entry.path).open("rb") as file:
+            found = Digest(hashlib.file_digest(file, entry.digest.algorithm).hexdigest())
+        entry.check_whole(found)
+
+
+def sync_files(files: Path, manifest: Manifest) -> None:
+    """Make a model's files durable.
+
+    Args:
+        files: The directory of the model's files.
+        manifest: Which files to look for.
+
+    Raises:
+        StoreError: The disk refuses.
+    """
+    with disk_errors(files):
+        for entry in manifest.entries:
+            descriptor = os.open(files / entry.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+
+
+def sync_directories(root: Path) -> None:
+    """Make the names in a directory, and in every directory below it, durable."""
+    for folder, _, _ in os.walk(root, topdown=False):
+        sync_directory(Path(folder))
+
+
+def write_all(descriptor: int, view: memoryview, offset: int | None) -> None:
+    """Write all bytes to an open file.
+
+    Args:
+        descriptor: The file.
+        view: The bytes.
+        offset: Where they go; None for the file's own position.
+
+    Raises:
+        OSError: The disk refuses.
+    """
+    while len(view) > 0:
+        written = os.write(descriptor, view) if offset is None else os.pwrite(descriptor, view, offset)
+        view = view[written:]
+        if offset is not None:
+            offset += written
