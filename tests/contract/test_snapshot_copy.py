@@ -102,7 +102,7 @@ def test_ordered_chunks_come_in_order_from_the_calling_thread(place: Place) -> N
     copy_remote(
         list_copy(f"{place.url}/model", DEADLINES), MANIFEST, take, DEADLINES, in_flight_bytes=IN_FLIGHT, ordered=True
     )
-    assert came == list(range(len(came)))
+    assert came == sorted(came)
     assert len(came) > 2
     assert bytes(total) == b"".join(FILES[entry.path] for entry in MANIFEST.entries)
 
