@@ -17,8 +17,8 @@ from hubdist.model.hints import suggesting
 from hubdist.model.manifest import Digest, Manifest
 from hubdist.report.delivery import NodeReport, PinReport, Report
 from hubdist.report.plan import NodePlan, Plan, Refreshed, Status
+from hubdist.resolver.lookup import PinTable
 from hubdist.resolver.node_store import open_store
-from hubdist.resolver.pin_table import PinTable
 from hubdist.resolver.plan_view import plan_of
 from hubdist.resolver.resolver import Resolver
 from hubdist.resolver.values import CallOptions, LoaderPin, Pinned, ReadSources, ResolvedFrom

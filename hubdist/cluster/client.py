@@ -12,8 +12,7 @@ import ray.exceptions
 from ray.experimental import tqdm_ray
 
 from hubdist.cluster.connection import CoordinatorConnection
-from hubdist.cluster.coordinator.answers import CoordinatorStatus, Membership
-from hubdist.cluster.job import Terms
+from hubdist.cluster.job import CoordinatorStatus, Membership, Terms
 from hubdist.cluster.nodes import ProcessRole
 from hubdist.cluster.refresh_marks import RefreshMark, find_mark
 from hubdist.config.handover import fingerprint, replace_in_process, with_store_of

@@ -1,21 +1,34 @@
-"""What holds for a job as long as it runs, for whichever process has to make its coordinator again."""
+"""What holds for a job as long as it runs, and the record of it that the cluster keeps.
+
+The record stands in the key-value table of Ray's control service, which Ray's own libraries use in the same way. It
+outlives every node and process of the job, so whichever process makes the coordinator again finds the job's settings
+and pins there. A job does not need the record to go on: where it cannot be read or written, the job has what its
+processes and its store know.
+"""
 
 from __future__ import annotations
 
+import logging
 import pickle
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeVar
 
 import cloudpickle
 
 from hubdist.config.handover import fingerprint, without_secrets
 from hubdist.config.model_settings import ModelSettings
 from hubdist.config.schema import Config
-from hubdist.errors import ConfigError, DigestMismatchError
+from hubdist.errors import ConfigError, DigestMismatchError, HubdistError
 from hubdist.model.handle import Handle
 from hubdist.model.manifest import Digest
+from hubdist.report.delivery import NodeReport, PinReport
+from hubdist.report.plan import RouteTotal
+
+_LOG = logging.getLogger(__name__)
+_T = TypeVar("_T")
+_NAMESPACE = "hubdist"
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,3 +153,100 @@ class Terms:
 
     def __bool__(self) -> bool:
         return self.frozen or self.offline or bool(self.models)
+
+
+class JobRecord:
+    """The entries of one job. Any process of the cluster may read and write them; a call takes about a millisecond.
+
+    Args:
+        job_id: Ray's id of the job.
+    """
+
+    def __init__(self, job_id: str) -> None:
+        self._job_id = job_id
+
+    def job(self) -> Job | None:
+        """The job's settings; None if they are not there or cannot be read."""
+        data = self._get("settings")
+        try:
+            found = None if data is None else pickle.loads(data)  # noqa: S301 - Ray unpickles what its own table holds, too
+        except (pickle.UnpicklingError, AttributeError, ImportError, EOFError, TypeError, HubdistError) as error:
+            _LOG.warning("hubdist: the job's settings in Ray's table cannot be read: %s", error)
+            return None
+        return found if isinstance(found, Job) else None
+
+    def keep_job(self, job: Job) -> None:
+        """Remember the job's settings."""
+        self._put("settings", pickle.dumps(job))
+
+    def close_job(self) -> None:
+        """Remember that the driver has shut the job down."""
+        job = self.job()
+        if job is not None:
+            self.keep_job(replace(job, closed=True))
+
+    def find(self, key: str) -> Digest | None:
+        """The digest that is pinned for the handle with this key, or None."""
+        data = self._get(f"pins/{key}")
+        return None if data is None else Digest.parse(data.decode())
+
+    def keep(self, key: str, digest: Digest) -> None:
+        """Note a pin of the job.
+
+        Args:
+            key: `Handle.key` of the handle.
+            digest: What the handle stands for.
+        """
+        self._put(f"pins/{key}", str(digest).encode())
+
+    def _get(self, name: str) -> bytes | None:
+        from ray.experimental import internal_kv
+
+        found: bytes | None = self._try(lambda: internal_kv._internal_kv_get(self._key(name), namespace=_NAMESPACE))
+        return found
+
+    def _put(self, name: str, data: bytes) -> None:
+        from ray.experimental import internal_kv
+
+        self._try(lambda: internal_kv._internal_kv_put(self._key(name), data, namespace=_NAMESPACE))
+
+    def _key(self, name: str) -> str:
+        return f"{self._job_id}/{name}"
+
+    def _try(self, work: Callable[[], _T]) -> _T | None:
+        import ray.exceptions
+
+        try:
+            return work()
+        except ray.exceptions.RayError as error:
+            _LOG.warning("hubdist: Ray's table cannot be asked: %s", type(error).__name__)
+            return None
+
+
+@dataclass(frozen=True, slots=True)
+class CoordinatorStatus:
+    """What the coordinator knows.
+
+    Attributes:
+        node: Name of its node.
+        pins: The newest pins.
+        deliveries: The newest reports of nodes.
+        agents: Names of the nodes where an agent runs.
+        left_out: How many older pins, and how many older reports, are not shown.
+        totals: All deliveries by route.
+    """
+
+    node: str
+    pins: tuple[PinReport, ...]
+    deliveries: tuple[NodeReport, ...]
+    agents: tuple[str, ...]
+    left_out: tuple[int, int]
+    totals: tuple[RouteTotal, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Membership:
+    """What a process needs to know to take part in its job: the job, and Ray's id of the driver's node."""
+
+    job: Job
+    node_id: str

@@ -12,9 +12,9 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from hubdist.config.frozen_dict import FrozenDict
-from hubdist.config.inherited import VARIABLE, write_inherited
+from hubdist.config.model_settings import FrozenDict
 from hubdist.config.schema import Config
+from hubdist.config.sources import VARIABLE, write_inherited
 from hubdist.errors import ConfigError
 from hubdist.system.disk import working_directory
 

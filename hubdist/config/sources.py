@@ -1,23 +1,31 @@
 """Where settings come from: YAML, environment, TensorFlow Hub's flags, arguments; and how they are put together.
 
 `hubdist.config.schema` checks what the layers hold. The environment is passed in.
+
+One variable of the environment is written as well: by it, a process hands its settings to the processes that it starts,
+with multiprocessing, joblib, subprocess and the like. It holds JSON and the id of the process that wrote it: that
+process itself does not read it.
 """
 
 from __future__ import annotations
 
+import json
+import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from typing import Any
 
 import yaml
 
-from hubdist.config.inherited import VARIABLE, read_inherited
 from hubdist.errors import ConfigError
 from hubdist.model.paths import expand_home, local_directory
 from hubdist.model.redact import redact_url
 
 _Layer = tuple[str, dict[str, Any]]
 """Where settings stand, for errors; and keys and values."""
+
+VARIABLE = "HUBDIST_INHERITED"
+"""Not a setting; only `hubdist.config.handover.hand_down` writes it."""
 
 
 def merge_layers(environment: Mapping[str, str], overrides: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
@@ -141,3 +149,22 @@ def _environment_value(key: str, value: str, name: str) -> Any:
     if value.strip() == "null":
         return None
     return parse_yaml(f"{key}: {value}", name)[key] if key in ("models", "imports") else value
+
+
+def write_inherited(environment: MutableMapping[str, str], values: Mapping[str, Any]) -> None:
+    """Put settings where processes that this one starts find them.
+
+    Args:
+        environment: The process's environment variables.
+        values: Keys and values that JSON can hold.
+    """
+    environment[VARIABLE] = json.dumps({"process": os.getpid(), "settings": dict(values)})
+
+
+def read_inherited(environment: Mapping[str, str]) -> dict[str, Any]:
+    """The settings of the process that started this one; none if no such process has any."""
+    try:
+        written = json.loads(environment.get(VARIABLE, "{}"))
+        return {} if written.get("process") == os.getpid() else dict(written.get("settings", {}))
+    except (ValueError, AttributeError, TypeError):
+        return {}

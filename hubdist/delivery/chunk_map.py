@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from hubdist.delivery.bitsets import ascending, without
-from hubdist.delivery.peers import Peer
+from hubdist.delivery.peers import Peer, ascending, without
 
 
 class ChunkMap:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from hubdist.delivery.bitsets import descending, next_below, without
-from hubdist.delivery.peers import Peer, Role, Window
+from hubdist.delivery.peers import Peer, Role, Window, descending, next_below, without
 
 _COMPARED = 4
 """How many senders are compared to find the least busy one. Comparing all of them would cost more than it gains."""

@@ -28,8 +28,7 @@ from hubdist.delivery.events import (
 )
 from hubdist.delivery.peer_set import PeerSet
 from hubdist.delivery.peers import Peer, Role, Window
-from hubdist.delivery.pending_fetches import PendingFetches
-from hubdist.delivery.scheduler import Scheduler
+from hubdist.delivery.scheduler import PendingFetches, Scheduler
 from hubdist.errors import HubdistError, IntegrityError
 
 MAX_TRIES = 3

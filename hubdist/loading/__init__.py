@@ -11,8 +11,7 @@ from hubdist.loading.open_model import open_model
 from hubdist.loading.pickling import PickleHooks, apply_changes
 from hubdist.loading.ram_model import RamModel, copy_to_memory
 from hubdist.loading.remote_tasks.assets import free_remote_assets
-from hubdist.loading.state.changes import Changes
-from hubdist.loading.state.parts import NodePath
+from hubdist.loading.state.parts import Changes, NodePath
 from hubdist.loading.tf_runtime import import_modules
 
 __all__ = [

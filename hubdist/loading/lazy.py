@@ -17,8 +17,7 @@ from typing import Any, Literal
 
 from hubdist.errors import TravelError
 from hubdist.loading.load_key import LoadKey
-from hubdist.loading.state.changes import Changes
-from hubdist.loading.state.parts import NodePath, find, set_class
+from hubdist.loading.state.parts import Changes, NodePath, find, set_class
 
 PartKind = Literal["object", "callable object", "function", "signature", "signatures"]
 """What a part of a model is, told without TensorFlow."""

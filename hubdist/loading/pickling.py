@@ -14,14 +14,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from hubdist.errors import HubdistError, TravelError
-from hubdist.loading.forks import remember
 from hubdist.loading.lazy import PART_FIELD, ModelReference, PartKind
 from hubdist.loading.load_key import LoadKey
 from hubdist.loading.state.attributes import ModelState
-from hubdist.loading.state.changes import Changes
 from hubdist.loading.state.eager import EagerState
-from hubdist.loading.state.graph import GraphState
-from hubdist.loading.state.parts import NodePath, find, is_function, set_class
+from hubdist.loading.state.graph_variables import GraphState
+from hubdist.loading.state.parts import Changes, NodePath, find, is_function, set_class
+from hubdist.loading.tf_runtime import remember
 
 
 @dataclass(frozen=True, slots=True)

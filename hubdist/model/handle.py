@@ -1,6 +1,6 @@
 """Handles: what users write to name a model. `parse_handle` gives equal handles equal texts and finds their kind.
 
-The kind follows from the text alone; nothing is read. `hubdist.model.suffixes` decides what the ending of a name means,
+The kind follows from the text alone; nothing is read. `hubdist.model.paths` decides what the ending of a name means,
 for every kind. The kinds:
 
 | kind    | example                                                   |
@@ -28,8 +28,8 @@ from pathlib import Path
 from hubdist.errors import HandleError
 from hubdist.model.hints import storage_directory, suggestion
 from hubdist.model.hub_urls import DEFAULT_PORTS, HttpUrl, normal_kaggle_name
+from hubdist.model.paths import ARCHIVE_SUFFIXES, Ending, ending_of
 from hubdist.model.redact import redact_url
-from hubdist.model.suffixes import ARCHIVE_SUFFIXES, Ending, ending_of
 
 TREE_SCHEMES = frozenset({"gs", "gcs", "s3", "s3a", "az", "abfs", "abfss", "adl", "hf", "hdfs", "oci", "oss", "memory"})
 """Allowed fsspec protocols: object storage and the like, but no protocol that runs commands or chains caches."""

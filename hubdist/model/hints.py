@@ -8,8 +8,8 @@ import re
 from collections.abc import Iterator, Sequence
 
 from hubdist.errors import HubdistError, ModelNotFoundError
+from hubdist.model.paths import Ending, ending_of
 from hubdist.model.redact import redact_url
-from hubdist.model.suffixes import Ending, ending_of
 
 _PLAIN_NAME = re.compile(r"\w[\w.-]*")
 _HOST = re.compile(r"[\w-]+(\.[\w-]+)*\.[A-Za-z]{2,}")

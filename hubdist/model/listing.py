@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable
 
 from hubdist.errors import NotAModelError
 from hubdist.model.handle import inner_handle
-from hubdist.model.suffixes import ARCHIVE_SUFFIXES, SAVED_MODEL_FILES, Ending, ending_of
+from hubdist.model.paths import ARCHIVE_SUFFIXES, SAVED_MODEL_FILES, Ending, ending_of
 
 _SHOWN = 5
 _SHARD = re.compile(r"\.data-\d{5}-of-\d{5}$")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from hubdist.errors import IntegrityError
-from hubdist.model.suffixes import SAVED_MODEL_FILES
+from hubdist.model.paths import SAVED_MODEL_FILES
 
 _SHARD = re.compile(r"variables/variables\.data-(\d{5})-of-(\d{5})")
 _INDEX = "variables/variables.index"

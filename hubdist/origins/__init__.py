@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hubdist.model.handle import Handle, Kind, other_archive_error
+from hubdist.model.paths import Ending, ending_of
 from hubdist.model.source import Source
-from hubdist.model.suffixes import Ending, ending_of
 from hubdist.origins.base import Origin
 from hubdist.system.deadline import Deadline, Deadlines
 from hubdist.system.disk_space import Scratch, SpaceBudget
@@ -60,7 +60,7 @@ def open_origin(
 def _open(handle: Handle, settings: OriginSettings, scratch: Scratch | Path, deadline: Deadline) -> Origin:
     deadlines, max_bytes = settings.deadlines, settings.max_bytes
     if handle.kind is Kind.CUSTOM:
-        from hubdist.origins.custom import CustomOrigin
+        from hubdist.origins.base import CustomOrigin
 
         return CustomOrigin(handle, settings.custom[handle.scheme], deadline)
     if handle.kind is Kind.TREE:
@@ -82,7 +82,7 @@ def _open(handle: Handle, settings: OriginSettings, scratch: Scratch | Path, dea
     if ending is Ending.OTHER_ARCHIVE:
         raise other_archive_error(handle.redacted)
     if handle.kind is Kind.FILE or ending not in (None, Ending.ARCHIVE):
-        from hubdist.origins.file_origin import FileOrigin
+        from hubdist.origins.local import FileOrigin
 
         return FileOrigin(handle, deadlines, deadline)
     from hubdist.origins.archive_origin import ArchiveOrigin

@@ -1,4 +1,4 @@
-"""Single files and paths of the driver's disk: what a path is, a file as a stream, and whether a path has changed."""
+"""Paths of the driver's disk, and single files by path or URL, which are stored as they are."""
 
 from __future__ import annotations
 
@@ -9,14 +9,23 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
+from urllib.parse import unquote, urlsplit
 
 from hubdist.errors import HandleError
 from hubdist.model.handle import Handle, Kind
-from hubdist.origins.base import changed_error
+from hubdist.model.paths import Ending, ending_of
+from hubdist.model.source import READ_BYTES, ByteStream, FileSink
+from hubdist.origins.base import Origin, changed_error
+from hubdist.origins.http.stream import HttpStream
 from hubdist.remote.file_system import os_errors
+from hubdist.remote.gunzip import Gunzip
+from hubdist.system.deadline import Deadline, Deadlines
 
 _MARKER_FILES = ("", "saved_model.pb", "variables/variables.index")
 """What TensorFlow writes when it saves a model again; the first is the path itself."""
+
+_LITE_NAME = "model.tflite"
+"""The file's name where a hub answers to `lite-format=tflite`, because that handle ends in a version."""
 
 
 def is_directory(path: Path) -> bool:
@@ -112,3 +121,43 @@ def _version(path: str) -> tuple[int, ...]:
 def _file_version(status: os.stat_result) -> tuple[int, ...]:
     """A tuple that differs after a file was written to or replaced, even if the writer sets the time of change back."""
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+class FileOrigin(Origin):
+    """The file behind a LOCAL or FILE handle; never unpacked, whatever it holds.
+
+    Args:
+        handle: The handle of the file.
+        deadlines: Timeouts and retries.
+        deadline: When everything must have been read.
+    """
+
+    def __init__(self, handle: Handle, deadlines: Deadlines, deadline: Deadline) -> None:
+        super().__init__(handle.redacted, deadline)
+        self._handle = handle
+        self._deadlines = deadlines
+
+    def _fetch(self, sink: FileSink) -> None:
+        name = _file_name(self._handle)
+        with self._open(name) as stream, sink.open_file(name) as writer:
+            while data := stream.read(READ_BYTES):
+                writer.write(data)
+
+    @contextlib.contextmanager
+    def _open(self, name: str) -> Iterator[ByteStream]:
+        if self._handle.kind is Kind.LOCAL:
+            with open_local(Path(self._handle.text)) as local:
+                yield local
+            return
+        with HttpStream(self._handle.text, self._deadlines, deadline=self.deadline) as stream:
+            # A server may compress the file unasked. For a file that is a gzip itself it may send the same label and
+            # mean the file.
+            is_gzip = stream.gzipped and not name.lower().endswith(".gz")
+            yield Gunzip(stream) if is_gzip else stream
+
+
+def _file_name(handle: Handle) -> str:
+    if handle.kind is Kind.LOCAL:
+        return handle.text.rpartition("/")[2]
+    path = urlsplit(handle.text).path
+    return unquote(path).rpartition("/")[2] if ending_of(path) is Ending.MODEL_FILE else _LITE_NAME

@@ -13,9 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from hubdist.system.disk import NEW_FILE, unique_name
-from hubdist.system.heartbeat import heartbeat
-from hubdist.system.locks import LockResult, try_proven_lock, unlock_and_close
-from hubdist.system.mounts import Reach, reach_of_locks
+from hubdist.system.locks import LockResult, Reach, heartbeat, reach_of_locks, try_proven_lock, unlock_and_close
 
 SILENT_S = 3600.0
 """Seconds without a touch after which a file's writer counts as dead, where locks do not tell."""

@@ -1,19 +1,87 @@
-"""The directory that a handle names and that nodes can read themselves: finds it, and lists it as a copy of a model."""
+"""The directory behind a handle that nodes can read by themselves: finds it, and lists it as a copy of a model.
+
+Source: TensorFlow Hub's hosting protocol, https://www.tensorflow.org/hub/hosting: a hub that has a model uncompressed
+answers `<handle>?tf-hub-format=uncompressed` with status 303 and a `gs://` directory as the body.
+"""
 
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 from hubdist.config.schema import Config
-from hubdist.errors import HubdistError
-from hubdist.model.handle import Handle, Kind
+from hubdist.errors import HandleError, HubdistError, ModelNotFoundError, OriginError
+from hubdist.model.handle import Handle, Kind, parse_handle
 from hubdist.model.manifest import Manifest
+from hubdist.model.paths import Ending, ending_of
 from hubdist.model.redact import redact_url
-from hubdist.origins.uncompressed import direct_url
-from hubdist.remote.proven_copies import ProvenCopies
-from hubdist.remote.snapshot_copy import RemoteCopy, list_copy
+from hubdist.origins.directory import is_object
+from hubdist.origins.http.stream import fetch_text
+from hubdist.origins.local import is_directory
+from hubdist.remote.snapshot_copy import ProvenCopies, RemoteCopy, list_copy
+from hubdist.system.deadline import Deadlines
+from hubdist.system.foreign import call_foreign
 
+_ONLY_ARCHIVES = "the origin serves archives only"
+_ONE_FILE = "the handle names one file, which only the driver reads"
 _LOG = logging.getLogger(__name__)
+
+
+def direct_url(handle: Handle, deadlines: Deadlines, *, ask_hub: bool) -> str | None:
+    """Find the directory that a handle names: on object storage, or a path that may be a mount of all nodes.
+
+    Args:
+        handle: Any handle.
+        deadlines: Timeouts and retries of the request to a hub.
+        ask_hub: Ask a hub for its uncompressed copy; otherwise a hub's handle names no directory.
+
+    Returns:
+        The directory; or None if the handle names none and nothing was asked, or nothing is at the driver's path.
+
+    Raises:
+        OriginError: The handle names an archive or a file, or the hub has no uncompressed copy; only with `ask_hub`.
+        AccessDeniedError: This user may not see what is at the driver's path, or the hub refuses.
+        TransferTimeoutError: The hub did not answer in time.
+    """
+    return call_foreign(lambda: _direct_url(handle, deadlines, ask_hub=ask_hub), handle.redacted)
+
+
+def _direct_url(handle: Handle, deadlines: Deadlines, *, ask_hub: bool) -> str | None:
+    is_file = handle.kind is Kind.FILE
+    if handle.kind is Kind.TREE:
+        # Only a name that looks like a file's is worth a request; nodes find no directory at any other file.
+        is_file = ending_of(handle.text) is Ending.MODEL_FILE and is_object(handle, deadlines)
+        if not is_file:
+            return handle.text
+    if handle.kind is Kind.LOCAL:
+        try:
+            is_file = not is_directory(Path(handle.text))
+        except ModelNotFoundError:  # perhaps only the nodes have this path
+            return None
+        if not is_file:
+            return handle.text
+    if not ask_hub:
+        return None
+    if handle.kind is not Kind.HUB:
+        raise OriginError(_ONE_FILE if is_file else _ONLY_ARCHIVES, handle=handle.redacted)
+    return _ask_hub(handle, deadlines)
+
+
+def _ask_hub(handle: Handle, deadlines: Deadlines) -> str:
+    url = handle.text + ("&" if "?" in handle.text else "?") + "tf-hub-format=uncompressed"
+    status, body = fetch_text(url, deadlines)
+    if status != 303:
+        raise OriginError(f"{_ONLY_ARCHIVES}: it answers {status}, not 303, to uncompressed", handle=handle.redacted)
+    try:
+        found = parse_handle(body.strip())
+        if found.kind is not Kind.TREE:
+            raise HandleError("it is not a directory on object storage")
+    except HubdistError as error:
+        raise OriginError(
+            f"the hub answers {redact_url(body.strip()[:200])!r} where the uncompressed model should be: {error.what}",
+            handle=handle.redacted,
+        ) from None
+    return found.text
 
 
 class DirectSource:

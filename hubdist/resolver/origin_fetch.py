@@ -25,8 +25,7 @@ from hubdist.origins import OriginSettings, open_origin
 from hubdist.origins.directory import DirectoryOrigin
 from hubdist.remote import tfhub_cache
 from hubdist.remote.copy_reader import copy_remote
-from hubdist.remote.proven_copies import ProvenCopies
-from hubdist.remote.snapshot_copy import FALLBACK_ERRORS, RemoteCopy, check_copy, list_copy
+from hubdist.remote.snapshot_copy import FALLBACK_ERRORS, ProvenCopies, RemoteCopy, check_copy, list_copy
 from hubdist.resolver.values import ResolvedFrom
 from hubdist.shared_cache.best_effort import BestEffortCache
 from hubdist.store.snapshot import Snapshot

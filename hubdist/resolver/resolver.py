@@ -18,7 +18,7 @@ from hubdist.errors import DigestMismatchError, HubdistError
 from hubdist.model.handle import Handle, parse_handle
 from hubdist.model.manifest import Digest, Manifest
 from hubdist.origins.local import look_at
-from hubdist.remote.proven_copies import ProvenCopies
+from hubdist.remote.snapshot_copy import ProvenCopies
 from hubdist.resolver.direct_source import DirectSource
 from hubdist.resolver.lookup import Lookup, PinPolicy, check_unchanged, is_immutable
 from hubdist.resolver.origin_fetch import Feed, Fetcher

@@ -12,8 +12,7 @@ from typing import TypeVar
 from hubdist.errors import HubdistError
 from hubdist.model.handle import Handle
 from hubdist.model.manifest import Digest
-from hubdist.remote.proven_copies import ProvenCopies
-from hubdist.remote.snapshot_copy import RemoteCopy
+from hubdist.remote.snapshot_copy import ProvenCopies, RemoteCopy
 from hubdist.shared_cache.cache import SharedCache, SharedSnapshot
 from hubdist.shared_cache.lease import hold_lease
 from hubdist.store.snapshot import Snapshot

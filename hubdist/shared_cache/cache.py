@@ -14,24 +14,17 @@ where none is and keep right ones, and a process that replaces an object writes 
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from hubdist.errors import AccessDeniedError, HubdistError, IntegrityError, OriginError
+from hubdist.errors import AccessDeniedError, HandleError, HubdistError, IntegrityError, OriginError
 from hubdist.model.handle import Handle
 from hubdist.model.manifest import Digest, Manifest
 from hubdist.model.redact import redact_url
-from hubdist.remote import Tree, open_tree, tfhub_cache
+from hubdist.remote import StoredFile, Tree, open_tree, tfhub_cache
 from hubdist.remote.snapshot_copy import RemoteCopy, find_difference
-from hubdist.shared_cache.record import (
-    decode_pointer,
-    decode_record,
-    encode_pointer,
-    encode_record,
-    pointer_path,
-    record_path,
-    snapshot_folder,
-)
 from hubdist.shared_cache.upload import fill_folder
 from hubdist.store.snapshot import Snapshot
 from hubdist.system.deadline import Deadlines
@@ -188,3 +181,75 @@ def _write_pointer(tree: Tree, handle: Handle | None, digest: Digest) -> None:
     data = encode_pointer(handle, digest)
     if tree.load(pointer_path(handle)) != data:
         tree.write(pointer_path(handle), data)
+
+
+def snapshot_folder(digest: Digest) -> str:
+    """The folder with the files of a snapshot."""
+    return f"snapshots/{digest.value}"
+
+
+def record_path(digest: Digest) -> str:
+    """The record of a snapshot."""
+    return f"snapshots/{digest.value}.json"
+
+
+def pointer_path(handle: Handle) -> str:
+    """The pointer of a handle."""
+    return f"handles/{handle.key}.json"
+
+
+def encode_record(manifest: Manifest, files: Mapping[str, StoredFile]) -> bytes:
+    """The record of a snapshot.
+
+    Args:
+        manifest: The snapshot's manifest.
+        files: Path -> file as it was listed when all files were right.
+    """
+    versions = {path: files[path].version for path in sorted(files)}
+    document = {"hubdist_record": 1, "manifest": manifest.to_json().decode(), "versions": versions}
+    return json.dumps(document, indent=1, ensure_ascii=False).encode()
+
+
+def decode_record(data: bytes, digest: Digest, redacted: str) -> tuple[Manifest, dict[str, StoredFile]]:
+    """Read a record.
+
+    Args:
+        data: The record's bytes.
+        digest: The digest that the manifest must have.
+        redacted: The record's URL without secrets, for errors.
+
+    Returns:
+        The manifest, and its files as a listing must show them.
+
+    Raises:
+        IntegrityError: The data is not a record of this digest.
+    """
+    try:
+        document = json.loads(data)
+        if document["hubdist_record"] != 1:
+            raise ValueError("another version")
+        manifest = Manifest.from_json(document["manifest"].encode())
+        versions = document["versions"]
+        files = {entry.path: StoredFile(entry.size, str(versions[entry.path])) for entry in manifest.entries}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise IntegrityError(f"{redacted} is not a record of a snapshot: {error}") from None
+    if manifest.digest != digest:
+        raise IntegrityError(f"{redacted} is the record of {manifest.digest} instead of {digest}")
+    return manifest, files
+
+
+def encode_pointer(handle: Handle, digest: Digest) -> bytes:
+    """The pointer of a handle.
+
+    Args:
+        handle: The handle; only its form without secrets is written.
+        digest: The digest that the handle stands for.
+    """
+    return json.dumps({"hubdist_handle": 1, "handle": handle.redacted, "digest": str(digest)}, indent=1).encode()
+
+
+def decode_pointer(data: bytes) -> Digest | None:
+    """The digest in a pointer, or None if the pointer is damaged."""
+    with contextlib.suppress(ValueError, KeyError, TypeError, HandleError, RecursionError):
+        return Digest.parse(json.loads(data)["digest"])
+    return None

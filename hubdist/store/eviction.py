@@ -15,8 +15,7 @@ from hubdist.model.manifest import Digest
 from hubdist.store.claims import is_claimed, sweep_claims
 from hubdist.store.folders import StoreFolders
 from hubdist.store.holds import IN_USE, HeldDirectory, remove_unheld, sweep
-from hubdist.store.snapshot import Snapshot
-from hubdist.store.snapshot_directory import SnapshotDirectory
+from hubdist.store.snapshot import Snapshot, SnapshotDirectory
 from hubdist.system.directories import children, make_private, remove_tree
 from hubdist.system.disk import unique_name
 from hubdist.system.locks import LockResult, try_proven_lock, unlock_and_close

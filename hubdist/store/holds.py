@@ -20,8 +20,7 @@ from typing import Self
 from hubdist.errors import StoreError
 from hubdist.system.directories import children, remove_tree
 from hubdist.system.disk import disk_errors, unique_name
-from hubdist.system.heartbeat import start_heartbeat, stop_heartbeat
-from hubdist.system.locks import LockResult, try_proven_lock, unlock_and_close
+from hubdist.system.locks import LockResult, start_heartbeat, stop_heartbeat, try_proven_lock, unlock_and_close
 
 _LOG = logging.getLogger(__name__)
 

@@ -9,9 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from hubdist.errors import IntegrityError
-from hubdist.model.chunker import Chunker
 from hubdist.model.chunks import Chunk
-from hubdist.model.digest_sink import RepeatedFile, repeated_file
+from hubdist.model.digest_sink import Chunker, RepeatedFile, repeated_file
 from hubdist.model.listing import model_folder
 from hubdist.model.manifest import BLOCK_BYTES, Entry, EntryDigester, Manifest
 from hubdist.model.paths import PathSet

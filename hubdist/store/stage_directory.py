@@ -1,18 +1,21 @@
-"""What all stages share: the directory in which a snapshot's files are written before the store publishes them.
+"""What all stages share: the directory in which files are written, and the step that makes it a snapshot.
 
 Only its maker writes to a stage. Each file is made with O_EXCL and O_NOFOLLOW below the stage's directory.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 from pathlib import Path
 
+from hubdist.errors import StoreError
 from hubdist.model.manifest import Digest, Manifest
-from hubdist.store.folders import FILES
+from hubdist.store.folders import FILES, MANIFEST, StoreFolders
 from hubdist.store.holds import HeldDirectory
-from hubdist.system.disk import NEW_FILE, disk_errors, sync_directory
+from hubdist.store.snapshot import check_snapshot
+from hubdist.system.disk import NEW_FILE, disk_errors, mode_below, sync_directory, write_durably
 
 
 class StageDirectory(HeldDirectory):
@@ -101,3 +104,67 @@ def write_all(descriptor: int, view: memoryview, offset: int | None) -> None:
         view = view[written:]
         if offset is not None:
             offset += written
+
+
+def complete_stage(stage: StageDirectory, manifest: Manifest, root: Path) -> None:
+    """Give a stage all that a snapshot has, read-only and durable.
+
+    Args:
+        stage: The finished stage.
+        manifest: What the stage holds.
+        root: The store's root, whose mode decides whether others may read the snapshot.
+
+    Raises:
+        StoreError: Somebody removed files from the stage.
+        OSError: The disk refuses.
+    """
+    try:
+        mode = mode_below(root)
+        write_durably(stage.path / MANIFEST, manifest.to_json(), "new", mode=mode & 0o644)
+        _make_read_only(stage.files)
+        stage.path.chmod(mode)
+        sync_directories(stage.path)
+        check_snapshot(manifest.digest, stage.path)
+        is_whole = stage.is_whole()
+    except FileNotFoundError:
+        is_whole = False
+    if not is_whole:
+        raise StoreError(
+            f"files of the model were removed from {stage.path} while it was written",
+            path=str(stage.path),
+            advice="Load it again, and keep whatever clears that directory away from it.",
+        )
+
+
+def move_to_path(stage: StageDirectory, path: Path, folders: StoreFolders) -> bool:
+    """Move a complete stage to a snapshot's path by one rename; False if something is at the path.
+
+    The lock that the maker of the stage holds goes along, so the snapshot is never without a user's lock.
+
+    Args:
+        stage: The complete stage.
+        path: The snapshot's directory.
+        folders: The store's directories, which are made again if somebody has removed them.
+
+    Raises:
+        OSError: The disk refuses.
+    """
+    stage.touch()
+    try:
+        stage.path.rename(path)
+    except OSError as error:
+        if error.errno == errno.ENOENT and stage.is_whole():
+            folders.make()
+            return False
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            raise
+        return False
+    sync_directory(folders.snapshots)
+    return True
+
+
+def _make_read_only(files: Path) -> None:
+    for folder, _, names in os.walk(files, topdown=False):
+        for name in names:
+            Path(folder, name).chmod(0o444)
+        Path(folder).chmod(0o555)

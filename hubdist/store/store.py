@@ -34,11 +34,10 @@ from hubdist.model.savedmodel import check_checkpoint
 from hubdist.store.chunk_stage import ChunkStage
 from hubdist.store.eviction import EvictionResult, Evictor, ReplacedError
 from hubdist.store.folders import FILES, StoreFolders
-from hubdist.store.publication import complete_stage, move_to_path
 from hubdist.store.quota import Quota
-from hubdist.store.snapshot import Snapshot, check_snapshot
-from hubdist.store.snapshot_directory import SnapshotDirectory
+from hubdist.store.snapshot import Snapshot, SnapshotDirectory, check_snapshot
 from hubdist.store.stage import StreamStage
+from hubdist.store.stage_directory import complete_stage, move_to_path
 from hubdist.store.turns import take_turn
 from hubdist.system.directories import make_private
 from hubdist.system.disk import disk_errors

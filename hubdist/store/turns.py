@@ -16,8 +16,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from hubdist.system.heartbeat import BEAT_S, heartbeat
-from hubdist.system.locks import LockResult, try_lock, unlock_and_close
+from hubdist.system.locks import BEAT_S, LockResult, heartbeat, try_lock, unlock_and_close
 
 _LOG = logging.getLogger(__name__)
 

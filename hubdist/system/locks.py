@@ -1,23 +1,79 @@
-"""Locks of the kernel (flock) on files, by which processes learn whether another process lives.
+"""How processes learn whether another process lives: locks of the kernel (flock) on files, and heartbeats.
 
 The kernel frees a lock when the last descriptor of its owner is gone, however the owner ended, in whatever container,
 and over NFS too. NFS gives an exclusive lock only to descriptors that are open for writing, and a shared lock only to
-descriptors that are open for reading.
+descriptors that are open for reading. `reach_of_locks` tells whether other machines see a lock.
+
+A heartbeat tells more than a lock where a holder may be stopped, hang, or lose its machine: a thread of the holder
+touches files for as long as it holds what the files stand for, and others see a file's time of change move. The clock
+of the file system sets these times, and a waiting process measures the silence with its own clock. So nobody compares
+clocks of two machines.
 """
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import errno
 import fcntl
+import functools
 import os
+import re
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
-from hubdist.system.mounts import Reach, reach_of_locks
+_TABLE = Path("/proc/self/mountinfo")
+_LOCAL = re.compile(r"(nolock|localflock|local_lock=(all|flock))")
+_FUSE = ("fuse", "9p", "virtiofs")
+_OWN = ("fuse.fuse-overlayfs", "fuse.lxcfs")
+"""Kinds that are named like those, but that no other machine can have mounted."""
 
 _NOT_WRITABLE = (errno.EBADF, errno.EACCES)  # NFS says so of an exclusive lock, and nothing of other locks
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 _NO_WRITING = (errno.EROFS, errno.EACCES, errno.EPERM)
+BEAT_S = 1.0
+"""Seconds between two touches of a file."""
+
+_JOIN_S = 1.0
+
+
+class Reach(enum.Enum):
+    """Who sees a lock.
+
+    Attributes:
+        ALL: All machines that have the file system mounted, or the file system is a disk of this machine.
+        MACHINE: Only this machine; an option of the mount says so.
+        UNKNOWN: Nobody can tell: a program (FUSE) or another kernel behind the file system decides.
+    """
+
+    ALL = enum.auto()
+    MACHINE = enum.auto()
+    UNKNOWN = enum.auto()
+
+
+@functools.lru_cache(maxsize=64)
+def reach_of_locks(device: int) -> Reach:
+    """Who sees locks on the files of a device.
+
+    Args:
+        device: `st_dev` of any of the files.
+    """
+    number = f"{os.major(device)}:{os.minor(device)}"
+    with contextlib.suppress(OSError):  # a container without /proc
+        for line in _TABLE.read_text(encoding="utf-8", errors="replace").splitlines():
+            mount, _, system = line.partition(" - ")
+            if mount.split()[2:3] == [number]:
+                return _reach(*system.split(" ", 2))
+    return Reach.ALL
+
+
+def _reach(kind: str, _source: str = "", options: str = "") -> Reach:
+    if any(_LOCAL.fullmatch(option) for option in options.split(",")):
+        return Reach.MACHINE
+    if kind.partition(".")[0] in _FUSE and kind not in _OWN:
+        return Reach.UNKNOWN
+    return Reach.ALL
 
 
 class LockResult(enum.Enum):
@@ -110,3 +166,81 @@ def _open_again(name: str | Path, folder: int | None) -> int:
         if error.errno not in _NO_WRITING:
             raise
         return os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+
+
+class _Heartbeats:
+    """The files that this process touches, and the thread that does so while there are any."""
+
+    def __init__(self) -> None:
+        self._guard = threading.Lock()
+        self._files: dict[object, Path] = {}
+        self._thread: threading.Thread | None = None
+        self._stopped = threading.Event()
+
+    def start(self, file: Path) -> object:
+        key = object()
+        with contextlib.suppress(OSError):
+            os.utime(file)
+        with self._guard:
+            self._files[key] = file
+            if self._thread is None:
+                stopped = threading.Event()
+                thread = threading.Thread(target=self._run, args=(stopped,), name="hubdist-heartbeat", daemon=True)
+                # The interpreter starts no threads while it shuts down. Then others may count this process as dead.
+                with contextlib.suppress(RuntimeError):
+                    thread.start()
+                    self._thread, self._stopped = thread, stopped
+        return key
+
+    def stop(self, key: object) -> None:
+        with self._guard:
+            self._files.pop(key, None)
+            if self._files or self._thread is None:
+                return
+            thread, self._thread = self._thread, None
+            self._stopped.set()
+        thread.join(_JOIN_S)
+
+    def _run(self, stopped: threading.Event) -> None:
+        while not stopped.wait(BEAT_S):
+            with self._guard:
+                files = list(self._files.values())
+            for file in files:
+                with contextlib.suppress(OSError):  # a sweep removed the file, or the disk is full
+                    os.utime(file)
+
+
+_heartbeats = _Heartbeats()
+
+
+def start_heartbeat(file: Path) -> object:
+    """Touch a file now and every `BEAT_S` seconds; returns the key that `stop_heartbeat` needs."""
+    return _heartbeats.start(file)
+
+
+def stop_heartbeat(key: object) -> None:
+    """Stop touching a file.
+
+    Args:
+        key: What `start_heartbeat` returned for the file.
+    """
+    _heartbeats.stop(key)
+
+
+@contextlib.contextmanager
+def heartbeat(file: Path) -> Iterator[None]:
+    """Touch a file now and every `BEAT_S` seconds while the block runs."""
+    key = start_heartbeat(file)
+    try:
+        yield
+    finally:
+        stop_heartbeat(key)
+
+
+def _begin_child() -> None:
+    """Forget all files in a forked child: the parent holds them, and the thread does not run in the child."""
+    global _heartbeats  # noqa: PLW0603 - a process has one
+    _heartbeats = _Heartbeats()
+
+
+os.register_at_fork(after_in_child=_begin_child)

@@ -27,24 +27,22 @@ from urllib.parse import parse_qs, urlsplit
 
 from hubdist.testing.hub_answers import (
     Answer,
-    HubFile,
-    fault_answer,
-    file_answer,
-    html_page,
-    pack_model,
-    text_answer,
-    validators,
-)
-from hubdist.testing.hub_faults import (
     ChangedEtag,
     Fault,
     HtmlPage,
+    HubFile,
     IgnoreRange,
     Reset,
     ShortBody,
     Stall,
     Status,
     WrongBytes,
+    fault_answer,
+    file_answer,
+    html_page,
+    pack_model,
+    text_answer,
+    validators,
 )
 from hubdist.testing.hub_server import Gate, HubRequest, HubServer
 

@@ -1,4 +1,7 @@
-"""The answers of a `LoopbackHub`, as pure functions of a file, a request's headers and a fault."""
+"""The answers of a `LoopbackHub`, as pure functions of a file, a request's headers and a fault; and the faults.
+
+There is one class for each kind of fault, to pass to `LoopbackHub.fail_next`.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +15,64 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from hubdist.testing.hub_faults import ChangedEtag, Fault, HtmlPage, IgnoreRange, Status, WrongBytes
-
 _LAST_MODIFIED = "Mon, 05 Feb 2024 10:00:00 GMT"
 _CHANGED = "Tue, 06 Feb 2024 10:00:00 GMT"
+
+
+@dataclass(frozen=True, slots=True)
+class ShortBody:
+    """Close the connection in good order after `after_bytes` bytes of the body, although Content-Length says more."""
+
+    after_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reset:
+    """Reset the connection (TCP RST) after `after_bytes` bytes of the body."""
+
+    after_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stall:
+    """Send nothing for `seconds` after `after_bytes` bytes of the body, then the rest; a hub that closes ends it."""
+
+    after_bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """Answer with the status `code`, and with a Retry-After header if one is given (seconds, or an HTTP date)."""
+
+    code: int
+    retry_after: int | str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WrongBytes:
+    """Flip one bit of the byte at offset `flip_at` of the file."""
+
+    flip_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class HtmlPage:
+    """Answer with a web page and status 200, as a captive portal does."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChangedEtag:
+    """Send another ETag and Last-Modified with this one answer, as if the file had been replaced."""
+
+
+@dataclass(frozen=True, slots=True)
+class IgnoreRange:
+    """Ignore the Range header: answer with status 200 and the whole file."""
+
+
+Fault = ShortBody | Reset | Stall | Status | WrongBytes | HtmlPage | ChangedEtag | IgnoreRange
+"""Any fault."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,8 +14,7 @@ from typing import Any
 
 from requests.structures import CaseInsensitiveDict
 
-from hubdist.testing.hub_answers import Answer
-from hubdist.testing.hub_faults import Fault, Reset, ShortBody, Stall
+from hubdist.testing.hub_answers import Answer, Fault, Reset, ShortBody, Stall
 
 _BLOCK_BYTES = 64 << 10
 _IDLE_TIMEOUT_S = 30.0

@@ -11,9 +11,9 @@ import pytest
 import ray
 from ray._private.internal_api import node_stats
 
-from hubdist.cluster.actors import make_agent
 from hubdist.cluster.agent.chunk_rpc import PART_BYTES, Sender, pickle_agent, split_into_results
 from hubdist.cluster.calls import stop_actor
+from hubdist.cluster.connection import make_agent
 from hubdist.cluster.nodes import alive_nodes
 from hubdist.config.schema import Config
 from hubdist.errors import HubdistError, IntegrityError, PeerError, SenderLostError

@@ -14,7 +14,7 @@ import pytest
 import ray
 
 import hubdist
-from hubdist.cluster.actors import NAMESPACE, coordinator_name
+from hubdist.cluster.connection import NAMESPACE, coordinator_name
 from hubdist.cluster.job import Terms
 from hubdist.errors import (
     ConfigError,

@@ -15,7 +15,7 @@ import pytest
 import ray
 
 import hubdist
-from hubdist.cluster.actors import NAMESPACE, coordinator_name
+from hubdist.cluster.connection import NAMESPACE, coordinator_name
 from hubdist.errors import (
     AccessDeniedError,
     DeliveryError,

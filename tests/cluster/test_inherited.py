@@ -15,8 +15,8 @@ import pytest
 import ray
 
 import hubdist
-from hubdist.config.inherited import VARIABLE
 from hubdist.config.schema import Config
+from hubdist.config.sources import VARIABLE
 from hubdist.errors import ConfigError
 from hubdist.testing.cluster import RayCluster
 from hubdist.testing.hub import LoopbackHub

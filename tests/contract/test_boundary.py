@@ -36,7 +36,7 @@ from hubdist.config.schema import Config
 from hubdist.model.handle import parse_handle
 from hubdist.model.source import SourceFile
 from hubdist.origins import Origin, OriginSettings, open_origin
-from hubdist.origins.http.adapter import CheckedAdapter
+from hubdist.origins.http.targets import CheckedAdapter
 from hubdist.remote import Tree, open_tree
 from hubdist.system import threads
 from hubdist.system.deadline import Deadline, Deadlines

@@ -16,9 +16,8 @@ import pytest
 from hubdist.client.local import LocalBackend
 from hubdist.client.read_modes import Reader
 from hubdist.cluster.agent.agent import NodeAgent
-from hubdist.cluster.coordinator.blocking_work import BlockingWork
-from hubdist.cluster.coordinator.driver_snapshots import DriverSnapshots
-from hubdist.cluster.coordinator.job_pins import JobPins, PinRequest
+from hubdist.cluster.coordinator.concurrency import BlockingWork
+from hubdist.cluster.coordinator.job_pins import DriverSnapshots, JobPins, PinRequest
 from hubdist.cluster.coordinator.job_scope import JobScope
 from hubdist.config.schema import Config
 from hubdist.delivery.routes import Route
@@ -27,11 +26,10 @@ from hubdist.loading import InPlaceModel
 from hubdist.model.chunks import Chunk
 from hubdist.model.handle import parse_handle
 from hubdist.model.manifest import Digest, EntryDigester, Manifest
-from hubdist.origins.uncompressed import direct_url
 from hubdist.remote import StoredFile
 from hubdist.remote.copy_reader import copy_remote
-from hubdist.remote.proven_copies import ProvenCopies
-from hubdist.remote.snapshot_copy import RemoteCopy, list_copy
+from hubdist.remote.snapshot_copy import ProvenCopies, RemoteCopy, list_copy
+from hubdist.resolver.direct_source import direct_url
 from hubdist.resolver.resolver import Resolver
 from hubdist.resolver.values import CallOptions, NodeRead, ReadSources
 from hubdist.store.store import Store

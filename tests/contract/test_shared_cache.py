@@ -20,7 +20,7 @@ from hubdist.model.handle import parse_handle
 from hubdist.model.manifest import Digest
 from hubdist.remote import mounted_tree
 from hubdist.remote.mounted_tree import MountedTree
-from hubdist.remote.proven_copies import ProvenCopies
+from hubdist.remote.snapshot_copy import ProvenCopies
 from hubdist.shared_cache.best_effort import BestEffortCache
 from hubdist.shared_cache.cache import SharedCache, SharedSnapshot
 from hubdist.shared_cache.lease import LeaseTimes, hold_lease

@@ -18,7 +18,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import hubdist
 from hubdist.client.current import current_process
-from hubdist.cluster.actors import coordinator_name, find_coordinator
+from hubdist.cluster.connection import coordinator_name, find_coordinator
 from hubdist.errors import HubdistError, NotPinnedError
 from hubdist.resolver.values import CallOptions
 from hubdist.testing.memory import MemorySource
@@ -92,7 +92,7 @@ def hook_for(way: str, doomed: str) -> Callable[[], None]:
     """What each process of the job does first."""
 
     def begin() -> None:
-        import hubdist.cluster.actors as actors
+        import hubdist.cluster.connection as actors
         import hubdist.cluster.coordinator.coordinator as coordinator
 
         if way == "idle":

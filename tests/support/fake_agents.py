@@ -16,9 +16,8 @@ from typing import Any
 from hubdist.cluster.agent.agent import NodeAgent
 from hubdist.cluster.agent.chunk_rpc import request_part
 from hubdist.cluster.coordinator.agent_pool import AgentPool
-from hubdist.cluster.coordinator.cluster_view import ClusterView
 from hubdist.cluster.coordinator.liveness import LivenessTimes
-from hubdist.cluster.nodes import Node
+from hubdist.cluster.nodes import ClusterView, Node
 from hubdist.config.schema import Config
 from hubdist.errors import HubdistError
 from hubdist.model.manifest import Manifest

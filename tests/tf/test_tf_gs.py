@@ -12,7 +12,7 @@ import pytest
 
 from hubdist.errors import AccessDeniedError, ConfigError, HubdistError, ModelNotFoundError, OriginError
 from hubdist.loading import check_in_place
-from hubdist.loading.tf_errors import in_place_errors
+from hubdist.loading.open_model import in_place_errors
 from tests.support.tf_gs import run_with_gs, why_not
 
 _SCRIPT = """

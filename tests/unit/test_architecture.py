@@ -180,7 +180,7 @@ def test_the_actor_decorator_is_applied_in_one_place() -> None:
         for node in ast.walk(tree)
         if isinstance(node, ast.Attribute) and ast.unparse(node) == "ray.remote"
     }
-    assert homes == {"cluster.actors"}
+    assert homes == {"cluster.connection"}
 
 
 _LOOK = """

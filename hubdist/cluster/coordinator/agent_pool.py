@@ -11,8 +11,7 @@ from typing import Any
 
 from hubdist.cluster.agent.chunk_rpc import pickle_agent
 from hubdist.cluster.calls import settle, stop_actor
-from hubdist.cluster.coordinator.cluster_view import ClusterView
-from hubdist.cluster.nodes import Node
+from hubdist.cluster.nodes import ClusterView, Node
 from hubdist.config.schema import Config
 from hubdist.errors import NodeLostError
 

@@ -16,14 +16,11 @@ from typing import Any
 from hubdist.cluster.agent.agent import read_chunk
 from hubdist.cluster.calls import stop_this_actor
 from hubdist.cluster.coordinator.agent_pool import START_TIMEOUT_S, AgentPool
-from hubdist.cluster.coordinator.answers import CoordinatorStatus, Membership
-from hubdist.cluster.coordinator.cluster_view import ClusterView
 from hubdist.cluster.coordinator.lifetime import Lifetime, answering
 from hubdist.cluster.coordinator.parts import CoordinatorParts
 from hubdist.cluster.coordinator.report_log import PINS_BYTES, newest
-from hubdist.cluster.job import Job, Terms
-from hubdist.cluster.job_record import JobRecord
-from hubdist.cluster.nodes import Node, choose_nodes, job_is_over
+from hubdist.cluster.job import CoordinatorStatus, Job, JobRecord, Membership, Terms
+from hubdist.cluster.nodes import ClusterView, Node, choose_nodes, job_is_over
 from hubdist.cluster.refresh_marks import grow_mark
 from hubdist.config.schema import Config
 from hubdist.errors import HubdistError

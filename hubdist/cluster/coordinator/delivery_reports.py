@@ -1,20 +1,29 @@
-"""What nodes got, noted once each: by the call that asked for it, or without one while an origin was being read."""
+"""The report of each node that got a model, noted once.
+
+A call that asks for a model fills in the report and notes it. A model that comes while its origin is being read may
+come before any call: then the report is noted when the model has come, and the first call that asks gets it.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import logging
 from collections.abc import Callable
 from dataclasses import replace
 
-from hubdist.cluster.coordinator.arrivals import Arrivals
-from hubdist.cluster.coordinator.node_reports import empty_report, with_received
 from hubdist.cluster.coordinator.progress import DeliveryStats
-from hubdist.cluster.coordinator.report_log import ReportLog, thinned
+from hubdist.cluster.coordinator.report_log import ReportLog, pickled, thinned, unpickled
 from hubdist.cluster.nodes import Node
-from hubdist.delivery.routes import Route, RouteChoice
+from hubdist.delivery.routes import Evidence, Route, RouteChoice, order_routes
 from hubdist.model.manifest import Digest
+from hubdist.remote.snapshot_copy import RemoteCopy
 from hubdist.report.delivery import NodeReport
 
+_MAX_ARRIVALS = 10_000
+"""Reports that are kept until somebody asks for the model on that node; most often nobody does."""
+
+Coming = asyncio.Task[DeliveryStats | None]
 _LOG = logging.getLogger(__name__)
 _EARLY = RouteChoice(Route.DRIVER, "it came while the origin was being read")
 _MAX_REPORTS = 1_000
@@ -23,6 +32,124 @@ _MAX_POINTS = 1 << 15
 reports at once. So each further timeline gets fewer points, but not fewer than `_MIN_POINTS`."""
 
 _MIN_POINTS = 4
+
+
+class Arrivals:
+    """Makes the reports of early arrivals. Owned by the coordinator's event loop.
+
+    Args:
+        report: Makes and notes the report of a model that came to a node. Gets the handle without secrets.
+    """
+
+    def __init__(self, report: Callable[[str, Digest, Node, DeliveryStats], NodeReport]) -> None:
+        self._report = report
+        self._coming: dict[tuple[Digest, str], Coming] = {}
+        self._came: dict[tuple[Digest, str], bytes] = {}
+
+    def expect(self, handle: str, digest: Digest, node: Node, coming: Coming) -> None:
+        """Note that a model is on its way to a node.
+
+        Args:
+            handle: The model's handle without secrets.
+            digest: The model's digest.
+            node: The node.
+            coming: Ends with the delivery's figures when the node has the model; ends with None or an error if the node
+                will not get the model.
+        """
+        self._coming[digest, node.id] = coming
+        coming.add_done_callback(functools.partial(self._note, handle, digest, node))
+
+    async def take(self, digest: Digest, node: Node) -> NodeReport | None:
+        """Return the report of a model that came, or is coming, to a node; the first caller gets the report.
+
+        The report has been noted already. The caller checks that the node still has the model.
+
+        Args:
+            digest: The model's digest.
+            node: The node.
+
+        Returns:
+            None if the model did not come to the node early, or if its report was taken before.
+        """
+        coming = self._coming.get((digest, node.id))
+        if coming is not None:
+            await asyncio.wait([coming])
+            await asyncio.sleep(0)  # lets the task's callback, `_note`, run
+        came = self._came.pop((digest, node.id), None)
+        return None if came is None else unpickled(came)
+
+    def _note(self, handle: str, digest: Digest, node: Node, came: Coming) -> None:
+        key = (digest, node.id)
+        if self._coming.get(key) is came:
+            del self._coming[key]
+        stats = None if came.cancelled() or came.exception() is not None else came.result()
+        if stats is None:
+            return
+        self._came[key] = pickled(self._report(handle, digest, node, stats))
+        if len(self._came) > _MAX_ARRIVALS:
+            del self._came[next(iter(self._came))]
+
+
+def empty_report(node: Node, handle: str, digest: Digest) -> NodeReport:
+    """The report of a node before anything is known.
+
+    Args:
+        node: The node.
+        handle: The model's handle without secrets.
+        digest: The model.
+    """
+    return NodeReport(node.id, node.name, handle, str(digest), None, "")
+
+
+def with_store_hit(report: NodeReport) -> NodeReport:
+    """The report of a node whose store had the model."""
+    found = order_routes(Evidence(node_holds_snapshot=True)).first
+    return replace(report, route=found.route, reason=found.reason)
+
+
+def with_copied(report: NodeReport, choice: RouteChoice, copy: RemoteCopy, read_bytes: int | None) -> NodeReport:
+    """The report of a node that copied the model from storage alone.
+
+    Args:
+        report: What is known so far.
+        choice: The route, and why it was taken.
+        copy: Where the node read.
+        read_bytes: How much it read; None if its store had the model.
+    """
+    if read_bytes is None:
+        return with_store_hit(report)
+    return replace(
+        report,
+        route=choice.route,
+        reason=choice.reason,
+        source=copy.redacted,
+        bytes_received=read_bytes,
+        sources=((copy.redacted, read_bytes),),
+    )
+
+
+def with_received(report: NodeReport, choice: RouteChoice, source: str, stats: DeliveryStats | None) -> NodeReport:
+    """The report of a node that took part in a delivery.
+
+    Args:
+        report: What is known so far.
+        choice: The route, and why it was taken.
+        source: Where the delivery's chunks came from first: a node by name, or a URL without secrets.
+        stats: What it took; None if the node's store had the model.
+    """
+    if stats is None:
+        return with_store_hit(report)
+    return replace(
+        report,
+        route=choice.route,
+        reason=choice.reason,
+        source=source,
+        bytes_received=sum(size for _, size in stats.sources),
+        sources=stats.sources,
+        timeline=stats.timeline,
+        retries=stats.retries,
+        refused=stats.refused,
+    )
 
 
 class DeliveryReports:

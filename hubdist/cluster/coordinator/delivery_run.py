@@ -17,14 +17,12 @@ from typing import Any
 
 from hubdist.cluster.calls import settle
 from hubdist.cluster.coordinator.agent_pool import AGENT_TRIES, START_TIMEOUT_S
-from hubdist.cluster.coordinator.context import DeliveryContext
+from hubdist.cluster.coordinator.concurrency import SingleFlight
 from hubdist.cluster.coordinator.fetches import Fetches
-from hubdist.cluster.coordinator.node_links import NodeLinks
-from hubdist.cluster.coordinator.node_watch import NodeWatch
-from hubdist.cluster.coordinator.payload import Payload, SeedSource
+from hubdist.cluster.coordinator.node_links import NodeLinks, NodeWatch
+from hubdist.cluster.coordinator.payload import DeliveryContext, Payload, SeedSource
 from hubdist.cluster.coordinator.progress import DeliveryStats, NodeProgress
 from hubdist.cluster.nodes import Node
-from hubdist.cluster.single_flight import SingleFlight
 from hubdist.delivery import (
     ChunkArrived,
     ChunkFailed,

@@ -11,11 +11,10 @@ from typing import Any
 from hubdist.cluster.agent.chunk_rpc import ANSWER_GROUP, Sender, sender_error
 from hubdist.cluster.calls import settle
 from hubdist.cluster.coordinator.agent_pool import START_TIMEOUT_S
-from hubdist.cluster.coordinator.context import DeliveryContext
-from hubdist.cluster.coordinator.payload import Payload, SeedSource
+from hubdist.cluster.coordinator.concurrency import SingleFlight
+from hubdist.cluster.coordinator.payload import DeliveryContext, Payload, SeedSource
 from hubdist.cluster.coordinator.windows import WindowRoom
 from hubdist.cluster.nodes import Node
-from hubdist.cluster.single_flight import SingleFlight
 from hubdist.errors import HubdistError, IntegrityError, PeerError, SenderLostError
 from hubdist.model.chunks import Chunk
 

@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from hubdist.cluster.agent.chunk_rpc import ANSWER_GROUP
 from hubdist.cluster.calls import settle
 from hubdist.cluster.coordinator.agent_pool import AgentPool
-from hubdist.cluster.coordinator.cluster_view import ClusterView
-from hubdist.cluster.nodes import Node
+from hubdist.cluster.nodes import ClusterView, Node
 from hubdist.errors import HubdistError, NodeLostError
 
 _LOG = logging.getLogger(__name__)

@@ -1,20 +1,27 @@
-"""Deliveries that begin while the origin is still being read; they end with the manifest."""
+"""Deliveries that begin while the origin is still being read: nodes get a model's chunks while they come.
+
+A feed begins with a stage of the driver's store and ends with the manifest, or with an error of the origin.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import functools
 import logging
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
-from hubdist.cluster.coordinator.cluster_view import ClusterView
+from hubdist.cluster.coordinator.delivery_reports import Arrivals
 from hubdist.cluster.coordinator.delivery_run import DeliveryRun
+from hubdist.cluster.coordinator.probes import Probes
 from hubdist.cluster.coordinator.progress import DeliveryStats
 from hubdist.cluster.coordinator.running import EARLY_CHUNK_BYTES, RunningDeliveries
 from hubdist.cluster.coordinator.store_groups import StoreGroups
-from hubdist.cluster.nodes import Node
+from hubdist.cluster.nodes import ClusterView, Node
 from hubdist.errors import HubdistError
 from hubdist.model.chunks import Chunk
+from hubdist.model.handle import Handle
 from hubdist.model.manifest import Digest, Manifest
 
 _LOG = logging.getLogger(__name__)
@@ -170,3 +177,69 @@ class OriginFeed:
         self._tasks.add(task)  # the event loop itself keeps only a weak reference
         task.add_done_callback(self._tasks.discard)
         return task
+
+
+class OpenFeeds:
+    """One feed for each handle whose origin is being read. Owned by the coordinator's event loop.
+
+    Args:
+        node: The driver's node.
+        running: The deliveries of the job.
+        stores: Tells which nodes see the same store.
+        arrivals: Reports the models that come by a feed, whether anybody asks for them or not.
+        probes: Asks nodes what their stores have.
+        cluster: Tells which nodes are alive.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        running: RunningDeliveries,
+        stores: StoreGroups,
+        *,
+        arrivals: Arrivals,
+        probes: Probes,
+        cluster: ClusterView,
+    ) -> None:
+        self._node = node
+        self._running = running
+        self._stores = stores
+        self._arrivals = arrivals
+        self._probes = probes
+        self._cluster = cluster
+        self._open: dict[str, OriginFeed] = {}
+        """`Handle.key` -> its feed."""
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def open(self, handle: Handle, node_ids: list[str], likely: Digest | None) -> OriginFeed:
+        """The feed of a handle, with further nodes that take part.
+
+        Args:
+            handle: The handle.
+            node_ids: Ray's ids of the nodes that need the model.
+            likely: What the handle stood for last time; a node that has that model is left out. None leaves out none.
+        """
+        feed = self._open.get(handle.key)
+        if feed is None:
+            feed = self._open[handle.key] = self.make(handle.redacted)
+        task = asyncio.create_task(self._add_nodes(feed, node_ids, likely))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return feed
+
+    def close(self, handle: Handle) -> None:
+        """Forget the feed of a handle: its origin has been read, or could not be read."""
+        self._open.pop(handle.key, None)
+
+    def make(self, handle: str) -> OriginFeed:
+        """A feed without nodes, for a handle without secrets."""
+        expect = functools.partial(self._arrivals.expect, handle)
+        return OriginFeed(self._running, self._node, self._stores, expect, self._cluster)
+
+    async def _add_nodes(self, feed: OriginFeed, node_ids: list[str], likely: Digest | None) -> None:
+        for node in await self._cluster.alive():
+            if node.id not in node_ids or node.id == self._node.id:
+                continue
+            with contextlib.suppress(HubdistError):  # a node that cannot be asked gets the model later, or an error
+                if likely is None or not await self._probes.holds(node, likely):
+                    feed.add(node)

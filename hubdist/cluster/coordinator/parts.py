@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from hubdist.cluster.coordinator.agent_pool import AgentPool
-from hubdist.cluster.coordinator.blocking_work import BlockingWork
-from hubdist.cluster.coordinator.cluster_view import ClusterView
-from hubdist.cluster.coordinator.driver_snapshots import DriverSnapshots
-from hubdist.cluster.coordinator.job_pins import JobPins
+from hubdist.cluster.coordinator.concurrency import BlockingWork
+from hubdist.cluster.coordinator.job_pins import DriverSnapshots, JobPins
 from hubdist.cluster.coordinator.job_scope import JobScope, PinRecord
-from hubdist.cluster.coordinator.open_feeds import OpenFeeds
+from hubdist.cluster.coordinator.origin_feed import OpenFeeds
 from hubdist.cluster.coordinator.pin_service import PinService
 from hubdist.cluster.coordinator.planner import Planner
 from hubdist.cluster.coordinator.probes import Probes
 from hubdist.cluster.coordinator.route_runner import RouteRunner
 from hubdist.cluster.coordinator.running import RunningDeliveries
-from hubdist.cluster.coordinator.store_groups import StoreGroups
-from hubdist.cluster.coordinator.store_sharing import StoreSharing
+from hubdist.cluster.coordinator.store_groups import StoreGroups, StoreSharing
 from hubdist.cluster.job import Job
-from hubdist.cluster.nodes import Node
+from hubdist.cluster.nodes import ClusterView, Node
 from hubdist.resolver.node_store import open_store
 from hubdist.resolver.resolver import Resolver
 from hubdist.store.nonces import Nonces

@@ -1,4 +1,4 @@
-"""What a delivery carries, and where its chunks first come from."""
+"""What a delivery carries, where its chunks first come from, and what all deliveries of a job share."""
 
 from __future__ import annotations
 
@@ -6,7 +6,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Self
 
-from hubdist.cluster.nodes import Node
+from hubdist.cluster.coordinator.agent_pool import AgentPool
+from hubdist.cluster.coordinator.liveness import Liveness, LivenessTimes
+from hubdist.cluster.coordinator.windows import Windows
+from hubdist.cluster.nodes import ClusterView, Node
+from hubdist.config.schema import Config
 from hubdist.model.chunks import Chunk
 from hubdist.model.manifest import Digest, Manifest
 from hubdist.remote.snapshot_copy import RemoteCopy
@@ -72,3 +76,24 @@ class Payload:
     def total_bytes(self) -> int:
         """Bytes of the model's chunks so far."""
         return sum(chunk.size for chunk in self.chunks)
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryContext:
+    """What all deliveries of a job share.
+
+    Attributes:
+        cluster: Tells which nodes are alive.
+        agents: Starts and lends agents.
+        windows: Grants room for bytes in flight.
+        liveness: Tells which nodes give no answer.
+        times: How long nodes may give no answer, and how often the coordinator looks.
+        config: The job's settings: bytes in flight and deadlines.
+    """
+
+    cluster: ClusterView
+    agents: AgentPool
+    windows: Windows
+    liveness: Liveness
+    times: LivenessTimes
+    config: Config

@@ -5,9 +5,9 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 
-from hubdist.cluster.coordinator.blocking_work import BlockingWork
+from hubdist.cluster.coordinator.concurrency import BlockingWork
 from hubdist.cluster.coordinator.job_pins import DirectoryReader, JobPins, PinRequest
-from hubdist.cluster.coordinator.open_feeds import OpenFeeds
+from hubdist.cluster.coordinator.origin_feed import OpenFeeds
 from hubdist.cluster.coordinator.probes import Probes
 from hubdist.cluster.job import Terms
 from hubdist.cluster.nodes import Node

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import Mapping
 
-from hubdist.cluster.coordinator.blocking_work import BlockingWork
+from hubdist.cluster.coordinator.concurrency import BlockingWork
 from hubdist.cluster.coordinator.job_pins import JobPins
 from hubdist.cluster.coordinator.probes import Probes
 from hubdist.cluster.coordinator.store_groups import StoreGroups

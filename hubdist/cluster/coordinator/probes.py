@@ -8,9 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from hubdist.cluster.coordinator.agent_pool import START_TIMEOUT_S, AgentPool
-from hubdist.cluster.coordinator.cluster_view import ClusterView
 from hubdist.cluster.coordinator.windows import Windows
-from hubdist.cluster.nodes import Node
+from hubdist.cluster.nodes import ClusterView, Node
 from hubdist.config.schema import Config
 from hubdist.delivery.routes import Evidence, ProbeResult, Route, RouteOrder, order_routes
 from hubdist.errors import HubdistError, ModelNotFoundError, ResolveError, TransferError

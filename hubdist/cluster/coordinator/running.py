@@ -6,14 +6,12 @@ import itertools
 import sys
 
 from hubdist.cluster.coordinator.agent_pool import AgentPool
-from hubdist.cluster.coordinator.cluster_view import ClusterView
-from hubdist.cluster.coordinator.context import DeliveryContext
 from hubdist.cluster.coordinator.delivery_run import DeliveryRun
 from hubdist.cluster.coordinator.liveness import DEFAULT_TIMES, Liveness, LivenessTimes
-from hubdist.cluster.coordinator.payload import Payload, SeedSource, Staged
+from hubdist.cluster.coordinator.payload import DeliveryContext, Payload, SeedSource, Staged
 from hubdist.cluster.coordinator.progress import DeliveryStats
 from hubdist.cluster.coordinator.windows import Windows
-from hubdist.cluster.nodes import Node
+from hubdist.cluster.nodes import ClusterView, Node
 from hubdist.config.schema import Config
 from hubdist.delivery import choose_chunk_bytes
 from hubdist.delivery.routes import Route

@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from typing import Any, Protocol
 
 from hubdist.errors import TravelError
-from hubdist.loading.state.changes import PLAIN, Changes
-from hubdist.loading.state.parts import NodePath, attributes_of
+from hubdist.loading.state.parts import PLAIN, Changes, NodePath, attributes_of
 
 
 class ModelState(Protocol):

@@ -11,9 +11,8 @@ from typing import Any
 
 from hubdist.errors import TravelError
 from hubdist.loading.state.attributes import AttributeState
-from hubdist.loading.state.changes import Array, Changes
 from hubdist.loading.state.graph_variables import GraphVariables
-from hubdist.loading.state.parts import NodePath, walk
+from hubdist.loading.state.parts import Array, Changes, NodePath, walk
 from hubdist.loading.state.tables import TableState, hidden_state, is_constant, open_table, remembers_calls
 from hubdist.loading.state.variables import VariableState, first_handle
 from hubdist.loading.tf_runtime import gc_paused

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from hubdist.loading.state.changes import Array
+from hubdist.loading.state.parts import Array
 
 _CONSTANT_TABLES = frozenset({"HashTable", "HashTableV2", "AnonymousHashTable"})
 """The types of tables that are filled when the model is loaded. TensorFlow has no op that changes their entries."""

@@ -25,10 +25,18 @@ from requests.auth import HTTPBasicAuth
 
 from hubdist.errors import HubdistError, OriginError
 from hubdist.model.redact import redact_url
-from hubdist.origins.http.adapter import CheckedAdapter, ForbiddenAddressError, UnknownHostError, allowed_addresses
 from hubdist.origins.http.retries import InterruptedReadError
 from hubdist.origins.http.rules import RETRIED_STATUSES, parse_retry_after
-from hubdist.origins.http.targets import check_url, redirect_target, same_origin, split_userinfo
+from hubdist.origins.http.targets import (
+    CheckedAdapter,
+    ForbiddenAddressError,
+    UnknownHostError,
+    allowed_addresses,
+    check_url,
+    redirect_target,
+    same_origin,
+    split_userinfo,
+)
 from hubdist.system.deadline import Deadline, Deadlines
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})

@@ -9,8 +9,7 @@ from typing import Any, cast
 import pytest
 
 from hubdist.cluster.coordinator.coordinator import Coordinator
-from hubdist.cluster.job import Job, Terms
-from hubdist.cluster.job_record import JobRecord
+from hubdist.cluster.job import Job, JobRecord, Terms
 from hubdist.config.model_settings import ModelSettings
 from hubdist.delivery.routes import Route
 from hubdist.errors import ConfigError, DigestMismatchError, ModelNotFoundError, NotPinnedError

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from hubdist.cluster.coordinator.cluster_view import ClusterView
 from hubdist.cluster.coordinator.liveness import DEFAULT_TIMES, Liveness
+from hubdist.cluster.nodes import ClusterView
 from hubdist.errors import NodeLostError
 from tests.support.fake_agents import FakeNodes, fake_nodes, until
 

@@ -11,15 +11,12 @@ from typing import Any, cast
 
 import pytest
 
-from hubdist.cluster.coordinator.driver_snapshots import DriverSnapshots
-from hubdist.cluster.coordinator.job_pins import JobPins
-from hubdist.cluster.coordinator.open_feeds import OpenFeeds
-from hubdist.cluster.coordinator.origin_feed import OriginFeed
+from hubdist.cluster.coordinator.job_pins import DriverSnapshots, JobPins
+from hubdist.cluster.coordinator.origin_feed import OpenFeeds, OriginFeed
 from hubdist.cluster.coordinator.probes import Probes
 from hubdist.cluster.coordinator.route_runner import RouteRunner
 from hubdist.cluster.coordinator.running import RunningDeliveries
-from hubdist.cluster.coordinator.store_groups import StoreGroups
-from hubdist.cluster.coordinator.store_sharing import StoreSharing
+from hubdist.cluster.coordinator.store_groups import StoreGroups, StoreSharing
 from hubdist.delivery.routes import Route
 from hubdist.errors import OriginError, StoreError
 from hubdist.model.handle import parse_handle

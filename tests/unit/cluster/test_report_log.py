@@ -10,11 +10,10 @@ from typing import Any
 import pytest
 
 from hubdist.cluster.coordinator.agent_pool import AgentPool
-from hubdist.cluster.coordinator.cluster_view import ClusterView
 from hubdist.cluster.coordinator.delivery_reports import DeliveryReports
 from hubdist.cluster.coordinator.report_log import PINS_BYTES, ReportLog, newest, thinned
 from hubdist.cluster.coordinator.running import RunningDeliveries
-from hubdist.cluster.nodes import Node
+from hubdist.cluster.nodes import ClusterView, Node
 from hubdist.config.schema import Config
 from hubdist.delivery.routes import Route
 from hubdist.errors import HubdistError, OriginError, StoreFullError

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from hubdist.cluster.coordinator.slots import Slots
+from hubdist.cluster.coordinator.concurrency import Slots
 
 LONG_S = 60.0
 

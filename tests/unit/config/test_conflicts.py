@@ -17,11 +17,10 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 import hubdist
-from hubdist.config.frozen_dict import FrozenDict
 from hubdist.config.handover import hand_down, rooted, without_secrets
-from hubdist.config.inherited import VARIABLE
-from hubdist.config.model_settings import ListedModel, ModelSettings, check_call
+from hubdist.config.model_settings import FrozenDict, ListedModel, ModelSettings, check_call
 from hubdist.config.schema import Config
+from hubdist.config.sources import VARIABLE
 from hubdist.errors import ConfigError
 from hubdist.model.handle import parse_handle
 from hubdist.report.delivery import NodeReport, PinReport, Report

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hubdist.errors import HandleError, ModelNotFoundError
 from hubdist.model.handle import TREE_SCHEMES, Handle, Kind, inner_handle, parse_handle
 from hubdist.model.hints import suggesting, suggestion
-from hubdist.model.suffixes import ARCHIVE_SUFFIXES, MODEL_FILE_SUFFIXES, OTHER_ARCHIVE_SUFFIXES, Ending, ending_of
+from hubdist.model.paths import ARCHIVE_SUFFIXES, MODEL_FILE_SUFFIXES, OTHER_ARCHIVE_SUFFIXES, Ending, ending_of
 from tests.support.examples import examples
 
 HERE = Path("/jobs/mine")

@@ -18,8 +18,8 @@ import hubdist
 from hubdist import errors
 from hubdist.model.handle import parse_handle
 from hubdist.model.listing import model_folder, not_a_model_error, saved_model_folders, served_versions
-from hubdist.origins.uncompressed import direct_url
 from hubdist.remote.snapshot_copy import list_copy
+from hubdist.resolver.direct_source import direct_url
 from hubdist.system.deadline import Deadlines
 from hubdist.testing.hub import HtmlPage, LoopbackHub, Reset, ShortBody
 from hubdist.testing.memory import MemorySource

@@ -11,7 +11,7 @@ from hubdist.model.handle import parse_handle
 from hubdist.model.manifest import EntryDigester, Manifest
 from hubdist.remote.snapshot_copy import RemoteCopy
 from hubdist.report.plan import NodePlan
-from hubdist.resolver.pin_table import PinTable
+from hubdist.resolver.lookup import PinTable
 from hubdist.resolver.plan_view import places_to_probe, plan_of
 from hubdist.resolver.values import CallOptions, LoaderPin, Pinned, ReadSources, ResolvedFrom
 

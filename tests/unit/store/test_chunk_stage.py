@@ -18,8 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hubdist.errors import DigestMismatchError, HubdistError, IntegrityError, StoreError, StoreFullError
-from hubdist.model.chunker import Chunker
 from hubdist.model.chunks import Chunk, Piece, cut_chunks
+from hubdist.model.digest_sink import Chunker
 from hubdist.model.handle import parse_handle
 from hubdist.model.manifest import BLOCK_BYTES, Digest, Entry, Manifest
 from hubdist.origins import OriginSettings, open_origin

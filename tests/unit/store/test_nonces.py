@@ -12,15 +12,12 @@ from typing import Any, cast
 import pytest
 
 from hubdist.cluster.coordinator.agent_pool import AgentPool
-from hubdist.cluster.coordinator.cluster_view import ClusterView
-from hubdist.cluster.coordinator.driver_snapshots import DriverSnapshots
-from hubdist.cluster.coordinator.job_pins import JobPins
+from hubdist.cluster.coordinator.job_pins import DriverSnapshots, JobPins
 from hubdist.cluster.coordinator.probes import Probes
 from hubdist.cluster.coordinator.route_runner import RouteRunner
 from hubdist.cluster.coordinator.running import RunningDeliveries
-from hubdist.cluster.coordinator.store_groups import StoreGroups
-from hubdist.cluster.coordinator.store_sharing import StoreSharing
-from hubdist.cluster.nodes import Node
+from hubdist.cluster.coordinator.store_groups import StoreGroups, StoreSharing
+from hubdist.cluster.nodes import ClusterView, Node
 from hubdist.config.schema import Config
 from hubdist.delivery.routes import Route
 from hubdist.errors import PeerError, StoreError

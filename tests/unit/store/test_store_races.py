@@ -24,14 +24,13 @@ import pytest
 
 from hubdist.errors import IntegrityError, StoreError
 from hubdist.model.handle import parse_handle
-from hubdist.store import eviction, holds, publication
+from hubdist.store import eviction, holds, stage_directory
 from hubdist.store import store as store_module
 from hubdist.store.claims import Claims
 from hubdist.store.holds import HeldDirectory
 from hubdist.store.nonces import Nonces
 from hubdist.store.pins import Pins
-from hubdist.store.snapshot import Snapshot
-from hubdist.store.snapshot_directory import SnapshotDirectory
+from hubdist.store.snapshot import Snapshot, SnapshotDirectory
 from hubdist.store.store import Store
 from hubdist.store.turns import STALLED_AFTER_S, take_turn
 from hubdist.system.directories import remove_tree
@@ -246,14 +245,14 @@ def test_what_was_published_is_held_from_the_moment_in_which_it_appears(
     """The sync of the directory comes right after the rename: nobody can evict it then."""
     store = Store(root)
     evicted: list[bool] = []
-    plain = publication.sync_directory
+    plain = stage_directory.sync_directory
 
     def sync(folder: Path) -> None:
         if folder.name == "snapshots":
             evicted.extend(Store(root).evict(digest) for digest in store.digests())
         plain(folder)
 
-    monkeypatch.setattr(publication, "sync_directory", sync)
+    monkeypatch.setattr(stage_directory, "sync_directory", sync)
     with publish(store) as snapshot:
         assert evicted == [False]
         assert not Store(root).evict(snapshot.manifest.digest)

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from hubdist.remote import open_tree, temporary_files
-from hubdist.system import mounts
+from hubdist.system import locks
 from hubdist.system.deadline import Deadlines
-from hubdist.system.mounts import Reach
+from hubdist.system.locks import Reach
 
 DEADLINES = Deadlines(stall_s=20, retries=0)
 
@@ -112,10 +112,10 @@ def test_who_sees_a_lock_is_told_by_the_mount(
 ) -> None:
     table = tmp_path / "mountinfo"
     table.write_text(f"1 0 0:5 / /proc rw - proc proc rw\n2 0 0:77 / /x rw,relatime shared:1 - {mount}\n")
-    monkeypatch.setattr(mounts, "_TABLE", table)
-    mounts.reach_of_locks.cache_clear()
+    monkeypatch.setattr(locks, "_TABLE", table)
+    locks.reach_of_locks.cache_clear()
     try:
-        assert mounts.reach_of_locks(os.makedev(0, 77)) is reach
-        assert mounts.reach_of_locks(os.makedev(0, 78)) is Reach.ALL
+        assert locks.reach_of_locks(os.makedev(0, 77)) is reach
+        assert locks.reach_of_locks(os.makedev(0, 78)) is Reach.ALL
     finally:
-        mounts.reach_of_locks.cache_clear()
+        locks.reach_of_locks.cache_clear()
