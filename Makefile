@@ -17,9 +17,9 @@ demo: $(READY) $(WHEEL)
 test: $(READY) $(WHEEL)
 	$(BIN)/python -m pytest
 
-# For the inner loop: fewer random examples than `make test`.
+# For the inner loop: on all cores, and with fewer random examples than `make test`.
 test-unit: $(READY)
-	$(BIN)/python -m pytest tests/unit -m 'not tf' --hypothesis-profile quick
+	$(BIN)/python -m pytest tests/unit --hypothesis-profile quick --numprocesses auto
 
 check: $(READY)
 	$(BIN)/ruff format --check .

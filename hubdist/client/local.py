@@ -7,6 +7,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 from hubdist.config.schema import Config
 from hubdist.delivery.routes import Route, RouteChoice, RouteOrder
@@ -46,8 +47,8 @@ class LocalBackend:
         self._resolver = Resolver(config, self._store, base_dir)
         self._pins = PinTable()
         self._guard = threading.Lock()
-        self._turns: dict[str, threading.Lock] = {}
-        """`Handle.key` -> the lock of the thread that resolves the handle."""
+        self._turns: WeakValueDictionary[str, threading.Lock] = WeakValueDictionary()
+        """`Handle.key` -> the lock of the thread that resolves the handle; gone when no thread resolves it."""
         self._epoch = 0
 
     @property

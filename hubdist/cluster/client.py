@@ -256,8 +256,7 @@ class CoordinatorClient:
         with contextlib.suppress(StoreError):  # this process may have none, and use memory
             store = str(find_root(config.store_root(self.node_id)))
         found: CoordinatorStatus = self._connection.call(lambda coordinator: coordinator.status.remote())
-        shown = (found.pins, found.deliveries, found.agents)
-        return Status("ray", found.node, store, *shown, *found.left_out, found.totals)
+        return found.for_process(store)
 
     def shutdown(self) -> None:
         """From the driver: end the coordinator, and with it the agents."""

@@ -28,7 +28,7 @@ _MAX_AGAIN_S = 5.0
 _PROGRESS_S = 0.5
 _CLOSE_S = 5.0
 NAMESPACE = "hubdist"
-_PROTOCOL = 1
+_PROTOCOL = 2
 """Part of the coordinator's name: processes that speak another protocol have a coordinator of their own."""
 
 _COORDINATOR_CALLS = 10_000

@@ -24,7 +24,7 @@ from hubdist.errors import ConfigError, DigestMismatchError, HubdistError
 from hubdist.model.handle import Handle
 from hubdist.model.manifest import Digest
 from hubdist.report.delivery import NodeReport, PinReport
-from hubdist.report.plan import RouteTotal
+from hubdist.report.plan import RouteTotal, Status
 
 _LOG = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -242,6 +242,15 @@ class CoordinatorStatus:
     agents: tuple[str, ...]
     left_out: tuple[int, int]
     totals: tuple[RouteTotal, ...]
+
+    def for_process(self, store: str) -> Status:
+        """What a process shows to its user.
+
+        Args:
+            store: Root of the store that the process uses.
+        """
+        shown = (self.pins, self.deliveries, self.agents)
+        return Status("ray", self.node, store, *shown, *self.left_out, self.totals)
 
 
 @dataclass(frozen=True, slots=True)

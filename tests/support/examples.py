@@ -1,4 +1,4 @@
-"""How many examples a property test tries."""
+"""How many examples a property test tries, and how much a stress test does."""
 
 from __future__ import annotations
 

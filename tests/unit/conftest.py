@@ -22,9 +22,8 @@ def pytest_make_collect_report() -> Generator[None, Any, Any]:
 
 
 @pytest.fixture(autouse=True)
-def without_ray_and_tensorflow(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Refuse the packages in this process and in those that the test starts, unless the test is marked `tf`."""
-    if request.node.get_closest_marker("tf") is None:
-        monkeypatch.syspath_prepend(REFUSED)
-        others = os.environ.get("PYTHONPATH")
-        monkeypatch.setenv("PYTHONPATH", f"{REFUSED}{os.pathsep}{others}" if others else str(REFUSED))
+def without_ray_and_tensorflow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refuse the packages in this process and in those that the test starts."""
+    monkeypatch.syspath_prepend(REFUSED)
+    others = os.environ.get("PYTHONPATH")
+    monkeypatch.setenv("PYTHONPATH", f"{REFUSED}{os.pathsep}{others}" if others else str(REFUSED))

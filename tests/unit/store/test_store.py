@@ -39,6 +39,7 @@ from hubdist.store.store import Store
 from hubdist.system.directories import remove_tree
 from hubdist.system.disk import disk_errors, free_bytes, write_durably
 from hubdist.system.ownership import check_private
+from tests.support.checkpoints import variables_index
 from tests.support.store_models import FILES, content, home, model, publish, staged
 
 _SPAWN = multiprocessing.get_context("spawn")  # a fork of a process with TensorFlow's threads may hang or crash
@@ -76,16 +77,6 @@ def root(tmp_path: Path) -> Iterator[Path]:
 @pytest.fixture
 def store(root: Path) -> Store:
     return Store(root)
-
-
-def variables_index(shards: int) -> bytes:
-    """A tensor bundle's index without tensors: its table's first value is the header, with the number of files."""
-    header = b"\x08" + bytes([shards])
-    block = bytes([0, 0, len(header)]) + header
-    place = bytes([0, len(block)])
-    index = bytes([0, 0, len(place)]) + place
-    footer = bytes([0, 0, len(block), len(index)]).ljust(40, b"\0")
-    return block + index + footer + struct.pack("<Q", 0xDB4775248B80FB57)
 
 
 def start_child(work: Callable[..., object], *args: object) -> SpawnProcess:

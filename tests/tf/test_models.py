@@ -1,27 +1,24 @@
-"""Loading with real TensorFlow, in this process and in Ray's, and models that travel between them."""
+"""Loading with real TensorFlow in this process, pickles of models, and loaded models after a refresh."""
 
 from __future__ import annotations
 
 import gc
 import pickle
+import shutil
 import subprocess
 import sys
 import textwrap
 import threading
 import weakref
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import cloudpickle
 import numpy as np
 import pytest
-import ray
 
 import hubdist
 from hubdist.errors import NotAModelError, NotPinnedError
-from hubdist.testing.cluster import RayCluster
-from hubdist.testing.hub import LoopbackHub
 
 pytestmark = pytest.mark.tf
 
@@ -160,46 +157,6 @@ def test_a_pickle_never_gives_other_bytes(models: Path, tmp_path: Path) -> None:
             arrived(["one"])
 
 
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayCluster]:
-    with RayCluster(tmp_path_factory.mktemp("travel"), nodes=2, log_to_driver=False) as cluster:
-        yield cluster
-
-
-@pytest.mark.cluster
-def test_models_travel_by_closure_argument_and_actor(cluster: RayCluster, models: Path) -> None:
-    hubdist.init(store=cluster.store)
-    with LoopbackHub() as hub:
-        handle = hub.add_model("acme/tf2/1", models / "tf2")
-        tf1 = hubdist.load(hub.add_model("acme/tf1/1", models / "tf1"))
-        tf2 = hubdist.load(handle)
-        other = cluster.on(cluster.node_ids[1])
-
-        @ray.remote(num_cpus=0)
-        class Model:
-            def __init__(self, model: Any) -> None:
-                self.model = model
-
-            def ask(self, words: list[str]) -> Any:
-                return self.model(np.array(words)).numpy().tolist()
-
-            def ask_closure(self) -> Any:
-                return tf1.signatures["serving_default"](x=np.array([[1.0, 2.0]], np.float32))["y"].numpy().tolist()
-
-            def ask_both(self, model: Any) -> bool:
-                alone = model is not self.model and hubdist.load(handle) not in (model, self.model)
-                return alone and model(np.array(WORDS)).numpy().tolist() == EXPECTED
-
-        actor = Model.options(**other).remote(tf2)
-        assert ray.get(actor.ask.remote(WORDS), timeout=120) == EXPECTED
-        assert ray.get(actor.ask_closure.remote(), timeout=120) == [[21.0]]
-        assert ray.get(actor.ask_both.remote(tf2), timeout=120) is True
-        assert hub.reads(handle) == 1
-        snapshots = cluster.store_of(cluster.node_ids[1]) / "snapshots"
-        assert len(list(snapshots.iterdir())) == 2
-
-
-@pytest.mark.cluster
 def test_models_of_keras_2_with_optimizer_state_load(tmp_path: Path) -> None:
     wheel = Path("build/demo/basic_pitch-0.4.0-py2.py3-none-any.whl")
     if not wheel.exists():
@@ -227,3 +184,33 @@ def test_what_is_no_model_is_a_value_error_as_for_hub_load(tmp_path: Path) -> No
     (root / "notes").write_text("text")
     with pytest.raises(ValueError, match=r"contains neither saved_model\.pb nor saved_model\.pbtxt"):
         hubdist.load(str(root))
+
+
+def test_a_loaded_model_stays_what_it_is(models: Path, tmp_path: Path) -> None:
+    import tensorflow as tf
+
+    shutil.copytree(models / "tf2", tmp_path / "model")
+    old = hubdist.load(str(tmp_path / "model"))
+    shutil.rmtree(tmp_path / "model")
+    shutil.copytree(models / "tf1", tmp_path / "model")
+    hubdist.refresh(str(tmp_path / "model"))
+    assert "serving_default" in hubdist.load(str(tmp_path / "model")).signatures
+    assert not hasattr(hubdist.load(str(tmp_path / "model")), "scale")
+    assert old(tf.constant(["one"])).numpy().tolist() == [[2.0, 3.0]]
+    old.scale.assign([1.0, 1.0])
+    assert pickle.loads(pickle.dumps(old)).scale.numpy().tolist() == [1.0, 1.0]
+
+
+def test_unload_lets_go_of_what_a_handle_stood_for_before(models: Path, tmp_path: Path) -> None:
+    hubdist.init(max_loaded_bytes="1GiB")
+    handle = str(tmp_path / "model")
+    assert hubdist.unload(handle) is False  # nothing is read for it
+    shutil.copytree(models / "tf2", handle)
+    old = weakref.ref(hubdist.load(handle))
+    shutil.rmtree(handle)
+    shutil.copytree(models / "tf1", handle)
+    hubdist.refresh(handle)
+    new = weakref.ref(hubdist.load(handle))
+    assert hubdist.unload(f"{handle}/") is True
+    gc.collect()
+    assert (old(), new()) == (None, None)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +14,18 @@ import ray
 
 import hubdist
 from hubdist.testing.cluster import RayCluster
+from hubdist.testing.hub import LoopbackHub
 from tests.support.trained_models import PUBLISHED, export_stateful, values
 
 pytestmark = [pytest.mark.cluster, pytest.mark.tf]
+
+EXPECTED = [[2.0, 3.0], [4.0, 6.0], [-2.0, -3.0]]
+WORDS = ["one", "two", "unknown"]
 
 
 @pytest.fixture(scope="module")
 def stateful(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(export_stateful(tmp_path_factory.mktemp("stateful") / "model"))
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayCluster]:
-    with RayCluster(tmp_path_factory.mktemp("trained"), nodes=2, log_to_driver=False) as cluster:
-        yield cluster
 
 
 @pytest.fixture
@@ -139,8 +136,6 @@ def test_a_model_that_a_task_gets_opens_after_the_tasks_first_lines(stateful: st
 
 
 def test_a_model_keeps_its_read_mode_on_the_way(cluster: RayCluster, stateful: str, there: dict[str, Any]) -> None:
-    from tests.support.trained_models import export_stateful
-
     other = str(export_stateful(Path(stateful).parent / "other"))
     Path(other, "note.txt").write_text("other bytes")
     model = hubdist.load(other, read_mode="memory", route="driver")
@@ -167,3 +162,37 @@ def test_a_tuned_model_that_tensorflow_saves_needs_neither_store_nor_hub(models:
     command = [sys.executable, "-c", textwrap.dedent(script), str(tmp_path / "by-store"), str(tmp_path / "by-memory")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     assert done.stdout.strip() == "[[[10.0, 14.0]], [[10.0, 14.0]]]"
+
+
+def test_models_travel_by_closure_argument_and_actor(cluster: RayCluster, models: Path) -> None:
+    hubdist.init(store=cluster.store)
+    with LoopbackHub() as hub:
+        handle = hub.add_model("acme/tf2/1", models / "tf2")
+        tf1 = hubdist.load(hub.add_model("acme/tf1/1", models / "tf1"))
+        tf2 = hubdist.load(handle)
+        other = cluster.on(cluster.node_ids[1])
+
+        @ray.remote(num_cpus=0)
+        class Model:
+            def __init__(self, model: Any) -> None:
+                self.model = model
+
+            def ask(self, words: list[str]) -> Any:
+                return self.model(np.array(words)).numpy().tolist()
+
+            def ask_closure(self) -> Any:
+                return tf1.signatures["serving_default"](x=np.array([[1.0, 2.0]], np.float32))["y"].numpy().tolist()
+
+            def ask_both(self, model: Any) -> bool:
+                alone = model is not self.model and hubdist.load(handle) not in (model, self.model)
+                return alone and model(np.array(WORDS)).numpy().tolist() == EXPECTED
+
+        actor = Model.options(**other).remote(tf2)
+        assert ray.get(actor.ask.remote(WORDS), timeout=120) == EXPECTED
+        assert ray.get(actor.ask_closure.remote(), timeout=120) == [[21.0]]
+        assert ray.get(actor.ask_both.remote(tf2), timeout=120) is True
+        assert hub.reads(handle) == 1
+        snapshots = cluster.store_of(cluster.node_ids[1]) / "snapshots"
+        digests = {report.digest.removeprefix("sha256:") for report in hubdist.status().deliveries}
+        assert len(digests) == 2
+        assert digests <= {path.name for path in snapshots.iterdir()}

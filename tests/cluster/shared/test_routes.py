@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
 import pytest
 import ray
@@ -15,8 +13,8 @@ from hubdist.errors import NotAModelError
 from hubdist.report.delivery import NodeReport
 from hubdist.testing.cluster import RayCluster
 from hubdist.testing.hub import LoopbackHub
-from tests.support.gcs import FakeGcs, fake_gcs, gcs_environment
-from tests.support.gcs_proxy import GcsProxy
+from tests.cluster.shared.conftest import REQUESTS
+from tests.support.gcs import FakeGcs
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
@@ -29,28 +27,6 @@ NOWHERE = "http://127.0.0.1:9"
 def read_files(handle: str, route: str | None) -> dict[str, bytes]:
     root = Path(hubdist.resolve(handle, route=route))
     return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
-
-
-REQUESTS: list[str] = []
-
-
-def note_request(_: int, when: str, request: str) -> None:
-    if when == "after":
-        REQUESTS.append(unquote(request))
-
-
-@pytest.fixture(scope="module")
-def gcs() -> Iterator[FakeGcs]:
-    with fake_gcs() as server:
-        server.make_bucket("models")
-        with GcsProxy(server.url, note_request) as proxy, gcs_environment(proxy.url):
-            yield server
-
-
-@pytest.fixture(scope="module")
-def cluster(gcs: FakeGcs, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayCluster]:
-    with RayCluster(tmp_path_factory.mktemp("routes"), nodes=3, log_to_driver=False) as running:
-        yield running
 
 
 def reports() -> list[NodeReport]:

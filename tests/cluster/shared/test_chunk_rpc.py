@@ -28,18 +28,12 @@ pytestmark = pytest.mark.cluster
 SIZES = (2 * PART_BYTES + BLOCK_BYTES + 5, 100, 0, 3 * BLOCK_BYTES)
 
 
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayCluster]:
-    with RayCluster(tmp_path_factory.mktemp("giving"), nodes=2, log_to_driver=False) as running:
-        yield running
-
-
 class Pair:
     """Two agents; the first holds a snapshot, the second lacks it."""
 
     def __init__(self, cluster: RayCluster) -> None:
         config = Config(store=cluster.store, chunk_timeout_s=30)
-        giving, reading = alive_nodes()
+        giving, reading, _ = alive_nodes()
         self.store = Store(config.store_root(giving.id))
         self.read_store = Store(config.store_root(reading.id))
         self.files = {f"part{number}": os.urandom(size) for number, size in enumerate(SIZES)}
