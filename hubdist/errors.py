@@ -14,7 +14,8 @@
     |  |- OriginError
     |  |- PeerError                       a node failed to hand on a chunk
     |  |  |- NodeLostError                the node, or the agent on it, is gone
-    |  |  '- SenderLostError              the node that should send is gone
+    |  |  |- SenderLostError              the node that should send is gone
+    |  |  '- PortClosedError              its port cannot be reached
     |  '- TransferTimeoutError
     |- IntegrityError                     wrong bytes, never accepted
     |  |- LengthMismatchError
@@ -199,6 +200,10 @@ class NodeLostError(PeerError):
 
 class SenderLostError(PeerError):
     """The node that should send a chunk, or the agent on it, is gone."""
+
+
+class PortClosedError(PeerError):
+    """The port of the node that should send a chunk cannot be reached."""
 
 
 class TransferTimeoutError(TransferError, TimeoutError):

@@ -19,7 +19,7 @@ ROOT = Path(hubdist.__file__).parent
 LAYERS = [
     {"errors"},
     {"model", "system"},
-    {"delivery", "remote", "store"},
+    {"delivery", "remote", "store", "streams"},
     {"config", "loading", "origins", "report", "shared_cache"},
     {"resolver"},
     {"cluster"},

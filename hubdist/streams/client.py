@@ -1,0 +1,117 @@
+"""The child's end of a stream: asks a parent for units, and receives them one after another."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from dataclasses import dataclass
+
+from hubdist.errors import IntegrityError, PeerError, PortClosedError
+from hubdist.model.chunks import Chunk
+from hubdist.streams.frames import (
+    HEADER_BYTES,
+    PIECE_BYTES,
+    FrameKind,
+    Header,
+    Request,
+    decode_pieces,
+    digests_bytes,
+)
+from hubdist.streams.handshake import introduce
+from hubdist.streams.sockets import connect, receive, receive_into, send, set_timeouts
+
+SILENT_S = 2.5
+"""A stream without a byte for so long is dead: a parent that lives shows it twice a second."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """A unit as it came; nobody has checked its bytes.
+
+    Attributes:
+        number: The unit.
+        chunk: Its pieces and digests, as the parent describes them.
+        data: Its bytes; valid until the next unit is received.
+    """
+
+    number: int
+    chunk: Chunk
+    data: memoryview
+
+
+class UnitStream:
+    """A connection to a parent. For one thread; another thread may call `cancel`.
+
+    Args:
+        address: The parent's host and port.
+        secret: The delivery's secret.
+        delivery: The delivery's id.
+        silent_s: Longest time in seconds without a byte.
+
+    Raises:
+        PortClosedError: The port cannot be reached.
+        PeerError: The parent takes no part in the delivery, or does not know its secret.
+        TransferTimeoutError: The parent does not answer.
+    """
+
+    def __init__(self, address: tuple[str, int], secret: bytes, delivery: bytes, *, silent_s: float = SILENT_S) -> None:
+        try:
+            self._connection = connect(address)
+        except OSError as error:
+            host, port = address
+            raise PortClosedError(f"port {port} of {host} cannot be reached: {error}") from None
+        try:
+            set_timeouts(self._connection, receive_s=silent_s, send_s=silent_s)
+            introduce(self._connection, secret, delivery)
+        except BaseException:
+            self._connection.close()
+            raise
+        self._buffer = bytearray()
+
+    def request(self, request: Request) -> None:
+        """Ask for units; the answer to an earlier request must have ended."""
+        send(self._connection, request.encode())
+
+    def receive(self) -> Unit | Header:
+        """The next unit; or a heartbeat, or the end of the answer.
+
+        Raises:
+            PeerError: The parent cannot go on, or has closed the connection.
+            IntegrityError: What came is not a unit.
+            TransferTimeoutError: Nothing came in time.
+        """
+        header = Header.decode(receive(self._connection, HEADER_BYTES))
+        if header.kind is FrameKind.REFUSED:
+            raise PeerError(f"the node that should send unit {header.number} cannot read it")
+        if header.kind is not FrameKind.UNIT:
+            return header
+        pieces = decode_pieces(header, receive(self._connection, header.pieces * PIECE_BYTES))
+        digests = bytes(receive(self._connection, digests_bytes(pieces)))
+        if len(self._buffer) < header.size:
+            self._buffer = bytearray(header.size)
+        data = memoryview(self._buffer)[: header.size]
+        receive_into(self._connection, data)
+        return Unit(header.number, Chunk(header.number, pieces, digests), data)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
+
+    def cancel(self) -> None:
+        """Let the thread that receives stop soon, with a PeerError."""
+        with contextlib.suppress(OSError):
+            self._connection.shutdown(socket.SHUT_RDWR)
+
+
+def check_number(unit: Unit, expected: int) -> None:
+    """Check that a parent sends what was asked for.
+
+    Args:
+        unit: What came.
+        expected: The next unit of the request.
+
+    Raises:
+        IntegrityError: The parent sends another unit.
+    """
+    if unit.number != expected:
+        raise IntegrityError(f"unit {unit.number} came instead of unit {expected}")

@@ -1,0 +1,327 @@
+"""The parent's end of streams: a port that greets children and pushes units to them with `sendfile`.
+
+One thread accepts connections and greets them all: a thousand connections that never finish their greeting cost no
+other thread, and one that greets properly waits for none of them. Each connection that has shown that it knows a
+delivery's secret gets a thread of its own, which sends units from the page cache and holds no lock of the interpreter
+meanwhile.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import secrets
+import selectors
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Self
+
+from hubdist.errors import HubdistError, PeerError
+from hubdist.model.chunks import Chunk
+from hubdist.streams.frames import (
+    HELLO_BYTES,
+    NO_END,
+    NONCE_BYTES,
+    PROOF_BYTES,
+    REQUEST_BYTES,
+    FrameKind,
+    Header,
+    Hello,
+    Request,
+    encode_chunk,
+)
+from hubdist.streams.handshake import greet, is_proof
+from hubdist.streams.sockets import receive, send, set_timeouts
+from hubdist.streams.units import Units
+from hubdist.system.threads import start_thread
+
+HEARTBEAT_S = 0.5
+"""How often a parent that has nothing to send shows that it lives."""
+
+_GREETING_S = 2.0
+_IDLE_S = 10.0
+_SEND_S = 10.0
+_TICK_S = 0.25
+_JOIN_S = 5.0
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(slots=True, eq=False)
+class _Guest:
+    """A connection that has not shown yet that it knows a secret.
+
+    Attributes:
+        connection: The connection, not blocking.
+        deadline: When it is closed, by the monotonic clock.
+        received: What it has said and nobody has read yet.
+        hello: Its first message, once it is there.
+        nonce: What this end has answered.
+        units: The delivery that it named.
+    """
+
+    connection: socket.socket
+    deadline: float
+    received: bytearray = field(default_factory=bytearray)
+    hello: Hello | None = None
+    nonce: bytes = b""
+    units: Units | None = None
+
+
+class StreamServer:
+    """Serves units of all deliveries of one process on one port.
+
+    Args:
+        host: The address to listen on.
+        find: Returns the units of a delivery, by its id of 8 bytes; None if this process takes no part in it.
+        ports: The ports to choose from, the first that is free; None lets the system choose.
+        max_guests: Most connections that are being greeted; the oldest is closed for a new one.
+        max_streams: Most connections that get units.
+
+    Attributes:
+        address: Host and port.
+
+    Raises:
+        OSError: No port can be listened on.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        find: Callable[[bytes], Units | None],
+        *,
+        ports: Iterable[int] | None = None,
+        max_guests: int = 64,
+        max_streams: int = 1024,
+    ) -> None:
+        self._find = find
+        self._max_guests = max_guests
+        self._max_streams = max_streams
+        self._listener = _listen(host, (0,) if ports is None else ports)
+        self.address: tuple[str, int] = (host, self._listener.getsockname()[1])
+        self._guests: dict[socket.socket, _Guest] = {}
+        """In the order in which they came."""
+        self._guard = threading.Lock()
+        self._streams: dict[socket.socket, threading.Thread] = {}
+        self._stopped = threading.Event()
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._listener, selectors.EVENT_READ)
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC)
+        self._selector.register(self._wake, selectors.EVENT_READ)
+        self._thread, _ = start_thread(self._greet_guests, "hubdist-streams")
+
+    def stop(self) -> None:
+        """Close the port and all connections."""
+        self._stopped.set()
+        with contextlib.suppress(OSError):  # stopped before
+            os.eventfd_write(self._wake, 1)
+        self._thread.join(_JOIN_S)
+        with self._guard:
+            streams = dict(self._streams)
+        for connection in streams:
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+        for thread in streams.values():
+            thread.join(_JOIN_S)
+
+    # Guests
+
+    def _greet_guests(self) -> None:
+        try:
+            while not self._stopped.is_set():
+                for key, _ in self._selector.select(_TICK_S):
+                    if key.fileobj is self._listener:
+                        self._accept()
+                    elif key.fileobj is not self._wake:
+                        self._read(self._guests.get(key.fileobj))  # type: ignore[call-overload]  # a socket
+                now = time.monotonic()
+                for guest in [guest for guest in self._guests.values() if guest.deadline < now]:
+                    self._dismiss(guest)
+        finally:
+            for guest in list(self._guests.values()):
+                self._dismiss(guest)
+            self._selector.close()
+            self._listener.close()
+            os.close(self._wake)
+
+    def _accept(self) -> None:
+        try:
+            connection, _ = self._listener.accept()
+        except OSError:  # no descriptor is left, or the other end has gone again
+            self._dismiss_oldest()
+            self._stopped.wait(_TICK_S / 5)  # the listener stays readable: do not spin
+            return
+        if len(self._guests) >= self._max_guests:
+            self._dismiss_oldest()
+        connection.setblocking(False)
+        self._guests[connection] = _Guest(connection, time.monotonic() + _GREETING_S)
+        self._selector.register(connection, selectors.EVENT_READ)
+
+    def _dismiss_oldest(self) -> None:
+        if self._guests:
+            self._dismiss(next(iter(self._guests.values())))
+
+    def _dismiss(self, guest: _Guest) -> None:
+        self._forget(guest)
+        guest.connection.close()
+
+    def _forget(self, guest: _Guest) -> None:
+        if self._guests.pop(guest.connection, None) is not None:
+            self._selector.unregister(guest.connection)
+
+    def _read(self, guest: _Guest | None) -> None:
+        """Read what a guest says; each guest says exactly two messages before it gets units."""
+        if guest is None:  # dismissed in this round
+            return
+        wanted = HELLO_BYTES if guest.hello is None else PROOF_BYTES + REQUEST_BYTES
+        try:
+            data = guest.connection.recv(wanted - len(guest.received))
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        guest.received += data
+        if not data:
+            self._dismiss(guest)
+        elif len(guest.received) == wanted:
+            message = bytes(guest.received)
+            guest.received.clear()
+            try:
+                done = self._hear(guest, message)
+            except (HubdistError, OSError):
+                self._dismiss(guest)
+                return
+            if done is not None:
+                self._forget(guest)
+                self._open(guest, done)
+
+    def _hear(self, guest: _Guest, message: bytes) -> Request | None:
+        """Answer a guest's hello; at its proof, return its request."""
+        if guest.hello is None:
+            guest.hello = Hello.decode(message)
+            guest.units = self._find(guest.hello.delivery)
+            if guest.units is None:
+                raise PeerError("this node takes no part in the delivery")
+            guest.nonce = secrets.token_bytes(NONCE_BYTES)
+            guest.connection.send(greet(guest.units.secret, guest.hello, guest.nonce))  # fits into an empty buffer
+            return None
+        assert guest.units is not None
+        if not is_proof(guest.units.secret, guest.hello, guest.nonce, message[:PROOF_BYTES]):
+            raise PeerError("a connection does not know the secret of the delivery that it names")
+        return Request.decode(message[PROOF_BYTES:])
+
+    # Streams
+
+    def _open(self, guest: _Guest, request: Request) -> None:
+        assert guest.units is not None
+        units = guest.units
+        with self._guard:
+            if len(self._streams) >= self._max_streams:
+                guest.connection.close()
+                return
+            thread = threading.Thread(
+                target=self._serve, args=(guest.connection, units, request), name="hubdist-stream", daemon=True
+            )
+            self._streams[guest.connection] = thread
+        thread.start()
+
+    def _serve(self, connection: socket.socket, units: Units, request: Request) -> None:
+        try:
+            set_timeouts(connection, receive_s=_IDLE_S, send_s=_SEND_S)
+            with contextlib.suppress(HubdistError):  # the child is gone, silent, or has all that it wants
+                while not self._stopped.is_set():
+                    self._push(connection, units, request)
+                    request = Request.decode(bytes(receive(connection, REQUEST_BYTES)))
+        except OSError as error:
+            _LOG.info("hubdist: a stream to another node ended: %s", error.strerror)
+        finally:
+            with self._guard:
+                self._streams.pop(connection, None)
+            connection.close()
+
+    def _push(self, connection: socket.socket, units: Units, request: Request) -> None:
+        number = request.first
+        try:
+            with _OpenFile(units) as file:
+                while number < request.end and not units.is_beyond(number):
+                    if self._stopped.is_set():
+                        return
+                    chunk = units.wait(number, HEARTBEAT_S)
+                    if chunk is not None:
+                        _send_unit(connection, number, chunk, file)
+                        number += request.step
+                    elif not units.is_beyond(number):
+                        send(connection, Header(FrameKind.HEARTBEAT, number, waits=True).encode())
+        except _NotSentError as refused:
+            send(connection, Header(FrameKind.REFUSED, number).encode())
+            raise refused.error from None
+        send(connection, Header(FrameKind.END, NO_END if units.count is None else units.count).encode())
+
+
+class _NotSentError(Exception):
+    """A unit cannot be read, and nothing of it was sent."""
+
+    def __init__(self, error: HubdistError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+class _OpenFile:
+    """The file that a stream sends from: one descriptor at a time, because units come in the order of the files."""
+
+    def __init__(self, units: Units) -> None:
+        self._units = units
+        self._number: int | None = None
+        self._descriptor = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._close()
+
+    def get(self, number: int) -> int:
+        """The descriptor of a file, by its number."""
+        if number != self._number:
+            self._close()
+            self._descriptor = self._units.open_file(number)
+            self._number = number
+        return self._descriptor
+
+    def _close(self) -> None:
+        if self._number is not None:
+            os.close(self._descriptor)
+            self._number = None
+
+
+def _send_unit(connection: socket.socket, number: int, chunk: Chunk, file: _OpenFile) -> None:
+    try:
+        file.get(chunk.pieces[0].entry_index)
+    except HubdistError as error:
+        raise _NotSentError(error) from None
+    head = encode_chunk(number, chunk)
+    connection.sendall(head, socket.MSG_MORE)  # with the first bytes, in one packet
+    for piece in chunk.pieces:
+        descriptor, at = file.get(piece.entry_index), piece.start
+        while at < piece.end:
+            sent = os.sendfile(connection.fileno(), descriptor, at, piece.end - at)
+            if not sent:
+                raise PeerError(f"file {piece.entry_index} of a model ends at byte {at}")
+            at += sent
+
+
+def _listen(host: str, ports: Iterable[int]) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    last: OSError | None = None
+    for port in ports:
+        try:
+            listener = socket.create_server((host, port), family=family, backlog=512)
+        except OSError as error:
+            last = error
+        else:
+            listener.setblocking(False)
+            return listener
+    raise last if last is not None else OSError("there are no ports to choose from")

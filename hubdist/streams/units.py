@@ -1,0 +1,120 @@
+"""The units of one delivery that a node has: what it may send, and what its children wait for."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from hubdist.errors import PeerError
+from hubdist.model.chunks import Chunk
+from hubdist.streams.frames import NO_END, Request
+
+
+class Units:
+    """Numbers the verified units of one delivery, and lets senders wait for the next ones. Safe for several threads.
+
+    Args:
+        secret: The delivery's secret, which whoever asks for units must know.
+        open_file: Opens a file of the model by its number in the chunks, for reading, and returns the descriptor.
+            Raises IntegrityError or StoreError if the file cannot be opened.
+    """
+
+    def __init__(self, secret: bytes, open_file: Callable[[int], int]) -> None:
+        self.secret = secret
+        self.open_file = open_file
+        self._changed = threading.Condition()
+        self._chunks: dict[int, Chunk] = {}
+        self._count: int | None = None
+        self._closed = False
+
+    @property
+    def arrived(self) -> int:
+        """How many units this node has."""
+        with self._changed:
+            return len(self._chunks)
+
+    @property
+    def count(self) -> int | None:
+        """How many units the delivery has; None if that is not known yet."""
+        with self._changed:
+            return self._count
+
+    @property
+    def is_complete(self) -> bool:
+        """True if this node has all units of the delivery, and knows that there are no more."""
+        with self._changed:
+            return self._count is not None and len(self._chunks) >= self._count
+
+    def add(self, number: int, chunk: Chunk) -> None:
+        """Note a unit whose bytes were checked and lie in the model's files.
+
+        Args:
+            number: The unit.
+            chunk: Its pieces and digests.
+        """
+        with self._changed:
+            self._chunks[number] = chunk
+            self._changed.notify_all()
+
+    def set_count(self, count: int) -> None:
+        """Note how many units the delivery has; until then, more may come."""
+        with self._changed:
+            self._count = count
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Send nothing more: whoever waits for units gets an error."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def wait(self, number: int, timeout_s: float) -> Chunk | None:
+        """The chunk of a unit, when this node has the unit.
+
+        Args:
+            number: The unit.
+            timeout_s: Longest wait in seconds.
+
+        Returns:
+            None if the unit did not come in time, or there is no such unit; `is_beyond` tells these apart.
+
+        Raises:
+            PeerError: This node takes no part in the delivery any more.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or number in self._chunks or self._is_beyond(number), timeout_s)
+            if self._closed:
+                raise PeerError("this node takes no part in the delivery any more")
+            return self._chunks.get(number)
+
+    def is_beyond(self, number: int) -> bool:
+        """True if the delivery has fewer units than this number asks for."""
+        with self._changed:
+            return self._is_beyond(number)
+
+    def next_missing(self, stripe: int, step: int) -> Request | None:
+        """The next run of units of a stripe that this node lacks.
+
+        Args:
+            stripe: The first unit of the stripe.
+            step: The number of stripes.
+
+        Returns:
+            None if the node has the whole stripe.
+        """
+        with self._changed:
+            first = stripe
+            while first in self._chunks:
+                first += step
+            if self._is_beyond(first):
+                return None
+            if not self._chunks or first > max(self._chunks):
+                return Request(first, NO_END, step)
+            end = first
+            last = max(self._chunks)
+            while end not in self._chunks and end <= last:
+                end += step
+            return Request(first, end if end <= last else NO_END, step)
+
+    def _is_beyond(self, number: int) -> bool:
+        return self._count is not None and number >= self._count

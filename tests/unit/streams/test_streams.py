@@ -1,0 +1,415 @@
+"""Streams over real sockets: units arrive checked, strangers get nothing, silence and refusals are noticed."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hubdist.errors import HubdistError, IntegrityError, PeerError, PortClosedError, TransferTimeoutError
+from hubdist.model.chunks import Chunk, cut_chunks
+from hubdist.model.manifest import BLOCK_BYTES, EntryDigester, Manifest
+from hubdist.streams.client import Unit, UnitStream
+from hubdist.streams.follower import Follower
+from hubdist.streams.frames import NO_END, FrameKind, Header, Hello, Request, decode_pieces
+from hubdist.streams.handshake import GREETING_BYTES, introduce
+from hubdist.streams.server import StreamServer
+from hubdist.streams.sockets import connect, receive, set_timeouts
+from hubdist.streams.units import Units
+
+DELIVERY = b"delivery"
+SECRET = b"s" * 32
+
+
+class Node:
+    """A node with files, units and a port."""
+
+    def __init__(self, folder: Path, sizes: tuple[int, ...], *, filled: bool, seed: int = 0) -> None:
+        folder.mkdir()
+        self.folder = folder
+        rng = random.Random(seed)
+        self.files = [rng.randbytes(size) for size in sizes]
+        entries = []
+        for number, data in enumerate(self.files):
+            digester = EntryDigester(f"{number:04}")
+            digester.update(data)
+            entries.append(digester.entry())
+        self.manifest = Manifest.of(entries)
+        self.chunks = cut_chunks(self.manifest, BLOCK_BYTES)
+        self.units = Units(SECRET, self.open_file)
+        self.written: list[int] = []
+        for number, data in enumerate(self.files):
+            (folder / str(number)).write_bytes(data if filled else bytes(len(data)))
+        if filled:
+            for number, chunk in enumerate(self.chunks):
+                self.units.add(number, chunk)
+            self.units.set_count(len(self.chunks))
+        self.server = StreamServer("127.0.0.1", {DELIVERY: self.units}.get)
+
+    def open_file(self, number: int) -> int:
+        return os.open(self.folder / str(number), os.O_RDONLY)
+
+    def write(self, chunk: Chunk, data: memoryview) -> None:
+        chunk.check(data)
+        for part in chunk.parts(data):
+            with (self.folder / str(part.piece.entry_index)).open("r+b") as file:
+                file.seek(part.piece.start)
+                file.write(part.data)
+        self.written.append(chunk.index)
+
+    def follower(self, parents: dict[str, Node], stripes: int) -> Follower:
+        def open_stream(name: str) -> UnitStream:
+            return UnitStream(parents[name].server.address, SECRET, DELIVERY, silent_s=1.5)
+
+        return Follower(self.units, self.write, open_stream, stripes=stripes)
+
+    @property
+    def content(self) -> list[bytes]:
+        return [(self.folder / str(number)).read_bytes() for number in range(len(self.files))]
+
+
+SIZES = (3 * BLOCK_BYTES + 17, 1, 500, 5 * BLOCK_BYTES, 40)
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Iterator[Callable[..., Node]]:
+    nodes: list[Node] = []
+
+    def make(*, filled: bool, sizes: tuple[int, ...] = SIZES) -> Node:
+        nodes.append(Node(tmp_path / str(len(nodes)), sizes, filled=filled))
+        return nodes[-1]
+
+    yield make
+    for node in nodes:
+        node.units.close()
+        node.server.stop()
+
+
+def finish(follower: Follower, stripes: int, timeout_s: float = 20) -> list[Any]:
+    deadline = time.monotonic() + timeout_s
+    news: list[Any] = []
+    while len(news) < stripes and time.monotonic() < deadline:
+        news += follower.wait(1)
+    return news
+
+
+@pytest.mark.parametrize("stripes", [1, 3, 8])
+def test_units_pass_through_a_chain_of_nodes(make: Callable[..., Node], stripes: int) -> None:
+    source, middle, last = make(filled=True), make(filled=False), make(filled=False)
+    first = middle.follower({"source": source}, stripes)
+    second = last.follower({"middle": middle}, stripes)
+    for stripe in range(stripes):  # the last one asks first, and waits
+        second.follow(stripe, "middle")
+        first.follow(stripe, "source")
+    assert [one.error for one in finish(first, stripes) + finish(second, stripes)] == [None] * 2 * stripes
+    assert source.content == middle.content == last.content
+    assert middle.units.is_complete and last.units.is_complete
+    assert second.received["middle"] == sum(SIZES)
+    first.stop()
+    second.stop()
+
+
+def test_units_that_a_node_has_do_not_travel(make: Callable[..., Node]) -> None:
+    source, node = make(filled=True), make(filled=False)
+    had = {0, 1, 3, 6}
+    for number in had:
+        node.write(source.chunks[number], memoryview(chunk_bytes(source, source.chunks[number])))
+        node.units.add(number, source.chunks[number])
+    node.written.clear()
+    follower = node.follower({"source": source}, 2)
+    for stripe in range(2):
+        follower.follow(stripe, "source")
+    finish(follower, 2)
+    follower.stop()
+    assert node.content == source.content
+    assert sorted(node.written) == sorted(set(range(len(source.chunks))) - had)
+
+
+def chunk_bytes(node: Node, chunk: Chunk) -> bytes:
+    return b"".join(node.files[piece.entry_index][piece.start : piece.end] for piece in chunk.pieces)
+
+
+def test_a_unit_is_sent_as_soon_as_it_is_there(make: Callable[..., Node]) -> None:
+    source, node = make(filled=True), make(filled=False)
+    growing = Units(SECRET, source.open_file)
+    source.server._find = {DELIVERY: growing}.get
+    follower = node.follower({"source": source}, 1)
+    follower.follow(0, "source")
+    for number, chunk in enumerate(source.chunks):
+        growing.add(number, chunk)
+        wait_until(lambda number=number: node.units.arrived == number + 1)
+    assert not node.units.is_complete
+    growing.set_count(len(source.chunks))
+    assert [one.error for one in finish(follower, 1)] == [None]
+    assert node.units.is_complete
+    follower.stop()
+
+
+def wait_until(done: Callable[[], bool], timeout_s: float = 10) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not done():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def test_a_parent_that_waits_itself_is_not_silent(make: Callable[..., Node]) -> None:
+    source = make(filled=True)
+    source.server._find = {DELIVERY: Units(SECRET, source.open_file)}.get
+    stream = UnitStream(source.server.address, SECRET, DELIVERY, silent_s=1.5)
+    stream.request(Request(0, NO_END))
+    for _ in range(4):
+        came = stream.receive()
+        assert isinstance(came, Header)
+        assert (came.kind, came.waits) == (FrameKind.HEARTBEAT, True)
+    stream.close()
+
+
+def test_another_parent_goes_on_where_a_stream_broke(make: Callable[..., Node]) -> None:
+    source, lost, node = make(filled=True), make(filled=False), make(filled=False)
+    for number in (0, 1, 2):
+        lost.write(source.chunks[number], memoryview(chunk_bytes(source, source.chunks[number])))
+        lost.units.add(number, source.chunks[number])
+    follower = node.follower({"lost": lost, "source": source}, 1)
+    follower.follow(0, "lost")
+    wait_until(lambda: node.units.arrived == 3)
+    lost.units.close()
+    (news,) = finish(follower, 1)
+    assert isinstance(news.error, PeerError)
+    follower.follow(0, "source")
+    assert [one.error for one in finish(follower, 1)] == [None]
+    assert node.content == source.content
+    assert sorted(node.written) == list(range(len(source.chunks)))
+    follower.stop()
+
+
+def test_wrong_bytes_are_found_where_they_arrive_and_not_handed_on(make: Callable[..., Node]) -> None:
+    source, node = make(filled=True), make(filled=False)
+    with (source.folder / "0").open("r+b") as file:
+        file.seek(BLOCK_BYTES + 7)
+        file.write(b"\0\1\2")
+    follower = node.follower({"source": source}, 1)
+    follower.follow(0, "source")
+    (news,) = finish(follower, 1)
+    assert isinstance(news.error, IntegrityError)
+    assert node.units.arrived == 1
+    follower.stop()
+
+
+def test_a_file_that_became_shorter_breaks_the_stream(make: Callable[..., Node]) -> None:
+    source, node = make(filled=True), make(filled=False)
+    os.truncate(source.folder / "0", BLOCK_BYTES + 5)
+    follower = node.follower({"source": source}, 1)
+    follower.follow(0, "source")
+    (news,) = finish(follower, 1)
+    assert isinstance(news.error, PeerError)
+    assert node.units.arrived == 1
+    follower.stop()
+
+
+def test_a_file_that_cannot_be_opened_is_said(make: Callable[..., Node]) -> None:
+    source = make(filled=True)
+
+    def fail(_: int) -> int:
+        raise IntegrityError("it is gone")
+
+    source.units.open_file = fail
+    stream = UnitStream(source.server.address, SECRET, DELIVERY)
+    stream.request(Request(0, NO_END))
+    with pytest.raises(PeerError, match="cannot read"):
+        stream.receive()
+    stream.close()
+
+
+# Strangers
+
+
+def test_a_wrong_secret_is_refused_by_both_ends(make: Callable[..., Node]) -> None:
+    source = make(filled=True)
+    with pytest.raises(PeerError, match="secret"):
+        UnitStream(source.server.address, b"x" * 32, DELIVERY)
+
+
+def test_an_unknown_delivery_is_refused(make: Callable[..., Node]) -> None:
+    source = make(filled=True)
+    with pytest.raises(PeerError):
+        UnitStream(source.server.address, SECRET, b"nothing!")
+
+
+def test_a_proof_of_another_connection_is_refused(make: Callable[..., Node]) -> None:
+    source = make(filled=True)
+    taped: list[bytes] = []
+
+    class Taped:
+        def __init__(self, connection: socket.socket) -> None:
+            self._connection = connection
+
+        def sendall(self, data: bytes) -> None:
+            taped.append(data)
+            self._connection.sendall(data)
+
+        def recv_into(self, *arguments: Any) -> int:
+            return self._connection.recv_into(*arguments)
+
+    with raw(source) as connection:
+        introduce(Taped(connection), SECRET, DELIVERY)  # type: ignore[arg-type]
+        connection.sendall(Request(0, 1).encode())
+        assert connection.recv(1)
+    with raw(source) as connection:
+        connection.sendall(taped[0])
+        receive(connection, GREETING_BYTES)
+        connection.sendall(taped[1] + Request(0, 1).encode())
+        assert closed(connection)
+
+
+def raw(node: Node) -> socket.socket:
+    connection = connect(node.server.address)
+    set_timeouts(connection, receive_s=5, send_s=5)
+    return connection
+
+
+def closed(connection: socket.socket) -> bool:
+    try:
+        return connection.recv(1) == b""
+    except ConnectionError:
+        return True
+
+
+def test_nothing_is_served_for_any_bytes() -> None:
+    def refuse(_: int) -> int:
+        raise AssertionError("a file was opened for a stranger")
+
+    units = Units(SECRET, refuse)
+    server = StreamServer("127.0.0.1", lambda _: units)
+
+    @given(st.booleans(), st.binary(max_size=200))
+    def check(greets: bool, data: bytes) -> None:
+        with connect(server.address) as connection:
+            set_timeouts(connection, receive_s=5, send_s=5)
+            connection.sendall((Hello(DELIVERY, b"n" * 16).encode() if greets else b"") + data)
+            connection.shutdown(socket.SHUT_WR)
+            answer = b""
+            while part := connection.recv(100):
+                answer += part
+            assert len(answer) <= GREETING_BYTES
+
+    try:
+        check()
+    finally:
+        server.stop()
+
+
+def test_a_slow_greeting_is_dropped_and_delays_nobody(make: Callable[..., Node]) -> None:
+    source = make(filled=True)
+    with raw(source) as slow:
+        begun = time.monotonic()
+        slow.sendall(Hello(DELIVERY, b"n" * 16).encode()[:10])
+        stream = UnitStream(source.server.address, SECRET, DELIVERY)
+        assert time.monotonic() - begun < 1
+        stream.request(Request(0, 1))
+        assert isinstance(stream.receive(), Unit)
+        stream.close()
+        assert closed(slow)
+        assert time.monotonic() - begun < 5
+
+
+def test_a_thousand_connections_leave_room_for_one_that_knows_the_secret(make: Callable[..., Node]) -> None:
+    source = make(filled=True)
+    crowd: list[socket.socket] = []
+    try:
+        crowd += [connect(source.server.address) for _ in range(300)]
+        begun = time.monotonic()
+        stream = UnitStream(source.server.address, SECRET, DELIVERY)
+        stream.request(Request(0, NO_END))
+        assert isinstance(stream.receive(), Unit)
+        assert time.monotonic() - begun < 5
+        stream.close()
+    finally:
+        for one in crowd:
+            one.close()
+    assert threading.active_count() < 50
+
+
+def test_a_parent_that_goes_dead_is_noticed(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        begun = time.monotonic()
+        with pytest.raises(TransferTimeoutError):
+            UnitStream(silent.getsockname(), SECRET, DELIVERY, silent_s=0.5)
+        assert time.monotonic() - begun < 3
+
+
+def test_a_closed_port_is_told_from_other_faults() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = listener.getsockname()
+    with pytest.raises(PortClosedError):
+        UnitStream(address, SECRET, DELIVERY)
+
+
+def test_ports_can_be_chosen() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as used:
+        taken = used.getsockname()[1]
+        with socket.create_server(("127.0.0.1", 0)) as other:
+            free = other.getsockname()[1]
+        server = StreamServer("127.0.0.1", lambda _: None, ports=(taken, free))
+        assert server.address == ("127.0.0.1", free)
+        server.stop()
+        with pytest.raises(OSError, match="in use"):
+            StreamServer("127.0.0.1", lambda _: None, ports=(taken,))
+
+
+# Frames
+
+
+@given(st.binary(min_size=24, max_size=24))
+def test_any_header_is_read_or_refused(data: bytes) -> None:
+    try:
+        header = Header.decode(data)
+    except PeerError:
+        return
+    assert header.size <= 64 << 20
+
+
+@given(st.lists(st.tuples(st.integers(0, 2**32 - 1), st.integers(0, 2**64 - 1), st.integers(0, 2**64 - 1)), max_size=5))
+def test_any_pieces_are_read_or_refused(fields: list[tuple[int, int, int]]) -> None:
+    import struct
+
+    data = b"".join(struct.pack("<IQQ", *field) for field in fields)
+    try:
+        pieces = decode_pieces(Header(FrameKind.UNIT, 0, len(fields), 1000), data)
+    except PeerError:
+        return
+    assert sum(piece.size for piece in pieces) == 1000
+
+
+@given(st.binary(min_size=24, max_size=24))
+def test_any_request_is_read_or_refused(data: bytes) -> None:
+    try:
+        request = Request.decode(data)
+    except HubdistError:
+        return
+    assert request.step >= 1
+    assert Request.decode(request.encode()) == request
+
+
+def test_digests_are_those_of_the_files(make: Callable[..., Node]) -> None:
+    source = make(filled=True)
+    stream = UnitStream(source.server.address, SECRET, DELIVERY)
+    stream.request(Request(1, 2))
+    unit = stream.receive()
+    assert isinstance(unit, Unit)
+    assert hashlib.sha256(unit.data).digest() == unit.chunk.block_digests
+    end = stream.receive()
+    assert isinstance(end, Header)
+    assert (end.kind, end.number) == (FrameKind.END, len(source.chunks))
+    stream.request(Request(0, 1))
+    assert isinstance(stream.receive(), Unit)
+    stream.close()
