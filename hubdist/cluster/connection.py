@@ -28,7 +28,7 @@ _MAX_AGAIN_S = 5.0
 _PROGRESS_S = 0.5
 _CLOSE_S = 5.0
 NAMESPACE = "hubdist"
-_PROTOCOL = 2
+_PROTOCOL = 3
 """Part of the coordinator's name: processes that speak another protocol have a coordinator of their own."""
 
 _COORDINATOR_CALLS = 10_000
@@ -209,5 +209,5 @@ def make_agent(config: Config, node: Node) -> Any:
             max_concurrency=_AGENT_THREADS,
             scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False),
         )
-        .remote(config, node.id)
+        .remote(config, node.id, host=node.address)
     )

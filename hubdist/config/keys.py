@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import string
 from collections.abc import Callable, Iterator, Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ByteSize, ConfigDict, Field
 
@@ -100,6 +100,15 @@ def check_origins(value: Mapping[str, Callable[[str], Source]]) -> Mapping[str, 
         if not re.fullmatch(r"[a-z][a-z0-9+.-]*", scheme):
             raise ValueError(f"the scheme {scheme!r} must consist of lower-case letters, digits, '+', '.' and '-'")
     return FrozenDict(value)
+
+
+def check_data_ports(value: str | None) -> str | None:
+    """A range of ports."""
+    if value is not None:
+        found = re.fullmatch(r"(\d{1,5})-(\d{1,5})", value)
+        if found is None or not 1024 <= int(found[1]) <= int(found[2]) <= 65535:
+            raise ValueError("must be a range of ports from 1024 to 65535, such as 19800-19999")
+    return value
 
 
 def wrap_handle(value: object) -> object:
@@ -247,6 +256,19 @@ models:
         " together. It bounds four things, each for itself: the chunks that a node receives and those that it sends;"
         " what the driver's node uploads to `shared_cache`; what a node copies from storage, which may take as much"
         " again; and the size of one chunk. From 4MiB to 256MiB.",
+    )
+    data_port: Literal["auto", "off"] = Field(
+        default="auto",
+        description="Whether nodes send each other bytes over a TCP port of their own, which takes a third of the"
+        " processor time."
+        " `auto`: they do, on Ray's address of the node; who asks must know a secret that Ray's own calls carry."
+        " Where a port cannot be reached, and where Ray itself encrypts (`RAY_USE_TLS=1`), bytes go by calls of Ray."
+        " `off`: bytes always go by calls of Ray.",
+    )
+    data_ports: Annotated[str | None, AfterValidator(check_data_ports)] = Field(
+        default=None,
+        description="The ports that `data_port` may open, as `19800-19999`, for clusters that allow certain ports only."
+        " Each node opens one of them for each job. `null`: the system chooses.",
     )
     agent_idle_s: _Time = Field(
         default=10.0,

@@ -134,6 +134,20 @@ class Config(Keys):
         route = asked or model.route or self.route
         return None if route == "auto" else Route(route)
 
+    @property
+    def opens_port(self) -> bool:
+        """True if nodes send bytes by a port of their own; Ray's own encryption would not cover it."""
+        encrypted = os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true")
+        return self.data_port == "auto" and not encrypted
+
+    @property
+    def port_range(self) -> range | None:
+        """The ports to choose from; None lets the system choose."""
+        if self.data_ports is None:
+            return None
+        first, _, last = self.data_ports.partition("-")
+        return range(int(first), int(last) + 1)
+
     def wanted_read_mode(self, model: ModelSettings, asked: ReadMode | None) -> ReadMode:
         """What TensorFlow opens.
 

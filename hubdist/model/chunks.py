@@ -7,7 +7,7 @@ chunk without its neighbours, and before anybody knows the manifest.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -227,3 +227,19 @@ def digests_between(digests: bytes, start: int, end: int) -> bytes:
         end: Offset behind its last byte.
     """
     return digests[start // BLOCK_BYTES * DIGEST_BYTES : -(-end // BLOCK_BYTES) * DIGEST_BYTES]
+
+
+def join_chunks(parts: Sequence[Chunk]) -> Chunk:
+    """The chunk that `Chunk.split` made these parts of.
+
+    Args:
+        parts: The parts in order, at least one.
+    """
+    pieces: list[Piece] = []
+    for piece in (piece for part in parts for piece in part.pieces):
+        last = pieces[-1] if pieces else None
+        if last is not None and (last.entry_index, last.end) == (piece.entry_index, piece.start):
+            pieces[-1] = Piece(piece.entry_index, last.start, piece.end)
+        else:
+            pieces.append(piece)
+    return Chunk(parts[0].index, tuple(pieces), b"".join(part.block_digests for part in parts))

@@ -102,6 +102,28 @@ class ChunkStage(StageDirectory):
             else:
                 return
 
+    def open_file(self, number: int) -> int:
+        """Open a file for reading, also while the stage is being closed, and return the descriptor.
+
+        The descriptor stays good when the stage is published. Whoever reads checks the bytes.
+
+        Args:
+            number: The file's number in the chunks.
+
+        Raises:
+            IntegrityError: No byte of the file has arrived, or the stage was published or discarded.
+            StoreError: The disk refuses.
+        """
+        while True:
+            place = self._place_of(number)
+            with disk_errors(self.path / place):
+                try:
+                    return os.open(self.path / place, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+                except FileNotFoundError:
+                    if self._place_of(number) == place:
+                        raise IntegrityError(f"file {number} of the stage is gone") from None
+                    # `close` has just moved the file to its path.
+
     def close(self, manifest: Manifest, ordinals: Sequence[int]) -> None:
         """Give the files their paths. If something is missing, it may still come, and the stage be closed again.
 
@@ -190,6 +212,12 @@ class ChunkStage(StageDirectory):
             if written:
                 self._arrived.confirm(chunk)
             self._changed.notify_all()
+
+    def _place_of(self, number: int) -> str:
+        with self._changed:
+            if number not in self._places:
+                raise IntegrityError(f"no byte of file {number} has arrived")
+            return self._places[number]
 
     def _places_of(self, chunk: Chunk) -> list[str]:
         with self._changed:

@@ -32,11 +32,13 @@ class Unit:
         number: The unit.
         chunk: Its pieces and digests, as the parent describes them.
         data: Its bytes; valid until the next unit is received.
+        more: True if this is a part of the unit, and a further part follows.
     """
 
     number: int
     chunk: Chunk
     data: memoryview
+    more: bool = False
 
 
 class UnitStream:
@@ -91,7 +93,17 @@ class UnitStream:
             self._buffer = bytearray(header.size)
         data = memoryview(self._buffer)[: header.size]
         receive_into(self._connection, data)
-        return Unit(header.number, Chunk(header.number, pieces, digests), data)
+        return Unit(header.number, Chunk(header.number, pieces, digests), data, header.more)
+
+    @property
+    def is_closed(self) -> bool:
+        """True if the other end has closed the connection, or says something that nobody asked for."""
+        try:
+            return self._connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) is not None
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
 
     def close(self) -> None:
         """Close the connection."""

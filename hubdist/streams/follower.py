@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from hubdist.errors import HubdistError, PeerError
-from hubdist.model.chunks import Chunk
+from hubdist.model.chunks import Chunk, join_chunks
 from hubdist.streams.client import Unit, check_number
-from hubdist.streams.frames import NO_END, FrameKind, Header, Request
+from hubdist.streams.frames import NO_END, Header, Request
 from hubdist.streams.units import Units
 from hubdist.system.threads import start_thread
 
@@ -173,24 +173,27 @@ class Follower:
 
     def _take_answer(self, request: Request, stream: Stream, current: _Stripe) -> bool:
         """Receive the units of one request; False if this thread was told to leave."""
-        expected = request.first
+        expected, parts = request.first, list[Chunk]()
         while not current.stopped.is_set():
             came = stream.receive()
             if isinstance(came, Unit):
                 check_number(came, expected)
                 self._write(came.chunk, came.data)
-                self._note(came, current.parent)
-                expected += request.step
-            elif came.kind is FrameKind.END:
+                parts.append(came.chunk)
+                if not came.more:
+                    self._note(join_chunks(parts), current.parent)
+                    parts = []
+                    expected += request.step
+            elif came.is_end:
                 if came.number != NO_END:
                     self._units.set_count(came.number)
                 return True
         return False
 
-    def _note(self, unit: Unit, parent: str) -> None:
-        self._units.add(unit.number, unit.chunk)
+    def _note(self, chunk: Chunk, parent: str) -> None:
+        self._units.add(chunk.index, chunk)
         with self._changed:
-            self.received[parent] += unit.chunk.size
+            self.received[parent] += chunk.size
             self.marks.append((self._clock() - self._begun, self.received.total()))
 
 

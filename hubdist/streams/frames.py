@@ -25,6 +25,9 @@ from hubdist.model.manifest import BLOCK_BYTES, DIGEST_BYTES
 MAX_UNIT_BYTES = 64 << 20
 """Largest unit; more in a header is a fault of the sender."""
 
+PART_BYTES = 1 << 20
+"""A unit with more bytes comes in parts of this size, a frame for each: small enough for the processor's cache."""
+
 MAX_PIECES = 1 << 20
 NONCE_BYTES = 16
 PROOF_BYTES = 32
@@ -136,6 +139,7 @@ class Header:
         pieces: How many pieces the unit's chunk has.
         size: Bytes of the unit.
         waits: In a heartbeat: true if the parent waits for its own parent.
+        more: In a unit: true if a further part of the unit follows.
     """
 
     kind: FrameKind
@@ -143,10 +147,16 @@ class Header:
     pieces: int = 0
     size: int = 0
     waits: bool = False
+    more: bool = False
+
+    @property
+    def is_end(self) -> bool:
+        """True if the request is answered."""
+        return self.kind is FrameKind.END
 
     def encode(self) -> bytes:
         """The header as bytes."""
-        return _HEADER.pack(self.kind, self.waits, 0, self.pieces, self.number, self.size)
+        return _HEADER.pack(self.kind, self.waits | self.more << 1, 0, self.pieces, self.number, self.size)
 
     @classmethod
     def decode(cls, data: bytes | bytearray | memoryview) -> Self:
@@ -155,20 +165,21 @@ class Header:
         Raises:
             PeerError: The bytes are not a header, or announce more than a unit may have.
         """
-        kind, waits, _, pieces, number, size = _HEADER.unpack(data)
+        kind, flags, _, pieces, number, size = _HEADER.unpack(data)
         if kind not in _KINDS or pieces > MAX_PIECES or size > MAX_UNIT_BYTES:
             raise PeerError("a frame of a stream is malformed")
-        return cls(FrameKind(kind), number, pieces, size, bool(waits))
+        return cls(FrameKind(kind), number, pieces, size, bool(flags & 1), bool(flags & 2))
 
 
-def encode_chunk(number: int, chunk: Chunk) -> bytes:
+def encode_chunk(number: int, chunk: Chunk, *, more: bool = False) -> bytes:
     """The head of a unit's frame: header, pieces and digests. The unit's bytes follow it.
 
     Args:
         number: The unit.
         chunk: Its pieces, and the digests of their blocks.
+        more: The chunk is a part of the unit, and a further part follows.
     """
-    header = Header(FrameKind.UNIT, number, len(chunk.pieces), chunk.size)
+    header = Header(FrameKind.UNIT, number, len(chunk.pieces), chunk.size, more=more)
     pieces = (_PIECE.pack(piece.entry_index, piece.start, piece.end) for piece in chunk.pieces)
     return b"".join((header.encode(), *pieces, chunk.block_digests))
 

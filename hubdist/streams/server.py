@@ -26,6 +26,7 @@ from hubdist.streams.frames import (
     HELLO_BYTES,
     NO_END,
     NONCE_BYTES,
+    PART_BYTES,
     PROOF_BYTES,
     REQUEST_BYTES,
     FrameKind,
@@ -251,7 +252,9 @@ class StreamServer:
                         return
                     chunk = units.wait(number, HEARTBEAT_S)
                     if chunk is not None:
-                        _send_unit(connection, number, chunk, file)
+                        parts = chunk.split(PART_BYTES)
+                        for at, part in enumerate(parts, 1):
+                            _send_part(connection, number, part, file, more=at < len(parts))
                         number += request.step
                     elif not units.is_beyond(number):
                         send(connection, Header(FrameKind.HEARTBEAT, number, waits=True).encode())
@@ -297,12 +300,12 @@ class _OpenFile:
             self._number = None
 
 
-def _send_unit(connection: socket.socket, number: int, chunk: Chunk, file: _OpenFile) -> None:
+def _send_part(connection: socket.socket, number: int, chunk: Chunk, file: _OpenFile, *, more: bool) -> None:
     try:
         file.get(chunk.pieces[0].entry_index)
     except HubdistError as error:
         raise _NotSentError(error) from None
-    head = encode_chunk(number, chunk)
+    head = encode_chunk(number, chunk, more=more)
     connection.sendall(head, socket.MSG_MORE)  # with the first bytes, in one packet
     for piece in chunk.pieces:
         descriptor, at = file.get(piece.entry_index), piece.start

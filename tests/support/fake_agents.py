@@ -15,6 +15,7 @@ from typing import Any
 
 from hubdist.cluster.agent.agent import NodeAgent
 from hubdist.cluster.agent.chunk_rpc import request_part
+from hubdist.cluster.agent.node_port import NodePort
 from hubdist.cluster.coordinator.agent_pool import AgentPool
 from hubdist.cluster.coordinator.liveness import LivenessTimes
 from hubdist.cluster.nodes import ClusterView, Node
@@ -73,9 +74,15 @@ class FakeActor:
 
     def __init__(self, nodes: FakeNodes, config: Config, node: Node) -> None:
         self._nodes = nodes
-        self._agent = NodeAgent(config, node.id, request=nodes.request)
+        self._agent = NodeAgent(config, node.id, host=nodes.host, request=nodes.request)
         self.node = node
         self.killed = False
+        nodes.actors.append(self)
+
+    @property
+    def port(self) -> NodePort:
+        """The node's port."""
+        return self._agent._port
 
     def __getattr__(self, name: str) -> Method:
         return Method(self, name)
@@ -119,9 +126,11 @@ class FakeNodes:
         calls: Node and method -> how often it was called.
         request: Gets bytes from another agent; for agents that start after it was set.
         cluster: All nodes are alive.
+        host: Where all nodes open their ports; None for nodes without ports.
     """
 
-    def __init__(self, folder: Path, names: tuple[str, ...], **settings: Any) -> None:
+    def __init__(self, folder: Path, names: tuple[str, ...], host: str | None, **settings: Any) -> None:
+        self.host = host
         self.config = Config(store=str(folder / "{node_id}"), **settings)
         self.nodes = {name: Node(name, f"node {name}", name, name == DRIVER) for name in (DRIVER, *names)}
         self.stores = {name: Store(self.config.store_root(name)) for name in self.nodes}
@@ -130,6 +139,7 @@ class FakeNodes:
         self.calls: Counter[tuple[str, str]] = Counter()
         self.cluster = ClusterView(lambda: list(self.nodes.values()))
         self._actors: dict[bytes, FakeActor] = {}
+        self.actors: list[FakeActor] = []
         self.agents = AgentPool(
             self.config,
             lambda config, node: FakeActor(self, config, node),
@@ -208,9 +218,9 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 @contextmanager
-def fake_nodes(folder: Path, *names: str, **settings: Any) -> Iterator[FakeNodes]:
-    """Nodes with these names."""
-    nodes = FakeNodes(folder, names, **settings)
+def fake_nodes(folder: Path, *names: str, host: str | None = "127.0.0.1", **settings: Any) -> Iterator[FakeNodes]:
+    """Nodes with these names; they send by ports, without a host by calls of agents."""
+    nodes = FakeNodes(folder, names, host, **settings)
     try:
         yield nodes
     finally:
@@ -220,3 +230,5 @@ def fake_nodes(folder: Path, *names: str, **settings: Any) -> Iterator[FakeNodes
         for thread in nodes.threads:
             thread.join(20)
             assert not thread.is_alive(), thread.name
+        for actor in nodes.actors:
+            actor.port.stop()

@@ -16,8 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from hubdist.cluster.agent.chunk_exchange import ChunkExchange
+from hubdist.cluster.agent.chunk_exchange import ChunkExchange, Fetched, Ready
 from hubdist.cluster.agent.chunk_rpc import Sender, request_part, split_into_results
+from hubdist.cluster.agent.node_port import Address, NodePort
 from hubdist.cluster.refresh_marks import grow_mark
 from hubdist.config.schema import Config
 from hubdist.errors import ModelNotFoundError, StoreError
@@ -42,6 +43,7 @@ class NodeAgent:
     Args:
         config: The job's settings.
         node_id: Ray's id of the node; the store's root may depend on it.
+        host: The node's address, on which its port is opened; None: chunks go by calls of Ray.
         request: Gets bytes from another agent, as `request_part`; tests pass a fake.
     """
 
@@ -50,22 +52,25 @@ class NodeAgent:
         config: Config,
         node_id: str,
         *,
+        host: str | None = None,
         request: Callable[[Sender, str, Chunk, float], bytearray] = request_part,
     ) -> None:
         self._config = config
         self._node_id = node_id
-        self._exchange = ChunkExchange(lambda: self._store, config, request=request)
+        self._port = NodePort(host if config.opens_port else None, config.port_range)
+        self._exchange = ChunkExchange(lambda: self._store, config, request=request, port=self._port)
 
     @functools.cached_property
     def _store(self) -> Store:
         """Made at the first call, because an error of the actor's constructor would lose its type."""
         return open_store(self._config, self._node_id)
 
-    def begin(self, delivery: str, manifest: Manifest | None, copy: RemoteCopy | None) -> bool:
-        """Make ready to receive a model; return True if the node's store has the model already.
+    def begin(self, delivery: str, secret: bytes, manifest: Manifest | None, copy: RemoteCopy | None) -> Ready:
+        """Make ready to receive a model.
 
         Args:
             delivery: Name of the delivery.
+            secret: The delivery's secret.
             manifest: The model's manifest; None while its origin is still being read.
             copy: The remote directory that this node reads chunks from; None if agents send all chunks.
 
@@ -73,20 +78,37 @@ class NodeAgent:
             StoreError: The node's disk refuses, or has too little room.
             TransferError, ResolveError: The remote directory cannot be read.
         """
-        return self._exchange.begin(delivery, manifest, copy)
+        return self._exchange.begin(delivery, secret, manifest, copy)
 
-    def hold(self, delivery: str, digest: Digest, ordinals: Sequence[int]) -> None:
-        """Make ready to send chunks of a published snapshot.
+    def offer(
+        self, delivery: str, secret: bytes, stage: str | None, chunks: Sequence[tuple[Chunk, Sequence[str]]]
+    ) -> Address | None:
+        """Send chunks of a stage that the coordinator is writing; return where this node sends chunks.
 
         Args:
             delivery: Name of the delivery.
+            secret: The delivery's secret.
+            stage: Name of the stage in this node's store; None if nothing has been written yet.
+            chunks: Further chunks that are in the stage, each with the path of the file of each piece.
+        """
+        return self._exchange.offer(delivery, secret, stage, chunks)
+
+    def hold(
+        self, delivery: str, secret: bytes, digest: Digest, ordinals: Sequence[int], chunk_bytes: int | None
+    ) -> Address | None:
+        """Make ready to send chunks of a published snapshot; return where this node sends chunks.
+
+        Args:
+            delivery: Name of the delivery.
+            secret: The delivery's secret.
             digest: The model's digest.
             ordinals: For each entry of the model's manifest, the number of its file in the delivery's chunks.
+            chunk_bytes: The size of the delivery's chunks; None if they were cut while the origin was read.
 
         Raises:
             IntegrityError: The snapshot is missing or damaged on this node.
         """
-        self._exchange.hold(delivery, digest, ordinals)
+        return self._exchange.hold(delivery, secret, digest, ordinals, chunk_bytes)
 
     def send(self, delivery: str, part: Chunk) -> tuple[bytes, ...]:
         """Return bytes of a chunk to another agent, split into several results of the call.
@@ -116,8 +138,8 @@ class NodeAgent:
         """
         return split_into_results(memoryview(self._exchange.send_staged(stage, paths, part)))
 
-    def fetch(self, delivery: str, chunk: Chunk, sender: Sender | None) -> float:
-        """Fetch one chunk, check it and write it into the stage; return the seconds that the bytes took.
+    def fetch(self, delivery: str, chunk: Chunk, sender: Sender | None) -> Fetched:
+        """Fetch one chunk, check it and write it into the stage.
 
         Args:
             delivery: Name of the delivery.
@@ -143,11 +165,12 @@ class NodeAgent:
     def answer(self) -> None:
         """Show that this node is alive. Runs in a thread of `ANSWER_GROUP`, so that no other work delays it."""
 
-    def publish(self, delivery: str, manifest: Manifest, ordinals: Sequence[int]) -> None:
+    def publish(self, delivery: str, secret: bytes, manifest: Manifest, ordinals: Sequence[int]) -> None:
         """Publish a stage that has all its chunks.
 
         Args:
             delivery: Name of the delivery.
+            secret: The delivery's secret.
             manifest: The model's manifest.
             ordinals: For each entry of the manifest, the number of its file in the delivery's chunks.
 
@@ -155,7 +178,7 @@ class NodeAgent:
             IntegrityError: The stage does not hold exactly the manifest's files.
             StoreError: The node's disk refuses.
         """
-        self._exchange.publish(delivery, manifest, ordinals)
+        self._exchange.publish(delivery, secret, manifest, ordinals)
 
     def forget(self, delivery: str) -> None:
         """Take no further part in a delivery."""

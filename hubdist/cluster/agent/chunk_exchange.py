@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from hubdist.cluster.agent.chunk_rpc import PART_BYTES, Sender, request_part
+from hubdist.cluster.agent.node_port import Address, NodePort
 from hubdist.config.schema import Config
-from hubdist.errors import IntegrityError, PeerError
-from hubdist.model.chunks import Chunk
+from hubdist.errors import IntegrityError, PeerError, PortClosedError
+from hubdist.model.chunks import Chunk, cut_chunks
 from hubdist.model.manifest import Digest, Manifest
+from hubdist.model.paths import check_entry_path
 from hubdist.remote.copy_reader import CopyReader
 from hubdist.remote.snapshot_copy import RemoteCopy
 from hubdist.store.chunk_stage import ChunkStage, read_pieces
 from hubdist.store.snapshot import Snapshot
 from hubdist.store.store import Store
+from hubdist.system.disk import disk_errors
+
+_HOLD_S = 10.0
+"""How long a stage that has become a snapshot may be gone before the coordinator lets this node hold the snapshot."""
 
 
 @dataclass(slots=True)
@@ -30,11 +38,13 @@ class _Incoming:
         copy: Reads the chunks that no agent sends; None if agents send all of them.
         publishing: Held while the stage becomes a snapshot. Whoever finds the stage gone waits for the lock and then
             finds the snapshot.
+        unreachable: Ports that could not be reached; their nodes are asked by calls of Ray.
     """
 
     stage: ChunkStage
     copy: CopyReader | None
     publishing: threading.Lock = field(default_factory=threading.Lock)
+    unreachable: set[Address] = field(default_factory=set)
 
 
 @dataclass(slots=True)
@@ -43,6 +53,41 @@ class _Held:
 
     snapshot: Snapshot
     paths: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class _Offered:
+    """The files of a stage that another process of this node writes; `paths` grow while the origin is being read."""
+
+    root: Path
+    paths: dict[int, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The answer of an agent that was told to take part in a delivery.
+
+    Attributes:
+        has_model: The node's store has the model already, so that the node receives nothing.
+        address: Where the node sends chunks; None if it has no port.
+    """
+
+    has_model: bool
+    address: Address | None
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """What came of fetching a chunk.
+
+    Attributes:
+        seconds: How long the bytes took to come.
+        port_closed: Why the sender's port could not be reached, so that the chunk came by calls of Ray; None if it came
+            by the port, or the sender has none.
+    """
+
+    seconds: float
+    port_closed: str | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -61,6 +106,7 @@ class ChunkExchange:
         store: Returns the node's store.
         config: Deadline of a chunk, and how remote directories are read.
         request: Gets bytes from another agent, as `request_part`.
+        port: The node's port.
         clock: Tells the time in seconds.
     """
 
@@ -70,29 +116,31 @@ class ChunkExchange:
         config: Config,
         *,
         request: Callable[[Sender, str, Chunk, float], bytearray] = request_part,
+        port: NodePort | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
+        self._port = port or NodePort(None)
         self._config = config
         self._request = request
         self._clock = clock
         self._guard = threading.Lock()
+        self._held_more = threading.Condition(self._guard)
+        self._offered: dict[str, _Offered] = {}
         self._incoming: dict[str, _Incoming] = {}
         self._held: dict[str, _Held] = {}
         self._awaited: set[_Awaited] = set()
 
-    def begin(self, delivery: str, manifest: Manifest | None, copy: RemoteCopy | None) -> bool:
+    def begin(self, delivery: str, secret: bytes, manifest: Manifest | None, copy: RemoteCopy | None) -> Ready:
         """Make ready to receive a model.
 
         Another call discards what was received until then. A snapshot that this node sends from stays in use.
 
         Args:
             delivery: Name of the delivery.
+            secret: The delivery's secret, which other nodes must know to get chunks.
             manifest: The model's manifest; None while its origin is still being read.
             copy: The remote directory that this node reads chunks from; None if agents send all chunks.
-
-        Returns:
-            True if the store has the model already, so that nothing will be received.
 
         Raises:
             StoreError: The node's disk refuses, or has too little room.
@@ -102,7 +150,7 @@ class ChunkExchange:
         snapshot = None if manifest is None else self._store().find(manifest.digest)
         if snapshot is not None:
             snapshot.release()
-            return True
+            return Ready(True, None)
         self._release(delivery)  # a snapshot that the store has lost
         with contextlib.ExitStack() as undo:
             stage = self._store().stage_chunks(manifest)
@@ -114,18 +162,52 @@ class ChunkExchange:
                 undo.callback(reader.close)
             with self._guard:
                 if delivery in self._incoming:  # the caller repeated the call, because an answer was lost
-                    return False
+                    return Ready(False, self._port.address)
                 self._incoming[delivery] = _Incoming(stage, reader)
             undo.pop_all()
-        return False
+        self._port.join(delivery, secret, lambda number: self._open_file(delivery, number))
+        return Ready(False, self._port.address)
 
-    def hold(self, delivery: str, digest: Digest, ordinals: Sequence[int]) -> None:
+    def offer(
+        self, delivery: str, secret: bytes, stage: str | None, chunks: Sequence[tuple[Chunk, Sequence[str]]]
+    ) -> Address | None:
+        """Send chunks of a stage that another process of this node is writing.
+
+        Args:
+            delivery: Name of the delivery.
+            secret: The delivery's secret.
+            stage: Name of the stage in this node's store; None if nothing has been written yet.
+            chunks: Further chunks that are in the stage, each with the path of the file of each piece.
+
+        Returns:
+            Where this node sends chunks; None if it has no port.
+        """
+        if stage is not None:
+            with self._guard:
+                offered = self._offered.setdefault(delivery, _Offered(self._store().staged_files(stage)))
+                for chunk, paths in chunks:
+                    numbers = (piece.entry_index for piece in chunk.pieces)
+                    offered.paths.update(zip(numbers, paths, strict=True))
+        self._port.join(delivery, secret, lambda number: self._open_file(delivery, number))
+        for chunk, _ in chunks:
+            self._port.add(delivery, chunk)
+        return self._port.address
+
+    def hold(
+        self, delivery: str, secret: bytes, digest: Digest, ordinals: Sequence[int], chunk_bytes: int | None
+    ) -> Address | None:
         """Make ready to send chunks of a published snapshot.
 
         Args:
             delivery: Name of the delivery.
+            secret: The delivery's secret.
             digest: The model's digest.
             ordinals: For each entry of the model's manifest, the number of its file in the delivery's chunks.
+            chunk_bytes: The size of the delivery's chunks, if they were cut from the manifest; None if they were cut
+                while the origin was read. Then this node sends by its port only what came that way.
+
+        Returns:
+            Where this node sends chunks; None if it has no port.
 
         Raises:
             IntegrityError: The snapshot is missing or damaged on this node.
@@ -142,8 +224,13 @@ class ChunkExchange:
         with self._guard:
             before = self._held.get(delivery)
             self._held[delivery] = _Held(snapshot, tuple(paths))
+            self._held_more.notify_all()
+        self._port.join(delivery, secret, lambda number: self._open_file(delivery, number))
+        for chunk in () if chunk_bytes is None else cut_chunks(snapshot.manifest, chunk_bytes):
+            self._port.add(delivery, chunk)
         if before is not None:  # the coordinator repeated the call, because the answer was lost
             before.snapshot.release()
+        return self._port.address
 
     def send(self, delivery: str, part: Chunk) -> bytearray:
         """Return bytes of a chunk for another node, which checks them.
@@ -193,16 +280,13 @@ class ChunkExchange:
         read_pieces(self._store().staged_files(stage), paths, part, memoryview(data))
         return data
 
-    def fetch(self, delivery: str, chunk: Chunk, sender: Sender | None) -> float:
+    def fetch(self, delivery: str, chunk: Chunk, sender: Sender | None) -> Fetched:
         """Fetch one chunk, check it and write it into the stage.
 
         Args:
             delivery: Name of the delivery.
             chunk: Which bytes, and their digests.
             sender: The agent to ask for the chunk; None to read the remote directory.
-
-        Returns:
-            Seconds that the bytes took to come.
 
         Raises:
             IntegrityError: The bytes do not have the manifest's digests.
@@ -214,14 +298,40 @@ class ChunkExchange:
         if incoming is None:
             raise PeerError(f"this node takes no part in the delivery {delivery}")
         if sender is None:
-            return self._read_copy(incoming, chunk)
-        seconds = 0.0
+            return Fetched(self._read_copy(incoming, chunk))
+        closed = None
         with self._await(delivery, sender) as asked:
-            for part in chunk.split(PART_BYTES):
-                begin = self._clock()
-                data = self._request(asked, delivery, part, self._config.chunk_timeout_s - seconds)
-                seconds += self._clock() - begin
-                incoming.stage.write_chunk(part, memoryview(data))
+            if sender.address is not None and sender.address not in incoming.unreachable:
+                try:
+                    return Fetched(self._fetch_by_port(delivery, chunk, sender.address, incoming, asked))
+                except PortClosedError as error:
+                    incoming.unreachable.add(sender.address)
+                    closed = error.what
+            seconds = self._fetch_by_calls(delivery, chunk, incoming, asked)
+        self._port.add(delivery, chunk)
+        return Fetched(seconds, closed)
+
+    def _fetch_by_port(
+        self, delivery: str, chunk: Chunk, address: Address, incoming: _Incoming, asked: Sender
+    ) -> float:
+        assert asked.cancelled is not None
+        return self._port.fetch(
+            delivery,
+            chunk,
+            address,
+            incoming.stage.write_chunk,
+            timeout_s=self._config.chunk_timeout_s,
+            cancelled=asked.cancelled,
+            clock=self._clock,
+        )
+
+    def _fetch_by_calls(self, delivery: str, chunk: Chunk, incoming: _Incoming, asked: Sender) -> float:
+        seconds = 0.0
+        for part in chunk.split(PART_BYTES):
+            begin = self._clock()
+            data = self._request(asked, delivery, part, self._config.chunk_timeout_s - seconds)
+            seconds += self._clock() - begin
+            incoming.stage.write_chunk(part, memoryview(data))
         return seconds
 
     def cancel_requests(self, delivery: str, agent: bytes) -> None:
@@ -233,11 +343,12 @@ class ChunkExchange:
         """
         self._cancel(lambda awaited: (awaited.delivery, awaited.sender.agent) == (delivery, agent))
 
-    def publish(self, delivery: str, manifest: Manifest, ordinals: Sequence[int]) -> None:
+    def publish(self, delivery: str, secret: bytes, manifest: Manifest, ordinals: Sequence[int]) -> None:
         """Publish a stage that has all its chunks, and send chunks from the snapshot from then on.
 
         Args:
             delivery: Name of the delivery.
+            secret: The delivery's secret.
             manifest: The model's manifest.
             ordinals: For each entry of the manifest, the number of its file in the delivery's chunks.
 
@@ -255,7 +366,7 @@ class ChunkExchange:
                     return
             incoming.stage.close(manifest, ordinals)
             self._store().publish(incoming.stage).release()
-            self.hold(delivery, manifest.digest, ordinals)
+            self.hold(delivery, secret, manifest.digest, ordinals, None)
         self._discard(delivery)
 
     def forget(self, delivery: str) -> None:
@@ -265,6 +376,9 @@ class ChunkExchange:
             self._discard(delivery)
         finally:
             self._release(delivery)
+            self._port.leave(delivery)
+            with self._guard:
+                self._offered.pop(delivery, None)
 
     @contextlib.contextmanager
     def _await(self, delivery: str, sender: Sender) -> Iterator[Sender]:
@@ -298,6 +412,29 @@ class ChunkExchange:
             raise incoming.copy.with_object_url(error, chunk, data) from None
         return seconds
 
+    def _open_file(self, delivery: str, number: int) -> int:
+        """Open a file of the delivery's model, for the port, wherever this node has the file now."""
+        with self._guard:
+            incoming = self._incoming.get(delivery)
+        if incoming is not None:
+            try:
+                return incoming.stage.open_file(number)
+            except IntegrityError:
+                with incoming.publishing, self._guard:  # the stage may have become a snapshot meanwhile
+                    if delivery not in self._held:
+                        raise
+        with self._guard:
+            held, offered = self._held.get(delivery), self._offered.get(delivery)
+        if held is None and offered is not None:
+            with contextlib.suppress(IntegrityError):
+                return _open(offered.root / check_entry_path(offered.paths[number]))
+            with self._guard:  # the stage has become a snapshot, and the coordinator is about to say so
+                self._held_more.wait_for(lambda: delivery in self._held, _HOLD_S)
+                held = self._held.get(delivery)
+        if held is None:
+            raise IntegrityError(f"this node does not have file {number} of the model any more")
+        return _open(held.snapshot.path / held.paths[number])
+
     def _discard(self, delivery: str) -> None:
         with self._guard:
             incoming = self._incoming.pop(delivery, None)
@@ -313,3 +450,11 @@ class ChunkExchange:
             held = self._held.pop(delivery, None)
         if held is not None:
             held.snapshot.release()
+
+
+def _open(path: Path) -> int:
+    with disk_errors(path):
+        try:
+            return os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError:
+            raise IntegrityError(f"{path} is gone") from None

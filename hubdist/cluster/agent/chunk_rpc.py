@@ -51,6 +51,8 @@ class Sender:
         stage: Name of the stage in the sender's store that holds the chunk while an origin is being read; None if the
             sending agent takes part in the delivery and finds the chunk itself.
         paths: Number of a file -> the file's path in that stage; None without a stage.
+        address: Host and port where the agent sends chunks; None if it has no port, or does not know this chunk by its
+            number.
         cancelled: Done when nobody wants the bytes from this sender any more. The asking agent makes it; it is not
             sent with the call.
     """
@@ -58,6 +60,7 @@ class Sender:
     agent: bytes
     stage: str | None = None
     paths: Mapping[int, str] | None = None
+    address: tuple[str, int] | None = None
     cancelled: Future[None] | None = None
 
 

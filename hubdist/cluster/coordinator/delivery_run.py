@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from typing import Any
 
+from hubdist.cluster.agent.chunk_exchange import Ready
 from hubdist.cluster.calls import settle
 from hubdist.cluster.coordinator.agent_pool import AGENT_TRIES, START_TIMEOUT_S
 from hubdist.cluster.coordinator.concurrency import SingleFlight
@@ -22,6 +23,7 @@ from hubdist.cluster.coordinator.fetches import Fetches
 from hubdist.cluster.coordinator.node_links import NodeLinks, NodeWatch
 from hubdist.cluster.coordinator.payload import DeliveryContext, Payload, SeedSource
 from hubdist.cluster.coordinator.progress import DeliveryStats, NodeProgress
+from hubdist.cluster.coordinator.source_offers import SourceOffers
 from hubdist.cluster.nodes import Node
 from hubdist.delivery import (
     ChunkArrived,
@@ -102,6 +104,9 @@ class DeliveryRun:
             self.name, payload, source, self._nodes, receives=self._receivers.__contains__, context=context
         )
         self._links = NodeLinks(self.name, context.agents)
+        self._offers = (
+            None if source.staged is None else SourceOffers(self.name, payload, source, self._fetches, context)
+        )
         self._watch = NodeWatch(
             self._nodes, self._fetches, context, lost=self._give_up, silent=self._note_silent, heard=self._note_heard
         )
@@ -140,6 +145,8 @@ class DeliveryRun:
     def chunk_ready(self, chunk: Chunk) -> None:
         """Take a further chunk of the origin, which is in the source's stage."""
         self.payload.chunks.append(chunk)
+        if self._offers is not None:
+            self._offers.add(chunk)
         self._feed(ChunksReady((chunk.size,)))
 
     def published(self, manifest: Manifest, ordinals: Sequence[int]) -> None:
@@ -152,6 +159,8 @@ class DeliveryRun:
         self.payload.manifest = manifest
         self.payload.ordinals = tuple(ordinals)
         self._fetches.source_ended.set()
+        if self._offers is not None:
+            self._start(self._offers.publish())
         self._feed(SourcePublished())
 
     def fail(self, error: HubdistError) -> None:
@@ -192,15 +201,17 @@ class DeliveryRun:
     async def _receive_once(self, node: Node) -> DeliveryStats | None:
         await self._links.keep(node)
         async with self._agents.use(node) as agent:
-            begin = agent.begin.remote(self.name, self.payload.manifest, self._source.copy)
+            payload = self.payload
+            begin = agent.begin.remote(self.name, payload.secret, payload.manifest, self._source.copy)
             try:
-                has_model = await settle(begin, timeout_s=START_TIMEOUT_S, node=node.name)
+                ready: Ready = await settle(begin, timeout_s=START_TIMEOUT_S, node=node.name)
             except NodeLostError:
                 self._agents.forget(node, agent)
                 raise
-            if has_model:
+            if ready.has_model:
                 await self._add_holder(node)
                 return None
+            self._fetches.note_address(node, ready.address)
             return await self._follow(node, agent)
 
     async def _follow(self, node: Node, agent: Any) -> DeliveryStats:
@@ -230,6 +241,8 @@ class DeliveryRun:
         """Start the source's agent, and let nodes that have the snapshot join as senders if they answer soon."""
         if self._source.node is not None:
             await self._links.keep(self._source.node)
+        if self._offers is not None and self.payload.manifest is None:
+            await self._offers.start()
         tasks = [self._start(self._add_holder(node)) for node in self._holders[:_MAX_HOLDERS]]
         if tasks:
             await asyncio.wait(tasks, timeout=_HOLDERS_S)
@@ -335,7 +348,7 @@ class DeliveryRun:
     async def _publish(self, node: Node) -> Event:
         async def publish(agent: Any) -> Event:
             payload = self.payload
-            call = agent.publish.remote(self.name, payload.manifest, payload.ordinals)
+            call = agent.publish.remote(self.name, payload.secret, payload.manifest, payload.ordinals)
             await settle(call, timeout_s=self._context.config.timeout_s, node=node.name)
             self._fetches.note_holder(node, agent)
             return NodePublished(node.id)

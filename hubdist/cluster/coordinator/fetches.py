@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from hubdist.cluster.agent.chunk_exchange import Fetched
 from hubdist.cluster.agent.chunk_rpc import ANSWER_GROUP, Sender, sender_error
+from hubdist.cluster.agent.node_port import Address
 from hubdist.cluster.calls import settle
 from hubdist.cluster.coordinator.agent_pool import START_TIMEOUT_S
 from hubdist.cluster.coordinator.concurrency import SingleFlight
@@ -17,7 +20,9 @@ from hubdist.cluster.coordinator.windows import WindowRoom
 from hubdist.cluster.nodes import Node
 from hubdist.errors import HubdistError, IntegrityError, PeerError, SenderLostError
 from hubdist.model.chunks import Chunk
+from hubdist.system.log_once import LogOnce
 
+_LOG = logging.getLogger(__name__)
 _MARGIN_S = 15.0
 """Seconds that a call may take in addition to the deadline of its chunk."""
 
@@ -76,6 +81,9 @@ class Fetches:
         self._work = SingleFlight()
         self._holding: dict[str, Any] = {}
         """Node's id -> the agent that was told to send from the node's snapshot."""
+        self._addresses: dict[str, Address | None] = {}
+        """Node's id -> where the node sends chunks that it has, by number."""
+        self._once = LogOnce(_LOG)
         self._pending: set[_PendingFetch] = set()
         self._never_silent = set() if source.node is None else {source.node.id}
         self.source_ended = asyncio.Event()
@@ -134,9 +142,17 @@ class Fetches:
             NodeLostError, TransferTimeoutError: The agent gives no answer.
         """
         if self._holding.get(node.id) is not agent:
-            call = agent.hold.remote(self._name, self._payload.digest, self._payload.ordinals)
-            await settle(call, timeout_s=START_TIMEOUT_S, node=node.name)
+            payload = self._payload
+            call = agent.hold.remote(self._name, payload.secret, payload.digest, payload.ordinals, payload.chunk_bytes)
+            address = await settle(call, timeout_s=START_TIMEOUT_S, node=node.name)
             self._holding[node.id] = agent
+            knows_chunks = payload.chunk_bytes is not None or node.id in self._addresses
+            if knows_chunks:  # else the node sends nothing by number
+                self._addresses[node.id] = address
+
+    def note_address(self, node: Node, address: Address | None) -> None:
+        """Note where a node sends chunks; None for a node without a port."""
+        self._addresses[node.id] = address
 
     def note_holder(self, node: Node, agent: Any) -> None:
         """Note that a node has published: its agent sends from the snapshot from now on.
@@ -150,6 +166,7 @@ class Fetches:
     def lose(self, node_id: str) -> None:
         """Forget a node that takes no part any more."""
         self._holding.pop(node_id, None)
+        self._addresses.pop(node_id, None)
         self.silent.pop(node_id, None)
 
     async def stop_waiting_for(self, node: Node) -> None:
@@ -187,14 +204,18 @@ class Fetches:
         assert sending is not None
         if self._source.staged is not None and sending.id in self._never_silent and self._payload.manifest is None:
             with contextlib.suppress(IntegrityError):  # the stage has just become a snapshot
-                return await self._call(pending, chunk, Sender(pending.sender_agent, *self._source.staged(chunk)))
+                return await self._call(
+                    pending,
+                    chunk,
+                    Sender(pending.sender_agent, *self._source.staged(chunk), self._addresses.get(sending.id)),
+                )
             await asyncio.wait_for(self.source_ended.wait(), self._context.config.timeout_s)
         if not self._receives(sending.id):
             try:
                 await self._work.run(("hold", sending.id), lambda: self.hold(sending, sending_agent))
             except HubdistError as error:  # not the receiver's fault
                 raise sender_error(error) from error
-        return await self._call(pending, chunk, Sender(pending.sender_agent))
+        return await self._call(pending, chunk, Sender(pending.sender_agent, address=self._addresses.get(sending.id)))
 
     async def _call(self, pending: _PendingFetch, chunk: Chunk, sender: Sender | None) -> float:
         receiver, sending = pending.receiver, pending.sender
@@ -207,8 +228,14 @@ class Fetches:
                     raise PeerError(f"{node.name} gives no answer")
             call = pending.agent.fetch.options(enable_task_events=False).remote(self._name, chunk, sender)
             timeout_s = context.config.chunk_timeout_s + _MARGIN_S
-            seconds: float = await settle(call, timeout_s=timeout_s, node=receiver.name)
+            fetched: Fetched = await settle(call, timeout_s=timeout_s, node=receiver.name)
+        if fetched.port_closed is not None and sending is not None:
+            self._log_closed(receiver, sending, fetched.port_closed)
         for node in (receiver, sending):
             if node is not None:
                 context.liveness.heard(node.id)
-        return seconds
+        return fetched.seconds
+
+    def _log_closed(self, receiver: Node, sending: Node, why: str) -> None:
+        text = "hubdist: chunks go from %s to %s by calls of Ray, which takes more processor time: %s"
+        self._once.log((receiver.id, sending.id), text, sending.name, receiver.name, why)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Self
@@ -14,6 +15,7 @@ from hubdist.config.schema import Config
 from hubdist.model.chunks import Chunk
 from hubdist.model.manifest import Digest, Manifest
 from hubdist.remote.snapshot_copy import RemoteCopy
+from hubdist.streams.handshake import SECRET_BYTES
 
 Staged = Callable[[Chunk], tuple[str, Mapping[int, str]]]
 """Chunk -> the name of the stage that holds it, and the paths of the chunk's files in that stage, by their numbers."""
@@ -61,11 +63,16 @@ class Payload:
         chunks: The model's chunks; more are ready while the origin is being read.
         manifest: The model's manifest; None until the origin has been read.
         ordinals: For each entry of the manifest, the number of its file in the chunks.
+        chunk_bytes: The size that the chunks were cut to, from the manifest; None if they were cut while the origin was
+            read.
+        secret: What nodes must know to get chunks from each other's ports.
     """
 
     chunks: list[Chunk] = field(default_factory=list)
     manifest: Manifest | None = None
     ordinals: tuple[int, ...] = ()
+    chunk_bytes: int | None = None
+    secret: bytes = field(default_factory=lambda: secrets.token_bytes(SECRET_BYTES), repr=False)
 
     @property
     def digest(self) -> Digest | None:

@@ -154,6 +154,7 @@ class RunningDeliveries:
             list(cut_chunks(manifest, chunk_bytes)),
             manifest,
             tuple(range(len(manifest.entries))),
+            chunk_bytes,
         )
         holders = self._holders.get(manifest.digest, ())
         source = SeedSource.at(self._node) if copy is None else SeedSource.remote(copy)

@@ -25,6 +25,7 @@ from tests.support.chunks import one_block
 
 pytestmark = pytest.mark.cluster
 
+SECRET = b"s" * 32
 SIZES = (2 * PART_BYTES + BLOCK_BYTES + 5, 100, 0, 3 * BLOCK_BYTES)
 
 
@@ -46,8 +47,8 @@ class Pair:
                 self.path = snapshot.path
         self.giver, self.reader = make_agent(config, giving), make_agent(config, reading)
         self.ordinals = tuple(range(len(SIZES)))
-        self.call(self.giver.hold, "d", self.manifest.digest, self.ordinals)
-        assert self.call(self.reader.begin, "d", self.manifest, None) is False
+        self.call(self.giver.hold, "d", SECRET, self.manifest.digest, self.ordinals, None)
+        assert self.call(self.reader.begin, "d", SECRET, self.manifest, None).has_model is False
         self.sender = Sender(pickle_agent(self.giver))
 
     @property
@@ -82,8 +83,8 @@ def created_objects() -> int:
 def test_a_chunk_of_many_files_and_parts_arrives_without_the_object_stores(pair: Pair) -> None:
     before = created_objects()
     seconds = pair.call(pair.reader.fetch, "d", pair.whole, pair.sender)
-    assert 0 < seconds < 30
-    pair.call(pair.reader.publish, "d", pair.manifest, pair.ordinals)
+    assert 0 < seconds.seconds < 30
+    pair.call(pair.reader.publish, "d", SECRET, pair.manifest, pair.ordinals)
     found = pair.read_store.find(pair.manifest.digest)
     assert found is not None
     with found:

@@ -23,6 +23,7 @@ from hubdist.remote.snapshot_copy import RemoteCopy, list_copy
 from hubdist.store.chunk_stage import ChunkStage
 from hubdist.store.store import Store
 
+SECRET = b"s" * 32
 MIB = 1 << 20
 
 
@@ -61,31 +62,31 @@ class Pair:
 @pytest.fixture
 def pair(tmp_path: Path) -> Iterator[Pair]:
     pair = Pair(tmp_path)
-    pair.sending.hold("d", pair.manifest.digest, pair.ordinals)
+    pair.sending.hold("d", SECRET, pair.manifest.digest, pair.ordinals, MIB)
     yield pair
     pair.receiving.forget("d")
     pair.sending.forget("d")
 
 
 def test_a_node_that_published_and_begins_again_sends_as_before(pair: Pair) -> None:
-    assert pair.receiving.begin("d", pair.manifest, None) is False
+    assert pair.receiving.begin("d", SECRET, pair.manifest, None).has_model is False
     pair.receive()
-    pair.receiving.publish("d", pair.manifest, pair.ordinals)
+    pair.receiving.publish("d", SECRET, pair.manifest, pair.ordinals)
     for _ in range(2):
-        assert pair.receiving.begin("d", pair.manifest, None) is True
+        assert pair.receiving.begin("d", SECRET, pair.manifest, None).has_model is True
         assert pair.receiving.send("d", pair.chunks[0])
 
 
 def test_a_node_that_lost_its_snapshot_begins_anew_and_sends_no_more_from_it(pair: Pair) -> None:
-    assert pair.receiving.begin("d", pair.manifest, None) is False
+    assert pair.receiving.begin("d", SECRET, pair.manifest, None).has_model is False
     pair.receive()
-    pair.receiving.publish("d", pair.manifest, pair.ordinals)
+    pair.receiving.publish("d", SECRET, pair.manifest, pair.ordinals)
     (pair.taken.root / "snapshots" / pair.manifest.digest.value).rename(pair.taken.root / "lost")
-    assert pair.receiving.begin("d", pair.manifest, None) is False
+    assert pair.receiving.begin("d", SECRET, pair.manifest, None).has_model is False
     with pytest.raises(HubdistError):
         pair.receiving.send("d", pair.chunks[0])
     pair.receive()
-    pair.receiving.publish("d", pair.manifest, pair.ordinals)
+    pair.receiving.publish("d", SECRET, pair.manifest, pair.ordinals)
     assert pair.receiving.send("d", pair.chunks[0])
     assert pair.stages == []
 
@@ -99,7 +100,7 @@ def test_two_calls_to_begin_at_once_leave_one_stage(pair: Pair, monkeypatch: pyt
         return real(self, manifest)
 
     monkeypatch.setattr(Store, "stage_chunks", stage_chunks)
-    threads = [threading.Thread(target=pair.receiving.begin, args=("d", pair.manifest, None)) for _ in range(2)]
+    threads = [threading.Thread(target=pair.receiving.begin, args=("d", SECRET, pair.manifest, None)) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -121,7 +122,7 @@ def test_a_place_that_cannot_be_read_leaves_no_stage_and_no_connection(
     if copy is None:
         monkeypatch.setattr(CopyReader, "__init__", fail)
     with pytest.raises((HubdistError, RuntimeError)):
-        pair.receiving.begin("d", pair.manifest, copy or list_copy(str(pair.files), pair.config.deadlines))
+        pair.receiving.begin("d", SECRET, pair.manifest, copy or list_copy(str(pair.files), pair.config.deadlines))
     assert pair.stages == []
     with pytest.raises(PeerError, match="takes no part"):
         pair.receiving.fetch("d", pair.chunks[0], pair.sender)
@@ -131,7 +132,10 @@ def test_a_stage_that_cannot_be_removed_keeps_nothing_else(pair: Pair, monkeypat
     closed = []
     real = CopyReader.close
     monkeypatch.setattr(CopyReader, "close", lambda self: (closed.append(self), real(self)))
-    assert pair.receiving.begin("d", pair.manifest, list_copy(str(pair.files), pair.config.deadlines)) is False
+    assert (
+        pair.receiving.begin("d", SECRET, pair.manifest, list_copy(str(pair.files), pair.config.deadlines)).has_model
+        is False
+    )
     discard = ChunkStage.discard
 
     def refuse(self: ChunkStage) -> None:
@@ -146,7 +150,7 @@ def test_a_stage_that_cannot_be_removed_keeps_nothing_else(pair: Pair, monkeypat
 
 def test_names_that_do_not_fit_the_snapshot_hold_nothing(pair: Pair) -> None:
     with pytest.raises(ValueError, match="shorter"):
-        pair.sending.hold("other", pair.manifest.digest, pair.ordinals[:-1])
+        pair.sending.hold("other", SECRET, pair.manifest.digest, pair.ordinals[:-1], None)
     pair.sending.forget("d")
     assert pair.sent_store.evict(pair.manifest.digest) is True  # nobody uses it
 
@@ -162,7 +166,7 @@ def test_a_fetch_that_nobody_wants_any_more_ends_at_once(pair: Pair, how: str) -
         raise PeerError("nobody wants it")
 
     pair.request = fetch
-    assert pair.receiving.begin("d", pair.manifest, None) is False
+    assert pair.receiving.begin("d", SECRET, pair.manifest, None).has_model is False
     errors: list[BaseException] = []
 
     def work() -> None:
@@ -190,4 +194,4 @@ def test_a_fetch_that_nobody_wants_any_more_ends_at_once(pair: Pair, how: str) -
 
 def test_a_snapshot_that_is_missing_is_not_held(pair: Pair) -> None:
     with pytest.raises(IntegrityError, match="is not in the store"):
-        pair.receiving.hold("d", pair.manifest.digest, pair.ordinals)
+        pair.receiving.hold("d", SECRET, pair.manifest.digest, pair.ordinals, MIB)

@@ -56,7 +56,7 @@ def stopping(nodes: FakeNodes, name: str, after: int) -> Callable[[str, tuple[An
 
 
 def test_a_sender_that_stops_delays_others_by_seconds(tmp_path: Path) -> None:
-    with fake_nodes(tmp_path, "holder", "late") as nodes:
+    with fake_nodes(tmp_path, "holder", "late", host=None) as nodes:
         job = Job(nodes)
 
         async def work() -> None:
@@ -76,7 +76,7 @@ def test_a_sender_that_stops_delays_others_by_seconds(tmp_path: Path) -> None:
 
 
 def test_what_was_asked_of_a_silent_sender_is_given_up_where_it_is_awaited(tmp_path: Path) -> None:
-    with fake_nodes(tmp_path, "holder", "late") as nodes:
+    with fake_nodes(tmp_path, "holder", "late", host=None) as nodes:
         job = Job(nodes)
 
         async def work() -> None:
@@ -124,7 +124,7 @@ def test_a_node_that_never_wakes_is_given_up_with_an_error_that_says_so(tmp_path
 
 
 def test_a_slow_sender_that_lives_is_not_given_up(tmp_path: Path) -> None:
-    with fake_nodes(tmp_path, "holder", "late") as nodes:
+    with fake_nodes(tmp_path, "holder", "late", host=None) as nodes:
         job = Job(nodes, mib=4)
 
         async def work() -> None:
@@ -141,7 +141,7 @@ def test_a_slow_sender_that_lives_is_not_given_up(tmp_path: Path) -> None:
 
 
 def test_all_deliveries_to_a_node_together_stay_within_in_flight_bytes(tmp_path: Path) -> None:
-    with fake_nodes(tmp_path, "a", "b", max_in_flight_bytes=4 * MIB) as nodes:
+    with fake_nodes(tmp_path, "a", "b", max_in_flight_bytes=4 * MIB, host=None) as nodes:
         job = Job(nodes)
         models = [nodes.publish(DRIVER, {"saved_model.pb": os.urandom(3 * MIB)}) for _ in range(20)]
         under_way: Counter[str] = Counter()
@@ -176,7 +176,7 @@ def test_all_deliveries_to_a_node_together_stay_within_in_flight_bytes(tmp_path:
 
 
 def test_a_node_that_hands_on_and_asks_again_keeps_what_it_holds(tmp_path: Path) -> None:
-    with fake_nodes(tmp_path, "near", "late") as nodes:
+    with fake_nodes(tmp_path, "near", "late", host=None) as nodes:
         job = Job(nodes)
         asked, go_on = threading.Event(), threading.Event()
 

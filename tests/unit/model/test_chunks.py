@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hubdist.errors import DigestMismatchError, IntegrityError
-from hubdist.model.chunks import Chunk, Piece, chunk_of, cut_chunks
+from hubdist.model.chunks import Chunk, Piece, chunk_of, cut_chunks, join_chunks
 from hubdist.model.manifest import BLOCK_BYTES, Digest, Entry, EntryDigester, Manifest
 
 
@@ -155,6 +155,13 @@ def test_a_chunk_is_split_at_blocks_and_each_part_proves_itself(max_blocks: int)
         part.check(memoryview(DATA)[at : at + part.size])
         at += part.size
     assert at == len(DATA)
+
+
+@given(st.lists(_SIZES, max_size=12), st.integers(1, 4))
+def test_the_parts_of_a_chunk_joined_are_the_chunk(sizes: list[int], blocks: int) -> None:
+    manifest = Manifest.of(sized(f"f{number:03}", size) for number, size in enumerate(sizes))
+    for chunk in cut_chunks(manifest, 4 * BLOCK_BYTES):
+        assert join_chunks(chunk.split(blocks * BLOCK_BYTES)) == chunk
 
 
 def test_a_chunk_that_is_small_enough_is_not_split() -> None:
