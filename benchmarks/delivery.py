@@ -24,7 +24,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from hosts import TfTasks
+from hosts import Hosts
 
 SCHEMES = ["hubdist", "http star", "ray.put", "random chunks", "BitTorrent"]
 SCENARIOS = ["swarm", "late", "kill", "origin", "waiters"]
@@ -35,7 +35,7 @@ PULLS = {"RAY_object_manager_pull_timeout_ms": "600000"}
 def run(options: argparse.Namespace, schemes: list[str], **environment: str) -> list[dict[str, Any]]:
     """One cluster on fresh hosts, one scenario; what it printed."""
     extra = options.scenario == "origin"
-    with TfTasks(options.nodes + extra, options.rate) as hosts:
+    with Hosts(options.nodes + extra, options.rate) as hosts:
         ray_hosts, hosts.count = hosts.count, options.nodes
         hosts.start_ray(**environment)
         hosts.count = ray_hosts

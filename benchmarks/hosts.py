@@ -27,7 +27,7 @@ _PLACES = ("/dev/shm", "/tmp/ray", "/hostlocal")
 _ENVIRONMENT = {"RAY_AUTH_MODE": "disabled", "NO_GCE_CHECK": "true", "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}
 
 
-class TfTasks:
+class Hosts:
     """Makes hosts and removes them, with every process on them, when the block is left.
 
     Args:
