@@ -49,3 +49,20 @@ def test_a_model_with_a_vocabulary_answers_from_a_remote_tensorflow_worker() -> 
 def test_every_example_is_run_by_a_test() -> None:
     examples = {path.relative_to("examples").parts[0] for path in Path("examples").rglob("*.py")}
     assert examples == {"quickstart.py", "remote_tf_worker.py", "job_submit"}
+
+
+@pytest.mark.cluster
+def test_the_output_in_the_documentation_is_that_of_its_script() -> None:
+    done = subprocess.run(
+        [sys.executable, "docs/make_output.py"],
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=False,
+        env={**os.environ, "RAY_AUTH_MODE": "disabled"},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    calls = [line for line in done.stdout.splitlines() if line.startswith(">>> ")]
+    assert len(calls) > 4
+    shown = Path("docs/concepts.md").read_text(encoding="utf-8") + Path("README.md").read_text(encoding="utf-8")
+    assert [call for call in calls if call not in shown] == []

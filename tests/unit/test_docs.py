@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import hubdist
 from tests.support import REPOSITORY
 
 PAGES = sorted(
@@ -94,3 +95,11 @@ def test_every_error_is_in_the_reference() -> None:
     kinds = {name for name in vars(hubdist.errors) if name.endswith("Error")}
     families = {"HubdistError", "ResolveError", "TransferError", "IntegrityError"}
     assert [kind for kind in sorted(kinds - families) if f"`{kind}`" not in text] == []
+
+
+def test_what_the_pages_call_is_there() -> None:
+    pages = [read("README.md"), *(path.read_text(encoding="utf-8") for path in (REPOSITORY / "docs").rglob("*.md"))]
+    objects = {"hubdist": hubdist, "report": hubdist.Report, "plan": hubdist.Plan, "status": hubdist.Status}
+    called = {found for page in pages for found in re.findall(r"\b(hubdist|report|plan|status)\.([a-z_]+)\(", page)}
+    assert len(called) > 10
+    assert sorted(f"{of}.{name}" for of, name in called if not hasattr(objects[of], name)) == []
