@@ -162,8 +162,8 @@ models:
         description="Which way a node tries first to get a model."
         " The other ways follow if it fails, and one line in the log says why."
         " `shared`: from `shared_cache`. `direct`: from the directory that the handle names, `gs://...` or a mount of"
-        " all nodes, without a copy by the driver's node. `driver`: from the driver's node and other nodes, through"
-        " Ray; this always works. `auto`: the first of these three that a process on the node can read."
+        " all nodes, without a copy by the driver's node. `driver`: from the driver's node and other nodes;"
+        " this always works. `auto`: the first of these three that a process on the node can read."
         " `hubdist.plan(handle)` shows what each node would do, and why.",
     )
     read_mode: ReadMode = Field(
