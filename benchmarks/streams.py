@@ -1,0 +1,196 @@
+"""What streams cost beside the floor: two processes on this machine, one sends a file, the other checks and writes it.
+
+    python benchmarks/streams.py [--mib 512] [--connections 1 4 8] [--rounds 3]
+
+The floor is what no Python program can undercut: `sendfile` out, `recv_into`, sha256 and `pwrite` in, in parts of 1 MiB,
+with as many connections and no protocol. hubdist sends the same bytes through `hubdist.streams` into a stage of a store.
+Printed are the rates and the processor seconds for each GiB of both processes together, medians of the rounds, which
+take turns. The files lie in memory (/dev/shm).
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import multiprocessing
+import os
+import resource
+import secrets
+import shutil
+import socket
+import statistics
+import struct
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from hubdist.model.chunks import cut_chunks
+from hubdist.model.manifest import BLOCK_BYTES, EntryDigester, Manifest
+from hubdist.store.store import Store
+from hubdist.streams.client import UnitStream
+from hubdist.streams.follower import Follower
+from hubdist.streams.server import StreamServer
+from hubdist.streams.units import Units
+
+SECRET = secrets.token_bytes(32)
+DELIVERY = b"delivery"
+_RANGE = struct.Struct("<QQ")
+
+
+def processor_seconds() -> float:
+    """Of this process so far."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
+
+
+def manifest_of(path: Path) -> Manifest:
+    """The manifest of one file."""
+    digester = EntryDigester("weights.bin")
+    with path.open("rb") as file:
+        while data := file.read(BLOCK_BYTES):
+            digester.update(data)
+    return Manifest.of([digester.entry()])
+
+
+def send_floor(path: Path, control: Connection) -> None:
+    """Send ranges of a file to whoever asks."""
+    descriptor = os.open(path, os.O_RDONLY)
+    listener = socket.create_server(("127.0.0.1", 0), backlog=64)
+
+    def answer(connection: socket.socket) -> None:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        while len(asked := connection.recv(_RANGE.size, socket.MSG_WAITALL)) == _RANGE.size:
+            at, end = _RANGE.unpack(asked)
+            while at < end:
+                at += os.sendfile(connection.fileno(), descriptor, at, end - at)
+
+    def accept() -> None:
+        while True:
+            threading.Thread(target=answer, args=(listener.accept()[0],), daemon=True).start()
+
+    threading.Thread(target=accept, daemon=True).start()
+    begun = processor_seconds()
+    control.send(listener.getsockname()[:2])
+    control.recv()
+    control.send(processor_seconds() - begun)
+
+
+def send_streams(path: Path, control: Connection) -> None:
+    """Serve a file as the units of a delivery."""
+    manifest = manifest_of(path)
+    units = Units(SECRET, lambda _: os.open(path, os.O_RDONLY))
+    for number, chunk in enumerate(cut_chunks(manifest, BLOCK_BYTES)):
+        units.add(number, chunk)
+    units.set_count(len(cut_chunks(manifest, BLOCK_BYTES)))
+    server = StreamServer("127.0.0.1", {DELIVERY: units}.get)
+    begun = processor_seconds()
+    control.send(server.address)
+    control.recv()
+    control.send(processor_seconds() - begun)
+    server.stop()
+
+
+def receive_floor(address: tuple[str, int], size: int, folder: Path, connections: int) -> None:
+    """Check and write the whole file; each connection takes every n-th MiB."""
+    descriptor = os.open(folder / "floor", os.O_RDWR | os.O_CREAT)
+
+    def receive(first: int) -> None:
+        with socket.create_connection(address) as connection:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            buffer = memoryview(bytearray(BLOCK_BYTES))
+            starts = range(first * BLOCK_BYTES, size, connections * BLOCK_BYTES)
+            ranges = [(start, min(start + BLOCK_BYTES, size)) for start in starts]
+            for place, (start, end) in enumerate(ranges):
+                for ahead in ranges[0:4] if place == 0 else ranges[place + 3 : place + 4]:
+                    connection.sendall(_RANGE.pack(*ahead))
+                filled = 0
+                while filled < end - start:
+                    view = buffer[filled : end - start]
+                    filled += connection.recv_into(view, len(view), socket.MSG_WAITALL)
+                hashlib.sha256(buffer[: end - start]).digest()
+                os.pwrite(descriptor, buffer[: end - start], start)
+
+    threads = [threading.Thread(target=receive, args=(first,)) for first in range(connections)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    os.close(descriptor)
+    (folder / "floor").unlink()
+
+
+def receive_streams(address: tuple[str, int], manifest: Manifest, folder: Path, connections: int) -> None:
+    """Fill a stage with all stripes; it is closed, and not published, which would measure the disk."""
+    store = Store(folder / "store")
+    with store.stage_chunks(manifest) as stage:
+        units = Units(SECRET, stage.open_file)
+        follower = Follower(
+            units, stage.write_chunk, lambda _: UnitStream(address, SECRET, DELIVERY), stripes=connections
+        )
+        for stripe in range(connections):
+            follower.follow(stripe, "sender")
+        ended = 0
+        while ended < connections:
+            for news in follower.wait(60):
+                if news.error is not None:
+                    raise news.error
+                ended += 1
+        follower.stop()
+        stage.close(manifest, range(len(manifest.entries)))
+
+
+def measure(
+    send: Callable[[Path, Connection], None], receive: Callable[[tuple[str, int]], None], path: Path
+) -> tuple[float, float]:
+    """Seconds, and processor seconds of both processes."""
+    ours, theirs = multiprocessing.Pipe()
+    sender = multiprocessing.get_context("fork").Process(target=send, args=(path, theirs))
+    sender.start()
+    address = ours.recv()
+    begun, used = time.monotonic(), processor_seconds()
+    receive(address)
+    seconds, used = time.monotonic() - begun, processor_seconds() - used
+    ours.send(None)
+    used += ours.recv()
+    sender.join()
+    return seconds, used
+
+
+def main() -> None:
+    """Measure both in turns, and print."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--mib", type=int, default=512)
+    parser.add_argument("--connections", type=int, nargs="+", default=[1, 4, 8])
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    size = options.mib << 20
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as name:
+        folder = Path(name)
+        path = folder / "weights.bin"
+        with path.open("wb") as file:
+            for _ in range(options.mib):
+                file.write(os.urandom(1 << 20))
+        manifest = manifest_of(path)
+        print(f"{'':<24} {'MiB/s':>8} {'processor s / GiB':>18}")
+        for connections in options.connections:
+            found: dict[str, list[tuple[float, float]]] = {"floor": [], "streams": []}
+            for _ in range(options.rounds):
+                found["floor"].append(
+                    measure(send_floor, lambda at, n=connections: receive_floor(at, size, folder, n), path)
+                )
+                found["streams"].append(
+                    measure(send_streams, lambda at, n=connections: receive_streams(at, manifest, folder, n), path)
+                )
+                shutil.rmtree(folder / "store", ignore_errors=True)
+            rates = {who: options.mib / statistics.median(each[0] for each in found[who]) for who in found}
+            for who, rate in rates.items():
+                used = statistics.median(each[1] for each in found[who]) / options.mib * 1024
+                print(f"{who + f', {connections} connections':<24} {rate:>8.0f} {used:>18.2f}")
+            print(f"{'  rate over the floor':<24} {rates['streams'] / rates['floor']:>8.2f}")
+
+
+if __name__ == "__main__":
+    main()
