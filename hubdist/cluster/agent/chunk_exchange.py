@@ -298,7 +298,9 @@ class ChunkExchange:
         if incoming is None:
             raise PeerError(f"this node takes no part in the delivery {delivery}")
         if sender is None:
-            return Fetched(self._read_copy(incoming, chunk))
+            seconds = self._read_copy(incoming, chunk)
+            self._port.add(delivery, chunk)
+            return Fetched(seconds)
         closed = None
         with self._await(delivery, sender) as asked:
             if sender.address is not None and sender.address not in incoming.unreachable:

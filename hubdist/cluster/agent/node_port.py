@@ -25,6 +25,10 @@ Address = tuple[str, int]
 """Host and port."""
 
 _MAX_IDLE = 8
+_MAX_WAIT_S = 10.0
+"""How long the other node may live and not send a chunk that the coordinator says it has: longer than it takes the
+coordinator to tell the driver's agent of a chunk, and much shorter than the deadline of a chunk."""
+
 _LOG = logging.getLogger(__name__)
 
 
@@ -200,10 +204,13 @@ class NodePort:
 
 
 def _receive_part(stream: UnitStream, part: Chunk, deadline: float, clock: Callable[[], float]) -> memoryview:
+    patience = clock() + _MAX_WAIT_S
     while True:
         came = stream.receive()
         if clock() > deadline:
             raise TransferTimeoutError(f"chunk {part.index} did not come in time")
+        if not isinstance(came, Unit) and clock() > patience:
+            raise PeerError(f"the node that should send chunk {part.index} does not have it")
         if isinstance(came, Unit):
             if came.chunk != part:
                 raise IntegrityError(f"another chunk came instead of chunk {part.index}, or with other digests")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from hubdist.config.schema import Config
 from hubdist.delivery.routes import Route
 from hubdist.errors import ConfigError
 from hubdist.model.manifest import Manifest
+from hubdist.remote.snapshot_copy import list_copy
 from tests.support.fake_agents import DRIVER, QUICK, FakeNodes, fake_nodes, run
 
 MIB = 1 << 20
@@ -90,3 +92,24 @@ def test_where_ray_encrypts_no_port_is_opened(monkeypatch: pytest.MonkeyPatch, e
     monkeypatch.setenv("RAY_USE_TLS", encrypts)
     assert Config().opens_port is opens
     assert not Config(data_port="off").opens_port
+
+
+def test_what_a_node_read_from_storage_goes_on_by_its_port(tmp_path: Path) -> None:
+    with fake_nodes(tmp_path, "a", "b", "c") as nodes:
+        manifest = nodes.publish(DRIVER, FILES)
+        found = nodes.stores[DRIVER].find(manifest.digest)
+        assert found is not None
+        with found:
+            copy = list_copy(str(found.path), nodes.config.deadlines)
+        running = deliveries(nodes)
+
+        async def work() -> None:
+            await asyncio.gather(
+                *(running.join_delivery(manifest, nodes.nodes[name], Route.SHARED, copy) for name in "abc")
+            )
+
+        begun = time.monotonic()
+        run(work)
+        assert time.monotonic() - begun < 30
+        assert all(content(nodes, name, manifest) == FILES for name in "abc")
+        assert not [call for call in nodes.calls if call[1].startswith("send")]
