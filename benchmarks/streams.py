@@ -2,10 +2,10 @@
 
     python benchmarks/streams.py [--mib 512] [--connections 1 4 8] [--rounds 3]
 
-The floor is what no Python program can undercut: `sendfile` out, `recv_into`, sha256 and `pwrite` in, in parts of 1 MiB,
-with as many connections and no protocol. hubdist sends the same bytes through `hubdist.streams` into a stage of a store.
-Printed are the rates and the processor seconds for each GiB of both processes together, medians of the rounds, which
-take turns. The files lie in memory (/dev/shm).
+The floor is what no Python program can undercut: `sendfile` out, `recv_into`, sha256 and `pwrite` in, in parts of
+1 MiB, with as many connections and no protocol. hubdist sends the same bytes through `hubdist.streams` into a stage of
+a store. Printed are the rates and the processor seconds for each GiB of both processes together, medians of the rounds,
+which take turns. The files lie in memory (/dev/shm).
 """
 
 from __future__ import annotations
