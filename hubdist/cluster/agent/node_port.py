@@ -76,6 +76,31 @@ class NodePort:
             if key not in self._units:
                 self._units[key] = Units(secret, open_file)
 
+    def units(self, delivery: str) -> Units:
+        """The units of a delivery that this node takes part in.
+
+        Raises:
+            PeerError: This node takes no part in the delivery.
+        """
+        units = self._find(_key(delivery))
+        if units is None:
+            raise PeerError(f"this node takes no part in the delivery {delivery}")
+        return units
+
+    def open_stream(self, delivery: str, address: Address) -> UnitStream:
+        """Open a stream from another node's port.
+
+        Args:
+            delivery: Name of the delivery.
+            address: The other node's port.
+
+        Raises:
+            PortClosedError: The port cannot be reached.
+            PeerError: The other node takes no part in the delivery.
+            TransferTimeoutError: The other node does not answer.
+        """
+        return UnitStream(address, self.units(delivery).secret, _key(delivery))
+
     def add(self, delivery: str, chunk: Chunk) -> None:
         """Let other nodes have a chunk that this node has checked and written.
 

@@ -1,0 +1,244 @@
+"""The streams of one node: receives the stripes of its deliveries from the parents that the coordinator names."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from hubdist.cluster.agent.chunk_rpc import PART_BYTES, Sender
+from hubdist.cluster.agent.node_port import Address, NodePort
+from hubdist.errors import HubdistError, PeerError, PortClosedError
+from hubdist.model.chunks import Chunk
+from hubdist.streams.client import Unit
+from hubdist.streams.follower import Follower, Stream
+from hubdist.streams.frames import NO_END, FrameKind, Header, Request
+from hubdist.streams.units import Units
+
+_MAX_MARKS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Parent:
+    """A node that sends stripes.
+
+    Attributes:
+        name: The node's name in the plan.
+        agent: Handle of the node's agent, made by `pickle_agent`.
+        address: The node's port; None if it has none.
+    """
+
+    name: str
+    agent: bytes
+    address: Address | None
+
+
+@dataclass(frozen=True, slots=True)
+class BrokenStream:
+    """A stripe that does not come any more.
+
+    Attributes:
+        stripe: The stripe.
+        parent: The parent's name in the plan.
+        next_unit: The first unit of the stripe that this node lacks.
+        error: Why the stream broke.
+    """
+
+    stripe: int
+    parent: str
+    next_unit: int
+    error: HubdistError
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """How far a node is.
+
+    Attributes:
+        broken: The streams that broke since the last news.
+        is_complete: The node has all units.
+        arrived_bytes: Bytes that came so far.
+        received: Parent and bytes that came from there, the largest first.
+        marks: Seconds since the node began to receive and bytes that had come by then, a part of them.
+        ports_closed: Parents whose ports cannot be reached, and why; told once.
+    """
+
+    broken: tuple[BrokenStream, ...]
+    is_complete: bool
+    arrived_bytes: int
+    received: tuple[tuple[str, int], ...]
+    marks: tuple[tuple[float, int], ...]
+    ports_closed: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(slots=True)
+class _Following:
+    """One delivery that this node receives."""
+
+    follower: Follower
+    units: Units
+    stripes: int
+    parents: dict[str, Parent] = field(default_factory=dict)
+    left: set[int] = field(default_factory=set)
+    """Stripes that have not been received whole."""
+    closed: dict[str, str] = field(default_factory=dict)
+    """Parents whose ports could not be reached -> why; not told yet."""
+
+
+class NodeStreams:
+    """Follows the parents of this node in all its deliveries. Safe for several threads.
+
+    Args:
+        port: The node's port.
+        request: Gets bytes from another agent, as `request_part`.
+        describe: Asks another agent for a unit's chunk: handle as bytes, delivery and number. The chunk, or None if
+            the agent has not got it yet; raises PeerError or IntegrityError.
+    """
+
+    def __init__(
+        self,
+        port: NodePort,
+        request: Callable[[Sender, str, Chunk, float], bytearray],
+        describe: Callable[[bytes, str, int], Chunk | int | None],
+    ) -> None:
+        self._port = port
+        self._request = request
+        self._describe = describe
+        self._guard = threading.Lock()
+        self._following: dict[str, _Following] = {}
+
+    def follow(
+        self, delivery: str, seat: Mapping[int, Parent], write: Callable[[Chunk, memoryview], None], *, stripes: int
+    ) -> None:
+        """Receive stripes from parents; an earlier parent of a stripe is left.
+
+        Args:
+            delivery: Name of the delivery, in which the port takes part already.
+            seat: Stripe -> its parent.
+            write: Checks a unit and writes it.
+            stripes: The number of stripes of the delivery.
+        """
+        units = self._port.units(delivery)
+        with self._guard:
+            following = self._following.get(delivery)
+            if following is None:
+                follower = Follower(units, write, lambda name: self._open(delivery, name), stripes=stripes)
+                following = _Following(follower, units, stripes, left=set(range(stripes)))
+                self._following[delivery] = following
+            following.parents.update({parent.name: parent for parent in seat.values()})
+        for stripe, parent in seat.items():
+            following.follower.follow(stripe, parent.name)
+
+    def wait(self, delivery: str, timeout_s: float) -> News:
+        """Wait until the node has all units, or a stream breaks.
+
+        Args:
+            delivery: Name of the delivery.
+            timeout_s: Longest wait in seconds; then the news is how far the node is.
+
+        Raises:
+            PeerError: This node receives nothing for the delivery.
+            StoreError: This node's disk refuses.
+        """
+        with self._guard:
+            following = self._following.get(delivery)
+        if following is None:
+            raise PeerError(f"this node receives nothing for the delivery {delivery}")
+        broken = []
+        for ended in following.follower.wait(timeout_s):
+            if ended.error is None:
+                following.left.discard(ended.stripe)
+                continue
+            missing = following.units.next_missing(ended.stripe, following.stripes)
+            first = ended.stripe if missing is None else missing.first
+            broken.append(BrokenStream(ended.stripe, ended.parent, first, ended.error))
+        closed, following.closed = following.closed, {}
+        follower = following.follower
+        marks = follower.marks[:: max(1, len(follower.marks) // _MAX_MARKS)]
+        return News(
+            tuple(broken),
+            not following.left,
+            follower.received.total(),
+            tuple(follower.received.most_common()),
+            tuple(marks),
+            tuple(closed.items()),
+        )
+
+    def leave(self, delivery: str) -> None:
+        """Receive nothing more for a delivery."""
+        with self._guard:
+            following = self._following.pop(delivery, None)
+        if following is not None:
+            following.follower.stop()
+
+    def _open(self, delivery: str, name: str) -> Stream:
+        with self._guard:
+            following = self._following[delivery]
+            parent = following.parents[name]
+        if parent.address is not None:
+            try:
+                return self._port.open_stream(delivery, parent.address)
+            except PortClosedError as error:
+                following.closed[name] = error.what
+        return AnswerStream(parent, delivery, self._request, self._describe)
+
+
+class AnswerStream:
+    """Units by calls of Ray, for a parent whose port cannot be reached. For one thread; another one may call `cancel`.
+
+    Args:
+        parent: The parent.
+        delivery: Name of the delivery.
+        request: As in `NodeStreams`.
+        describe: As in `NodeStreams`.
+        timeout_s: Longest time in seconds for one call.
+    """
+
+    def __init__(
+        self,
+        parent: Parent,
+        delivery: str,
+        request: Callable[[Sender, str, Chunk, float], bytearray],
+        describe: Callable[[bytes, str, int], Chunk | int | None],
+        *,
+        timeout_s: float = 30.0,
+    ) -> None:
+        self._parent = parent
+        self._delivery = delivery
+        self._request = request
+        self._describe = describe
+        self._timeout_s = timeout_s
+        self._wanted: Request | None = None
+        self._parts: list[Chunk] = []
+        self._cancelled = threading.Event()
+
+    def request(self, request: Request) -> None:
+        """Ask for units."""
+        self._wanted = request
+
+    def receive(self) -> Unit | Header:
+        """The next unit, a heartbeat, or the end of the answer."""
+        if self._cancelled.is_set():
+            raise PeerError("the stream was left")
+        wanted = self._wanted
+        assert wanted is not None
+        if not self._parts:
+            if wanted.first >= wanted.end:
+                return Header(FrameKind.END, NO_END)
+            found = self._describe(self._parent.agent, self._delivery, wanted.first)
+            if found is None:
+                return Header(FrameKind.HEARTBEAT, wanted.first, waits=True)
+            if isinstance(found, int):
+                return Header(FrameKind.END, found)
+            self._parts = found.split(PART_BYTES)
+            self._wanted = Request(wanted.first + wanted.step, wanted.end, wanted.step)
+        part = self._parts.pop(0)
+        data = self._request(Sender(self._parent.agent), self._delivery, part, self._timeout_s)
+        return Unit(part.index, part, memoryview(data), bool(self._parts))
+
+    def cancel(self) -> None:
+        """Let the thread that receives stop after its call."""
+        self._cancelled.set()
+
+    def close(self) -> None:
+        """Nothing is open."""
