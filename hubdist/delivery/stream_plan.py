@@ -76,6 +76,7 @@ class StreamPlan:
         self._complete = complete
         self._hand_on = hand_on
         self._slow = 0
+        self._cohorts = 0
         self._commands: list[StreamCommand] = []
 
     @property
@@ -135,8 +136,9 @@ class StreamPlan:
                 self._forget(member)
             if member is None or member.is_holder:
                 fresh.setdefault(newcomer.node, newcomer)
-        for cohort in _cohorts(list(fresh.values())):
+        for cohort in _group(list(fresh.values())):
             self._seat(cohort)
+            self._cohorts += 1
 
     def _seat(self, cohort: list[Newcomer]) -> None:
         """Seat nodes with links that are alike, and let the roots of their trees follow nodes that came before."""
@@ -145,7 +147,7 @@ class StreamPlan:
         members: list[Member] = []
         for each in cohort:
             link = float("inf") if each.link is None else each.link
-            members.append(trees.add(each.node, each.zone, link, is_complete=False))
+            members.append(trees.add(each.node, each.zone, link, is_complete=False, cohort=self._cohorts))
         for stripe, tree in enumerate(seating.parents):
             for child, parent in zip(members, tree, strict=True):
                 if parent != ROOT:
@@ -229,21 +231,37 @@ class StreamPlan:
             self._move_children(parent)
 
     def _lags(self, node: str, stripe: int, parent_name: str) -> None:
-        """Move the children of a node that is slow to several of them. One complaint may be the child's own fault."""
+        """Move the children of a node that is slow to several of them, or the one that complains again.
+
+        A first complaint may be the child's own fault, and each move costs others a part of their link.
+        """
         member, parent = self._find(node), self._find(parent_name)
         if member is None or parent is None or member.is_complete:
             return
         if member.parents[stripe] is not parent:
             self._tell_seat(member, stripe)
             return
-        if self._trees.depth(parent, stripe) is None:  # a node above the parent is in trouble
+        is_repeated = stripe in member.complaints
+        member.complaints.add(stripe)
+        if self._is_trouble_above(parent, stripe) or not self._is_believed(member, parent):
             return
-        if not self._is_believed(member, parent) or not self._is_accused(parent, member, _LAGS):
-            return
-        if self._slow * _MAX_SLOW_PART < len(self._trees.members()):
+        if self._is_accused(parent, member, _LAGS) and self._slow * _MAX_SLOW_PART < len(self._trees.members()):
             self._slow += 1
             self._trees.mark_slow(parent)
             self._move_children(parent)
+        elif is_repeated:
+            member.refused.add(parent)
+            self._trees.unseat(member, stripe)
+            self._move(member, stripe, self._trees.find_parent(member, stripe))
+
+    def _is_trouble_above(self, member: Member, stripe: int) -> bool:
+        """Return whether a node, or one above it, gets a stripe too slowly itself."""
+        above: Member | None = member
+        while above is not None:
+            if stripe in above.complaints:
+                return True
+            above = above.parents[stripe]
+        return False
 
     def _is_believed(self, member: Member, parent: Member) -> bool:
         if len(member.accused | {parent.name}) > _MAX_ACCUSED:
@@ -318,7 +336,7 @@ class StreamPlan:
             self._leave(member, error)
 
 
-def _cohorts(newcomers: Sequence[Newcomer]) -> list[list[Newcomer]]:
+def _group(newcomers: Sequence[Newcomer]) -> list[list[Newcomer]]:
     """Group nodes whose links are alike, fastest first, so that no node waits for one with a slower link."""
     cohorts: list[list[Newcomer]] = []
     fastest = 0.0

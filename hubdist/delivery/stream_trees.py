@@ -45,6 +45,8 @@ class Member:
         refused: Nodes that this node does not get on with; it is not seated below them again.
         tries: Stripe -> how often in turn the stripe's stream broke without a new unit.
         next_units: Stripe -> the first unit that the node lacked when its stream broke last.
+        complaints: Stripes that the node has said to lag since it sits where it sits.
+        cohort: How many groups of nodes joined before this node's group.
         reseats: Stripes whose new parent the silent node has not been told yet.
     """
 
@@ -66,6 +68,8 @@ class Member:
     refused: set[Member] = field(default_factory=set)
     tries: list[int] = field(default_factory=list)
     next_units: list[int] = field(default_factory=list)
+    complaints: set[int] = field(default_factory=set)
+    cohort: int = 0
     reseats: set[int] = field(default_factory=set)
 
     @property
@@ -111,7 +115,7 @@ class StreamTrees:
         """Return all nodes that take part; the source is not among them."""
         return list(self._members.values())
 
-    def add(self, name: str, zone: str, link: float, *, is_complete: bool) -> Member:
+    def add(self, name: str, zone: str, link: float, *, is_complete: bool, cohort: int = 0) -> Member:
         """Add a node that has no parents yet.
 
         Args:
@@ -119,8 +123,10 @@ class StreamTrees:
             zone: Where the node is.
             link: Bytes per second of its link.
             is_complete: True if the node needs no parents.
+            cohort: How many groups of nodes joined before.
         """
         member = self._create(name, zone, link)
+        member.cohort = cohort
         member.is_complete = is_complete
         self._members[name] = member
         self._ring.append(member)
@@ -152,6 +158,7 @@ class StreamTrees:
             parent: The new parent, which is not below the node.
         """
         self.unseat(child, stripe)
+        child.complaints.discard(stripe)
         child.parents[stripe] = parent
         parent.children[stripe][child] = None
         parent.load += child.weight
@@ -250,7 +257,7 @@ class StreamTrees:
         return best or self.source
 
     def _best(self, members: Iterable[Member], child: Member, stripe: int) -> Member | None:
-        best, best_rank = None, (True, True, True, 0.0, 0)
+        best, best_rank = None, (True, True, True, True, 0.0, 0)
         for member in members:
             if member in child.refused:
                 continue
@@ -260,6 +267,7 @@ class StreamTrees:
             busy = max(0.0, member.load - member.slots + 1 - _SPARE_SLOT)
             rank = (
                 member.link < 0.9 * child.link,
+                member.cohort > child.cohort and not member.is_complete,  # it is far behind
                 member.zone != child.zone,
                 not member.is_complete,
                 busy or member.load * member.is_complete,

@@ -193,13 +193,41 @@ def test_two_complaints_are_enough_to_move_all_children_of_a_node_and_one_is_not
     seats = world.children("n9")
     (first, first_at), (second, second_at) = seats[:2]
     assert world.tell(StreamLags(first, first_at, "n9")) == []
-    assert world.tell(StreamLags(first, first_at, "n9")) == []
     moves = world.tell(StreamLags(second, second_at, "n9"))
     assert {(move.node, move.stripe) for move in moves if isinstance(move, Reseat)} == set(seats)
     world.run()
     assert all_published(world)
     assert world.sent["n9"] == 0
     assert world.sent[SOURCE] <= 9 * 9
+
+
+def test_a_node_that_complains_again_is_moved_alone() -> None:
+    world = StreamWorld(8, 9)
+    world.join(*names(64))
+    (first, at), *_ = world.children("n9")
+    assert world.tell(StreamLags(first, at, "n9")) == []
+    [move] = world.tell(StreamLags(first, at, "n9"))
+    assert isinstance(move, Reseat)
+    assert (move.node, move.stripe) == (first, at)
+    assert move.parent != "n9"
+
+
+def test_a_complaint_does_not_count_if_the_parent_complains_of_the_same_stripe() -> None:
+    world = StreamWorld(8, 9)
+    world.join(*names(64))
+    below = {name: world.children(name) for name in world.nodes}
+    middle = next(
+        name for name, children in below.items() if children and SOURCE not in _parents(world, name, children)
+    )
+    stripe = below[middle][0][1]
+    assert world.tell(StreamLags(middle, stripe, world.nodes[middle].ordered[stripe])) == []
+    for name, at in below[middle]:
+        if at == stripe:
+            assert world.tell(StreamLags(name, at, middle)) == []
+
+
+def _parents(world: StreamWorld, name: str, children: list[tuple[str, int]]) -> set[str]:
+    return {world.nodes[name].ordered[stripe] for _, stripe in children}
 
 
 def test_a_silent_node_is_told_its_new_seat_when_it_answers_again() -> None:
