@@ -43,7 +43,7 @@ from hubdist.delivery import (
     StreamPlan,
     choose_stripes,
 )
-from hubdist.delivery.lag import MAX_GAIN, MIN_BEHIND, PATIENCE, WINDOW
+from hubdist.delivery.lag import LAGGING, MAX_GAIN, MIN_BEHIND, PATIENCE, WINDOW
 from hubdist.errors import NodeLostError, SenderLostError
 
 MIB = 1 << 20
@@ -229,7 +229,10 @@ class ForestSimulation:
         self.marks = np.zeros((n, m), np.int64)
         self.windows = np.zeros((n, m), np.int64)
         self.complain_at = np.full((n, m), PATIENCE)
-        self.losing = np.zeros((n + 1, m), bool)
+        self.answered = np.zeros(n)
+        """When the coordinator has taken in a node's last complaints: the node makes no others before."""
+        self.losing = np.ones((n + 1, m), bool)
+        self.losing[n] = False
 
     # Messages
 
@@ -251,6 +254,8 @@ class ForestSimulation:
         """One message with events of one node reaches the coordinator."""
         case, outcome = self.case, self.outcome
         self.spend(when)
+        if isinstance(events[0], StreamLags | StreamBroke):
+            self.answered[self.index[events[0].node]] = self.coordinator_free + case.latency_s
         for event in events:
             begin = time.process_time()
             commands = self.plan.handle(event)
@@ -339,21 +344,23 @@ class ForestSimulation:
         n = self.n
         living = (self.dies[:n] > now) & ~np.isfinite(self.done)
         counts = np.floor(self.got[:n] + 1e-6).astype(np.int64)
-        middle = np.sort(counts, axis=1)[:, self.m // 2]
+        lead = np.sort(counts, axis=1)[:, max(0, self.m - 2)]
         fresh = (self.next_look < 0) & (counts.min(1) > 0)
-        self.next_look[fresh] = (middle[fresh] // WINDOW + 1) * WINDOW
+        self.next_look[fresh] = (lead[fresh] // WINDOW + 1) * WINDOW
         self.marks[fresh] = counts[fresh]
-        looking = living & (self.next_look >= 0) & (middle >= self.next_look) & ~fresh
+        looking = living & (self.next_look >= 0) & (lead >= self.next_look) & ~fresh
         reports: dict[int, list[StreamEvent]] = {}
         if looking.any():
-            self.next_look[looking] = (middle[looking] // WINDOW + 1) * WINDOW
-            losing = (counts - self.marks <= MAX_GAIN) & (middle[:, None] - counts >= MIN_BEHIND)
-            excused = self.losing[self.parent, np.arange(self.m)] | (counts >= self.units_of)
+            self.next_look[looking] = (lead[looking] // WINDOW + 1) * WINDOW
+            losing = (counts - self.marks <= MAX_GAIN) & (lead[:, None] - counts >= MIN_BEHIND)
+            lagging = self.losing.copy()
+            lagging[:n] &= lead[:, None] - counts >= LAGGING
+            excused = lagging[self.parent, np.arange(self.m)] | (counts >= self.units_of)
             self.losing[:n][looking] = losing[looking]
             self.windows[looking] = np.where(losing & ~excused, self.windows + 1, 0)[looking]
             self.marks[looking] = counts[looking]
-            loud = looking[:, None] & (self.windows >= self.complain_at) & self.seated
-            self.complain_at[loud] = 2 * self.windows[loud]
+            loud = (looking & (self.answered <= now))[:, None] & (self.windows >= self.complain_at) & self.seated
+            self.complain_at[loud] = 4 * self.windows[loud]
             for node, stripe in np.argwhere(loud).tolist():
                 parent = self.names[self.parent[node, stripe]]
                 reports.setdefault(node, []).append(StreamLags(self.names[node], stripe, parent))
@@ -363,7 +370,8 @@ class ForestSimulation:
             parent, unit = self.names[self.parent[node, stripe]], stripe + self.m * int(counts[node, stripe])
             error = SenderLostError("silent")
             reports.setdefault(node, []).append(StreamBroke(self.names[node], stripe, parent, unit, error))
-        for events in reports.values():
+        for node, events in reports.items():
+            self.answered[node] = np.inf
             self.outcome.complaints += len(events)
             self.at(now + self.case.latency_s, events)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 WINDOW = 4
-"""How many units of its middling stripe a node gets between two looks at all stripes. The looks of all nodes come at
+"""How many units of its leading stripe a node gets between two looks at all stripes. The looks of all nodes come at
 the same units, so the nodes above have looked when those below do."""
 
 MAX_GAIN = 2
@@ -15,8 +15,11 @@ parent with one child too many still sends seven units in eight."""
 MIN_BEHIND = 4
 """A stripe that is less behind than this many units is not complained about."""
 
+LAGGING = MIN_BEHIND - 1
+"""From this many units on a node's children are told that the stripe lags. They notice a little later than the node."""
+
 PATIENCE = 2
-"""After this many windows in turn a node complains about a stripe, and again after twice as many."""
+"""After this many windows in turn a node complains about a stripe, and again after four times as many."""
 
 
 class LagWatch:
@@ -33,7 +36,10 @@ class LagWatch:
     def __init__(self, stripes: int) -> None:
         self._marks = [0] * stripes
         self._next_look = -1
-        self._is_losing = [False] * stripes
+        self._behind = [0] * stripes
+        """Stripe -> how many units it is behind."""
+        self._is_losing = [True] * stripes
+        """Stripe -> whether it lost ground in the last window; true as well if there has been none."""
         self._windows = [0] * stripes
         """Stripe -> in how many windows in turn it has lost ground and its parent was to blame."""
         self._complain_at = [PATIENCE] * stripes
@@ -41,7 +47,7 @@ class LagWatch:
 
     def is_lagging(self, stripe: int) -> bool:
         """Return whether a stripe lags, which a parent tells its children with what it sends."""
-        return self._is_losing[stripe]
+        return self._is_losing[stripe] and self._behind[stripe] >= LAGGING
 
     def reseat(self, stripe: int) -> None:
         """Note that a stripe comes from another parent now.
@@ -64,20 +70,26 @@ class LagWatch:
             excused: For each stripe whether its parent says that the parent's own stripe lags, or the stripe is
                 complete.
         """
-        middle = sorted(counts)[len(counts) // 2]
+        lead = _lead(counts)
+        self._behind = [lead - count for count in counts]
         if self._next_look < 0 and min(counts) > 0:  # every stripe has begun
-            self._next_look = (middle // WINDOW + 1) * WINDOW
+            self._next_look = (lead // WINDOW + 1) * WINDOW
             self._marks = list(counts)
-        if self._next_look < 0 or middle < self._next_look:
+        if self._next_look < 0 or lead < self._next_look:
             return []
-        self._next_look = (middle // WINDOW + 1) * WINDOW
+        self._next_look = (lead // WINDOW + 1) * WINDOW
         complaints = []
         for stripe, count in enumerate(counts):
-            losing = count - self._marks[stripe] <= MAX_GAIN and middle - count >= MIN_BEHIND
+            losing = count - self._marks[stripe] <= MAX_GAIN and self._behind[stripe] >= MIN_BEHIND
             self._is_losing[stripe] = losing
             self._windows[stripe] = self._windows[stripe] + 1 if losing and not excused[stripe] else 0
             if self._windows[stripe] >= self._complain_at[stripe]:
-                self._complain_at[stripe] = 2 * self._windows[stripe]
+                self._complain_at[stripe] = 4 * self._windows[stripe]
                 complaints.append(stripe)
         self._marks = list(counts)
         return complaints
+
+
+def _lead(counts: Sequence[int]) -> int:
+    """Return the second largest count: most stripes of a node may lag at the same time, and one may run ahead."""
+    return sorted(counts)[-2:][0]

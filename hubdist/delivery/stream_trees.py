@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
@@ -102,8 +101,9 @@ class StreamTrees:
         self._members: dict[str, Member] = {}
         self._open: dict[Member, None] = {}
         """Trusted nodes that have a free slot; those that were looked at last are at the end."""
-        self._ring: deque[Member] = deque()
+        self._order: list[Member] = []
         """All nodes, to take turns if none has a free slot."""
+        self._turn = 0
         self.source = self._create(source, "", float("inf"))
         self.source.is_complete = True
 
@@ -129,7 +129,7 @@ class StreamTrees:
         member.cohort = cohort
         member.is_complete = is_complete
         self._members[name] = member
-        self._ring.append(member)
+        self._order.append(member)
         self.update(member)
         return member
 
@@ -138,7 +138,7 @@ class StreamTrees:
         for stripe in range(self.stripes):
             self.unseat(member, stripe)
         del self._members[member.name]
-        self._ring.remove(member)
+        self._order.remove(member)
         self._open.pop(member, None)
 
     def _create(self, name: str, zone: str, link: float) -> Member:
@@ -251,10 +251,16 @@ class StreamTrees:
         if best is None and self.has_slot(self.source):
             return self.source
         if best is None:
-            some = list(_first(self._ring, _SAMPLED))
-            self._ring.rotate(-len(some))
-            best = self._best([each for each in some if each.load < each.slots + _MAX_OVERLOAD], child, stripe)
+            best = self._best(self._some_members(), child, stripe)
         return best or self.source
+
+    def _some_members(self) -> list[Member]:
+        """Return nodes that are not too busy, from all parts of the trees: those that joined together sit together."""
+        count = len(self._order)
+        stride = count // _SAMPLED + 1
+        self._turn += 1
+        some = self._order[self._turn % stride :: stride]
+        return [member for member in some if member.load < member.slots + _MAX_OVERLOAD]
 
     def _best(self, members: Iterable[Member], child: Member, stripe: int) -> Member | None:
         best, best_rank = None, (True, True, True, True, 0.0, 0)
