@@ -43,7 +43,7 @@ from hubdist.delivery import (
     StreamPlan,
     choose_stripes,
 )
-from hubdist.delivery.lag import LAGGING, MAX_GAIN, MIN_BEHIND, PATIENCE, WINDOW
+from hubdist.delivery.lag import MAX_GAIN, MIN_BACKLOG, MIN_BEHIND, PATIENCE, WINDOW
 from hubdist.errors import NodeLostError, SenderLostError
 
 MIB = 1 << 20
@@ -66,6 +66,9 @@ BATCH_S = 0.05
 
 LATE_RATE = 550.0
 """Nodes that appear in a second, in the case `late`."""
+
+UNKNOWN = -1
+"""Stands for what the lead of a new parent was at the last look."""
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -231,8 +234,7 @@ class ForestSimulation:
         self.complain_at = np.full((n, m), PATIENCE)
         self.answered = np.zeros(n)
         """When the coordinator has taken in a node's last complaints: the node makes no others before."""
-        self.losing = np.ones((n + 1, m), bool)
-        self.losing[n] = False
+        self.parent_marks = np.full((n, m), UNKNOWN)
 
     # Messages
 
@@ -294,7 +296,7 @@ class ForestSimulation:
                 self.begins[node, stripe] = self.grown[node, stripe] = now + 2 * self.case.latency_s
                 self.windows[node, stripe] = 0
                 self.complain_at[node, stripe] = PATIENCE
-                self.losing[node, stripe] = True
+                self.parent_marks[node, stripe] = UNKNOWN
             case Publish(name):
                 self.at(now + self.case.latency_s, [NodePublished(name)])
             case Finish(_, error):
@@ -343,22 +345,23 @@ class ForestSimulation:
         """Nodes tell the coordinator of stripes that lag or are dead."""
         n = self.n
         living = (self.dies[:n] > now) & ~np.isfinite(self.done)
-        counts = np.floor(self.got[:n] + 1e-6).astype(np.int64)
-        lead = np.sort(counts, axis=1)[:, max(0, self.m - 2)]
-        fresh = (self.next_look < 0) & (counts.min(1) > 0)
-        self.next_look[fresh] = (lead[fresh] // WINDOW + 1) * WINDOW
-        self.marks[fresh] = counts[fresh]
-        looking = living & (self.next_look >= 0) & (lead >= self.next_look) & ~fresh
+        counts = np.floor(self.got + 1e-6).astype(np.int64)
+        leads = np.sort(counts, axis=1)[:, max(0, self.m - 2)]
+        above = counts[self.parent, np.arange(self.m)]
+        leads[(counts == 0).any(1)] = UNKNOWN
+        counts, lead, parent_lead = counts[:n], leads[:n], leads[self.parent]
+        fresh = (self.next_look < 0) & (lead >= 0)
+        self.next_look[fresh] = lead[fresh]
+        looking = living & (self.next_look >= 0) & (lead >= self.next_look)
         reports: dict[int, list[StreamEvent]] = {}
         if looking.any():
             self.next_look[looking] = (lead[looking] // WINDOW + 1) * WINDOW
             losing = (counts - self.marks <= MAX_GAIN) & (lead[:, None] - counts >= MIN_BEHIND)
-            lagging = self.losing.copy()
-            lagging[:n] &= lead[:, None] - counts >= LAGGING
-            excused = lagging[self.parent, np.arange(self.m)] | (counts >= self.units_of)
-            self.losing[:n][looking] = losing[looking]
-            self.windows[looking] = np.where(losing & ~excused, self.windows + 1, 0)[looking]
+            blamed = (above - counts >= MIN_BACKLOG) | (parent_lead - self.parent_marks <= MAX_GAIN)
+            blamed &= losing & (self.parent_marks >= 0) & (counts < self.units_of)
+            self.windows[looking] = np.where(blamed, self.windows + 1, 0)[looking]
             self.marks[looking] = counts[looking]
+            self.parent_marks[looking] = parent_lead[looking]
             loud = (looking & (self.answered <= now))[:, None] & (self.windows >= self.complain_at) & self.seated
             self.complain_at[loud] = 4 * self.windows[loud]
             for node, stripe in np.argwhere(loud).tolist():
