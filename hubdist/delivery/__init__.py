@@ -23,7 +23,20 @@ from hubdist.delivery.events import (
     SourceFailed,
     SourcePublished,
 )
+from hubdist.delivery.forest import choose_stripes
 from hubdist.delivery.plan import MAX_TRIES, DeliveryPlan
+from hubdist.delivery.stream_events import (
+    Follow,
+    Newcomer,
+    NodeComplete,
+    NodesJoined,
+    Reseat,
+    StreamBroke,
+    StreamCommand,
+    StreamEvent,
+    StreamLags,
+)
+from hubdist.delivery.stream_plan import StreamPlan
 
 __all__ = [
     "MAX_TRIES",
@@ -35,14 +48,25 @@ __all__ = [
     "Event",
     "Fetch",
     "Finish",
+    "Follow",
     "HolderJoined",
+    "Newcomer",
+    "NodeComplete",
     "NodeFailed",
     "NodeHeard",
     "NodeJoined",
     "NodePublished",
     "NodeSilent",
+    "NodesJoined",
     "Publish",
+    "Reseat",
     "SourceFailed",
     "SourcePublished",
+    "StreamBroke",
+    "StreamCommand",
+    "StreamEvent",
+    "StreamLags",
+    "StreamPlan",
     "choose_chunk_bytes",
+    "choose_stripes",
 ]

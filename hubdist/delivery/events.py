@@ -16,9 +16,10 @@ class NodeJoined:
 
 @dataclass(frozen=True, slots=True)
 class HolderJoined:
-    """A node has the snapshot on its disk and can send every chunk."""
+    """A node has the snapshot on its disk and can send every chunk; `zone` as in `Newcomer`."""
 
     node: str
+    zone: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,109 @@
+"""When a node says that one of its stripes is too slow. Counts units and reads no clock, so it holds for any link."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+WINDOW = 4
+"""How many units of its leading stripe a node gets between two looks at all stripes."""
+
+MAX_GAIN = 2
+"""A stripe with at most this many new units in a window loses ground: it comes at half of the others' rate or less. A
+parent with one child too many still sends seven units in eight."""
+
+MIN_BEHIND = 4
+"""A stripe that is less behind than this many units is not complained about."""
+
+MIN_BACKLOG = 3
+"""A parent that has this many units more than its child of their stripe is to blame: it does not send them."""
+
+PATIENCE = 2
+"""After this many windows in turn a node complains about a stripe, and again after four times as many."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a node is. A parent tells its children with each unit, and now and then while there is none to send.
+
+    Attributes:
+        count: How many units of the child's stripe the parent has.
+        lead: How many units of its leading stripe the parent has. None until all its stripes have begun: a parent that
+            began late is not a slow one.
+    """
+
+    count: int
+    lead: int | None
+
+
+def find_lead(counts: Sequence[int]) -> int:
+    """Return how many units a node has of its leading stripe: the second, for one stripe may run ahead of the others.
+
+    Args:
+        counts: For each stripe how many of its units the node has.
+    """
+    return sorted(counts)[-2:][0]
+
+
+class LagWatch:
+    """The stripes of one node: which of them fall behind the others, through the fault of their parents.
+
+    A stripe comes slowly if the parent sends slowly (then the parent has units that the child lacks), if the parent
+    receives slowly (then all stripes of the parent are slow), or if some node above the parent does. In the last case
+    the parent has no units that the child lacks, and gets other stripes as fast as the child does. It is not to blame.
+
+    Args:
+        stripes: How many stripes.
+    """
+
+    def __init__(self, stripes: int) -> None:
+        self._next_look = -1
+        self._marks = [0] * stripes
+        self._parent_marks: list[int | None] = [None] * stripes
+        """Stripe -> the parent's lead at the last look; None if the parent is new."""
+        self._windows = [0] * stripes
+        """Stripe -> in how many windows in turn it has lost ground and its parent was to blame."""
+        self._complain_at = [PATIENCE] * stripes
+        """Stripe -> after how many such windows the next complaint comes."""
+
+    def reseat(self, stripe: int) -> None:
+        """Note that a stripe comes from another parent now.
+
+        Args:
+            stripe: The stripe.
+        """
+        self._parent_marks[stripe] = None
+        self._windows[stripe] = 0
+        self._complain_at[stripe] = PATIENCE
+
+    def look(self, counts: Sequence[int], parents: Sequence[Progress | None]) -> list[int]:
+        """Return the stripes that the node complains about now. Call this after each unit.
+
+        Args:
+            counts: For each stripe how many of its units the node has.
+            parents: For each stripe what its parent has told last; None if the stripe is complete, or the parent has
+                told nothing yet.
+        """
+        lead = find_lead(counts)
+        if self._next_look < 0 and min(counts) > 0:  # every stripe has begun
+            self._next_look = lead
+        if self._next_look < 0 or lead < self._next_look:
+            return []
+        self._next_look = (lead // WINDOW + 1) * WINDOW
+        complaints = []
+        for stripe, (count, parent) in enumerate(zip(counts, parents, strict=True)):
+            is_losing = count - self._marks[stripe] <= MAX_GAIN and lead - count >= MIN_BEHIND
+            is_blamed = is_losing and parent is not None and self._is_to_blame(stripe, count, parent)
+            self._windows[stripe] = self._windows[stripe] + 1 if is_blamed else 0
+            self._parent_marks[stripe] = None if parent is None else parent.lead
+            if self._windows[stripe] >= self._complain_at[stripe]:
+                self._complain_at[stripe] = 4 * self._windows[stripe]
+                complaints.append(stripe)
+        self._marks = list(counts)
+        return complaints
+
+    def _is_to_blame(self, stripe: int, count: int, parent: Progress) -> bool:
+        mark = self._parent_marks[stripe]
+        if mark is None or parent.lead is None:
+            return False
+        return parent.count - count >= MIN_BACKLOG or parent.lead - mark <= MAX_GAIN
