@@ -74,7 +74,7 @@ class FakeActor:
 
     def __init__(self, nodes: FakeNodes, config: Config, node: Node) -> None:
         self._nodes = nodes
-        self._agent = NodeAgent(config, node.id, host=nodes.host, request=nodes.request)
+        self._agent = NodeAgent(config, node.id, host=nodes.host, request=nodes.request, describe=nodes.describe)
         self.node = node
         self.killed = False
         nodes.actors.append(self)
@@ -150,6 +150,7 @@ class FakeNodes:
         self.request: Callable[..., bytearray] = functools.partial(
             request_part, load_agent=self._actors.__getitem__, get_results=_get_results
         )
+        self.describe = lambda agent, delivery, number: self._actors[agent]._agent.describe_unit(delivery, number)
         self.threads: list[threading.Thread] = []
         self.ended = False
         self._running = {name: threading.Event() for name in self.nodes}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 
 from hubdist.cluster.agent.chunk_exchange import ChunkExchange, Fetched, Ready
-from hubdist.cluster.agent.chunk_rpc import Sender, request_part, split_into_results
+from hubdist.cluster.agent.chunk_rpc import Sender, describe_unit, request_part, split_into_results
 from hubdist.cluster.agent.node_port import Address, NodePort
+from hubdist.cluster.agent.node_streams import News, NodeStreams, Parent
 from hubdist.cluster.refresh_marks import grow_mark
 from hubdist.config.schema import Config
 from hubdist.errors import ModelNotFoundError, StoreError
@@ -45,6 +46,7 @@ class NodeAgent:
         node_id: Ray's id of the node; the store's root may depend on it.
         host: The node's address, on which its port is opened; None: chunks go by calls of Ray.
         request: Gets bytes from another agent, as `request_part`; tests pass a fake.
+        describe: Asks another agent for a unit's chunk, as `describe_unit`; tests pass a fake.
     """
 
     def __init__(
@@ -54,10 +56,12 @@ class NodeAgent:
         *,
         host: str | None = None,
         request: Callable[[Sender, str, Chunk, float], bytearray] = request_part,
+        describe: Callable[[bytes, str, int], Chunk | int | None] = describe_unit,
     ) -> None:
         self._config = config
         self._node_id = node_id
         self._port = NodePort(host if config.opens_port else None, config.port_range)
+        self._streams = NodeStreams(self._port, request, describe)
         self._exchange = ChunkExchange(lambda: self._store, config, request=request, port=self._port)
 
     @functools.cached_property
@@ -94,7 +98,13 @@ class NodeAgent:
         return self._exchange.offer(delivery, secret, stage, chunks)
 
     def hold(
-        self, delivery: str, secret: bytes, digest: Digest, ordinals: Sequence[int], chunk_bytes: int | None
+        self,
+        delivery: str,
+        secret: bytes,
+        digest: Digest,
+        ordinals: Sequence[int],
+        chunk_bytes: int | None,
+        count: int | None = None,
     ) -> Address | None:
         """Make ready to send chunks of a published snapshot; return where this node sends chunks.
 
@@ -104,11 +114,12 @@ class NodeAgent:
             digest: The model's digest.
             ordinals: For each entry of the model's manifest, the number of its file in the delivery's chunks.
             chunk_bytes: The size of the delivery's chunks; None if they were cut while the origin was read.
+            count: How many chunks the delivery has, if `chunk_bytes` does not tell.
 
         Raises:
             IntegrityError: The snapshot is missing or damaged on this node.
         """
-        return self._exchange.hold(delivery, secret, digest, ordinals, chunk_bytes)
+        return self._exchange.hold(delivery, secret, digest, ordinals, chunk_bytes, count)
 
     def send(self, delivery: str, part: Chunk) -> tuple[bytes, ...]:
         """Return bytes of a chunk to another agent, split into several results of the call.
@@ -153,6 +164,48 @@ class NodeAgent:
         """
         return self._exchange.fetch(delivery, chunk, sender)
 
+    def follow(self, delivery: str, seat: Mapping[int, Parent], stripes: int) -> None:
+        """Receive stripes from parents; an earlier parent of a stripe is left.
+
+        Args:
+            delivery: Name of the delivery, which has begun here.
+            seat: Stripe -> its parent.
+            stripes: The number of stripes of the delivery.
+
+        Raises:
+            PeerError: This node takes no part in the delivery.
+        """
+        self._streams.follow(delivery, seat, self._exchange.writer(delivery), stripes=stripes)
+
+    def wait_for_news(self, delivery: str, timeout_s: float) -> News:
+        """Wait until this node has all units of a delivery, or a stream breaks; return how far the node is.
+
+        Args:
+            delivery: Name of the delivery.
+            timeout_s: Longest wait in seconds.
+
+        Raises:
+            PeerError: This node receives nothing for the delivery.
+        """
+        return self._streams.wait(delivery, timeout_s)
+
+    def describe_unit(self, delivery: str, number: int) -> Chunk | int | None:
+        """Return the chunk of a unit, for a node that cannot reach this node's port.
+
+        Args:
+            delivery: Name of the delivery.
+            number: The unit.
+
+        Returns:
+            The number of units if the delivery has fewer; None if this node has not got the unit within a second.
+
+        Raises:
+            PeerError: This node takes no part in the delivery.
+        """
+        units = self._port.units(delivery)
+        chunk = units.wait(number, 1.0)
+        return units.count if chunk is None and units.is_beyond(number) else chunk
+
     def cancel_requests(self, delivery: str, agent: bytes) -> None:
         """Wait no longer for chunks that an agent was asked for.
 
@@ -178,10 +231,12 @@ class NodeAgent:
             IntegrityError: The stage does not hold exactly the manifest's files.
             StoreError: The node's disk refuses.
         """
+        self._streams.leave(delivery)
         self._exchange.publish(delivery, secret, manifest, ordinals)
 
     def forget(self, delivery: str) -> None:
         """Take no further part in a delivery."""
+        self._streams.leave(delivery)
         self._exchange.forget(delivery)
 
     def holds(self, digest: Digest) -> bool:

@@ -194,7 +194,13 @@ class ChunkExchange:
         return self._port.address
 
     def hold(
-        self, delivery: str, secret: bytes, digest: Digest, ordinals: Sequence[int], chunk_bytes: int | None
+        self,
+        delivery: str,
+        secret: bytes,
+        digest: Digest,
+        ordinals: Sequence[int],
+        chunk_bytes: int | None,
+        count: int | None = None,
     ) -> Address | None:
         """Make ready to send chunks of a published snapshot.
 
@@ -205,6 +211,7 @@ class ChunkExchange:
             ordinals: For each entry of the model's manifest, the number of its file in the delivery's chunks.
             chunk_bytes: The size of the delivery's chunks, if they were cut from the manifest; None if they were cut
                 while the origin was read. Then this node sends by its port only what came that way.
+            count: How many chunks the delivery has, if `chunk_bytes` does not tell.
 
         Returns:
             Where this node sends chunks; None if it has no port.
@@ -226,8 +233,13 @@ class ChunkExchange:
             self._held[delivery] = _Held(snapshot, tuple(paths))
             self._held_more.notify_all()
         self._port.join(delivery, secret, lambda number: self._open_file(delivery, number))
-        for chunk in () if chunk_bytes is None else cut_chunks(snapshot.manifest, chunk_bytes):
-            self._port.add(delivery, chunk)
+        if chunk_bytes is not None:
+            chunks = cut_chunks(snapshot.manifest, chunk_bytes)
+            count = len(chunks)
+            for chunk in chunks:
+                self._port.add(delivery, chunk)
+        if count is not None:
+            self._port.units(delivery).set_count(count)
         if before is not None:  # the coordinator repeated the call, because the answer was lost
             before.snapshot.release()
         return self._port.address
@@ -279,6 +291,18 @@ class ChunkExchange:
         data = bytearray(part.size)
         read_pieces(self._store().staged_files(stage), paths, part, memoryview(data))
         return data
+
+    def writer(self, delivery: str) -> Callable[[Chunk, memoryview], None]:
+        """What checks a unit's bytes and writes them into this node's stage.
+
+        Raises:
+            PeerError: This node receives nothing for the delivery.
+        """
+        with self._guard:
+            incoming = self._incoming.get(delivery)
+        if incoming is None:
+            raise PeerError(f"this node takes no part in the delivery {delivery}")
+        return incoming.stage.write_chunk
 
     def fetch(self, delivery: str, chunk: Chunk, sender: Sender | None) -> Fetched:
         """Fetch one chunk, check it and write it into the stage.

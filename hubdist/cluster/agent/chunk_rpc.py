@@ -38,6 +38,7 @@ wait for each other's chunks would never answer."""
 ANSWER_GROUP = "answering"
 """The agents' threads for calls that must not queue behind others; such calls take no time."""
 
+_DESCRIBE_S = 10.0
 _RESULT_BYTES = 96 << 10
 """Size of one result; below 100 KiB, because Ray adds some bytes of its own."""
 
@@ -140,6 +141,32 @@ def request_part(
     except TimeoutError:
         raise TransferTimeoutError(f"the chunk did not come within {timeout_s:g} s") from None
     return bytearray().join(found)
+
+
+def describe_unit(agent: bytes, delivery: str, number: int) -> Chunk | int | None:
+    """Ask another agent for the chunk of a unit.
+
+    Args:
+        agent: The agent's handle, made by `pickle_agent`.
+        delivery: Name of the delivery.
+        number: The unit.
+
+    Returns:
+        The number of units if the delivery has fewer; None if the agent has not got the unit yet.
+
+    Raises:
+        SenderLostError: The agent is gone.
+        PeerError: The agent takes no part in the delivery.
+        TransferTimeoutError: The agent gives no answer.
+    """
+    call = load_agent(agent).describe_unit.options(concurrency_group=SEND_GROUP).remote(delivery, number)
+    try:
+        found: Chunk | int | None = call.future().result(_DESCRIBE_S)
+    except ray_errors() as error:
+        raise sender_error(translated(error, None)) from error
+    except TimeoutError:
+        raise TransferTimeoutError(f"unit {number} was not described within {_DESCRIBE_S:g} s") from None
+    return found
 
 
 def sender_error(error: HubdistError) -> HubdistError:

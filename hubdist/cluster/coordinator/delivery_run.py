@@ -147,6 +147,9 @@ class DeliveryRun:
         self.payload.chunks.append(chunk)
         if self._offers is not None:
             self._offers.add(chunk)
+        self._note_ready(chunk)
+
+    def _note_ready(self, chunk: Chunk) -> None:
         self._feed(ChunksReady((chunk.size,)))
 
     def published(self, manifest: Manifest, ordinals: Sequence[int]) -> None:
@@ -222,7 +225,7 @@ class DeliveryRun:
         self._nodes[node.id] = node
         self._fetches.silent.pop(node.id, None)  # the node has just answered
         try:
-            self._feed(NodeJoined(node.id))
+            self._join(node)
             await receiver.done
         except HubdistError as error:
             if isinstance(error, NodeLostError):
@@ -236,6 +239,9 @@ class DeliveryRun:
         finally:
             del self._receivers[node.id]
         return receiver.stats
+
+    def _join(self, node: Node) -> None:
+        self._feed(NodeJoined(node.id))
 
     async def _prepare_senders(self) -> None:
         """Start the source's agent, and let nodes that have the snapshot join as senders if they answer soon."""

@@ -154,6 +154,10 @@ class Fetches:
         """Note where a node sends chunks; None for a node without a port."""
         self._addresses[node.id] = address
 
+    def address_of(self, node: Node) -> Address | None:
+        """Where a node sends units; None if it has no port."""
+        return self._addresses.get(node.id)
+
     def note_holder(self, node: Node, agent: Any) -> None:
         """Note that a node has published: its agent sends from the snapshot from now on.
 
@@ -230,12 +234,19 @@ class Fetches:
             timeout_s = context.config.chunk_timeout_s + _MARGIN_S
             fetched: Fetched = await settle(call, timeout_s=timeout_s, node=receiver.name)
         if fetched.port_closed is not None and sending is not None:
-            self._log_closed(receiver, sending, fetched.port_closed)
+            self.log_closed(receiver, sending, fetched.port_closed)
         for node in (receiver, sending):
             if node is not None:
                 context.liveness.heard(node.id)
         return fetched.seconds
 
-    def _log_closed(self, receiver: Node, sending: Node, why: str) -> None:
+    def log_closed(self, receiver: Node, sending: Node, why: str) -> None:
+        """Log once that a node's port cannot be reached by another node.
+
+        Args:
+            receiver: The node that receives.
+            sending: The node whose port is closed.
+            why: The reason.
+        """
         text = "hubdist: chunks go from %s to %s by calls of Ray, which takes more processor time: %s"
         self._once.log((receiver.id, sending.id), text, sending.name, receiver.name, why)

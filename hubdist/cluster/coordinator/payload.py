@@ -80,6 +80,11 @@ class Payload:
         return None if self.manifest is None else self.manifest.digest
 
     @property
+    def count(self) -> int | None:
+        """How many chunks there are; None while the origin is being read."""
+        return None if self.manifest is None else len(self.chunks)
+
+    @property
     def total_bytes(self) -> int:
         """Bytes of the model's chunks so far."""
         return sum(chunk.size for chunk in self.chunks)

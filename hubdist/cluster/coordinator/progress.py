@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from hubdist.cluster.coordinator.report_log import thinned
@@ -69,6 +69,18 @@ class NodeProgress:
         """Count a chunk that did not come; `refused` if it came with wrong bytes."""
         self._retries += 1
         self._refused += refused
+
+    def note_streams(self, sources: Sequence[tuple[str, int]], marks: Sequence[tuple[float, int]]) -> None:
+        """Take over what the node's agent has counted.
+
+        Args:
+            sources: Name of each sender for people, and the bytes that came from there.
+            marks: Seconds since the node began to receive, and bytes that had arrived by then.
+        """
+        self._sources = Counter()
+        for name, size in sources:
+            self._sources[name] += size
+        self._marks = list(marks)
 
     @property
     def stats(self) -> DeliveryStats:

@@ -10,6 +10,7 @@ from hubdist.cluster.coordinator.delivery_run import DeliveryRun
 from hubdist.cluster.coordinator.liveness import DEFAULT_TIMES, Liveness, LivenessTimes
 from hubdist.cluster.coordinator.payload import DeliveryContext, Payload, SeedSource, Staged
 from hubdist.cluster.coordinator.progress import DeliveryStats
+from hubdist.cluster.coordinator.stream_run import StreamRun
 from hubdist.cluster.coordinator.windows import Windows
 from hubdist.cluster.nodes import ClusterView, Node
 from hubdist.config.schema import Config
@@ -23,6 +24,9 @@ from hubdist.remote.snapshot_copy import RemoteCopy
 _REMOTE_CHUNK_BYTES = 8 << 20
 """Least size of a chunk that is read from object storage: for less, waiting for the answer takes longer than the
 transfer."""
+
+UNIT_BYTES = 1 << 20
+"""Size of the units of streams: small enough to stay in the processor's cache while they are checked and written."""
 
 _HUGE_BYTES = 1 << 62
 
@@ -134,7 +138,8 @@ class RunningDeliveries:
             nodes: All nodes that are alive.
             staged: Finds a chunk in the stage of the driver's node.
         """
-        return self._make_run(Payload(), SeedSource.at(self._node, staged), nodes, [], EARLY_CHUNK_BYTES)
+        source = SeedSource.at(self._node, staged)
+        return StreamRun(Payload(), source, nodes=len(nodes), holders=[], context=self._context)
 
     def adopt(self, run: DeliveryRun) -> None:
         """Let others who ask for the model take part in a delivery that started early; the model is known now."""
@@ -150,6 +155,8 @@ class RunningDeliveries:
         if copy is not None:
             largest = choose_chunk_bytes(_HUGE_BYTES, room_bytes=room, nodes=len(nodes))
             chunk_bytes = max(chunk_bytes, min(_REMOTE_CHUNK_BYTES, largest))
+        if copy is None:
+            chunk_bytes = UNIT_BYTES
         payload = Payload(
             list(cut_chunks(manifest, chunk_bytes)),
             manifest,
@@ -157,8 +164,11 @@ class RunningDeliveries:
             chunk_bytes,
         )
         holders = self._holders.get(manifest.digest, ())
-        source = SeedSource.at(self._node) if copy is None else SeedSource.remote(copy)
-        return self._make_run(payload, source, nodes, [node for node in nodes if node.id in holders], chunk_bytes)
+        senders = [node for node in nodes if node.id in holders]
+        if copy is None:
+            source = SeedSource.at(self._node)
+            return StreamRun(payload, source, nodes=len(nodes), holders=senders, context=self._context)
+        return self._make_run(payload, SeedSource.remote(copy), nodes, senders, chunk_bytes)
 
     def _make_run(
         self, payload: Payload, source: SeedSource, nodes: list[Node], holders: list[Node], chunk_bytes: int
