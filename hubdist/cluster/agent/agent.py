@@ -103,8 +103,7 @@ class NodeAgent:
         secret: bytes,
         digest: Digest,
         ordinals: Sequence[int],
-        chunk_bytes: int | None,
-        count: int | None = None,
+        cut: int | Sequence[Chunk] | None,
     ) -> Address | None:
         """Make ready to send chunks of a published snapshot; return where this node sends chunks.
 
@@ -113,13 +112,13 @@ class NodeAgent:
             secret: The delivery's secret.
             digest: The model's digest.
             ordinals: For each entry of the model's manifest, the number of its file in the delivery's chunks.
-            chunk_bytes: The size of the delivery's chunks; None if they were cut while the origin was read.
-            count: How many chunks the delivery has, if `chunk_bytes` does not tell.
+            cut: How the model is cut: the size of chunks that are cut from the manifest, or the chunks themselves; None
+                if this node knows its chunks already.
 
         Raises:
             IntegrityError: The snapshot is missing or damaged on this node.
         """
-        return self._exchange.hold(delivery, secret, digest, ordinals, chunk_bytes, count)
+        return self._exchange.hold(delivery, secret, digest, ordinals, cut)
 
     def send(self, delivery: str, part: Chunk) -> tuple[bytes, ...]:
         """Return bytes of a chunk to another agent, split into several results of the call.

@@ -199,8 +199,7 @@ class ChunkExchange:
         secret: bytes,
         digest: Digest,
         ordinals: Sequence[int],
-        chunk_bytes: int | None,
-        count: int | None = None,
+        cut: int | Sequence[Chunk] | None,
     ) -> Address | None:
         """Make ready to send chunks of a published snapshot.
 
@@ -209,9 +208,8 @@ class ChunkExchange:
             secret: The delivery's secret.
             digest: The model's digest.
             ordinals: For each entry of the model's manifest, the number of its file in the delivery's chunks.
-            chunk_bytes: The size of the delivery's chunks, if they were cut from the manifest; None if they were cut
-                while the origin was read. Then this node sends by its port only what came that way.
-            count: How many chunks the delivery has, if `chunk_bytes` does not tell.
+            cut: How the model is cut: the size of chunks that are cut from the manifest, or the chunks themselves; None
+                if this node knows its chunks already.
 
         Returns:
             Where this node sends chunks; None if it has no port.
@@ -233,13 +231,11 @@ class ChunkExchange:
             self._held[delivery] = _Held(snapshot, tuple(paths))
             self._held_more.notify_all()
         self._port.join(delivery, secret, lambda number: self._open_file(delivery, number))
-        if chunk_bytes is not None:
-            chunks = cut_chunks(snapshot.manifest, chunk_bytes)
-            count = len(chunks)
+        if cut is not None:
+            chunks = cut_chunks(snapshot.manifest, cut) if isinstance(cut, int) else cut
             for chunk in chunks:
                 self._port.add(delivery, chunk)
-        if count is not None:
-            self._port.units(delivery).set_count(count)
+            self._port.units(delivery).set_count(len(chunks))
         if before is not None:  # the coordinator repeated the call, because the answer was lost
             before.snapshot.release()
         return self._port.address

@@ -143,12 +143,11 @@ class Fetches:
         """
         if self._holding.get(node.id) is not agent:
             payload = self._payload
-            call = agent.hold.remote(self._name, payload.secret, payload.digest, payload.ordinals, payload.chunk_bytes)
+            cut = payload.chunks if payload.chunk_bytes is None else payload.chunk_bytes
+            call = agent.hold.remote(self._name, payload.secret, payload.digest, payload.ordinals, cut)
             address = await settle(call, timeout_s=START_TIMEOUT_S, node=node.name)
             self._holding[node.id] = agent
-            knows_chunks = payload.chunk_bytes is not None or node.id in self._addresses
-            if knows_chunks:  # else the node sends nothing by number
-                self._addresses[node.id] = address
+            self._addresses[node.id] = address
 
     def note_address(self, node: Node, address: Address | None) -> None:
         """Note where a node sends chunks; None for a node without a port."""
