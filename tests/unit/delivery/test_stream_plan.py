@@ -18,7 +18,7 @@ from hubdist.delivery import (
     StreamBroke,
     StreamLags,
 )
-from hubdist.delivery.stream_plan import MAX_SOURCE_TRIES
+from hubdist.delivery.stream_repair import MAX_SOURCE_TRIES
 from tests.support.examples import examples
 from tests.support.stream_world import FULL, GONE, LOST, SOURCE, WRONG, StreamWorld
 
