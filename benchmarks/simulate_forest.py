@@ -9,8 +9,9 @@ the latency. The coordinator is a queue with one server: every message, in or ou
 seat that a node hands on to another. A node that dies says nothing more: those below it notice by their lag, or when
 the stream has been silent for `SILENCE_S`.
 
-T is when the last node is complete that is neither slow nor dead. With S bytes in K units, N nodes and links of B bytes
-per second no plan takes less than (K - 1 + ceil(log2(N + 1))) * S / K / B.
+T is when the last node is complete that is neither slow nor dead; of slower nodes the table has another figure. With
+S bytes in K units, N nodes and links of B bytes per second no plan takes less than
+(K - 1 + ceil(log2(N + 1))) * S / K / B.
 
 The simulation leaves out processors, disks, digests, the shares that TCP gives, and racks.
 """
@@ -80,7 +81,8 @@ class Case:
 
     Attributes:
         kind: `equal`; `slow`: 5 % of the nodes have a quarter of the rate and nobody knows which; `dying`: 2 % die;
-            `mixed`: half of the nodes have 0.4 of the rate, which is known; `late`: nodes appear one after another.
+            `mixed`: half of the nodes have 0.4 of the rate, which is known; `unknown`: the same, but nobody knows;
+            `late`: nodes appear one after another; `mixed-late`: both.
         nodes: How many.
         total_bytes: Of the model.
         message_s: What a message takes the coordinator, or a node that hands on a seat.
@@ -117,9 +119,9 @@ class Outcome:
     """What came of a case.
 
     Attributes:
-        took: T over its bound.
+        took: T over its bound; from the last node's appearance on if nodes appear one after another.
         slower: The same of the nodes with known slower links, over their own bound.
-        worst_late: The worst node's time from its own appearance over S/B.
+        worst_late: The worst node's time from its own appearance over S/B of its own link.
         from_source: Bytes that the source sent over S.
         busiest: The same of the node that sent most.
         messages: At the coordinator, but those at the end of each node.
@@ -191,12 +193,12 @@ class ForestSimulation:
         if case.kind == "slow":
             self.is_slow[chosen[: math.ceil(0.05 * n)]] = True
             self.rates[:n][self.is_slow] /= SLOWER
-        elif case.kind in ("mixed", "unknown"):
+        elif case.kind in ("mixed", "mixed-late", "unknown"):
             self.rates[chosen[: n // 2]] *= 0.4
         elif case.kind == "dying":
             dead = chosen[: math.ceil(0.02 * n)]
             self.dies[dead] = random.uniform(0.05, 0.95, len(dead)) * case.total_bytes / case.rate
-        elif case.kind == "late":
+        if case.kind in ("late", "mixed-late"):
             self.appears = np.arange(n) / LATE_RATE
         self.plan = StreamPlan(SOURCE, stripes=self.m, hand_on=case.hand_on)
         self.names = [f"n{index}" for index in range(n)] + [SOURCE]
@@ -205,11 +207,11 @@ class ForestSimulation:
         self.queue: list[Timed] = []
         self.count = 0
         self.coordinator_free = 0.0
-        order = random.permutation(n) if case.kind != "late" else np.arange(n)
+        order = np.arange(n) if self.appears.any() else random.permutation(n)
         batches: dict[float, list[Newcomer]] = {}
         for index in order.tolist():
             when = math.ceil(self.appears[index] / BATCH_S) * BATCH_S
-            link = float(self.rates[index]) if case.kind == "mixed" else None
+            link = float(self.rates[index]) if case.kind in ("mixed", "mixed-late") else None
             batches.setdefault(when, []).append(Newcomer(self.names[index], link=link))
         for when, newcomers in batches.items():
             self.at(when, [NodesJoined(tuple(newcomers))])
@@ -383,14 +385,13 @@ class ForestSimulation:
         took = self.done - self.appears
         living = ~np.isfinite(self.dies[: self.n])
         fast = living & (self.rates[: self.n] == case.rate)
-        outcome.took = float(self.done[fast].max()) / case.bound_s(case.rate)
-        if case.kind == "late":
-            outcome.took = float(self.done.max() - self.appears.max()) / case.bound_s(case.rate)
+        since = float(self.appears.max())
+        outcome.took = (float(self.done[fast].max()) - since) / case.bound_s(case.rate)
         slower = living & ~fast
         if slower.any():
             rate = float(self.rates[: self.n][slower].min())
-            outcome.slower = float(self.done[slower].max()) / case.bound_s(rate)
-        outcome.worst_late = float(took[living].max()) * case.rate / case.total_bytes
+            outcome.slower = (float(self.done[slower].max()) - since) / case.bound_s(rate)
+        outcome.worst_late = float((took * self.rates[: self.n])[living].max()) / case.total_bytes
         outcome.from_source = float(self.sent[self.n] * case.unit_bytes / case.total_bytes)
         outcome.busiest = float(self.sent[: self.n].max() * case.unit_bytes / case.total_bytes)
         return outcome

@@ -135,12 +135,12 @@ class Repair:
     def _seat_orphans(self, orphans: list[Member], stripe: int, above: Member | None) -> None:
         """Seat nodes that have lost the same parent.
 
-        The child that has most below itself takes the parent's own place, where a slot is free or nearly so. It can
-        be seated there in any case, which is more than can be said of others' slots: those may be below the child.
+        The child that has most below itself takes the parent's own place if there is room. It can be seated there in
+        any case, which is more than can be said of others' slots: those may be below the child.
         """
         orphans.sort(key=lambda child: -len(child.children[stripe]))
         for number, child in enumerate(orphans):
-            is_heir = number == 0 and above is not None and self._trees.can_adopt(above, child, stripe)
+            is_heir = not number and above is not None and self._trees.can_adopt(above, child, stripe)
             self._move(child, stripe, above if is_heir else None)
 
     def _move(self, child: Member, stripe: int, parent: Member | None) -> None:

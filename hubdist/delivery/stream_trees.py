@@ -233,14 +233,20 @@ class StreamTrees:
         return None
 
     def can_adopt(self, parent: Member, child: Member, stripe: int) -> bool:
-        """Return whether a node may sit below another one and would get bytes there.
+        """Return whether a node may sit below another one, would get bytes there, and would not slow down others much.
 
         Args:
-            parent: The other one, or the source.
+            parent: The other one. The source has always room, for it may be the only one that is not below the child.
             child: The node.
             stripe: The stripe.
         """
-        return parent not in child.refused and self.depth(parent, stripe, without=child) is not None
+        if parent is self.source:
+            return True
+        return (
+            parent not in child.refused
+            and self.has_slot(parent)
+            and self.depth(parent, stripe, without=child) is not None
+        )
 
     def find_parent(self, child: Member, stripe: int) -> Member:
         """Return the best new parent of a node: one with a free slot, then a little too busy a node, then the source.
