@@ -44,7 +44,7 @@ from hubdist.delivery import (
     StreamPlan,
     choose_stripes,
 )
-from hubdist.delivery.lag import MAX_GAIN, MIN_BACKLOG, MIN_BEHIND, PATIENCE, WINDOW
+from hubdist.delivery.lag import MAX_GAIN, MIN_BACKLOG, MIN_BEHIND, PATIENCE, UNHEARD, WINDOW
 from hubdist.errors import NodeLostError, SenderLostError
 
 MIB = 1 << 20
@@ -350,20 +350,24 @@ class ForestSimulation:
         counts = np.floor(self.got + 1e-6).astype(np.int64)
         leads = np.sort(counts, axis=1)[:, max(0, self.m - 2)]
         above = counts[self.parent, np.arange(self.m)]
-        leads[(counts == 0).any(1)] = UNKNOWN
-        counts, lead, parent_lead = counts[:n], leads[:n], leads[self.parent]
-        fresh = (self.next_look < 0) & (lead >= 0)
+        parent_lead, parent_begun = leads[self.parent], (counts > 0).all(1)[self.parent]
+        counts, lead = counts[:n], leads[:n]
+        fresh = (self.next_look < 0) & ((counts > 0).all(1) | (lead >= UNHEARD))
         self.next_look[fresh] = lead[fresh]
         looking = living & (self.next_look >= 0) & (lead >= self.next_look)
         reports: dict[int, list[StreamEvent]] = {}
         if looking.any():
             self.next_look[looking] = (lead[looking] // WINDOW + 1) * WINDOW
             losing = (counts - self.marks <= MAX_GAIN) & (lead[:, None] - counts >= MIN_BEHIND)
-            blamed = (above - counts >= MIN_BACKLOG) | (parent_lead - self.parent_marks <= MAX_GAIN)
-            blamed &= losing & (self.parent_marks >= 0) & (counts < self.units_of)
+            parent_gain = parent_lead - self.parent_marks
+            blamed = parent_begun & ((above - counts >= MIN_BACKLOG) | (parent_gain <= MAX_GAIN))
+            blamed |= ~parent_begun & (parent_lead > 0) & (parent_gain == 0)
+            silent = (self.begins > now) | (self.dies[self.parent] <= self.begins)
+            blamed = (blamed & (self.parent_marks != UNKNOWN)) | silent
+            blamed &= losing & (counts < self.units_of)
             self.windows[looking] = np.where(blamed, self.windows + 1, 0)[looking]
             self.marks[looking] = counts[looking]
-            self.parent_marks[looking] = parent_lead[looking]
+            self.parent_marks[looking] = np.where(silent, UNKNOWN, parent_lead)[looking]
             loud = (looking & (self.answered <= now))[:, None] & (self.windows >= self.complain_at) & self.seated
             self.complain_at[loud] = 4 * self.windows[loud]
             for node, stripe in np.argwhere(loud).tolist():

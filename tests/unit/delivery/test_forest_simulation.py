@@ -52,12 +52,13 @@ def test_nodes_of_the_simulation_complain_as_agents_do(simulation: Any) -> None:
     sim = simulation.ForestSimulation(simulation.Case("equal", nodes, GIB), seed=1)
     sim.parent = random.integers(0, nodes + 1, (nodes, stripes))
     sim.seated[:] = True
+    sim.begins[:] = np.where(random.random((nodes, stripes)) < 0.1, 1.0, -1.0)
     watches = [LagWatch(stripes) for _ in range(nodes)]
     speeds = random.choice([0.2, 0.9, 1.0], (nodes, stripes), p=[0.2, 0.2, 0.6])
     speeds[:2] *= 0.25
     told = 0
     for _ in range(400):
-        sim.got[:nodes] = np.minimum(sim.got[:nodes] + speeds * random.uniform(0, 1, (nodes, 1)), 100)
+        sim.got[:nodes] = np.minimum(sim.got[:nodes] + speeds * random.uniform(0, 1, (nodes, 1)), 120)
         sim.queue.clear()
         sim.answered[:] = 0
         sim.complain(0.0)
@@ -75,7 +76,7 @@ def test_nodes_of_the_simulation_complain_as_agents_do(simulation: Any) -> None:
 
 def _progress(counts: Any, sim: Any, node: int, stripe: int) -> Progress | None:
     parent = sim.parent[node, stripe]
-    if counts[node, stripe] >= sim.units_of[stripe]:
+    if sim.begins[node, stripe] > 0:
         return None
     own = counts[parent].tolist()
-    return Progress(own[stripe], find_lead(own) if min(own) > 0 else None)
+    return Progress(own[stripe], find_lead(own), min(own) > 0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hubdist.delivery.lag import MIN_BEHIND, PATIENCE, WINDOW, LagWatch, Progress, find_lead
+from hubdist.delivery.lag import MIN_BEHIND, PATIENCE, UNHEARD, WINDOW, LagWatch, Progress, find_lead
 
 STRIPES = 8
 
@@ -22,7 +22,7 @@ def complaints(gains: list[float], units: int, parent_gain: float, parent_ahead:
     for unit in range(1, units + 1):
         counts = [1 + int(unit * gain) for gain in gains]
         lead = 1 + int(unit * parent_gain)
-        found.append(watch.look(counts, [Progress(count + parent_ahead, lead) for count in counts]))
+        found.append(watch.look(counts, [Progress(count + parent_ahead, lead, True) for count in counts]))
     return [each for each in found if each]
 
 
@@ -58,22 +58,38 @@ def test_most_stripes_may_lag_at_once() -> None:
     assert found == [[0, 1, 2, 3, 4, 5]]
 
 
-def test_nobody_is_blamed_before_all_stripes_have_begun() -> None:
+def test_a_parent_that_waits_for_its_first_unit_is_not_blamed() -> None:
     watch = LagWatch(3)
     for unit in range(100):
-        assert watch.look([unit, 0, unit], [Progress(0, 0)] * 3) == []
+        assert watch.look([unit, 0, unit], [Progress(0, 0, False)] * 3) == []
+
+
+def test_a_parent_that_does_not_answer_is_blamed_when_others_have_sent_many_units() -> None:
+    watch = LagWatch(3)
+    found = [
+        unit
+        for unit in range(1, 40)
+        if watch.look([0, unit, unit], [None, Progress(0, 0, False), Progress(0, 0, False)])
+    ]
+    assert found
+    assert UNHEARD < found[0] <= UNHEARD + 2 * WINDOW
 
 
 def test_a_parent_that_has_not_begun_is_not_blamed() -> None:
     watch = LagWatch(3)
     for unit in range(1, 100):
-        assert watch.look([1, unit, unit], [Progress(1, None)] * 3) == []
+        assert watch.look([1, unit, unit], [Progress(1, unit, False)] * 3) == []
+
+
+def test_a_parent_that_stands_still_is_blamed_even_if_some_of_its_stripes_have_not_begun() -> None:
+    watch = LagWatch(3)
+    assert any(watch.look([1, unit, unit], [Progress(1, 2, False)] * 3) for unit in range(1, 20))
 
 
 def test_a_new_parent_gets_the_patience_that_the_old_one_had() -> None:
     watch, looks = LagWatch(3), []
     for unit in range(1, 61):
-        if watch.look([1, unit, unit], [Progress(1, 1)] * 3):
+        if watch.look([1, unit, unit], [Progress(1, 1, True)] * 3):
             looks.append(unit)
             watch.reseat(0)
     assert looks[1] - looks[0] >= PATIENCE * WINDOW
@@ -88,4 +104,4 @@ def test_the_lead_leaves_out_one_stripe_that_runs_ahead(counts: list[int], lead:
 def test_a_stripe_that_is_a_little_behind_is_left_alone() -> None:
     watch = LagWatch(3)
     for unit in range(1, 400):
-        assert watch.look([max(1, unit - MIN_BEHIND + 1), unit, unit], [Progress(unit, 1)] * 3) == []
+        assert watch.look([max(1, unit - MIN_BEHIND + 1), unit, unit], [Progress(unit, 1, True)] * 3) == []
