@@ -360,7 +360,9 @@ class ForestSimulation:
             self.next_look[looking] = (lead[looking] // WINDOW + 1) * WINDOW
             losing = (counts - self.marks <= MAX_GAIN) & (lead[:, None] - counts >= MIN_BEHIND)
             parent_gain = parent_lead - self.parent_marks
-            blamed = parent_begun & ((above - counts >= MIN_BACKLOG) | (parent_gain <= MAX_GAIN))
+            blamed = parent_begun & (
+                (above - counts >= MIN_BACKLOG) | ((parent_gain <= MAX_GAIN) & (parent_lead < lead[:, None]))
+            )
             blamed |= ~parent_begun & (parent_lead > 0) & (parent_gain == 0)
             silent = (self.begins > now) | (self.dies[self.parent] <= self.begins)
             blamed = (blamed & (self.parent_marks != UNKNOWN)) | silent

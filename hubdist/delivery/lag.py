@@ -15,8 +15,9 @@ parent with one child too many still sends seven units in eight."""
 MIN_BEHIND = 4
 """A stripe that is less behind than this many units is not complained about."""
 
-MIN_BACKLOG = 3
-"""A parent that has this many units more than its child of their stripe is to blame: it does not send them."""
+MIN_BACKLOG = 8
+"""A parent that has this many units more than its child of their stripe is to blame: it does not send them. Fewer may
+be on the way."""
 
 UNHEARD = 16
 """When the leading stripe has so many units, a parent that has not even answered is to blame."""
@@ -97,7 +98,7 @@ class LagWatch:
         complaints = []
         for stripe, (count, parent) in enumerate(zip(counts, parents, strict=True)):
             is_losing = count - self._marks[stripe] <= MAX_GAIN and lead - count >= MIN_BEHIND
-            is_blamed = is_losing and self._is_to_blame(stripe, count, parent)
+            is_blamed = is_losing and self._is_to_blame(stripe, count, lead, parent)
             self._windows[stripe] = self._windows[stripe] + 1 if is_blamed else 0
             self._parent_marks[stripe] = None if parent is None else parent.lead
             if self._windows[stripe] >= self._complain_at[stripe]:
@@ -106,7 +107,7 @@ class LagWatch:
         self._marks = list(counts)
         return complaints
 
-    def _is_to_blame(self, stripe: int, count: int, parent: Progress | None) -> bool:
+    def _is_to_blame(self, stripe: int, count: int, lead: int, parent: Progress | None) -> bool:
         mark = self._parent_marks[stripe]
         if parent is None:
             return True
@@ -114,4 +115,5 @@ class LagWatch:
             return False
         if not parent.has_begun:
             return 0 < parent.lead == mark  # it had begun to begin, and stands still
-        return parent.count - count >= MIN_BACKLOG or parent.lead - mark <= MAX_GAIN
+        is_slow = parent.lead < lead and parent.lead - mark <= MAX_GAIN  # one that is complete stands still as well
+        return is_slow or parent.count - count >= MIN_BACKLOG
