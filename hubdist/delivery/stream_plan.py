@@ -33,11 +33,8 @@ from hubdist.delivery.stream_events import (
     StreamLags,
 )
 from hubdist.delivery.stream_repair import Repair
-from hubdist.delivery.stream_trees import Member, StreamTrees
+from hubdist.delivery.stream_trees import SAME_LINK, Member, StreamTrees
 from hubdist.errors import HubdistError
-
-_SAME_LINK = 0.9
-"""Links that differ by less than this factor are alike."""
 
 _HAND_ON = 8
 """How many nodes are told their seats by the coordinator, and by each node that hands on seats to others."""
@@ -139,6 +136,7 @@ class StreamPlan:
         for stripe, tree in enumerate(seating.parents):  # last, when few of the newcomers still have free slots
             root = members[tree.index(ROOT)]
             trees.seat(root, stripe, trees.find_parent(root, stripe))
+        self._repair.move_below(members[0].link)
         self._commands += _hand_on([members[index] for index in seating.order], self._hand_on)
 
     def _hold(self, node: str, zone: str) -> None:
@@ -223,7 +221,7 @@ def _group(newcomers: Sequence[Newcomer]) -> list[list[Newcomer]]:
     fastest = 0.0
     for newcomer in sorted(newcomers, key=lambda each: (-(each.link or 0.0), not each.is_proven)):
         link = newcomer.link or 0.0
-        if not cohorts or link < _SAME_LINK * fastest:
+        if not cohorts or link < SAME_LINK * fastest:
             cohorts.append([])
             fastest = link
         cohorts[-1].append(newcomer)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hubdist.delivery.stream_events import Reseat, StreamBroke, StreamCommand, StreamLags
-from hubdist.delivery.stream_trees import Member, StreamTrees
+from hubdist.delivery.stream_trees import SAME_LINK, Member, StreamTrees
 from hubdist.errors import HubdistError, IntegrityError
 
 MAX_SOURCE_TRIES = 3
@@ -111,6 +111,21 @@ class Repair:
         self._trees.remove(member)
         for stripe, children in enumerate(below):
             self._seat_orphans(children, stripe, above[stripe])
+
+    def move_below(self, link: float) -> None:
+        """Move slower nodes from the source to nodes that have joined: faster ones need the source's link.
+
+        Args:
+            link: Bytes per second of the links of the nodes that have joined.
+        """
+        source = self._trees.source
+        for stripe, children in enumerate(source.children):
+            for child in [child for child in children if child.link < SAME_LINK * link < float("inf")]:
+                self._trees.unseat(child, stripe)
+                parent = self._trees.find_parent(child, stripe)
+                self._trees.seat(child, stripe, parent)
+                if parent is not source:
+                    self.tell_seat(child, stripe)
 
     def tell_seat(self, member: Member, stripe: int) -> None:
         """Tell a node its parent, now or when the node answers again.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import islice
 
 _SLOW_WEIGHT = 0.25
 """What a slow child takes of its parent's link, compared with others."""
@@ -14,7 +15,7 @@ _SPARE_SLOT = 0.5
 _MAX_OVERLOAD = 2.0
 """How many children beyond its slots a node takes before the source is asked instead."""
 
-_SAME_LINK = 0.9
+SAME_LINK = 0.9
 """Links that differ by less than this factor are alike."""
 
 _SAMPLED = 48
@@ -255,7 +256,7 @@ class StreamTrees:
             child: A node without a parent in the stripe.
             stripe: The stripe.
         """
-        sampled = list(_first(self._open, _SAMPLED))
+        sampled = list(islice(self._open, _SAMPLED))
         for member in sampled:  # the next search begins with others
             del self._open[member]
             self._open[member] = None
@@ -277,7 +278,7 @@ class StreamTrees:
         best, best_rank = None, (True, True, True, True, 0.0, 0)
         is_link_known = child.link < float("inf")
         for member in members:
-            if member in child.refused or (is_link_known and member.link < _SAME_LINK * child.link):
+            if member in child.refused or (is_link_known and member.link < SAME_LINK * child.link):
                 continue
             depth = self.depth(member, stripe, without=child)
             if depth is None:
@@ -285,7 +286,7 @@ class StreamTrees:
             busy = max(0.0, member.load - member.slots + 1 - _SPARE_SLOT)
             rank = (
                 member.cohort > child.cohort and not member.is_complete,  # it is far behind
-                _SAME_LINK * member.link > child.link,  # faster nodes may need the slot
+                SAME_LINK * member.link > child.link,  # faster nodes may need the slot
                 member.zone != child.zone,
                 not member.is_complete,
                 busy or member.load * member.is_complete,
@@ -294,10 +295,3 @@ class StreamTrees:
             if best is None or rank < best_rank:
                 best, best_rank = member, rank
         return best
-
-
-def _first(members: Iterable[Member], count: int) -> Iterator[Member]:
-    for number, member in enumerate(members):
-        if number == count:
-            return
-        yield member

@@ -82,6 +82,16 @@ def test_slower_nodes_sit_below_faster_ones() -> None:
     assert all_published(world)
 
 
+def test_faster_nodes_that_join_later_take_the_place_of_slower_ones_at_the_source() -> None:
+    world = StreamWorld(8, 3)
+    world.join(Newcomer("slow", link=1e9))
+    world.join(*(Newcomer(name, link=2e9) for name in names(12)))
+    assert SOURCE not in world.nodes["slow"].ordered.values()
+    world.run()
+    assert all_published(world)
+    assert world.sent[SOURCE] <= 3 * 8
+
+
 def test_trees_go_into_each_zone_seldom() -> None:
     world = StreamWorld(8, 1)
     zones = {name: f"zone{int(name[1:]) % 4}" for name in names(100)}
