@@ -9,8 +9,9 @@ the latency. The coordinator is a queue with one server: every message, in or ou
 seat that a node hands on to another. A node that dies says nothing more: those below it notice by their lag, or when
 the stream has been silent for `SILENCE_S`.
 
-T is when the last node is complete that is neither slow nor dead. With S bytes in K units, N nodes and links of B bytes
-per second no plan takes less than (K - 1 + ceil(log2(N + 1))) * S / K / B.
+T is when the last node is complete that is neither slow nor dead; of slower nodes the table has another figure. With
+S bytes in K units, N nodes and links of B bytes per second no plan takes less than
+(K - 1 + ceil(log2(N + 1))) * S / K / B.
 
 The simulation leaves out processors, disks, digests, the shares that TCP gives, and racks.
 """
@@ -43,7 +44,7 @@ from hubdist.delivery import (
     StreamPlan,
     choose_stripes,
 )
-from hubdist.delivery.lag import MAX_GAIN, MIN_BACKLOG, MIN_BEHIND, PATIENCE, WINDOW
+from hubdist.delivery.lag import MAX_GAIN, MIN_BACKLOG, MIN_BEHIND, PATIENCE, UNHEARD, WINDOW
 from hubdist.errors import NodeLostError, SenderLostError
 
 MIB = 1 << 20
@@ -80,7 +81,8 @@ class Case:
 
     Attributes:
         kind: `equal`; `slow`: 5 % of the nodes have a quarter of the rate and nobody knows which; `dying`: 2 % die;
-            `mixed`: half of the nodes have 0.4 of the rate, which is known; `late`: nodes appear one after another.
+            `mixed`: half of the nodes have 0.4 of the rate, which is known; `unknown`: the same, but nobody knows;
+            `late`: nodes appear one after another; `mixed-late`: both.
         nodes: How many.
         total_bytes: Of the model.
         message_s: What a message takes the coordinator, or a node that hands on a seat.
@@ -117,9 +119,9 @@ class Outcome:
     """What came of a case.
 
     Attributes:
-        took: T over its bound.
+        took: T over its bound; from the last node's appearance on if nodes appear one after another.
         slower: The same of the nodes with known slower links, over their own bound.
-        worst_late: The worst node's time from its own appearance over S/B.
+        worst_late: The worst node's time from its own appearance over S/B of its own link.
         from_source: Bytes that the source sent over S.
         busiest: The same of the node that sent most.
         messages: At the coordinator, but those at the end of each node.
@@ -191,12 +193,12 @@ class ForestSimulation:
         if case.kind == "slow":
             self.is_slow[chosen[: math.ceil(0.05 * n)]] = True
             self.rates[:n][self.is_slow] /= SLOWER
-        elif case.kind in ("mixed", "unknown"):
+        elif case.kind in ("mixed", "mixed-late", "unknown"):
             self.rates[chosen[: n // 2]] *= 0.4
         elif case.kind == "dying":
             dead = chosen[: math.ceil(0.02 * n)]
             self.dies[dead] = random.uniform(0.05, 0.95, len(dead)) * case.total_bytes / case.rate
-        elif case.kind == "late":
+        if case.kind in ("late", "mixed-late"):
             self.appears = np.arange(n) / LATE_RATE
         self.plan = StreamPlan(SOURCE, stripes=self.m, hand_on=case.hand_on)
         self.names = [f"n{index}" for index in range(n)] + [SOURCE]
@@ -205,11 +207,11 @@ class ForestSimulation:
         self.queue: list[Timed] = []
         self.count = 0
         self.coordinator_free = 0.0
-        order = random.permutation(n) if case.kind != "late" else np.arange(n)
+        order = np.arange(n) if self.appears.any() else random.permutation(n)
         batches: dict[float, list[Newcomer]] = {}
         for index in order.tolist():
             when = math.ceil(self.appears[index] / BATCH_S) * BATCH_S
-            link = float(self.rates[index]) if case.kind == "mixed" else None
+            link = float(self.rates[index]) if case.kind in ("mixed", "mixed-late") else None
             batches.setdefault(when, []).append(Newcomer(self.names[index], link=link))
         for when, newcomers in batches.items():
             self.at(when, [NodesJoined(tuple(newcomers))])
@@ -348,20 +350,26 @@ class ForestSimulation:
         counts = np.floor(self.got + 1e-6).astype(np.int64)
         leads = np.sort(counts, axis=1)[:, max(0, self.m - 2)]
         above = counts[self.parent, np.arange(self.m)]
-        leads[(counts == 0).any(1)] = UNKNOWN
-        counts, lead, parent_lead = counts[:n], leads[:n], leads[self.parent]
-        fresh = (self.next_look < 0) & (lead >= 0)
+        parent_lead, parent_begun = leads[self.parent], (counts > 0).all(1)[self.parent]
+        counts, lead = counts[:n], leads[:n]
+        fresh = (self.next_look < 0) & ((counts > 0).all(1) | (lead >= UNHEARD))
         self.next_look[fresh] = lead[fresh]
         looking = living & (self.next_look >= 0) & (lead >= self.next_look)
         reports: dict[int, list[StreamEvent]] = {}
         if looking.any():
             self.next_look[looking] = (lead[looking] // WINDOW + 1) * WINDOW
             losing = (counts - self.marks <= MAX_GAIN) & (lead[:, None] - counts >= MIN_BEHIND)
-            blamed = (above - counts >= MIN_BACKLOG) | (parent_lead - self.parent_marks <= MAX_GAIN)
-            blamed &= losing & (self.parent_marks >= 0) & (counts < self.units_of)
+            parent_gain = parent_lead - self.parent_marks
+            blamed = parent_begun & (
+                (above - counts >= MIN_BACKLOG) | ((parent_gain <= MAX_GAIN) & (parent_lead < lead[:, None]))
+            )
+            blamed |= ~parent_begun & (parent_lead > 0) & (parent_gain == 0)
+            silent = (self.begins > now) | (self.dies[self.parent] <= self.begins)
+            blamed = (blamed & (self.parent_marks != UNKNOWN)) | silent
+            blamed &= losing & (counts < self.units_of)
             self.windows[looking] = np.where(blamed, self.windows + 1, 0)[looking]
             self.marks[looking] = counts[looking]
-            self.parent_marks[looking] = parent_lead[looking]
+            self.parent_marks[looking] = np.where(silent, UNKNOWN, parent_lead)[looking]
             loud = (looking & (self.answered <= now))[:, None] & (self.windows >= self.complain_at) & self.seated
             self.complain_at[loud] = 4 * self.windows[loud]
             for node, stripe in np.argwhere(loud).tolist():
@@ -383,14 +391,13 @@ class ForestSimulation:
         took = self.done - self.appears
         living = ~np.isfinite(self.dies[: self.n])
         fast = living & (self.rates[: self.n] == case.rate)
-        outcome.took = float(self.done[fast].max()) / case.bound_s(case.rate)
-        if case.kind == "late":
-            outcome.took = float(self.done.max() - self.appears.max()) / case.bound_s(case.rate)
+        since = float(self.appears.max())
+        outcome.took = (float(self.done[fast].max()) - since) / case.bound_s(case.rate)
         slower = living & ~fast
         if slower.any():
             rate = float(self.rates[: self.n][slower].min())
-            outcome.slower = float(self.done[slower].max()) / case.bound_s(rate)
-        outcome.worst_late = float(took[living].max()) * case.rate / case.total_bytes
+            outcome.slower = (float(self.done[slower].max()) - since) / case.bound_s(rate)
+        outcome.worst_late = float((took * self.rates[: self.n])[living].max()) / case.total_bytes
         outcome.from_source = float(self.sent[self.n] * case.unit_bytes / case.total_bytes)
         outcome.busiest = float(self.sent[: self.n].max() * case.unit_bytes / case.total_bytes)
         return outcome

@@ -15,8 +15,12 @@ parent with one child too many still sends seven units in eight."""
 MIN_BEHIND = 4
 """A stripe that is less behind than this many units is not complained about."""
 
-MIN_BACKLOG = 3
-"""A parent that has this many units more than its child of their stripe is to blame: it does not send them."""
+MIN_BACKLOG = 8
+"""A parent that has this many units more than its child of their stripe is to blame: it does not send them. Fewer may
+be on the way."""
+
+UNHEARD = 16
+"""When the leading stripe has so many units, a parent that has not even answered is to blame."""
 
 PATIENCE = 2
 """After this many windows in turn a node complains about a stripe, and again after four times as many."""
@@ -28,12 +32,13 @@ class Progress:
 
     Attributes:
         count: How many units of the child's stripe the parent has.
-        lead: How many units of its leading stripe the parent has. None until all its stripes have begun: a parent that
-            began late is not a slow one.
+        lead: How many units of its leading stripe the parent has.
+        has_begun: True once all stripes of the parent have begun. Before, the parent may be late without being slow.
     """
 
     count: int
-    lead: int | None
+    lead: int
+    has_begun: bool
 
 
 def find_lead(counts: Sequence[int]) -> int:
@@ -81,11 +86,11 @@ class LagWatch:
 
         Args:
             counts: For each stripe how many of its units the node has.
-            parents: For each stripe what its parent has told last; None if the stripe is complete, or the parent has
-                told nothing yet.
+            parents: For each stripe what its parent has told last, which is at least that it has nothing yet; None if
+                the parent has not answered. What is told of a complete stripe does not matter.
         """
         lead = find_lead(counts)
-        if self._next_look < 0 and min(counts) > 0:  # every stripe has begun
+        if self._next_look < 0 and (min(counts) > 0 or lead >= UNHEARD):  # every stripe has begun, or will not
             self._next_look = lead
         if self._next_look < 0 or lead < self._next_look:
             return []
@@ -93,7 +98,7 @@ class LagWatch:
         complaints = []
         for stripe, (count, parent) in enumerate(zip(counts, parents, strict=True)):
             is_losing = count - self._marks[stripe] <= MAX_GAIN and lead - count >= MIN_BEHIND
-            is_blamed = is_losing and parent is not None and self._is_to_blame(stripe, count, parent)
+            is_blamed = is_losing and self._is_to_blame(stripe, count, lead, parent)
             self._windows[stripe] = self._windows[stripe] + 1 if is_blamed else 0
             self._parent_marks[stripe] = None if parent is None else parent.lead
             if self._windows[stripe] >= self._complain_at[stripe]:
@@ -102,8 +107,13 @@ class LagWatch:
         self._marks = list(counts)
         return complaints
 
-    def _is_to_blame(self, stripe: int, count: int, parent: Progress) -> bool:
+    def _is_to_blame(self, stripe: int, count: int, lead: int, parent: Progress | None) -> bool:
         mark = self._parent_marks[stripe]
-        if mark is None or parent.lead is None:
+        if parent is None:
+            return True
+        if mark is None:
             return False
-        return parent.count - count >= MIN_BACKLOG or parent.lead - mark <= MAX_GAIN
+        if not parent.has_begun:
+            return 0 < parent.lead == mark  # it had begun to begin, and stands still
+        is_slow = parent.lead < lead and parent.lead - mark <= MAX_GAIN  # one that is complete stands still as well
+        return is_slow or parent.count - count >= MIN_BACKLOG

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import islice
 
 _SLOW_WEIGHT = 0.25
 """What a slow child takes of its parent's link, compared with others."""
@@ -13,6 +14,9 @@ _SPARE_SLOT = 0.5
 
 _MAX_OVERLOAD = 2.0
 """How many children beyond its slots a node takes before the source is asked instead."""
+
+SAME_LINK = 0.9
+"""Links that differ by less than this factor are alike."""
 
 _SAMPLED = 48
 """How many possible parents are compared. Comparing all of them would cost more than it gains."""
@@ -40,7 +44,8 @@ class Member:
         is_slow: True once the node has been found to send slowly; it has no children from then on.
         is_banned: True once the node has sent wrong bytes or failed several others; it has no children from then on.
         accused: Names of the nodes that this node has complained about.
-        accusers: Stand for the complaints about this node: the kind of the complaint -> names of those who complained.
+        accusers_broke: Names of the nodes to which a stream from this node broke.
+        accusers_slow: Names of the nodes to which this node sends too slowly.
         refused: Nodes that this node does not get on with; it is not seated below them again.
         tries: Stripe -> how often in turn the stripe's stream broke without a new unit.
         next_units: Stripe -> the first unit that the node lacked when its stream broke last.
@@ -63,7 +68,8 @@ class Member:
     is_slow: bool = False
     is_banned: bool = False
     accused: set[str] = field(default_factory=set)
-    accusers: dict[str, set[str]] = field(default_factory=dict)
+    accusers_broke: set[str] = field(default_factory=set)
+    accusers_slow: set[str] = field(default_factory=set)
     refused: set[Member] = field(default_factory=set)
     tries: list[int] = field(default_factory=list)
     next_units: list[int] = field(default_factory=list)
@@ -80,10 +86,6 @@ class Member:
     def weight(self) -> float:
         """How many of its parent's slots this node takes in each stripe."""
         return _SLOW_WEIGHT if self.is_slow else 1.0
-
-    def all_children(self) -> list[tuple[Member, int]]:
-        """Return every child with its stripe."""
-        return [(child, stripe) for stripe, children in enumerate(self.children) for child in children]
 
 
 class StreamTrees:
@@ -106,6 +108,11 @@ class StreamTrees:
         self._turn = 0
         self.source = self._create(source, "", float("inf"))
         self.source.is_complete = True
+
+    @property
+    def count(self) -> int:
+        """How many nodes take part."""
+        return len(self._members)
 
     def find(self, name: str) -> Member | None:
         """Return the node of this name, or the source, if it takes part."""
@@ -227,14 +234,20 @@ class StreamTrees:
         return None
 
     def can_adopt(self, parent: Member, child: Member, stripe: int) -> bool:
-        """Return whether a node may sit below another one and would get bytes there.
+        """Return whether a node may sit below another one, would get bytes there, and would not slow down others much.
 
         Args:
-            parent: The other one, or the source.
+            parent: The other one. The source has always room, for it may be the only one that is not below the child.
             child: The node.
             stripe: The stripe.
         """
-        return parent not in child.refused and self.depth(parent, stripe, without=child) is not None
+        if parent is self.source:
+            return True
+        return (
+            parent not in child.refused
+            and self.has_slot(parent)
+            and self.depth(parent, stripe, without=child) is not None
+        )
 
     def find_parent(self, child: Member, stripe: int) -> Member:
         """Return the best new parent of a node: one with a free slot, then a little too busy a node, then the source.
@@ -243,16 +256,14 @@ class StreamTrees:
             child: A node without a parent in the stripe.
             stripe: The stripe.
         """
-        sampled = list(_first(self._open, _SAMPLED))
+        sampled = list(islice(self._open, _SAMPLED))
         for member in sampled:  # the next search begins with others
             del self._open[member]
             self._open[member] = None
         best = self._best(sampled, child, stripe)
         if best is None and self.has_slot(self.source):
             return self.source
-        if best is None:
-            best = self._best(self._some_members(), child, stripe)
-        return best or self.source
+        return best or self._best(self._some_members(), child, stripe) or self.source
 
     def _some_members(self) -> list[Member]:
         """Return nodes that are not too busy, from all parts of the trees: those that joined together sit together."""
@@ -263,17 +274,19 @@ class StreamTrees:
         return [member for member in some if member.load < member.slots + _MAX_OVERLOAD]
 
     def _best(self, members: Iterable[Member], child: Member, stripe: int) -> Member | None:
+        """Return the best parent that is no slower than the child, or None."""
         best, best_rank = None, (True, True, True, True, 0.0, 0)
+        is_link_known = child.link < float("inf")
         for member in members:
-            if member in child.refused:
+            if member in child.refused or (is_link_known and member.link < SAME_LINK * child.link):
                 continue
             depth = self.depth(member, stripe, without=child)
             if depth is None:
                 continue
             busy = max(0.0, member.load - member.slots + 1 - _SPARE_SLOT)
             rank = (
-                member.link < 0.9 * child.link,
                 member.cohort > child.cohort and not member.is_complete,  # it is far behind
+                SAME_LINK * member.link > child.link,  # faster nodes may need the slot
                 member.zone != child.zone,
                 not member.is_complete,
                 busy or member.load * member.is_complete,
@@ -282,10 +295,3 @@ class StreamTrees:
             if best is None or rank < best_rank:
                 best, best_rank = member, rank
         return best
-
-
-def _first(members: Iterable[Member], count: int) -> Iterator[Member]:
-    for number, member in enumerate(members):
-        if number == count:
-            return
-        yield member

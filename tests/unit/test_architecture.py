@@ -48,7 +48,7 @@ HOMES = {
 """Third-party package -> the only parts that import it."""
 
 PURE = {"delivery"}
-PURE_IMPORTS = {"__future__", "collections", "dataclasses", "enum", "typing", "hubdist"}
+PURE_IMPORTS = {"__future__", "collections", "dataclasses", "enum", "itertools", "typing", "hubdist"}
 BROAD = {
     "cluster.coordinator.route_runner",
     "cluster.coordinator.delivery_run",

@@ -18,7 +18,7 @@ from hubdist.delivery import (
     StreamBroke,
     StreamLags,
 )
-from hubdist.delivery.stream_plan import MAX_SOURCE_TRIES
+from hubdist.delivery.stream_repair import MAX_SOURCE_TRIES
 from tests.support.examples import examples
 from tests.support.stream_world import FULL, GONE, LOST, SOURCE, WRONG, StreamWorld
 
@@ -80,6 +80,16 @@ def test_slower_nodes_sit_below_faster_ones() -> None:
         assert name >= "n3" or all(parent == SOURCE or parent < "n3" for parent in node.ordered.values())
     world.run()
     assert all_published(world)
+
+
+def test_faster_nodes_that_join_later_take_the_place_of_slower_ones_at_the_source() -> None:
+    world = StreamWorld(8, 3)
+    world.join(Newcomer("slow", link=1e9))
+    world.join(*(Newcomer(name, link=2e9) for name in names(12)))
+    assert SOURCE not in world.nodes["slow"].ordered.values()
+    world.run()
+    assert all_published(world)
+    assert world.sent[SOURCE] <= 3 * 8
 
 
 def test_trees_go_into_each_zone_seldom() -> None:
