@@ -115,10 +115,11 @@ class StreamServer:
         self._thread, _ = start_thread(self._greet_guests, "hubdist-streams")
 
     def stop(self) -> None:
-        """Close the port and all connections."""
+        """Close the port and all connections; a second call does nothing."""
+        if self._stopped.is_set():  # `_wake` is closed, and another file may have its number
+            return
         self._stopped.set()
-        with contextlib.suppress(OSError):  # stopped before
-            os.eventfd_write(self._wake, 1)
+        os.eventfd_write(self._wake, 1)
         self._thread.join(_JOIN_S)
         with self._guard:
             streams = dict(self._streams)

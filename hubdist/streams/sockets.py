@@ -70,7 +70,16 @@ def receive_into(connection: socket.socket, view: memoryview) -> None:
 
 
 def receive(connection: socket.socket, size: int) -> bytearray:
-    """Receive exactly so many bytes; see `receive_into` for the errors."""
+    """Receive exactly so many bytes.
+
+    Args:
+        connection: A socket that `set_timeouts` was called for.
+        size: How many bytes.
+
+    Raises:
+        TransferTimeoutError: No byte came in time.
+        PeerError: The other end has closed the connection.
+    """
     data = bytearray(size)
     receive_into(connection, memoryview(data))
     return data

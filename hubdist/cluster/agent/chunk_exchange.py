@@ -152,6 +152,9 @@ class ChunkExchange:
             snapshot.release()
             return Ready(True, None)
         self._release(delivery)  # a snapshot that the store has lost
+        # Chunks of the earlier stage are not in the new one: the port would send what its files hold instead, and the
+        # receivers would take this node for one that sends wrong bytes.
+        self._port.leave(delivery)
         with contextlib.ExitStack() as undo:
             stage = self._store().stage_chunks(manifest)
             undo.callback(stage.discard)

@@ -150,7 +150,12 @@ class Fetches:
             self._addresses[node.id] = address
 
     def note_address(self, node: Node, address: Address | None) -> None:
-        """Note where a node sends chunks; None for a node without a port."""
+        """Note where a node sends chunks by their numbers.
+
+        Args:
+            node: The node.
+            address: Its port; None for a node without one.
+        """
         self._addresses[node.id] = address
 
     def address_of(self, node: Node) -> Address | None:

@@ -9,12 +9,16 @@ from pathlib import Path
 
 import pytest
 
+from hubdist.cluster.agent.chunk_exchange import ChunkExchange
+from hubdist.cluster.agent.node_port import NodePort, _key
 from hubdist.cluster.coordinator.running import RunningDeliveries
 from hubdist.config.schema import Config
 from hubdist.delivery.routes import Route
 from hubdist.errors import ConfigError
 from hubdist.model.manifest import Manifest
 from hubdist.remote.snapshot_copy import list_copy
+from hubdist.store.store import Store
+from tests.support.chunks import one_block
 from tests.support.fake_agents import DRIVER, QUICK, FakeNodes, fake_nodes, run
 
 MIB = 1 << 20
@@ -70,6 +74,22 @@ def test_a_closed_port_is_said_once_and_other_nodes_keep_theirs(
         assert content(nodes, "b", manifest) == FILES
         said = [record for record in caplog.records if "by calls of Ray" in record.getMessage()]
         assert len(said) <= 1
+
+
+def test_a_node_that_begins_again_sends_nothing_of_its_earlier_stage(tmp_path: Path) -> None:
+    config, secret = Config(store=str(tmp_path / "store")), b"s" * 32
+    port = NodePort("127.0.0.1")
+    exchange = ChunkExchange(lambda: Store(tmp_path / "store"), config, port=port)
+    try:
+        for _ in range(2):
+            assert exchange.begin("d", secret, None, None).address == port.address
+            units = port._units[_key("d")]
+            assert units.arrived == 0
+            port.add("d", one_block(0, b"bytes"))
+            assert units.arrived == 1
+    finally:
+        exchange.forget("d")
+        port.stop()
 
 
 def test_a_port_of_the_given_range_is_opened(tmp_path: Path) -> None:
