@@ -50,8 +50,9 @@ _WORKERS = """
     def documented():
         options = tf.saved_model.LoadOptions(experimental_io_device="/job:localhost")
         with tf.device(far):
-            tf.saved_model.load(str(models / "tf2"), options=options)
-        async_wait()
+            kept = tf.saved_model.load(str(models / "tf2"), options=options)
+        async_wait()  # before `kept` goes: TensorFlow takes its functions from the worker, also ones not called yet
+        del kept
 
     found["documented"] = error_of(documented)
     tf.experimental.async_clear_error()
