@@ -3,7 +3,7 @@
     python benchmarks/simulate_forest.py [--nodes 64 512 4096] [--cases equal slow dying mixed late] [--seeds 101 102]
 
 `hubdist.delivery.StreamPlan` is driven as the coordinator drives it, and nodes complain by the rule of
-`hubdist.delivery.lag`. Every node and the source have one link up and one down. Streams share them about max-min
+`hubdist.streams.lag`. Every node and the source have one link up and one down. Streams share them about max-min
 fairly, in steps of a part of the time that a unit takes; a unit is handed on when all of it has come. A message takes
 the latency. The coordinator is a queue with one server: every message, in or out, takes it a fixed time. So does every
 seat that a node hands on to another. A node that dies says nothing more: those below it notice by their lag, or when
@@ -44,8 +44,8 @@ from hubdist.delivery import (
     StreamPlan,
     choose_stripes,
 )
-from hubdist.delivery.lag import MAX_GAIN, MIN_BACKLOG, MIN_BEHIND, PATIENCE, UNHEARD, WINDOW
 from hubdist.errors import NodeLostError, SenderLostError
+from hubdist.streams.lag import MAX_GAIN, MIN_BACKLOG, MIN_BEHIND, PATIENCE, UNHEARD, WINDOW
 
 MIB = 1 << 20
 SOURCE = "source"

@@ -30,8 +30,9 @@ from pathlib import Path
 from hubdist.model.chunks import cut_chunks
 from hubdist.model.manifest import BLOCK_BYTES, EntryDigester, Manifest
 from hubdist.store.store import Store
+from hubdist.streams.buffers import Buffers
 from hubdist.streams.client import UnitStream
-from hubdist.streams.follower import Follower
+from hubdist.streams.follower import Follower, StripeEnded
 from hubdist.streams.server import StreamServer
 from hubdist.streams.units import Units
 
@@ -128,16 +129,21 @@ def receive_streams(address: tuple[str, int], manifest: Manifest, folder: Path, 
     with store.stage_chunks(manifest) as stage:
         units = Units(SECRET, stage.open_file)
         follower = Follower(
-            units, stage.write_chunk, lambda _: UnitStream(address, SECRET, DELIVERY), stripes=connections
+            units,
+            stage.write_chunk,
+            lambda _: UnitStream(address, SECRET, DELIVERY),
+            Buffers(64),
+            stripes=connections,
         )
         for stripe in range(connections):
             follower.follow(stripe, "sender")
         ended = 0
         while ended < connections:
             for news in follower.wait(60):
-                if news.error is not None:
-                    raise news.error
-                ended += 1
+                if isinstance(news, StripeEnded):
+                    if news.error is not None:
+                        raise news.error
+                    ended += 1
         follower.stop()
         stage.close(manifest, range(len(manifest.entries)))
 

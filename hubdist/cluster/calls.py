@@ -105,6 +105,13 @@ def unexpected_error(error: Exception, doing: str) -> PeerError:
     )
 
 
+def share(value: Any) -> Any:
+    """Put a value into Ray's object store; the reference that is returned stands for the value in calls."""
+    import ray
+
+    return ray.put(value)
+
+
 def stop_actor(actor: Any) -> None:
     """End an actor for good; does nothing if the actor is gone."""
     import ray

@@ -90,19 +90,10 @@ class SourceFailed:
     error: HubdistError
 
 
-Event = (
-    NodeJoined
-    | HolderJoined
-    | ChunksReady
-    | SourcePublished
-    | ChunkArrived
-    | ChunkFailed
-    | NodeFailed
-    | NodeSilent
-    | NodeHeard
-    | NodePublished
-    | SourceFailed
-)
+NodeEvent = HolderJoined | SourcePublished | NodeFailed | NodeSilent | NodeHeard | NodePublished | SourceFailed
+"""Events that every plan takes."""
+
+Event = NodeJoined | ChunksReady | ChunkArrived | ChunkFailed | NodeEvent
 
 
 @dataclass(frozen=True, slots=True)

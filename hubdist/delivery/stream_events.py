@@ -8,17 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from hubdist.delivery.events import (
-    Finish,
-    HolderJoined,
-    NodeFailed,
-    NodeHeard,
-    NodePublished,
-    NodeSilent,
-    Publish,
-    SourceFailed,
-    SourcePublished,
-)
+from hubdist.delivery.events import Finish, NodeEvent, Publish
 from hubdist.errors import HubdistError
 
 
@@ -82,25 +72,20 @@ class StreamLags:
 
 
 @dataclass(frozen=True, slots=True)
+class NodeStuck:
+    """A node gives no answer, and has not even taken its seat, so it has nothing to send to its children."""
+
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
 class NodeComplete:
     """A node has all units of the model."""
 
     node: str
 
 
-StreamEvent = (
-    NodesJoined
-    | HolderJoined
-    | SourcePublished
-    | StreamBroke
-    | StreamLags
-    | NodeComplete
-    | NodePublished
-    | NodeFailed
-    | NodeSilent
-    | NodeHeard
-    | SourceFailed
-)
+StreamEvent = NodesJoined | StreamBroke | StreamLags | NodeStuck | NodeComplete | NodeEvent
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,7 @@ from hubdist.delivery.stream_events import (
     Newcomer,
     NodeComplete,
     NodesJoined,
+    NodeStuck,
     StreamBroke,
     StreamCommand,
     StreamEvent,
@@ -93,6 +94,9 @@ class StreamPlan:
                 self._fail(node, error)
             case NodeSilent(node):
                 self._set_silent(node, is_silent=True)
+            case NodeStuck(node):
+                self._set_silent(node, is_silent=True)
+                self._repair.move_children(node)
             case NodeHeard(node):
                 self._set_silent(node, is_silent=False)
             case SourceFailed(error):

@@ -112,6 +112,16 @@ class Repair:
         for stripe, children in enumerate(below):
             self._seat_orphans(children, stripe, above[stripe])
 
+    def move_children(self, node: str) -> None:
+        """Seat the children of a node elsewhere.
+
+        Args:
+            node: The node's name; nothing happens if it takes no part.
+        """
+        member = self._trees.find(node)
+        if member is not None:
+            self._move_children(member)
+
     def move_below(self, link: float) -> None:
         """Move slower nodes from the source to nodes that have joined: faster ones need the source's link.
 

@@ -6,7 +6,7 @@ import contextlib
 import socket
 from dataclasses import dataclass
 
-from hubdist.errors import IntegrityError, PeerError, PortClosedError
+from hubdist.errors import PeerError, PortClosedError
 from hubdist.model.chunks import Chunk
 from hubdist.streams.frames import (
     HEADER_BYTES,
@@ -29,13 +29,11 @@ class Unit:
     """A unit as it came; nobody has checked its bytes.
 
     Attributes:
-        number: The unit.
-        chunk: Its pieces and digests, as the parent describes them.
+        chunk: Its number, pieces and digests, as the parent describes them.
         data: Its bytes; valid until the next unit is received.
         more: True if this is a part of the unit, and a further part follows.
     """
 
-    number: int
     chunk: Chunk
     data: memoryview
     more: bool = False
@@ -74,26 +72,43 @@ class UnitStream:
         """Ask for units; the answer to an earlier request must have ended."""
         send(self._connection, request.encode())
 
-    def receive(self) -> Unit | Header:
-        """The next unit; or a heartbeat, or the end of the answer.
+    def receive_header(self) -> Header:
+        """The head of the next frame. After a unit's head, `receive_bytes` must be called.
 
         Raises:
-            PeerError: The parent cannot go on, or has closed the connection.
-            IntegrityError: What came is not a unit.
+            PeerError: The parent cannot go on, or has closed the connection; or what came is not a frame.
             TransferTimeoutError: Nothing came in time.
         """
         header = Header.decode(receive(self._connection, HEADER_BYTES))
         if header.kind is FrameKind.REFUSED:
             raise PeerError(f"the node that should send unit {header.number} cannot read it")
-        if header.kind is not FrameKind.UNIT:
-            return header
+        return header
+
+    def receive_bytes(self, header: Header, buffer: memoryview) -> Chunk:
+        """The chunk of a unit, or of a part of it, with its bytes, which nobody has checked.
+
+        Args:
+            header: The head that `receive_header` returned.
+            buffer: Where the bytes go; of `header.size`.
+
+        Raises:
+            PeerError: The parent has closed the connection, or what came is not a unit.
+            TransferTimeoutError: Nothing came in time.
+        """
         pieces = decode_pieces(header, receive(self._connection, header.pieces * PIECE_BYTES))
         digests = bytes(receive(self._connection, digests_bytes(pieces)))
+        receive_into(self._connection, buffer)
+        return Chunk(header.number, pieces, digests)
+
+    def receive(self) -> Unit | Header:
+        """The next unit; or a heartbeat, or the end of the answer. Raises what `receive_header` raises."""
+        header = self.receive_header()
+        if header.kind is not FrameKind.UNIT:
+            return header
         if len(self._buffer) < header.size:
             self._buffer = bytearray(header.size)
         data = memoryview(self._buffer)[: header.size]
-        receive_into(self._connection, data)
-        return Unit(header.number, Chunk(header.number, pieces, digests), data, header.more)
+        return Unit(self.receive_bytes(header, data), data, header.more)
 
     @property
     def is_closed(self) -> bool:
@@ -113,17 +128,3 @@ class UnitStream:
         """Let the thread that receives stop soon, with a PeerError."""
         with contextlib.suppress(OSError):
             self._connection.shutdown(socket.SHUT_RDWR)
-
-
-def check_number(unit: Unit, expected: int) -> None:
-    """Check that a parent sends what was asked for.
-
-    Args:
-        unit: What came.
-        expected: The next unit of the request.
-
-    Raises:
-        IntegrityError: The parent sends another unit.
-    """
-    if unit.number != expected:
-        raise IntegrityError(f"unit {unit.number} came instead of unit {expected}")

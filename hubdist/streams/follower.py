@@ -11,10 +11,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from hubdist.errors import HubdistError, PeerError
+from hubdist.errors import HubdistError, IntegrityError, PeerError
 from hubdist.model.chunks import Chunk, join_chunks
-from hubdist.streams.client import Unit, check_number
-from hubdist.streams.frames import NO_END, Header, Request
+from hubdist.streams.buffers import Buffers
+from hubdist.streams.frames import NO_END, FrameKind, Header, Request
+from hubdist.streams.lag import LagWatch, Progress
 from hubdist.streams.units import Units
 from hubdist.system.threads import start_thread
 
@@ -29,8 +30,12 @@ class Stream(Protocol):
         """Ask for units."""
         ...
 
-    def receive(self) -> Unit | Header:
-        """The next unit, a heartbeat, or the end of the answer."""
+    def receive_header(self) -> Header:
+        """The head of the next unit, a heartbeat, or the end of the answer."""
+        ...
+
+    def receive_bytes(self, header: Header, buffer: memoryview) -> Chunk:
+        """The chunk of the unit whose head came last; its bytes go into the buffer."""
         ...
 
     def cancel(self) -> None:
@@ -57,13 +62,39 @@ class StripeEnded:
     error: HubdistError | None
 
 
+@dataclass(frozen=True, slots=True)
+class StripeLags:
+    """A stripe that falls behind the others, while its parent is to blame.
+
+    Attributes:
+        stripe: The stripe.
+        parent: The parent's name.
+    """
+
+    stripe: int
+    parent: str
+
+
+StripeNews = StripeEnded | StripeLags
+
+
 @dataclass(slots=True)
 class _Stripe:
-    """The stream that a stripe comes by now; another thread may still be ending with an earlier one."""
+    """The stream that a stripe comes by now; another thread may still be ending with an earlier one.
+
+    Attributes:
+        parent: The parent's name.
+        stream: The stream, once it is open.
+        stopped: Set when the stream is left for another one.
+        ended: True once the stream has ended by itself.
+        progress: What the parent has told last; None before it answers.
+    """
 
     parent: str
     stream: Stream | None = None
     stopped: threading.Event = field(default_factory=threading.Event)
+    ended: bool = False
+    progress: Progress | None = None
 
 
 class Follower:
@@ -74,7 +105,9 @@ class Follower:
         write: Checks a unit against its digests and writes it. Raises IntegrityError for wrong bytes, StoreError if
             this node's disk refuses.
         open_stream: Opens a stream to a parent by name.
+        buffers: Lends the memory for what is received.
         stripes: The number of stripes.
+        clock: Tells the time in seconds.
 
     Attributes:
         received: Parent -> bytes that came from there.
@@ -86,6 +119,7 @@ class Follower:
         units: Units,
         write: Callable[[Chunk, memoryview], None],
         open_stream: Callable[[str], Stream],
+        buffers: Buffers,
         *,
         stripes: int,
         clock: Callable[[], float] = time.monotonic,
@@ -93,13 +127,15 @@ class Follower:
         self._units = units
         self._write = write
         self._open_stream = open_stream
+        self._buffers = buffers
         self._stripes = stripes
+        self._lag = LagWatch(stripes)
         self._clock = clock
         self._begun = clock()
         self._changed = threading.Condition()
         self._current: dict[int, _Stripe] = {}
         self._threads: set[threading.Thread] = set()
-        self._news: list[StripeEnded] = []
+        self._news: list[StripeNews] = []
         self._stopped = False
         self.received: Counter[str] = Counter()
         self.marks: list[tuple[float, int]] = []
@@ -107,22 +143,25 @@ class Follower:
     def follow(self, stripe: int, parent: str) -> None:
         """Receive a stripe from a parent, from the first unit on that this node lacks; an earlier stream is left.
 
+        Nothing changes if the stripe comes from that parent already.
+
         Args:
             stripe: The stripe.
             parent: The parent's name.
         """
         current = _Stripe(parent)
         with self._changed:
-            if self._stopped:
-                return
             before = self._current.get(stripe)
+            if self._stopped or (before is not None and before.parent == parent and not before.ended):
+                return
             self._current[stripe] = current
+            self._lag.reseat(stripe)
             _leave(before)
             thread, outcome = start_thread(lambda: self._receive(stripe, current), f"hubdist-stripe-{stripe}")
             outcome.add_done_callback(lambda ended: self._tell(stripe, current, ended.exception()))
             self._threads = {running for running in self._threads if running.is_alive()} | {thread}
 
-    def wait(self, timeout_s: float) -> list[StripeEnded]:
+    def wait(self, timeout_s: float) -> list[StripeNews]:
         """Wait for news of stripes, and take them.
 
         Args:
@@ -151,6 +190,7 @@ class Follower:
             _LOG.error("hubdist: unexpected %s in a stream:\n%s", type(error).__name__, where)
             error = PeerError(f"unexpected {type(error).__name__} in a stream")
         with self._changed:
+            current.ended = True
             if not current.stopped.is_set():
                 self._news.append(StripeEnded(stripe, current.parent, error))
                 self._changed.notify_all()
@@ -175,26 +215,40 @@ class Follower:
         """Receive the units of one request; False if this thread was told to leave."""
         expected, parts = request.first, list[Chunk]()
         while not current.stopped.is_set():
-            came = stream.receive()
-            if isinstance(came, Unit):
-                check_number(came, expected)
-                self._write(came.chunk, came.data)
-                parts.append(came.chunk)
-                if not came.more:
-                    self._note(join_chunks(parts), current.parent)
-                    parts = []
-                    expected += request.step
-            elif came.is_end:
-                if came.number != NO_END:
-                    self._units.set_count(came.number)
+            header = stream.receive_header()
+            current.progress = header.progress
+            if header.is_end:
+                if header.number != NO_END:
+                    self._units.set_count(header.number)
                 return True
+            if header.kind is not FrameKind.UNIT:
+                continue
+            if header.number != expected:
+                raise IntegrityError(f"unit {header.number} came instead of unit {expected}")
+            with self._buffers.take(header.size) as buffer:
+                chunk = stream.receive_bytes(header, buffer)
+                self._write(chunk, buffer)
+            parts.append(chunk)
+            if not header.more:
+                self._note(join_chunks(parts), current.parent)
+                parts = []
+                expected += request.step
         return False
 
     def _note(self, chunk: Chunk, parent: str) -> None:
         self._units.add(chunk.index, chunk)
+        counts = self._units.counts(self._stripes)
         with self._changed:
             self.received[parent] += chunk.size
             self.marks.append((self._clock() - self._begun, self.received.total()))
+            current = [self._current.get(stripe) for stripe in range(self._stripes)]
+            lagging = self._lag.look(counts, [None if each is None else each.progress for each in current])
+            complaints = [
+                StripeLags(stripe, each.parent) for stripe in lagging if (each := current[stripe]) is not None
+            ]
+            if complaints:
+                self._news += complaints
+                self._changed.notify_all()
 
 
 def _leave(current: _Stripe | None) -> None:

@@ -21,14 +21,14 @@ from typing import Self
 from hubdist.errors import PeerError
 from hubdist.model.chunks import Chunk, Piece
 from hubdist.model.manifest import BLOCK_BYTES, DIGEST_BYTES
-
-MAX_UNIT_BYTES = 64 << 20
-"""Largest unit; more in a header is a fault of the sender."""
+from hubdist.streams.lag import NO_PROGRESS, Progress
 
 PART_BYTES = 1 << 20
-"""A unit with more bytes comes in parts of this size, a frame for each: small enough for the processor's cache."""
+"""A unit with more bytes comes in parts of this size, a frame for each: small enough for the processor's cache. More
+bytes in one frame are a fault of the sender."""
 
 MAX_PIECES = 1 << 20
+MAX_STEP = 64
 NONCE_BYTES = 16
 PROOF_BYTES = 32
 DELIVERY_BYTES = 8
@@ -37,7 +37,7 @@ _MAGIC = b"hubd"
 _VERSION = 1
 _HELLO = struct.Struct(f"<4sHH{DELIVERY_BYTES}s{NONCE_BYTES}s")
 _REQUEST = struct.Struct("<4sIQQ")
-_HEADER = struct.Struct("<BBHIQQ")
+_HEADER = struct.Struct("<BBHIQQII")
 _PIECE = struct.Struct("<IQQ")
 
 HELLO_BYTES = _HELLO.size
@@ -82,7 +82,7 @@ class Request:
     Attributes:
         first: The first unit.
         end: Units from this one on are not wanted; `NO_END` for all that the delivery has.
-        step: The distance between units, at least 1; 8 for one of eight stripes.
+        step: The distance between units, from 1 to `MAX_STEP`; 8 for one of eight stripes.
     """
 
     first: int
@@ -101,7 +101,7 @@ class Request:
             PeerError: The bytes are not a request.
         """
         magic, step, first, end = _REQUEST.unpack(data)
-        if magic != _MAGIC or step < 1:
+        if magic != _MAGIC or not 1 <= step <= MAX_STEP:
             raise PeerError("a request for units is malformed")
         return cls(first, end, step)
 
@@ -137,17 +137,17 @@ class Header:
         number: The unit. In END, how many units the delivery has, `NO_END` if the parent does not know. In other
             frames, the next unit that the parent would send.
         pieces: How many pieces the unit's chunk has.
-        size: Bytes of the unit.
-        waits: In a heartbeat: true if the parent waits for its own parent.
+        size: Bytes of the unit, or of this part of the unit.
         more: In a unit: true if a further part of the unit follows.
+        progress: How far the parent is with the stripes of which the request asks for one.
     """
 
     kind: FrameKind
     number: int
     pieces: int = 0
     size: int = 0
-    waits: bool = False
     more: bool = False
+    progress: Progress = NO_PROGRESS
 
     @property
     def is_end(self) -> bool:
@@ -156,7 +156,9 @@ class Header:
 
     def encode(self) -> bytes:
         """The header as bytes."""
-        return _HEADER.pack(self.kind, self.waits | self.more << 1, 0, self.pieces, self.number, self.size)
+        progress = self.progress
+        flags = self.more | progress.has_begun << 1
+        return _HEADER.pack(self.kind, flags, 0, self.pieces, self.number, self.size, progress.count, progress.lead)
 
     @classmethod
     def decode(cls, data: bytes | bytearray | memoryview) -> Self:
@@ -165,21 +167,23 @@ class Header:
         Raises:
             PeerError: The bytes are not a header, or announce more than a unit may have.
         """
-        kind, flags, _, pieces, number, size = _HEADER.unpack(data)
-        if kind not in _KINDS or pieces > MAX_PIECES or size > MAX_UNIT_BYTES:
+        kind, flags, _, pieces, number, size, count, lead = _HEADER.unpack(data)
+        if kind not in _KINDS or pieces > MAX_PIECES or size > PART_BYTES:
             raise PeerError("a frame of a stream is malformed")
-        return cls(FrameKind(kind), number, pieces, size, bool(flags & 1), bool(flags & 2))
+        progress = Progress(count, lead, bool(flags & 2))
+        return cls(FrameKind(kind), number, pieces, size, bool(flags & 1), progress)
 
 
-def encode_chunk(number: int, chunk: Chunk, *, more: bool = False) -> bytes:
+def encode_chunk(number: int, chunk: Chunk, *, more: bool = False, progress: Progress = NO_PROGRESS) -> bytes:
     """The head of a unit's frame: header, pieces and digests. The unit's bytes follow it.
 
     Args:
         number: The unit.
         chunk: Its pieces, and the digests of their blocks.
         more: The chunk is a part of the unit, and a further part follows.
+        progress: How far the sender is.
     """
-    header = Header(FrameKind.UNIT, number, len(chunk.pieces), chunk.size, more=more)
+    header = Header(FrameKind.UNIT, number, len(chunk.pieces), chunk.size, more, progress)
     pieces = (_PIECE.pack(piece.entry_index, piece.start, piece.end) for piece in chunk.pieces)
     return b"".join((header.encode(), *pieces, chunk.block_digests))
 

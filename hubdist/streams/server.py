@@ -18,30 +18,21 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Self
 
 from hubdist.errors import HubdistError, PeerError
-from hubdist.model.chunks import Chunk
 from hubdist.streams.frames import (
     HELLO_BYTES,
-    NO_END,
     NONCE_BYTES,
-    PART_BYTES,
     PROOF_BYTES,
     REQUEST_BYTES,
-    FrameKind,
-    Header,
     Hello,
     Request,
-    encode_chunk,
 )
 from hubdist.streams.handshake import greet, is_proof
-from hubdist.streams.sockets import receive, send, set_timeouts
+from hubdist.streams.sending import push_units
+from hubdist.streams.sockets import receive, set_timeouts
 from hubdist.streams.units import Units
 from hubdist.system.threads import start_thread
-
-HEARTBEAT_S = 0.5
-"""How often a parent that has nothing to send shows that it lives."""
 
 _GREETING_S = 2.0
 _IDLE_S = 10.0
@@ -235,7 +226,7 @@ class StreamServer:
             set_timeouts(connection, receive_s=_IDLE_S, send_s=_SEND_S)
             with contextlib.suppress(HubdistError):  # the child is gone, silent, or has all that it wants
                 while not self._stopped.is_set():
-                    self._push(connection, units, request)
+                    push_units(connection, units, request, self._stopped)
                     request = Request.decode(bytes(receive(connection, REQUEST_BYTES)))
         except OSError as error:
             _LOG.info("hubdist: a stream to another node ended: %s", error.strerror)
@@ -243,78 +234,6 @@ class StreamServer:
             with self._guard:
                 self._streams.pop(connection, None)
             connection.close()
-
-    def _push(self, connection: socket.socket, units: Units, request: Request) -> None:
-        number = request.first
-        try:
-            with _OpenFile(units) as file:
-                while number < request.end and not units.is_beyond(number):
-                    if self._stopped.is_set():
-                        return
-                    chunk = units.wait(number, HEARTBEAT_S)
-                    if chunk is not None:
-                        parts = chunk.split(PART_BYTES)
-                        for at, part in enumerate(parts, 1):
-                            _send_part(connection, number, part, file, more=at < len(parts))
-                        number += request.step
-                    elif not units.is_beyond(number):
-                        send(connection, Header(FrameKind.HEARTBEAT, number, waits=True).encode())
-        except _NotSentError as refused:
-            send(connection, Header(FrameKind.REFUSED, number).encode())
-            raise refused.error from None
-        send(connection, Header(FrameKind.END, NO_END if units.count is None else units.count).encode())
-
-
-class _NotSentError(Exception):
-    """A unit cannot be read, and nothing of it was sent."""
-
-    def __init__(self, error: HubdistError) -> None:
-        super().__init__(str(error))
-        self.error = error
-
-
-class _OpenFile:
-    """The file that a stream sends from: one descriptor at a time, because units come in the order of the files."""
-
-    def __init__(self, units: Units) -> None:
-        self._units = units
-        self._number: int | None = None
-        self._descriptor = -1
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._close()
-
-    def get(self, number: int) -> int:
-        """The descriptor of a file, by its number."""
-        if number != self._number:
-            self._close()
-            self._descriptor = self._units.open_file(number)
-            self._number = number
-        return self._descriptor
-
-    def _close(self) -> None:
-        if self._number is not None:
-            os.close(self._descriptor)
-            self._number = None
-
-
-def _send_part(connection: socket.socket, number: int, chunk: Chunk, file: _OpenFile, *, more: bool) -> None:
-    try:
-        file.get(chunk.pieces[0].entry_index)
-    except HubdistError as error:
-        raise _NotSentError(error) from None
-    head = encode_chunk(number, chunk, more=more)
-    connection.sendall(head, socket.MSG_MORE)  # with the first bytes, in one packet
-    for piece in chunk.pieces:
-        descriptor, at = file.get(piece.entry_index), piece.start
-        while at < piece.end:
-            sent = os.sendfile(connection.fileno(), descriptor, at, piece.end - at)
-            if not sent:
-                raise PeerError(f"file {piece.entry_index} of a model ends at byte {at}")
-            at += sent
 
 
 def _listen(host: str, ports: Iterable[int]) -> socket.socket:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from hubdist.errors import PeerError
 from hubdist.model.chunks import Chunk
 from hubdist.streams.frames import NO_END, Request
+from hubdist.streams.lag import Progress, find_lead
 
 
 class Units:
@@ -24,6 +25,8 @@ class Units:
         self.open_file = open_file
         self._changed = threading.Condition()
         self._chunks: dict[int, Chunk] = {}
+        self._counts = [0]
+        """Stripe -> units of it that are here; there are as many stripes as somebody asked for last."""
         self._count: int | None = None
         self._closed = False
 
@@ -53,6 +56,8 @@ class Units:
             chunk: Its pieces and digests.
         """
         with self._changed:
+            if number not in self._chunks:
+                self._counts[number % len(self._counts)] += 1
             self._chunks[number] = chunk
             self._changed.notify_all()
 
@@ -68,12 +73,13 @@ class Units:
             self._closed = True
             self._changed.notify_all()
 
-    def wait(self, number: int, timeout_s: float) -> Chunk | None:
+    def wait(self, number: int, timeout_s: float, *, lead: tuple[int, int] | None = None) -> Chunk | None:
         """The chunk of a unit, when this node has the unit.
 
         Args:
             number: The unit.
             timeout_s: Longest wait in seconds.
+            lead: Number of stripes, and how many units of the leading one end the wait too; None: no such end.
 
         Returns:
             None if the unit did not come in time, or there is no such unit; `is_beyond` tells these apart.
@@ -81,11 +87,48 @@ class Units:
         Raises:
             PeerError: This node takes no part in the delivery any more.
         """
+
+        def ends() -> bool:
+            if self._closed or number in self._chunks or self._is_beyond(number):
+                return True
+            return lead is not None and find_lead(self._count_by(lead[0])) >= lead[1]
+
         with self._changed:
-            self._changed.wait_for(lambda: self._closed or number in self._chunks or self._is_beyond(number), timeout_s)
+            self._changed.wait_for(ends, timeout_s)
             if self._closed:
                 raise PeerError("this node takes no part in the delivery any more")
             return self._chunks.get(number)
+
+    def counts(self, stripes: int) -> list[int]:
+        """For each stripe how many of its units this node has.
+
+        Args:
+            stripes: The number of stripes.
+        """
+        with self._changed:
+            return list(self._count_by(stripes))
+
+    def progress(self, request: Request) -> Progress:
+        """How far this node is, for a node that asks for a stripe.
+
+        Args:
+            request: What the other node asks for.
+        """
+        with self._changed:
+            counts = self._count_by(request.step)
+            return Progress(counts[request.first % request.step], find_lead(counts), has_begun=min(counts) > 0)
+
+    def _count_by(self, stripes: int) -> list[int]:
+        if len(self._counts) != stripes:
+            self._counts = [0] * stripes
+            for number in self._chunks:
+                self._counts[number % stripes] += 1
+        return self._counts
+
+    def has(self, number: int) -> bool:
+        """True if this node has a unit."""
+        with self._changed:
+            return number in self._chunks
 
     def is_beyond(self, number: int) -> bool:
         """True if the delivery has fewer units than this number asks for."""

@@ -176,11 +176,29 @@ def read_range(path: Path, start: int, view: memoryview) -> None:
         if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
             raise
         raise IntegrityError(f"{path} is missing") from None
-    with os.fdopen(descriptor, "rb", buffering=0) as file:
-        file.seek(start)
-        filled = 0
-        while filled < len(view):
-            count = file.readinto(view[filled:])
-            if not count:
-                raise LengthMismatchError(f"{path} ends at byte {start + filled}")
-            filled += count
+    try:
+        read_open_file(descriptor, start, view)
+    except LengthMismatchError as error:
+        raise LengthMismatchError(f"{path}: {error.what}") from None
+    finally:
+        os.close(descriptor)
+
+
+def read_open_file(descriptor: int, start: int, view: memoryview) -> None:
+    """Fill a buffer with bytes of an open file.
+
+    Args:
+        descriptor: The file.
+        start: Offset of the first byte.
+        view: The buffer.
+
+    Raises:
+        LengthMismatchError: The file is too short.
+        OSError: The disk refuses.
+    """
+    filled = 0
+    while filled < len(view):
+        count = os.preadv(descriptor, [view[filled:]], start + filled)
+        if not count:
+            raise LengthMismatchError(f"the file ends at byte {start + filled}")
+        filled += count

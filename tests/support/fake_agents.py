@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from hubdist.cluster.agent.agent import NodeAgent
-from hubdist.cluster.agent.chunk_rpc import request_part
+from hubdist.cluster.agent.chunk_rpc import describe_unit, request_part
 from hubdist.cluster.agent.node_port import NodePort
 from hubdist.cluster.coordinator.agent_pool import AgentPool
 from hubdist.cluster.coordinator.liveness import LivenessTimes
@@ -150,7 +150,7 @@ class FakeNodes:
         self.request: Callable[..., bytearray] = functools.partial(
             request_part, load_agent=self._actors.__getitem__, get_results=_get_results
         )
-        self.describe = lambda agent, delivery, number: self._actors[agent]._agent.describe_unit(delivery, number)
+        self.describe = functools.partial(describe_unit, load_agent=self._actors.__getitem__)
         self.threads: list[threading.Thread] = []
         self.ended = False
         self._running = {name: threading.Event() for name in self.nodes}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,14 @@ from typing import Any
 import numpy as np
 
 from hubdist.cluster.agent.chunk_exchange import ChunkExchange, Fetched, Ready
-from hubdist.cluster.agent.chunk_rpc import Sender, describe_unit, request_part, split_into_results
+from hubdist.cluster.agent.chunk_rpc import (
+    DescribeUnit,
+    RequestPart,
+    Sender,
+    describe_unit,
+    request_part,
+    split_into_results,
+)
 from hubdist.cluster.agent.node_port import Address, NodePort
 from hubdist.cluster.agent.node_streams import News, NodeStreams, Parent
 from hubdist.cluster.refresh_marks import grow_mark
@@ -34,6 +41,8 @@ from hubdist.resolver.node_store import open_store
 from hubdist.store.nonces import Nonces
 from hubdist.store.snapshot import Snapshot
 from hubdist.store.store import Store
+from hubdist.streams.buffers import Buffers
+from hubdist.streams.frames import PART_BYTES
 
 
 class NodeAgent:
@@ -55,13 +64,14 @@ class NodeAgent:
         node_id: str,
         *,
         host: str | None = None,
-        request: Callable[[Sender, str, Chunk, float], bytearray] = request_part,
-        describe: Callable[[bytes, str, int], Chunk | int | None] = describe_unit,
+        request: RequestPart = request_part,
+        describe: DescribeUnit = describe_unit,
     ) -> None:
         self._config = config
         self._node_id = node_id
         self._port = NodePort(host if config.opens_port else None, config.port_range)
-        self._streams = NodeStreams(self._port, request, describe)
+        buffers = Buffers(max(1, config.max_in_flight_bytes // PART_BYTES))
+        self._streams = NodeStreams(self._port, buffers, request, describe)
         self._exchange = ChunkExchange(lambda: self._store, config, request=request, port=self._port)
 
     @functools.cached_property
@@ -69,20 +79,29 @@ class NodeAgent:
         """Made at the first call, because an error of the actor's constructor would lose its type."""
         return open_store(self._config, self._node_id)
 
-    def begin(self, delivery: str, secret: bytes, manifest: Manifest | None, copy: RemoteCopy | None) -> Ready:
+    def begin(
+        self,
+        delivery: str,
+        secret: bytes,
+        manifest: Manifest | None,
+        chunk_bytes: int | None,
+        copy: RemoteCopy | None,
+    ) -> Ready:
         """Make ready to receive a model.
 
         Args:
             delivery: Name of the delivery.
             secret: The delivery's secret.
             manifest: The model's manifest; None while its origin is still being read.
+            chunk_bytes: The size that the model is cut to; None if it is cut while its origin is being read.
             copy: The remote directory that this node reads chunks from; None if agents send all chunks.
 
         Raises:
             StoreError: The node's disk refuses, or has too little room.
             TransferError, ResolveError: The remote directory cannot be read.
         """
-        return self._exchange.begin(delivery, secret, manifest, copy)
+        self._streams.leave(delivery)
+        return self._exchange.begin(delivery, secret, manifest, chunk_bytes, copy)
 
     def offer(
         self, delivery: str, secret: bytes, stage: str | None, chunks: Sequence[tuple[Chunk, Sequence[str]]]
@@ -133,20 +152,6 @@ class NodeAgent:
             StoreError: The node's disk refuses.
         """
         return split_into_results(memoryview(self._exchange.send(delivery, part)))
-
-    def send_staged(self, stage: str, paths: Sequence[str], part: Chunk) -> tuple[bytes, ...]:
-        """Return bytes of a stage that the coordinator is writing, split into several results of the call.
-
-        Args:
-            stage: Name of the stage in this node's store.
-            paths: For each piece of the part, the path of its file in the stage.
-            part: Which bytes.
-
-        Raises:
-            IntegrityError: The bytes are not there; the stage may have become a snapshot.
-            StoreError: The node's disk refuses.
-        """
-        return split_into_results(memoryview(self._exchange.send_staged(stage, paths, part)))
 
     def fetch(self, delivery: str, chunk: Chunk, sender: Sender | None) -> Fetched:
         """Fetch one chunk, check it and write it into the stage.

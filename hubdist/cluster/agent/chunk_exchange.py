@@ -3,64 +3,39 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
-from hubdist.cluster.agent.chunk_rpc import PART_BYTES, Sender, request_part
+from hubdist.cluster.agent.chunk_rpc import PART_BYTES, RequestPart, Sender, request_part
+from hubdist.cluster.agent.delivery_files import DeliveryFiles
 from hubdist.cluster.agent.node_port import Address, NodePort
 from hubdist.config.schema import Config
 from hubdist.errors import IntegrityError, PeerError, PortClosedError
 from hubdist.model.chunks import Chunk, cut_chunks
 from hubdist.model.manifest import Digest, Manifest
-from hubdist.model.paths import check_entry_path
 from hubdist.remote.copy_reader import CopyReader
 from hubdist.remote.snapshot_copy import RemoteCopy
-from hubdist.store.chunk_stage import ChunkStage, read_pieces
-from hubdist.store.snapshot import Snapshot
+from hubdist.store.chunk_stage import ChunkStage
 from hubdist.store.store import Store
-from hubdist.system.disk import disk_errors
-
-_HOLD_S = 10.0
-"""How long a stage that has become a snapshot may be gone before the coordinator lets this node hold the snapshot."""
+from hubdist.streams.frames import PART_BYTES as STREAM_PART_BYTES
 
 
 @dataclass(slots=True)
 class _Incoming:
-    """A stage that is being filled.
+    """A delivery that this node receives.
 
     Attributes:
-        stage: The stage.
         copy: Reads the chunks that no agent sends; None if agents send all of them.
-        publishing: Held while the stage becomes a snapshot. Whoever finds the stage gone waits for the lock and then
-            finds the snapshot.
+        expected: The model's chunks, as its manifest gives them; None if they are not known.
         unreachable: Ports that could not be reached; their nodes are asked by calls of Ray.
     """
 
-    stage: ChunkStage
     copy: CopyReader | None
-    publishing: threading.Lock = field(default_factory=threading.Lock)
+    expected: Sequence[Chunk] | None
     unreachable: set[Address] = field(default_factory=set)
-
-
-@dataclass(slots=True)
-class _Held:
-    """A published snapshot that chunks are sent from; `paths` are its files in the order of the delivery."""
-
-    snapshot: Snapshot
-    paths: tuple[str, ...]
-
-
-@dataclass(slots=True)
-class _Offered:
-    """The files of a stage that another process of this node writes; `paths` grow while the origin is being read."""
-
-    root: Path
-    paths: dict[int, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +90,7 @@ class ChunkExchange:
         store: Callable[[], Store],
         config: Config,
         *,
-        request: Callable[[Sender, str, Chunk, float], bytearray] = request_part,
+        request: RequestPart = request_part,
         port: NodePort | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -125,13 +100,18 @@ class ChunkExchange:
         self._request = request
         self._clock = clock
         self._guard = threading.Lock()
-        self._held_more = threading.Condition(self._guard)
-        self._offered: dict[str, _Offered] = {}
+        self._files = DeliveryFiles()
         self._incoming: dict[str, _Incoming] = {}
-        self._held: dict[str, _Held] = {}
         self._awaited: set[_Awaited] = set()
 
-    def begin(self, delivery: str, secret: bytes, manifest: Manifest | None, copy: RemoteCopy | None) -> Ready:
+    def begin(
+        self,
+        delivery: str,
+        secret: bytes,
+        manifest: Manifest | None,
+        chunk_bytes: int | None,
+        copy: RemoteCopy | None,
+    ) -> Ready:
         """Make ready to receive a model.
 
         Another call discards what was received until then. A snapshot that this node sends from stays in use.
@@ -140,6 +120,7 @@ class ChunkExchange:
             delivery: Name of the delivery.
             secret: The delivery's secret, which other nodes must know to get chunks.
             manifest: The model's manifest; None while its origin is still being read.
+            chunk_bytes: The size that the model is cut to; None if it is cut while its origin is being read.
             copy: The remote directory that this node reads chunks from; None if agents send all chunks.
 
         Raises:
@@ -151,7 +132,7 @@ class ChunkExchange:
         if snapshot is not None:
             snapshot.release()
             return Ready(True, None)
-        self._release(delivery)  # a snapshot that the store has lost
+        self._files.release(delivery)  # a snapshot that the store has lost
         # Chunks of the earlier stage are not in the new one: the port would send what its files hold instead, and the
         # receivers would take this node for one that sends wrong bytes.
         self._port.leave(delivery)
@@ -163,12 +144,12 @@ class ChunkExchange:
                 reader = CopyReader(copy, manifest, self._config.deadlines, max_bytes=self._config.max_store_bytes)
             if reader is not None:
                 undo.callback(reader.close)
+            if not self._files.fill(delivery, stage):  # the caller repeated the call, because an answer was lost
+                return Ready(False, self._port.address)
             with self._guard:
-                if delivery in self._incoming:  # the caller repeated the call, because an answer was lost
-                    return Ready(False, self._port.address)
-                self._incoming[delivery] = _Incoming(stage, reader)
+                self._incoming[delivery] = _Incoming(reader, _expected(manifest, chunk_bytes))
             undo.pop_all()
-        self._port.join(delivery, secret, lambda number: self._open_file(delivery, number))
+        self._join(delivery, secret)
         return Ready(False, self._port.address)
 
     def offer(
@@ -186,12 +167,8 @@ class ChunkExchange:
             Where this node sends chunks; None if it has no port.
         """
         if stage is not None:
-            with self._guard:
-                offered = self._offered.setdefault(delivery, _Offered(self._store().staged_files(stage)))
-                for chunk, paths in chunks:
-                    numbers = (piece.entry_index for piece in chunk.pieces)
-                    offered.paths.update(zip(numbers, paths, strict=True))
-        self._port.join(delivery, secret, lambda number: self._open_file(delivery, number))
+            self._files.offer(delivery, self._store().staged_files(stage), chunks)
+        self._join(delivery, secret)
         for chunk, _ in chunks:
             self._port.add(delivery, chunk)
         return self._port.address
@@ -223,24 +200,13 @@ class ChunkExchange:
         snapshot = self._store().find(digest)
         if snapshot is None:
             raise IntegrityError(f"the snapshot {digest} is not in the store of the node that should send it")
-        with contextlib.ExitStack() as undo:
-            undo.callback(snapshot.release)
-            paths = [""] * len(ordinals)
-            for entry, ordinal in zip(snapshot.manifest.entries, ordinals, strict=True):
-                paths[ordinal] = entry.path
-            undo.pop_all()
-        with self._guard:
-            before = self._held.get(delivery)
-            self._held[delivery] = _Held(snapshot, tuple(paths))
-            self._held_more.notify_all()
-        self._port.join(delivery, secret, lambda number: self._open_file(delivery, number))
+        self._files.hold(delivery, snapshot, ordinals)
+        self._join(delivery, secret)
         if cut is not None:
             chunks = cut_chunks(snapshot.manifest, cut) if isinstance(cut, int) else cut
             for chunk in chunks:
                 self._port.add(delivery, chunk)
             self._port.units(delivery).set_count(len(chunks))
-        if before is not None:  # the coordinator repeated the call, because the answer was lost
-            before.snapshot.release()
         return self._port.address
 
     def send(self, delivery: str, part: Chunk) -> bytearray:
@@ -255,53 +221,29 @@ class ChunkExchange:
             PeerError: This node takes no part in the delivery.
             StoreError: The node's disk refuses.
         """
-        data = bytearray(part.size)
-        with self._guard:
-            incoming = self._incoming.get(delivery)
-        if incoming is not None:
-            try:
-                incoming.stage.read_chunk(part, memoryview(data))
-            except IntegrityError:
-                with incoming.publishing, self._guard:  # the stage may have become a snapshot meanwhile
-                    if delivery not in self._held:
-                        raise
-            else:
-                return data
-        with self._guard:
-            held = self._held.get(delivery)
-        if held is None:
-            raise PeerError(f"this node takes no part in the delivery {delivery}")
-        paths = [held.paths[piece.entry_index] for piece in part.pieces]
-        read_pieces(held.snapshot.path, paths, part, memoryview(data))
-        return data
-
-    def send_staged(self, stage: str, paths: Sequence[str], part: Chunk) -> bytearray:
-        """Return bytes of a stage that another process of this node is writing; the receiver checks them.
-
-        Args:
-            stage: Name of the stage in this node's store.
-            paths: For each piece of the part, the path of its file in the stage.
-            part: Which bytes.
-
-        Raises:
-            IntegrityError: The bytes are not there; the stage may have become a snapshot.
-            StoreError: The node's disk refuses.
-        """
-        data = bytearray(part.size)
-        read_pieces(self._store().staged_files(stage), paths, part, memoryview(data))
-        return data
+        if not self._port.units(delivery).has(part.index):
+            raise IntegrityError(f"this node does not have chunk {part.index}")
+        return self._files.read(delivery, part)
 
     def writer(self, delivery: str) -> Callable[[Chunk, memoryview], None]:
         """What checks a unit's bytes and writes them into this node's stage.
 
+        Once the manifest is known, a unit must also be the manifest's: its digests came from the node that sent it.
+
         Raises:
             PeerError: This node receives nothing for the delivery.
         """
+        stage = self._files.stage(delivery)
         with self._guard:
             incoming = self._incoming.get(delivery)
-        if incoming is None:
-            raise PeerError(f"this node takes no part in the delivery {delivery}")
-        return incoming.stage.write_chunk
+        expected = None if incoming is None else incoming.expected
+
+        def write(chunk: Chunk, data: memoryview) -> None:
+            if expected is not None and (chunk.index >= len(expected) or expected[chunk.index] != chunk):
+                raise IntegrityError(f"unit {chunk.index} is not as the model's manifest says")
+            stage.write_chunk(chunk, data)
+
+        return write
 
     def fetch(self, delivery: str, chunk: Chunk, sender: Sender | None) -> Fetched:
         """Fetch one chunk, check it and write it into the stage.
@@ -320,43 +262,42 @@ class ChunkExchange:
             incoming = self._incoming.get(delivery)
         if incoming is None:
             raise PeerError(f"this node takes no part in the delivery {delivery}")
+        stage = self._files.stage(delivery)
         if sender is None:
-            seconds = self._read_copy(incoming, chunk)
+            seconds = self._read_copy(incoming, stage, chunk)
             self._port.add(delivery, chunk)
             return Fetched(seconds)
         closed = None
         with self._await(delivery, sender) as asked:
             if sender.address is not None and sender.address not in incoming.unreachable:
                 try:
-                    return Fetched(self._fetch_by_port(delivery, chunk, sender.address, incoming, asked))
+                    return Fetched(self._fetch_by_port(delivery, chunk, sender.address, stage, asked))
                 except PortClosedError as error:
                     incoming.unreachable.add(sender.address)
                     closed = error.what
-            seconds = self._fetch_by_calls(delivery, chunk, incoming, asked)
+            seconds = self._fetch_by_calls(delivery, chunk, stage, asked)
         self._port.add(delivery, chunk)
         return Fetched(seconds, closed)
 
-    def _fetch_by_port(
-        self, delivery: str, chunk: Chunk, address: Address, incoming: _Incoming, asked: Sender
-    ) -> float:
+    def _fetch_by_port(self, delivery: str, chunk: Chunk, address: Address, stage: ChunkStage, asked: Sender) -> float:
         assert asked.cancelled is not None
         return self._port.fetch(
             delivery,
             chunk,
             address,
-            incoming.stage.write_chunk,
+            stage.write_chunk,
             timeout_s=self._config.chunk_timeout_s,
             cancelled=asked.cancelled,
             clock=self._clock,
         )
 
-    def _fetch_by_calls(self, delivery: str, chunk: Chunk, incoming: _Incoming, asked: Sender) -> float:
+    def _fetch_by_calls(self, delivery: str, chunk: Chunk, stage: ChunkStage, asked: Sender) -> float:
         seconds = 0.0
         for part in chunk.split(PART_BYTES):
             begin = self._clock()
             data = self._request(asked, delivery, part, self._config.chunk_timeout_s - seconds)
             seconds += self._clock() - begin
-            incoming.stage.write_chunk(part, memoryview(data))
+            stage.write_chunk(part, memoryview(data))
         return seconds
 
     def cancel_requests(self, delivery: str, agent: bytes) -> None:
@@ -381,29 +322,24 @@ class ChunkExchange:
             IntegrityError: The stage does not hold exactly the manifest's files.
             StoreError: The node's disk refuses.
         """
-        with self._guard:
-            incoming = self._incoming.get(delivery)
-        if incoming is None:
-            return  # the coordinator repeated the call, because the answer was lost
-        with incoming.publishing:
-            with self._guard:
-                if delivery in self._held:  # the first of two calls has published meanwhile
-                    return
-            incoming.stage.close(manifest, ordinals)
-            self._store().publish(incoming.stage).release()
+        with self._files.publishing(delivery) as stage:
+            if stage is None:  # the coordinator repeated the call, because the answer was lost
+                return
+            stage.close(manifest, ordinals)
+            self._store().publish(stage).release()
             self.hold(delivery, secret, manifest.digest, ordinals, None)
         self._discard(delivery)
 
     def forget(self, delivery: str) -> None:
         """Take no further part in a delivery: cancel requests, discard the stage, release the snapshot."""
         self._cancel(lambda awaited: awaited.delivery == delivery)
-        try:
-            self._discard(delivery)
-        finally:
-            self._release(delivery)
-            self._port.leave(delivery)
-            with self._guard:
-                self._offered.pop(delivery, None)
+        with contextlib.ExitStack() as ending:  # in reverse order, and each whatever the others do
+            ending.callback(self._port.leave, delivery)
+            ending.callback(self._files.forget, delivery)
+            ending.callback(self._discard, delivery)
+
+    def _join(self, delivery: str, secret: bytes) -> None:
+        self._port.join(delivery, secret, lambda number: self._files.open(delivery, number))
 
     @contextlib.contextmanager
     def _await(self, delivery: str, sender: Sender) -> Iterator[Sender]:
@@ -425,61 +361,29 @@ class ChunkExchange:
         for awaited in found:
             awaited.cancelled.set_result(None)
 
-    def _read_copy(self, incoming: _Incoming, chunk: Chunk) -> float:
+    def _read_copy(self, incoming: _Incoming, stage: ChunkStage, chunk: Chunk) -> float:
         assert incoming.copy is not None
         begin = self._clock()
         data = memoryview(bytearray(chunk.size))
         incoming.copy.read(chunk, data)
         seconds = self._clock() - begin
         try:
-            incoming.stage.write_chunk(chunk, data)
+            stage.write_chunk(chunk, data)
         except IntegrityError as error:
             raise incoming.copy.with_object_url(error, chunk, data) from None
         return seconds
 
-    def _open_file(self, delivery: str, number: int) -> int:
-        """Open a file of the delivery's model, for the port, wherever this node has the file now."""
-        with self._guard:
-            incoming = self._incoming.get(delivery)
-        if incoming is not None:
-            try:
-                return incoming.stage.open_file(number)
-            except IntegrityError:
-                with incoming.publishing, self._guard:  # the stage may have become a snapshot meanwhile
-                    if delivery not in self._held:
-                        raise
-        with self._guard:
-            held, offered = self._held.get(delivery), self._offered.get(delivery)
-        if held is None and offered is not None:
-            with contextlib.suppress(IntegrityError):
-                return _open(offered.root / check_entry_path(offered.paths[number]))
-            with self._guard:  # the stage has become a snapshot, and the coordinator is about to say so
-                self._held_more.wait_for(lambda: delivery in self._held, _HOLD_S)
-                held = self._held.get(delivery)
-        if held is None:
-            raise IntegrityError(f"this node does not have file {number} of the model any more")
-        return _open(held.snapshot.path / held.paths[number])
-
     def _discard(self, delivery: str) -> None:
         with self._guard:
             incoming = self._incoming.pop(delivery, None)
-        if incoming is None:
-            return
         with contextlib.ExitStack() as ending:  # closes the reader even if the stage cannot be removed
-            if incoming.copy is not None:
+            if incoming is not None and incoming.copy is not None:
                 ending.callback(incoming.copy.close)
-            incoming.stage.discard()
-
-    def _release(self, delivery: str) -> None:
-        with self._guard:
-            held = self._held.pop(delivery, None)
-        if held is not None:
-            held.snapshot.release()
+            self._files.discard_stage(delivery)
 
 
-def _open(path: Path) -> int:
-    with disk_errors(path):
-        try:
-            return os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        except FileNotFoundError:
-            raise IntegrityError(f"{path} is gone") from None
+def _expected(manifest: Manifest | None, chunk_bytes: int | None) -> Sequence[Chunk] | None:
+    """The chunks that streams bring whole; larger ones come in parts, which `publish` checks."""
+    if manifest is None or chunk_bytes is None or chunk_bytes > STREAM_PART_BYTES:
+        return None
+    return cut_chunks(manifest, chunk_bytes)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
 from typing import Any
@@ -38,9 +38,22 @@ wait for each other's chunks would never answer."""
 ANSWER_GROUP = "answering"
 """The agents' threads for calls that must not queue behind others; such calls take no time."""
 
-_DESCRIBE_S = 10.0
+_QUIET_S = 1.0
+"""When a call has no answer after this many seconds, the agent is asked whether it lives."""
+
+_SILENT_S = 2.0
+"""An agent that does not say within this many seconds that it lives is taken for dead."""
+
+_DESCRIBE_S = 30.0
 _RESULT_BYTES = 96 << 10
 """Size of one result; below 100 KiB, because Ray adds some bytes of its own."""
+
+
+RequestPart = Callable[["Sender", str, Chunk, float], bytearray]
+"""As `request_part`."""
+
+DescribeUnit = Callable[["Sender", str, int], Chunk | int | None]
+"""As `describe_unit`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,18 +62,12 @@ class Sender:
 
     Attributes:
         agent: Handle of the agent that has the chunk, made by `pickle_agent`.
-        stage: Name of the stage in the sender's store that holds the chunk while an origin is being read; None if the
-            sending agent takes part in the delivery and finds the chunk itself.
-        paths: Number of a file -> the file's path in that stage; None without a stage.
-        address: Host and port where the agent sends chunks; None if it has no port, or does not know this chunk by its
-            number.
+        address: Host and port where the agent sends chunks; None if it has no port.
         cancelled: Done when nobody wants the bytes from this sender any more. The asking agent makes it; it is not
             sent with the call.
     """
 
     agent: bytes
-    stage: str | None = None
-    paths: Mapping[int, str] | None = None
     address: tuple[str, int] | None = None
     cancelled: Future[None] | None = None
 
@@ -121,52 +128,75 @@ def request_part(
     """
     agent, size = load_agent(sender.agent), part.size
     options = {"num_returns": _result_count(size), "concurrency_group": SEND_GROUP, "enable_task_events": False}
-    if sender.stage is None:
-        results = agent.send.options(**options).remote(delivery, part)
-    else:
-        paths = [(sender.paths or {})[piece.entry_index] for piece in part.pieces]
-        results = agent.send_staged.options(**options).remote(sender.stage, paths, part)
+    results = agent.send.options(**options).remote(delivery, part)
     deadline = time.monotonic() + timeout_s
     # `ray.get` holds a lock of the whole process while it waits, so only results that have come are got with it.
-    last, cancelled = results[-1].future(), sender.cancelled
-    wait({last} if cancelled is None else {last, cancelled}, timeout=timeout_s, return_when=FIRST_COMPLETED)
-    if cancelled is not None and cancelled.done() and not last.done():  # Ray drops results that come later
-        raise PeerError("the node that should send the chunk gives no answer, and others are asked for it")
+    last = results[-1].future()
     try:
+        _wait(last, agent, sender.cancelled, timeout_s)
         last.result(timeout=0)
         # One answer carries all results, so the others are there too.
         found = get_results(results, timeout=max(1.0, deadline - time.monotonic()))
     except ray_errors() as error:  # first: Ray's copy of a TransferTimeoutError is a TimeoutError too
         raise sender_error(translated(error, None)) from error
-    except TimeoutError:
-        raise TransferTimeoutError(f"the chunk did not come within {timeout_s:g} s") from None
     return bytearray().join(found)
 
 
-def describe_unit(agent: bytes, delivery: str, number: int) -> Chunk | int | None:
+def describe_unit(
+    sender: Sender, delivery: str, number: int, *, load_agent: Callable[[bytes], Any] = load_agent
+) -> Chunk | int | None:
     """Ask another agent for the chunk of a unit.
 
     Args:
-        agent: The agent's handle, made by `pickle_agent`.
+        sender: The agent to ask.
         delivery: Name of the delivery.
         number: The unit.
+        load_agent: Turns `Sender.agent` into a handle; tests pass a fake.
 
     Returns:
         The number of units if the delivery has fewer; None if the agent has not got the unit yet.
 
     Raises:
         SenderLostError: The agent is gone.
-        PeerError: The agent takes no part in the delivery.
+        PeerError: The agent takes no part in the delivery, or the request was cancelled.
         TransferTimeoutError: The agent gives no answer.
     """
-    call = load_agent(agent).describe_unit.options(concurrency_group=SEND_GROUP).remote(delivery, number)
+    agent = load_agent(sender.agent)
+    options = {"concurrency_group": SEND_GROUP, "enable_task_events": False}
+    call = agent.describe_unit.options(**options).remote(delivery, number).future()
     try:
-        found: Chunk | int | None = call.future().result(_DESCRIBE_S)
+        _wait(call, agent, sender.cancelled, _DESCRIBE_S)
+        found: Chunk | int | None = call.result(timeout=0)
     except ray_errors() as error:
         raise sender_error(translated(error, None)) from error
-    except TimeoutError:
-        raise TransferTimeoutError(f"unit {number} was not described within {_DESCRIBE_S:g} s") from None
     return found
+
+
+def _wait(call: Future[Any], agent: Any, cancelled: Future[None] | None, timeout_s: float) -> None:
+    """Wait until a call has its answer; not for an agent that is dead, however long the answer may take.
+
+    A host that is gone closes no connection, so Ray notices its death only after a minute.
+    """
+    deadline = time.monotonic() + timeout_s
+    lives: Future[Any] | None = None
+    while not call.done():
+        left_s = deadline - time.monotonic()
+        if left_s <= 0:
+            raise TransferTimeoutError(f"what another agent was asked for did not come within {timeout_s:g} s")
+        others = {each for each in (cancelled, lives) if each is not None}
+        wait({call, *others}, min(left_s, _QUIET_S if lives is None else _SILENT_S), FIRST_COMPLETED)
+        if call.done():
+            return
+        if cancelled is not None and cancelled.done():  # Ray drops results that come later
+            raise PeerError("the node that should send gives no answer, and others are asked")
+        if lives is None:
+            options = {"concurrency_group": ANSWER_GROUP, "enable_task_events": False}
+            lives = agent.answer.options(**options).remote().future()
+        elif not lives.done():
+            raise TransferTimeoutError("the node that should send gives no answer")
+        else:
+            lives.result(timeout=0)
+            lives = None
 
 
 def sender_error(error: HubdistError) -> HubdistError:

@@ -6,13 +6,13 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from hubdist.cluster.agent.chunk_rpc import PART_BYTES, Sender
+from hubdist.cluster.agent.answer_stream import AnswerStream
+from hubdist.cluster.agent.chunk_rpc import DescribeUnit, RequestPart
 from hubdist.cluster.agent.node_port import Address, NodePort
 from hubdist.errors import HubdistError, PeerError, PortClosedError
 from hubdist.model.chunks import Chunk
-from hubdist.streams.client import Unit
-from hubdist.streams.follower import Follower, Stream
-from hubdist.streams.frames import NO_END, FrameKind, Header, Request
+from hubdist.streams.buffers import Buffers
+from hubdist.streams.follower import Follower, Stream, StripeLags
 from hubdist.streams.units import Units
 
 _MAX_MARKS = 256
@@ -51,11 +51,25 @@ class BrokenStream:
 
 
 @dataclass(frozen=True, slots=True)
+class SlowStream:
+    """A stripe that falls behind the others, while its parent is to blame.
+
+    Attributes:
+        stripe: The stripe.
+        parent: The parent's name in the plan.
+    """
+
+    stripe: int
+    parent: str
+
+
+@dataclass(frozen=True, slots=True)
 class News:
     """How far a node is.
 
     Attributes:
         broken: The streams that broke since the last news.
+        slow: The streams that fell behind since the last news.
         is_complete: The node has all units.
         arrived_bytes: Bytes that came so far.
         received: Parent and bytes that came from there, the largest first.
@@ -64,6 +78,7 @@ class News:
     """
 
     broken: tuple[BrokenStream, ...]
+    slow: tuple[SlowStream, ...]
     is_complete: bool
     arrived_bytes: int
     received: tuple[tuple[str, int], ...]
@@ -90,18 +105,20 @@ class NodeStreams:
 
     Args:
         port: The node's port.
+        buffers: Lend the memory for what is received.
         request: Gets bytes from another agent, as `request_part`.
-        describe: Asks another agent for a unit's chunk: handle as bytes, delivery and number. The chunk, or None if
-            the agent has not got it yet; raises PeerError or IntegrityError.
+        describe: Asks another agent for a unit's chunk, as `describe_unit`.
     """
 
     def __init__(
         self,
         port: NodePort,
-        request: Callable[[Sender, str, Chunk, float], bytearray],
-        describe: Callable[[bytes, str, int], Chunk | int | None],
+        buffers: Buffers,
+        request: RequestPart,
+        describe: DescribeUnit,
     ) -> None:
         self._port = port
+        self._buffers = buffers
         self._request = request
         self._describe = describe
         self._guard = threading.Lock()
@@ -122,7 +139,9 @@ class NodeStreams:
         with self._guard:
             following = self._following.get(delivery)
             if following is None:
-                follower = Follower(units, write, lambda name: self._open(delivery, name), stripes=stripes)
+                follower = Follower(
+                    units, write, lambda name: self._open(delivery, name), self._buffers, stripes=stripes
+                )
                 following = _Following(follower, units, stripes, left=set(range(stripes)))
                 self._following[delivery] = following
             following.parents.update({parent.name: parent for parent in seat.values()})
@@ -144,19 +163,22 @@ class NodeStreams:
             following = self._following.get(delivery)
         if following is None:
             raise PeerError(f"this node receives nothing for the delivery {delivery}")
-        broken = []
-        for ended in following.follower.wait(timeout_s):
-            if ended.error is None:
-                following.left.discard(ended.stripe)
-                continue
-            missing = following.units.next_missing(ended.stripe, following.stripes)
-            first = ended.stripe if missing is None else missing.first
-            broken.append(BrokenStream(ended.stripe, ended.parent, first, ended.error))
+        broken, slow = [], []
+        for news in following.follower.wait(timeout_s):
+            if isinstance(news, StripeLags):
+                slow.append(SlowStream(news.stripe, news.parent))
+            elif news.error is None:
+                following.left.discard(news.stripe)
+            else:
+                missing = following.units.next_missing(news.stripe, following.stripes)
+                first = news.stripe if missing is None else missing.first
+                broken.append(BrokenStream(news.stripe, news.parent, first, news.error))
         closed, following.closed = following.closed, {}
         follower = following.follower
         marks = follower.marks[:: max(1, len(follower.marks) // _MAX_MARKS)]
         return News(
             tuple(broken),
+            tuple(slow),
             not following.left,
             follower.received.total(),
             tuple(follower.received.most_common()),
@@ -180,65 +202,4 @@ class NodeStreams:
                 return self._port.open_stream(delivery, parent.address)
             except PortClosedError as error:
                 following.closed[name] = error.what
-        return AnswerStream(parent, delivery, self._request, self._describe)
-
-
-class AnswerStream:
-    """Units by calls of Ray, for a parent whose port cannot be reached. For one thread; another one may call `cancel`.
-
-    Args:
-        parent: The parent.
-        delivery: Name of the delivery.
-        request: As in `NodeStreams`.
-        describe: As in `NodeStreams`.
-        timeout_s: Longest time in seconds for one call.
-    """
-
-    def __init__(
-        self,
-        parent: Parent,
-        delivery: str,
-        request: Callable[[Sender, str, Chunk, float], bytearray],
-        describe: Callable[[bytes, str, int], Chunk | int | None],
-        *,
-        timeout_s: float = 30.0,
-    ) -> None:
-        self._parent = parent
-        self._delivery = delivery
-        self._request = request
-        self._describe = describe
-        self._timeout_s = timeout_s
-        self._wanted: Request | None = None
-        self._parts: list[Chunk] = []
-        self._cancelled = threading.Event()
-
-    def request(self, request: Request) -> None:
-        """Ask for units."""
-        self._wanted = request
-
-    def receive(self) -> Unit | Header:
-        """The next unit, a heartbeat, or the end of the answer."""
-        if self._cancelled.is_set():
-            raise PeerError("the stream was left")
-        wanted = self._wanted
-        assert wanted is not None
-        if not self._parts:
-            if wanted.first >= wanted.end:
-                return Header(FrameKind.END, NO_END)
-            found = self._describe(self._parent.agent, self._delivery, wanted.first)
-            if found is None:
-                return Header(FrameKind.HEARTBEAT, wanted.first, waits=True)
-            if isinstance(found, int):
-                return Header(FrameKind.END, found)
-            self._parts = found.split(PART_BYTES)
-            self._wanted = Request(wanted.first + wanted.step, wanted.end, wanted.step)
-        part = self._parts.pop(0)
-        data = self._request(Sender(self._parent.agent), self._delivery, part, self._timeout_s)
-        return Unit(part.index, part, memoryview(data), bool(self._parts))
-
-    def cancel(self) -> None:
-        """Let the thread that receives stop after its call."""
-        self._cancelled.set()
-
-    def close(self) -> None:
-        """Nothing is open."""
+        return AnswerStream(parent.agent, delivery, self._request, self._describe)

@@ -1,52 +1,40 @@
-"""Carries out the plan of one delivery on Ray: calls of agents out, events in.
+"""One running delivery: nodes begin, receive, publish and leave, whatever plan says who sends what to whom.
 
-The coordinator tells an agent whom to ask for a chunk; the bytes go from agent to agent, and never through the
-coordinator.
+The coordinator tells agents what to do; the bytes go from agent to agent, and never through the coordinator.
 """
 
 from __future__ import annotations
 
+import abc
 import asyncio
 import contextlib
 import logging
 import secrets
 import traceback
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from typing import Any, Generic, TypeVar
 
 from hubdist.cluster.agent.chunk_exchange import Ready
 from hubdist.cluster.calls import settle
 from hubdist.cluster.coordinator.agent_pool import AGENT_TRIES, START_TIMEOUT_S
 from hubdist.cluster.coordinator.concurrency import SingleFlight
-from hubdist.cluster.coordinator.fetches import Fetches
 from hubdist.cluster.coordinator.node_links import NodeLinks, NodeWatch
 from hubdist.cluster.coordinator.payload import DeliveryContext, Payload, SeedSource
 from hubdist.cluster.coordinator.progress import DeliveryStats, NodeProgress
-from hubdist.cluster.coordinator.source_offers import SourceOffers
+from hubdist.cluster.coordinator.senders import Senders
 from hubdist.cluster.nodes import Node
 from hubdist.delivery import (
-    ChunkArrived,
-    ChunkFailed,
-    ChunksReady,
-    Command,
-    DeliveryPlan,
-    Event,
-    Fetch,
     Finish,
     HolderJoined,
+    NodeEvent,
     NodeFailed,
     NodeHeard,
-    NodeJoined,
     NodePublished,
     NodeSilent,
     Publish,
-    SourceFailed,
-    SourcePublished,
 )
-from hubdist.errors import HubdistError, IntegrityError, NodeLostError, PeerError, StoreError
-from hubdist.model.chunks import Chunk
-from hubdist.model.manifest import Manifest
+from hubdist.errors import HubdistError, NodeLostError, PeerError
 
 _LOG = logging.getLogger(__name__)
 
@@ -59,28 +47,22 @@ _END_S = 2.0
 """How long the last node waits until all agents have been told to forget the delivery. An agent that gives no answer
 delays nobody for longer."""
 
+EventT = TypeVar("EventT")
+"""The events of the plan that a delivery has, besides `NodeEvent`."""
 
-class DeliveryRun:
+
+class DeliveryRun(abc.ABC, Generic[EventT]):
     """One running delivery of one model. Owned by the coordinator's event loop.
 
     Args:
         payload: The model, as far as it is known.
-        source: Where the chunks first come from.
-        chunk_bytes: Size of the largest chunk, also of those that will be ready later.
-        nodes: How many nodes are expected.
+        source: Where the bytes first come from.
         holders: Other nodes that may have the snapshot.
         context: What all deliveries of the job share.
     """
 
     def __init__(
-        self,
-        payload: Payload,
-        source: SeedSource,
-        *,
-        chunk_bytes: int,
-        nodes: int,
-        holders: Sequence[Node],
-        context: DeliveryContext,
+        self, payload: Payload, source: SeedSource, *, holders: Sequence[Node], context: DeliveryContext
     ) -> None:
         self.name = secrets.token_hex(8)
         self.payload = payload
@@ -88,33 +70,44 @@ class DeliveryRun:
         self._source = source
         self._context = context
         self._agents = context.agents
-        self._plan = DeliveryPlan(
-            [chunk.size for chunk in payload.chunks],
-            source=source.name,
-            nodes=nodes,
-            node_window_bytes=context.config.max_in_flight_bytes,
-            source_window_bytes=context.config.max_in_flight_bytes,
-            largest_bytes=chunk_bytes,
-            is_remote=source.copy is not None,
-            complete=payload.manifest is not None,
-        )
         self._nodes: dict[str, Node] = {} if source.node is None else {source.node.id: source.node}
         self._receivers: dict[str, NodeProgress] = {}
-        self._fetches = Fetches(
-            self.name, payload, source, self._nodes, receives=self._receivers.__contains__, context=context
-        )
+        self._silent: dict[str, Node] = {}
+        self._senders = Senders(self.name, payload)
         self._links = NodeLinks(self.name, context.agents)
-        self._offers = (
-            None if source.staged is None else SourceOffers(self.name, payload, source, self._fetches, context)
-        )
         self._watch = NodeWatch(
-            self._nodes, self._fetches, context, lost=self._give_up, silent=self._note_silent, heard=self._note_heard
+            self._nodes,
+            self._silent,
+            self._owing,
+            context,
+            lost=self._give_up,
+            silent=self._note_silent,
+            heard=self._note_heard,
         )
         self._running: set[asyncio.Task[None]] = set()
         self._work = SingleFlight()
         self._users = 0
         self._holders = list(holders)
         self._prepared: asyncio.Task[None] | None = None
+
+    # What each kind of delivery does in its own way
+
+    @abc.abstractmethod
+    def _feed(self, event: EventT | NodeEvent) -> None:
+        """Tell the plan what happened, and carry out what the plan says."""
+
+    @abc.abstractmethod
+    def _join(self, node: Node) -> None:
+        """Let a node that has a stage join the plan."""
+
+    @abc.abstractmethod
+    def _owing(self) -> Mapping[str, Node]:
+        """Id -> node that owes an answer; such nodes are asked whether they live when they are quiet."""
+
+    async def _stop_waiting_for(self, node: Node) -> None:
+        """Let nobody wait for a node that gives no answer."""
+
+    # Users
 
     @property
     def began_early(self) -> bool:
@@ -139,37 +132,6 @@ class DeliveryRun:
                 self.ended = True
                 self._watch.stop()
                 await asyncio.wait([self._start(self._links.release())], timeout=_END_S)
-
-    # Events of the origin
-
-    def chunk_ready(self, chunk: Chunk) -> None:
-        """Take a further chunk of the origin, which is in the source's stage."""
-        self.payload.chunks.append(chunk)
-        if self._offers is not None:
-            self._offers.add(chunk)
-        self._note_ready(chunk)
-
-    def _note_ready(self, chunk: Chunk) -> None:
-        self._feed(ChunksReady((chunk.size,)))
-
-    def published(self, manifest: Manifest, ordinals: Sequence[int]) -> None:
-        """Take the manifest: the origin has been read, and nodes may publish.
-
-        Args:
-            manifest: The model's manifest.
-            ordinals: For each entry of the manifest, the number of its file in the chunks.
-        """
-        self.payload.manifest = manifest
-        self.payload.ordinals = tuple(ordinals)
-        self._fetches.source_ended.set()
-        if self._offers is not None:
-            self._start(self._offers.publish())
-        self._feed(SourcePublished())
-
-    def fail(self, error: HubdistError) -> None:
-        """End the delivery for all nodes with this error: the origin cannot be read."""
-        self._fetches.source_ended.set()
-        self._feed(SourceFailed(error))
 
     # Nodes
 
@@ -205,7 +167,9 @@ class DeliveryRun:
         await self._links.keep(node)
         async with self._agents.use(node) as agent:
             payload = self.payload
-            begin = agent.begin.remote(self.name, payload.secret, payload.manifest, self._source.copy)
+            begin = agent.begin.remote(
+                self.name, payload.secret, payload.manifest_to_send, payload.chunk_bytes, self._source.copy
+            )
             try:
                 ready: Ready = await settle(begin, timeout_s=START_TIMEOUT_S, node=node.name)
             except NodeLostError:
@@ -214,16 +178,16 @@ class DeliveryRun:
             if ready.has_model:
                 await self._add_holder(node)
                 return None
-            self._fetches.note_address(node, ready.address)
-            return await self._follow(node, agent)
+            self._senders.note_address(node, ready.address)
+            return await self._take_part(node, agent)
 
-    async def _follow(self, node: Node, agent: Any) -> DeliveryStats:
+    async def _take_part(self, node: Node, agent: Any) -> DeliveryStats:
         """Let a node with a stage join the plan, and wait until the node is done."""
         done = asyncio.get_running_loop().create_future()
         receiver = NodeProgress(node, done, self._context.cluster.clock)
         self._receivers[node.id] = receiver
         self._nodes[node.id] = node
-        self._fetches.silent.pop(node.id, None)  # the node has just answered
+        self._silent.pop(node.id, None)  # the node has just answered
         try:
             self._join(node)
             await receiver.done
@@ -240,15 +204,10 @@ class DeliveryRun:
             del self._receivers[node.id]
         return receiver.stats
 
-    def _join(self, node: Node) -> None:
-        self._feed(NodeJoined(node.id))
-
     async def _prepare_senders(self) -> None:
         """Start the source's agent, and let nodes that have the snapshot join as senders if they answer soon."""
         if self._source.node is not None:
             await self._links.keep(self._source.node)
-        if self._offers is not None and self.payload.manifest is None:
-            await self._offers.start()
         tasks = [self._start(self._add_holder(node)) for node in self._holders[:_MAX_HOLDERS]]
         if tasks:
             await asyncio.wait(tasks, timeout=_HOLDERS_S)
@@ -257,71 +216,49 @@ class DeliveryRun:
         try:
             await self._links.keep(node)
             async with self._agents.use(node) as agent:
-                await self._fetches.hold(node, agent)
+                await self._senders.hold(node, agent)
         except HubdistError as error:
             _LOG.info("hubdist: %s does not send what it has: %s", node.name, error)
             return
         self._nodes[node.id] = node
-        self._feed(HolderJoined(node.id))
+        self._feed(HolderJoined(node.id, node.zone))
 
     # Nodes that are silent or lost
 
     def _note_silent(self, node: Node) -> None:
-        self._fetches.silent[node.id] = node
-        self._start(self._fetches.stop_waiting_for(node))
+        self._silent[node.id] = node
+        self._start(self._stop_waiting_for(node))
         self._feed(NodeSilent(node.id))
 
     def _note_heard(self, node: Node) -> None:
-        del self._fetches.silent[node.id]
+        del self._silent[node.id]
         self._feed(NodeHeard(node.id))
 
     def _give_up(self, node: Node, reason: str) -> None:
-        self._start(self._fetches.stop_waiting_for(node))
+        self._start(self._stop_waiting_for(node))
         self._lose(node.id)
         self._context.liveness.forget(node.id)
         self._feed(NodeFailed(node.id, NodeLostError(reason, node=node.name)))
 
     def _lose(self, node_id: str) -> None:
         self._nodes.pop(node_id, None)
-        self._fetches.lose(node_id)
+        self._silent.pop(node_id, None)
+        self._senders.lose(node_id)
 
     # Events and commands of the plan
-
-    def _feed(self, event: Event) -> None:
-        self._note(event)
-        for command in self._plan.handle(event):
-            self._obey(command)
-
-    def _note(self, event: Event) -> None:
-        """Remember for the node's report what happened."""
-        if isinstance(event, ChunkArrived) and event.node in self._receivers:
-            size = self.payload.chunks[event.chunk].size
-            self._receivers[event.node].note_arrival(size, self._redacted_name(event.sender))
-        elif isinstance(event, ChunkFailed) and event.node in self._receivers:
-            receiver = self._receivers[event.node]
-            receiver.note_failure(refused=isinstance(event.error, IntegrityError))
-            _LOG.warning(
-                "hubdist: chunk %d did not reach %s from %s: %s",
-                event.chunk,
-                receiver.node.name,
-                self._redacted_name(event.sender),
-                event.error,
-            )
 
     def _redacted_name(self, sender: str) -> str:
         node = self._nodes.get(sender)
         return self._source.redacted if node is None else node.name
 
-    def _obey(self, command: Command) -> None:
+    def _obey_for_node(self, command: Publish | Finish) -> None:
         match command:
-            case Fetch(node):
-                self._run(self._fetch(self._receivers[node].node, command), self._receivers[node])
             case Publish(node):
                 self._run(self._publish(self._receivers[node].node), self._receivers[node])
             case Finish(node, error):
                 self._finish(node, error)
 
-    def _run(self, work: Coroutine[Any, Any, Event], receiver: NodeProgress) -> None:
+    def _run(self, work: Coroutine[Any, Any, EventT | NodeEvent], receiver: NodeProgress) -> None:
         async def carry_out() -> None:
             event = await work
             # A node that failed and joined again has a new `NodeProgress`; answers to its earlier attempt must not
@@ -337,33 +274,22 @@ class DeliveryRun:
         task.add_done_callback(self._running.discard)
         return task
 
-    async def _fetch(self, node: Node, command: Fetch) -> Event:
-        proven = self.payload.chunks[command.chunk]
-
-        async def fetch(agent: Any) -> Event:
-            seconds = await self._fetches.fetch(proven, command.sender, node, agent)
-            return ChunkArrived(node.id, command.chunk, command.sender, seconds)
-
-        def failed(error: HubdistError) -> Event:
-            if isinstance(error, (NodeLostError, StoreError)):
-                return NodeFailed(node.id, error)
-            return ChunkFailed(node.id, command.chunk, command.sender, error)
-
-        return await self._ask(node, fetch, failed)
-
-    async def _publish(self, node: Node) -> Event:
-        async def publish(agent: Any) -> Event:
+    async def _publish(self, node: Node) -> EventT | NodeEvent:
+        async def publish(agent: Any) -> NodeEvent:
             payload = self.payload
-            call = agent.publish.remote(self.name, payload.secret, payload.manifest, payload.ordinals)
+            call = agent.publish.remote(self.name, payload.secret, payload.manifest_to_send, payload.ordinals)
             await settle(call, timeout_s=self._context.config.timeout_s, node=node.name)
-            self._fetches.note_holder(node, agent)
+            self._senders.note_holder(node, agent)
             return NodePublished(node.id)
 
         return await self._ask(node, publish, lambda error: NodeFailed(node.id, error))
 
     async def _ask(
-        self, node: Node, work: Callable[[Any], Awaitable[Event]], failed: Callable[[HubdistError], Event]
-    ) -> Event:
+        self,
+        node: Node,
+        work: Callable[[Any], Awaitable[EventT | NodeEvent]],
+        failed: Callable[[HubdistError], EventT | NodeEvent],
+    ) -> EventT | NodeEvent:
         """Let a node's agent work; a failure becomes an event."""
         try:
             async with self._agents.use(node) as agent:

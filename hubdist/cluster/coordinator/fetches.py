@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from hubdist.cluster.agent.chunk_exchange import Fetched
 from hubdist.cluster.agent.chunk_rpc import ANSWER_GROUP, Sender, sender_error
-from hubdist.cluster.agent.node_port import Address
 from hubdist.cluster.calls import settle
-from hubdist.cluster.coordinator.agent_pool import START_TIMEOUT_S
-from hubdist.cluster.coordinator.concurrency import SingleFlight
-from hubdist.cluster.coordinator.payload import DeliveryContext, Payload, SeedSource
+from hubdist.cluster.coordinator.payload import DeliveryContext, SeedSource
+from hubdist.cluster.coordinator.senders import Senders
 from hubdist.cluster.coordinator.windows import WindowRoom
 from hubdist.cluster.nodes import Node
-from hubdist.errors import HubdistError, IntegrityError, PeerError, SenderLostError
+from hubdist.errors import HubdistError, PeerError, SenderLostError
 from hubdist.model.chunks import Chunk
-from hubdist.system.log_once import LogOnce
 
-_LOG = logging.getLogger(__name__)
 _MARGIN_S = 15.0
 """Seconds that a call may take in addition to the deadline of its chunk."""
 
@@ -51,52 +45,39 @@ class Fetches:
 
     Args:
         name: Name of the delivery.
-        payload: The model, as far as it is known.
-        source: Where the chunks first come from.
+        source: The remote directory where the chunks first come from.
+        senders: Know where nodes send.
         nodes: The delivery's nodes by id; nodes come and go while the delivery runs.
+        silent: Id -> node that gives no answer.
         receives: Returns True for the id of a node that has not published yet.
         context: What all deliveries share.
-
-    Attributes:
-        source_ended: Set when the origin has been read, or will not be.
-        silent: Id -> node that gives no answer.
     """
 
     def __init__(
         self,
         name: str,
-        payload: Payload,
         source: SeedSource,
+        senders: Senders,
         nodes: Mapping[str, Node],
+        silent: Mapping[str, Node],
         *,
         receives: Callable[[str], bool],
         context: DeliveryContext,
     ) -> None:
         self._name = name
-        self._payload = payload
         self._source = source
+        self._senders = senders
         self._nodes = nodes
+        self._silent = silent
         self._receives = receives
         self._context = context
-        self._work = SingleFlight()
-        self._holding: dict[str, Any] = {}
-        """Node's id -> the agent that was told to send from the node's snapshot."""
-        self._addresses: dict[str, Address | None] = {}
-        """Node's id -> where the node sends chunks that it has, by number."""
-        self._once = LogOnce(_LOG)
         self._pending: set[_PendingFetch] = set()
-        self._never_silent = set() if source.node is None else {source.node.id}
-        self.source_ended = asyncio.Event()
-        self.silent: dict[str, Node] = {}
 
     @property
     def owing(self) -> dict[str, Node]:
-        """Id -> node that owes an answer for a chunk.
-
-        The source's node is left out: it runs the coordinator, so it cannot be gone.
-        """
+        """Id -> node that owes an answer for a chunk."""
         nodes = [node for pending in self._pending for node in (pending.receiver, pending.sender) if node is not None]
-        return {node.id: node for node in nodes if node.id not in self._never_silent}
+        return {node.id: node for node in nodes}
 
     async def fetch(self, chunk: Chunk, sender_name: str, node: Node, agent: Any) -> float:
         """Let a node's agent fetch a chunk from the remote directory, or from the agent of another node.
@@ -115,7 +96,7 @@ class Fetches:
             NodeLostError, StoreError: The receiving node failed.
             TransferError: The chunk did not come.
         """
-        if self._source.copy is not None and sender_name == self._source.name:
+        if sender_name == self._source.name:
             with self._note(_PendingFetch(node, agent, None)) as pending:
                 return await self._call(pending, chunk, None)
         sending = self._nodes.get(sender_name)
@@ -129,53 +110,6 @@ class Fetches:
                 except SenderLostError:
                     agents.forget(sending, sending_agent)
                     raise
-
-    async def hold(self, node: Node, agent: Any) -> None:
-        """Make sure that a node's agent sends from the node's snapshot.
-
-        Args:
-            node: The node.
-            agent: The agent of the node.
-
-        Raises:
-            IntegrityError: The node does not have the snapshot.
-            NodeLostError, TransferTimeoutError: The agent gives no answer.
-        """
-        if self._holding.get(node.id) is not agent:
-            payload = self._payload
-            cut = payload.chunks if payload.chunk_bytes is None else payload.chunk_bytes
-            call = agent.hold.remote(self._name, payload.secret, payload.digest, payload.ordinals, cut)
-            address = await settle(call, timeout_s=START_TIMEOUT_S, node=node.name)
-            self._holding[node.id] = agent
-            self._addresses[node.id] = address
-
-    def note_address(self, node: Node, address: Address | None) -> None:
-        """Note where a node sends chunks by their numbers.
-
-        Args:
-            node: The node.
-            address: Its port; None for a node without one.
-        """
-        self._addresses[node.id] = address
-
-    def address_of(self, node: Node) -> Address | None:
-        """Where a node sends units; None if it has no port."""
-        return self._addresses.get(node.id)
-
-    def note_holder(self, node: Node, agent: Any) -> None:
-        """Note that a node has published: its agent sends from the snapshot from now on.
-
-        Args:
-            node: The node.
-            agent: The agent that published.
-        """
-        self._holding[node.id] = agent
-
-    def lose(self, node_id: str) -> None:
-        """Forget a node that takes no part any more."""
-        self._holding.pop(node_id, None)
-        self._addresses.pop(node_id, None)
-        self.silent.pop(node_id, None)
 
     async def stop_waiting_for(self, node: Node) -> None:
         """Give back the room of chunks to and from a node that gives no answer.
@@ -210,20 +144,12 @@ class Fetches:
     async def _fetch(self, chunk: Chunk, pending: _PendingFetch, sending_agent: Any) -> float:
         sending = pending.sender
         assert sending is not None
-        if self._source.staged is not None and sending.id in self._never_silent and self._payload.manifest is None:
-            with contextlib.suppress(IntegrityError):  # the stage has just become a snapshot
-                return await self._call(
-                    pending,
-                    chunk,
-                    Sender(pending.sender_agent, *self._source.staged(chunk), self._addresses.get(sending.id)),
-                )
-            await asyncio.wait_for(self.source_ended.wait(), self._context.config.timeout_s)
         if not self._receives(sending.id):
             try:
-                await self._work.run(("hold", sending.id), lambda: self.hold(sending, sending_agent))
+                await self._senders.hold(sending, sending_agent)
             except HubdistError as error:  # not the receiver's fault
                 raise sender_error(error) from error
-        return await self._call(pending, chunk, Sender(pending.sender_agent, address=self._addresses.get(sending.id)))
+        return await self._call(pending, chunk, Sender(pending.sender_agent, self._senders.address_of(sending)))
 
     async def _call(self, pending: _PendingFetch, chunk: Chunk, sender: Sender | None) -> float:
         receiver, sending = pending.receiver, pending.sender
@@ -232,25 +158,14 @@ class Fetches:
             receiver.id, None if sending is None else sending.id, chunk.size
         ) as pending.room:
             for node in (receiver, sending):
-                if node is not None and node.id in self.silent:  # became silent while the chunk waited for room
+                if node is not None and node.id in self._silent:  # became silent while the chunk waited for room
                     raise PeerError(f"{node.name} gives no answer")
             call = pending.agent.fetch.options(enable_task_events=False).remote(self._name, chunk, sender)
             timeout_s = context.config.chunk_timeout_s + _MARGIN_S
             fetched: Fetched = await settle(call, timeout_s=timeout_s, node=receiver.name)
         if fetched.port_closed is not None and sending is not None:
-            self.log_closed(receiver, sending, fetched.port_closed)
+            self._senders.log_closed(receiver, sending, fetched.port_closed)
         for node in (receiver, sending):
             if node is not None:
                 context.liveness.heard(node.id)
         return fetched.seconds
-
-    def log_closed(self, receiver: Node, sending: Node, why: str) -> None:
-        """Log once that a node's port cannot be reached by another node.
-
-        Args:
-            receiver: The node that receives.
-            sending: The node whose port is closed.
-            why: The reason.
-        """
-        text = "hubdist: chunks go from %s to %s by calls of Ray, which takes more processor time: %s"
-        self._once.log((receiver.id, sending.id), text, sending.name, receiver.name, why)

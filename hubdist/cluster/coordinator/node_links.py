@@ -10,7 +10,6 @@ from typing import Any
 
 from hubdist.cluster.calls import settle
 from hubdist.cluster.coordinator.agent_pool import AgentPool
-from hubdist.cluster.coordinator.fetches import Fetches
 from hubdist.cluster.coordinator.payload import DeliveryContext
 from hubdist.cluster.nodes import Node
 from hubdist.errors import HubdistError
@@ -74,7 +73,8 @@ class NodeWatch:
 
     Args:
         nodes: The delivery's nodes by id; nodes come and go while the delivery runs.
-        fetches: Knows which nodes owe an answer, and which are silent.
+        known: Id -> node that is silent.
+        owing: Returns id -> node that owes an answer.
         context: What all deliveries share.
         lost: Called with a node that is gone or silent for too long, and the reason.
         silent: Called with a node that has become silent.
@@ -84,7 +84,8 @@ class NodeWatch:
     def __init__(
         self,
         nodes: Mapping[str, Node],
-        fetches: Fetches,
+        known: Mapping[str, Node],
+        owing: Callable[[], Mapping[str, Node]],
         context: DeliveryContext,
         *,
         lost: Callable[[Node, str], None],
@@ -92,7 +93,8 @@ class NodeWatch:
         heard: Callable[[Node], None],
     ) -> None:
         self._nodes = nodes
-        self._fetches = fetches
+        self._known = known
+        self._owing = owing
         self._context = context
         self._lost = lost
         self._silent = silent
@@ -134,9 +136,9 @@ class NodeWatch:
 
     def _find_silent(self) -> None:
         """Report nodes that give no answer as silent, later as lost, and as heard when they answer again."""
-        known, times = self._fetches.silent, self._context.times
+        known, times = self._known, self._context.times
         max_silent_s = max(self._context.config.chunk_timeout_s, 2 * times.silent_s)
-        for node in [*(self._fetches.owing | known).values()]:
+        for node in {**self._owing(), **known}.values():
             seconds = self._context.liveness.silent_s(node)
             if seconds >= max_silent_s:
                 self._lost(node, f"the node gave no answer for {seconds:.0f} s")

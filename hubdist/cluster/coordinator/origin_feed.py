@@ -13,11 +13,11 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
 from hubdist.cluster.coordinator.delivery_reports import Arrivals
-from hubdist.cluster.coordinator.delivery_run import DeliveryRun
 from hubdist.cluster.coordinator.probes import Probes
 from hubdist.cluster.coordinator.progress import DeliveryStats
 from hubdist.cluster.coordinator.running import EARLY_CHUNK_BYTES, RunningDeliveries
 from hubdist.cluster.coordinator.store_groups import StoreGroups
+from hubdist.cluster.coordinator.stream_run import StreamRun
 from hubdist.cluster.nodes import ClusterView, Node
 from hubdist.errors import HubdistError
 from hubdist.model.chunks import Chunk
@@ -60,7 +60,7 @@ class OriginFeed:
         """Ids of nodes in whose stores the model is being written."""
         self._loop = asyncio.get_running_loop()
         self._wanted: dict[str, Node] = {}
-        self._run: DeliveryRun | None = None
+        self._run: StreamRun | None = None
         self._paths: list[tuple[str, ...]] = []
         """Chunk -> the paths of its files in the stage."""
         self._model: tuple[Manifest, tuple[int, ...]] | None = None
@@ -146,13 +146,13 @@ class OriginFeed:
     def _on_published(self, manifest: Manifest, ordinals: tuple[int, ...]) -> None:
         self._model = (manifest, ordinals)
 
-    async def _keep(self, run: DeliveryRun) -> None:
+    async def _keep(self, run: StreamRun) -> None:
         """Keep the delivery from ending before the origin has been read, even if no node takes part yet."""
         async with run.use():
             await self._over.wait()
         self._deliveries.drop_ended()
 
-    async def _let_join(self, run: DeliveryRun, node: Node) -> None:
+    async def _let_join(self, run: StreamRun, node: Node) -> None:
         """Let the node that receives for this node's store join the delivery, once for each store."""
         try:
             node = await self._stores.first(node)
@@ -163,7 +163,7 @@ class OriginFeed:
             self._joined.add(node.id)
             self._receiving.append((node, self._start(self._receive, run, node)))
 
-    async def _receive(self, run: DeliveryRun, node: Node) -> DeliveryStats | None:
+    async def _receive(self, run: StreamRun, node: Node) -> DeliveryStats | None:
         try:
             return await run.receive(node)
         except HubdistError as error:  # whoever asks for the model on this node tries again and gets the error

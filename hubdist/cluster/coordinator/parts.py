@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hubdist.cluster.calls import share
 from hubdist.cluster.coordinator.agent_pool import AgentPool
 from hubdist.cluster.coordinator.concurrency import BlockingWork
 from hubdist.cluster.coordinator.job_pins import DriverSnapshots, JobPins
@@ -52,7 +53,7 @@ class CoordinatorParts:
         snapshots = DriverSnapshots(store, self.work)
         self.resolver = Resolver(self.config, store, job.base_dir, job.models)
         self.pins = JobPins(self.resolver, JobScope(store.root / "pins", job.scope, record), snapshots, self.work)
-        self.running = RunningDeliveries(node, agents, cluster, self.config)
+        self.running = RunningDeliveries(node, agents, cluster, self.config, share=share)
         probes = Probes(agents, self.config, cluster)
         stores = StoreGroups(node, agents, Nonces(store), cluster)
         sharing = StoreSharing(node, stores, snapshots, probes, self.running.liveness)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Self
+from typing import Any, Self
 
 from hubdist.cluster.coordinator.agent_pool import AgentPool
 from hubdist.cluster.coordinator.liveness import Liveness, LivenessTimes
@@ -16,6 +16,9 @@ from hubdist.model.chunks import Chunk
 from hubdist.model.manifest import Digest, Manifest
 from hubdist.remote.snapshot_copy import RemoteCopy
 from hubdist.streams.handshake import SECRET_BYTES
+
+_SHARED_FROM_BYTES = 2 << 30
+"""The manifest of a model of this size takes more than 64 KiB."""
 
 Staged = Callable[[Chunk], tuple[str, Mapping[int, str]]]
 """Chunk -> the name of the stage that holds it, and the paths of the chunk's files in that stage, by their numbers."""
@@ -66,6 +69,8 @@ class Payload:
         chunk_bytes: The size that the chunks were cut to, from the manifest; None if they were cut while the origin was
             read.
         secret: What nodes must know to get chunks from each other's ports.
+        share: Puts a value into Ray's object store, and returns a reference that stands for the value in calls; None
+            to send the value itself.
     """
 
     chunks: list[Chunk] = field(default_factory=list)
@@ -73,6 +78,20 @@ class Payload:
     ordinals: tuple[int, ...] = ()
     chunk_bytes: int | None = None
     secret: bytes = field(default_factory=lambda: secrets.token_bytes(SECRET_BYTES), repr=False)
+    share: Callable[[Any], Any] | None = None
+    _shared: Any = None
+
+    @property
+    def manifest_to_send(self) -> Any:
+        """The manifest as an argument of an agent's call: a large one is put into Ray's object store once.
+
+        The coordinator would otherwise send it to each node itself.
+        """
+        if self.manifest is None or self.share is None or self.total_bytes < _SHARED_FROM_BYTES:
+            return self.manifest
+        if self._shared is None:
+            self._shared = self.share(self.manifest)
+        return self._shared
 
     @property
     def digest(self) -> Digest | None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import itertools
 import sys
+from collections.abc import Callable
+from typing import Any
 
 from hubdist.cluster.coordinator.agent_pool import AgentPool
-from hubdist.cluster.coordinator.delivery_run import DeliveryRun
+from hubdist.cluster.coordinator.chunk_run import ChunkRun
 from hubdist.cluster.coordinator.liveness import DEFAULT_TIMES, Liveness, LivenessTimes
 from hubdist.cluster.coordinator.payload import DeliveryContext, Payload, SeedSource, Staged
 from hubdist.cluster.coordinator.progress import DeliveryStats
@@ -46,15 +48,24 @@ class RunningDeliveries:
         cluster: Tells which nodes are alive.
         config: The job's settings: bytes in flight and deadlines.
         times: How long nodes may give no answer.
+        share: Puts a value into Ray's object store, as in `Payload`; tests without Ray give None.
     """
 
     def __init__(
-        self, node: Node, agents: AgentPool, cluster: ClusterView, config: Config, times: LivenessTimes = DEFAULT_TIMES
+        self,
+        node: Node,
+        agents: AgentPool,
+        cluster: ClusterView,
+        config: Config,
+        times: LivenessTimes = DEFAULT_TIMES,
+        *,
+        share: Callable[[Any], Any] | None = None,
     ) -> None:
         self._node = node
+        self._share = share
         windows, liveness = Windows(config.max_in_flight_bytes), Liveness(agents, cluster, times)
         self._context = DeliveryContext(cluster, agents, windows, liveness, times, config)
-        self._running: dict[tuple[Digest, Route], DeliveryRun] = {}
+        self._running: dict[tuple[Digest, Route], ChunkRun | StreamRun] = {}
         self._holders: dict[Digest, set[str]] = {}
         """Model's digest -> ids of nodes."""
 
@@ -131,7 +142,7 @@ class RunningDeliveries:
 
     # While the origin is being read
 
-    def start_early(self, nodes: list[Node], staged: Staged) -> DeliveryRun:
+    def start_early(self, nodes: list[Node], staged: Staged) -> StreamRun:
         """Start a delivery whose chunks are still to come.
 
         Args:
@@ -139,9 +150,9 @@ class RunningDeliveries:
             staged: Finds a chunk in the stage of the driver's node.
         """
         source = SeedSource.at(self._node, staged)
-        return StreamRun(Payload(), source, nodes=len(nodes), holders=[], context=self._context)
+        return StreamRun(Payload(share=self._share), source, nodes=len(nodes), holders=[], context=self._context)
 
-    def adopt(self, run: DeliveryRun) -> None:
+    def adopt(self, run: StreamRun) -> None:
         """Let others who ask for the model take part in a delivery that started early; the model is known now."""
         digest = run.payload.digest
         assert digest is not None
@@ -149,30 +160,26 @@ class RunningDeliveries:
         if running is None or running.ended:
             self._running[digest, Route.DRIVER] = run
 
-    def _start_run(self, manifest: Manifest, nodes: list[Node], copy: RemoteCopy | None) -> DeliveryRun:
-        room = self._context.config.max_in_flight_bytes
-        chunk_bytes = choose_chunk_bytes(manifest.total_bytes, room_bytes=room, nodes=len(nodes))
-        if copy is not None:
-            largest = choose_chunk_bytes(_HUGE_BYTES, room_bytes=room, nodes=len(nodes))
-            chunk_bytes = max(chunk_bytes, min(_REMOTE_CHUNK_BYTES, largest))
-        if copy is None:
-            chunk_bytes = UNIT_BYTES
-        payload = Payload(
-            list(cut_chunks(manifest, chunk_bytes)),
-            manifest,
-            tuple(range(len(manifest.entries))),
-            chunk_bytes,
-        )
+    def _start_run(self, manifest: Manifest, nodes: list[Node], copy: RemoteCopy | None) -> ChunkRun | StreamRun:
         holders = self._holders.get(manifest.digest, ())
         senders = [node for node in nodes if node.id in holders]
         if copy is None:
             source = SeedSource.at(self._node)
+            payload = self._cut(manifest, UNIT_BYTES)
             return StreamRun(payload, source, nodes=len(nodes), holders=senders, context=self._context)
-        return self._make_run(payload, SeedSource.remote(copy), nodes, senders, chunk_bytes)
-
-    def _make_run(
-        self, payload: Payload, source: SeedSource, nodes: list[Node], holders: list[Node], chunk_bytes: int
-    ) -> DeliveryRun:
-        return DeliveryRun(
-            payload, source, chunk_bytes=chunk_bytes, nodes=len(nodes), holders=holders, context=self._context
+        room = self._context.config.max_in_flight_bytes
+        chunk_bytes = choose_chunk_bytes(manifest.total_bytes, room_bytes=room, nodes=len(nodes))
+        largest = choose_chunk_bytes(_HUGE_BYTES, room_bytes=room, nodes=len(nodes))
+        chunk_bytes = max(chunk_bytes, min(_REMOTE_CHUNK_BYTES, largest))
+        return ChunkRun(
+            self._cut(manifest, chunk_bytes),
+            SeedSource.remote(copy),
+            chunk_bytes=chunk_bytes,
+            nodes=len(nodes),
+            holders=senders,
+            context=self._context,
         )
+
+    def _cut(self, manifest: Manifest, chunk_bytes: int) -> Payload:
+        chunks = list(cut_chunks(manifest, chunk_bytes))
+        return Payload(chunks, manifest, tuple(range(len(manifest.entries))), chunk_bytes, share=self._share)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from typing import Any
 
 from hubdist.cluster.calls import settle
 from hubdist.cluster.coordinator.agent_pool import START_TIMEOUT_S
-from hubdist.cluster.coordinator.fetches import Fetches
 from hubdist.cluster.coordinator.payload import DeliveryContext, Payload, SeedSource
+from hubdist.cluster.coordinator.senders import Senders
 from hubdist.errors import HubdistError
-from hubdist.model.chunks import Chunk
 
 _LOG = logging.getLogger(__name__)
 
@@ -19,74 +19,64 @@ class SourceOffers:
     """Offers the chunks of a stage while the origin is being read. Owned by the coordinator's event loop.
 
     One call is under way at a time, with all chunks that came since the last one. A node that asks for a chunk before
-    the agent knows it waits at the agent's port.
+    the agent knows it waits there. An agent that has replaced a lost one is offered all chunks again.
 
     Args:
         name: Name of the delivery.
         payload: The model, as far as it is known.
         source: The driver's node, and what finds a chunk in its stage.
-        fetches: Is told where the driver's node sends chunks.
+        senders: Are told where the driver's node sends.
         context: What all deliveries share.
     """
 
     def __init__(
-        self, name: str, payload: Payload, source: SeedSource, fetches: Fetches, context: DeliveryContext
+        self, name: str, payload: Payload, source: SeedSource, senders: Senders, context: DeliveryContext
     ) -> None:
         self._name = name
         self._payload = payload
         self._source = source
-        self._fetches = fetches
+        self._senders = senders
         self._agents = context.agents
-        self._waiting: list[Chunk] = []
+        self._offered = 0
+        """How many chunks the agent knows."""
+        self._agent: Any = None
         self._started = False
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Begin to offer, with the chunks that are there; without a port nothing is offered."""
-        if await self._offer([]):
-            self._started = True
-            self._offer_more()
+        """Begin to offer, with the chunks that are there.
 
-    def add(self, chunk: Chunk) -> None:
-        """Offer a further chunk."""
-        self._waiting.append(chunk)
-        self._offer_more()
+        Raises:
+            HubdistError: The driver's agent cannot be told.
+        """
+        self._started = True
+        await self._offer()
+        self.offer_more()
 
-    async def publish(self) -> None:
-        """Let the agent send from the snapshot that the stage has become."""
-        node = self._source.node
-        if node is None or not self._started:
-            return
-        try:
-            async with self._agents.use(node) as agent:
-                await self._fetches.hold(node, agent)
-        except HubdistError as error:
-            _LOG.info("hubdist: the driver's node does not send by its port any more: %s", error)
-
-    def _offer_more(self) -> None:
-        if self._started and self._waiting and (self._task is None or self._task.done()):
+    def offer_more(self) -> None:
+        """Offer the chunks that have come since the last call."""
+        if self._started and self._offered < len(self._payload.chunks) and (self._task is None or self._task.done()):
             self._task = asyncio.create_task(self._offer_all())
 
     async def _offer_all(self) -> None:
-        while self._waiting:
-            chunks, self._waiting = self._waiting, []
-            if not await self._offer(chunks):
-                return
+        try:
+            while self._offered < len(self._payload.chunks):
+                await self._offer()
+        except HubdistError as error:  # a node that waits for the chunks says so, and the agent is told again
+            _LOG.info("hubdist: the driver's node was not told which chunks are there: %s", error)
 
-    async def _offer(self, chunks: list[Chunk]) -> bool:
-        """Call the agent; False if it cannot be told, or has no port: then chunks go by calls of Ray."""
+    async def _offer(self) -> None:
         node, staged = self._source.node, self._source.staged
         assert node is not None
         assert staged is not None
-        found = [(chunk, *staged(chunk)) for chunk in chunks]
-        stage = found[0][1] if found else None
-        described = [(chunk, [paths[piece.entry_index] for piece in chunk.pieces]) for chunk, _, paths in found]
-        try:
-            async with self._agents.use(node) as agent:
-                call = agent.offer.remote(self._name, self._payload.secret, stage, described)
-                address = await settle(call, timeout_s=START_TIMEOUT_S, node=node.name)
-        except HubdistError as error:
-            _LOG.info("hubdist: the driver's node does not send by its port: %s", error)
-            address = None
-        self._fetches.note_address(node, address)
-        return address is not None
+        async with self._agents.use(node) as agent:
+            if agent is not self._agent:
+                self._agent, self._offered = agent, 0
+            chunks = self._payload.chunks[self._offered :]
+            found = [(chunk, *staged(chunk)) for chunk in chunks]
+            stage = found[0][1] if found else None
+            described = [(chunk, [paths[piece.entry_index] for piece in chunk.pieces]) for chunk, _, paths in found]
+            call = agent.offer.remote(self._name, self._payload.secret, stage, described)
+            address = await settle(call, timeout_s=START_TIMEOUT_S, node=node.name)
+            self._offered += len(chunks)
+            self._senders.note_address(node, address)

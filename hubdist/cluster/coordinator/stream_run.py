@@ -1,53 +1,65 @@
-"""Carries out the plan of one delivery by streams: tells agents their parents, and waits for what they have to say."""
+"""A delivery by streams: the coordinator tells each node its parents, and hears from it when it has all, or of trouble.
+
+The source is the driver's node, which has the model or is reading it from its origin.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hubdist.cluster.agent.node_streams import News, Parent
+from hubdist.cluster.agent.node_streams import BrokenStream, News, Parent
 from hubdist.cluster.calls import settle
 from hubdist.cluster.coordinator.agent_pool import START_TIMEOUT_S
+from hubdist.cluster.coordinator.concurrency import SingleFlight
 from hubdist.cluster.coordinator.delivery_run import DeliveryRun
 from hubdist.cluster.coordinator.payload import DeliveryContext, Payload, SeedSource
 from hubdist.cluster.coordinator.progress import NodeProgress
+from hubdist.cluster.coordinator.source_offers import SourceOffers
 from hubdist.cluster.nodes import Node
 from hubdist.delivery import (
-    Command,
-    Event,
     Finish,
     Follow,
     Newcomer,
     NodeComplete,
+    NodeEvent,
     NodeFailed,
+    NodeSilent,
     NodesJoined,
+    NodeStuck,
     Publish,
     Reseat,
+    SourceFailed,
+    SourcePublished,
     StreamBroke,
+    StreamEvent,
+    StreamLags,
     StreamPlan,
     choose_stripes,
 )
 from hubdist.errors import HubdistError, IntegrityError, NodeLostError, StoreError
 from hubdist.model.chunks import Chunk
+from hubdist.model.manifest import Manifest
 
 _LOG = logging.getLogger(__name__)
 
 _COHORT_S = 0.05
-"""Nodes that join within so many seconds are seated together, which makes the best trees."""
+"""Nodes that join within this many seconds are seated together, which makes the best trees."""
 
 _FIRST_NEWS_S = 2.0
-_MAX_NEWS_S = 60.0
+_MAX_NEWS_S = 30.0
 _MARGIN_S = 15.0
+"""Seconds that a call may take in addition to the wait that it asks for."""
 
 
-class StreamRun(DeliveryRun):
+class StreamRun(DeliveryRun[StreamEvent]):
     """One running delivery by streams. Owned by the coordinator's event loop.
 
     Args:
         payload: The model, as far as it is known.
-        source: The driver's node, where the units come from.
+        source: The driver's node.
         nodes: How many nodes are expected.
         holders: Other nodes that may have the snapshot.
         context: What all deliveries of the job share.
@@ -56,104 +68,221 @@ class StreamRun(DeliveryRun):
     def __init__(
         self, payload: Payload, source: SeedSource, *, nodes: int, holders: Sequence[Node], context: DeliveryContext
     ) -> None:
-        super().__init__(payload, source, chunk_bytes=1 << 20, nodes=1, holders=holders, context=context)
+        super().__init__(payload, source, holders=holders, context=context)
         self._stripes = choose_stripes(nodes, payload.count)
-        self._streams = StreamPlan(
-            source.name, stripes=self._stripes, complete=payload.manifest is not None, hand_on=None
+        self._plan = StreamPlan(source.name, stripes=self._stripes, complete=payload.manifest is not None, hand_on=None)
+        self._offers = (
+            None if source.staged is None else SourceOffers(self.name, payload, source, self._senders, context)
         )
-        self._newcomers: list[Node] = []
-        self._news: dict[str, News] = {}
+        self._newcomers: list[NodeProgress] = []
+        self._failed: HubdistError | None = None
+        self._news_due: dict[str, float] = {}
+        """Node's id -> when its next news must have come, by the cluster's clock."""
+        self._untold: set[str] = set()
+        """Ids of nodes that have not taken their seats yet."""
+        self._suspects: dict[str, Node] = {}
+        """Nodes from which a stream broke."""
+        self._checks = SingleFlight()
+
+    # Events of the origin
+
+    def chunk_ready(self, chunk: Chunk) -> None:
+        """Take a further chunk of the origin, which is in the source's stage."""
+        self.payload.chunks.append(chunk)
+        if self._offers is not None:
+            self._offers.offer_more()
+
+    def published(self, manifest: Manifest, ordinals: Sequence[int]) -> None:
+        """Take the manifest: the origin has been read, and nodes may publish.
+
+        Args:
+            manifest: The model's manifest.
+            ordinals: For each entry of the manifest, the number of its file in the chunks.
+        """
+        self.payload.manifest = manifest
+        self.payload.ordinals = tuple(ordinals)
+        self._offers = None
+        if self._prepared is not None:
+            self._start(self._hold_source())
+        self._feed(SourcePublished())
+
+    def fail(self, error: HubdistError) -> None:
+        """End the delivery for all nodes with this error: the origin cannot be read."""
+        self._failed = error
+        for newcomer in self._newcomers:
+            self._finish(newcomer.node.id, error)
+        self._newcomers.clear()
+        self._feed(SourceFailed(error))
+
+    async def _prepare_senders(self) -> None:
+        assert self._source.node is not None
+        await self._links.keep(self._source.node)
+        await self._renew_source()
+        await super()._prepare_senders()
+
+    async def _renew_source(self) -> None:
+        """Let the driver's agent send what there is; one that has replaced a lost agent knows nothing yet."""
+        if self._offers is None:
+            await self._hold_source()
+            return
+        try:
+            await self._offers.start()
+        except HubdistError as error:
+            _LOG.info("hubdist: the driver's node does not send yet: %s", error)
+
+    async def _hold_source(self) -> None:
+        node = self._source.node
+        assert node is not None
+        try:
+            async with self._agents.use(node) as agent:
+                await self._senders.hold(node, agent)
+        except HubdistError as error:
+            _LOG.info("hubdist: the driver's node does not send: %s", error)
+
+    # Nodes
+
+    def _owing(self) -> Mapping[str, Node]:
+        now = self._context.cluster.clock()
+        late = [node_id for node_id, due in self._news_due.items() if due < now]
+        suspects = [node_id for node_id in self._suspects if node_id in self._nodes]
+        return {node_id: self._nodes[node_id] for node_id in (*late, *suspects) if node_id in self._nodes}
 
     def _join(self, node: Node) -> None:
-        self._newcomers.append(node)
+        if self._failed is not None:
+            self._finish(node.id, self._failed)
+            return
+        self._newcomers.append(self._receivers[node.id])
         if len(self._newcomers) == 1:
             asyncio.get_running_loop().call_later(_COHORT_S, self._seat_newcomers)
 
     def _seat_newcomers(self) -> None:
-        nodes, self._newcomers = self._newcomers, []
-        here = [node for node in nodes if node.id in self._receivers]
-        if here:
-            self._feed(NodesJoined(tuple(Newcomer(node.id) for node in here)))
+        newcomers, self._newcomers = self._newcomers, []
+        nodes = [each.node for each in newcomers if self._receivers.get(each.node.id) is each and not each.done.done()]
+        if nodes:
+            self._feed(NodesJoined(tuple(Newcomer(node.id, node.zone) for node in nodes)))
 
-    def _note_ready(self, chunk: Chunk) -> None:
-        """Streams lengthen by themselves."""
+    # Events and commands of the plan
 
-    async def _prepare_senders(self) -> None:
-        await super()._prepare_senders()
-        node = self._source.node
-        if node is not None and self.payload.manifest is not None:
-            async with self._agents.use(node) as agent:
-                await self._fetches.hold(node, agent)
+    def _feed(self, event: StreamEvent | NodeEvent) -> None:
+        if isinstance(event, NodeFailed) and any(each.node.id == event.node for each in self._newcomers):
+            self._newcomers = [each for each in self._newcomers if each.node.id != event.node]
+            self._finish(event.node, event.error)
+            return
+        if isinstance(event, NodeSilent) and event.node in self._untold:
+            event = NodeStuck(event.node)
+        for command in self._plan.handle(event):
+            match command:
+                case Follow(node):
+                    receiver = self._receivers[node]
+                    self._run(self._stream(receiver), receiver)
+                case Reseat(node, stripe):
+                    self._start(self._reseat(self._receivers[node], stripe))
+                case Publish() | Finish():
+                    self._obey_for_node(command)
 
-    def _feed(self, event: Event) -> None:
-        for command in self._streams.handle(event):  # type: ignore[arg-type]
-            self._obey(command)
-
-    def _obey(self, command: Command) -> None:
-        match command:
-            case Follow(node, parents):
-                receiver = self._receivers[node]
-                self._run(self._stream(receiver, dict(enumerate(parents))), receiver)
-            case Reseat(node, stripe, parent):
-                receiver = self._receivers[node]
-                self._start(self._reseat(receiver, stripe, parent))
-            case Publish(node):
-                self._run(self._publish(self._receivers[node].node), self._receivers[node])
-            case Finish(node, error):
-                self._finish(node, error)
-
-    async def _parent(self, name: str) -> Parent:
-        node = self._nodes.get(name)
-        if node is None:
-            return Parent(name, b"", None)
-        async with self._agents.use(node) as agent:
-            return Parent(name, self._agents.pickled(agent), self._fetches.address_of(node))
-
-    async def _stream(self, receiver: NodeProgress, parents: dict[int, str]) -> Event:
+    async def _stream(self, receiver: NodeProgress) -> StreamEvent | NodeEvent:
+        """Tell a node its parents, and wait until it has all units."""
         node = receiver.node
 
-        async def follow(agent: Any) -> Event:
-            seat = {stripe: await self._parent(name) for stripe, name in parents.items()}
-            call = agent.follow.remote(self.name, seat, self._stripes)
-            await settle(call, timeout_s=START_TIMEOUT_S, node=node.name)
-            wait_s = _FIRST_NEWS_S
-            while True:
-                call = agent.wait_for_news.remote(self.name, wait_s)
-                news: News = await settle(call, timeout_s=wait_s + _MARGIN_S, node=node.name)
-                self._context.liveness.heard(node.id)
-                wait_s = min(2 * wait_s, _MAX_NEWS_S)
-                receiver.arrived_bytes = news.arrived_bytes
-                for name, why in news.ports_closed:
-                    if name in self._nodes:
-                        self._fetches.log_closed(node, self._nodes[name], why)
-                for broken in news.broken:
-                    if isinstance(broken.error, StoreError):
-                        return NodeFailed(node.id, broken.error)
-                    receiver.note_failure(refused=isinstance(broken.error, IntegrityError))
-                    _LOG.warning(
-                        "hubdist: stripe %d did not go on to %s from %s: %s",
-                        broken.stripe,
-                        node.name,
-                        self._redacted_name(broken.parent),
-                        broken.error,
-                    )
-                    if self._receivers.get(node.id) is receiver:
-                        self._feed(StreamBroke(node.id, broken.stripe, broken.parent, broken.next_unit, broken.error))
-                if news.is_complete:
-                    receiver.note_streams(
-                        tuple((self._redacted_name(name), size) for name, size in news.received), news.marks
-                    )
-                    return NodeComplete(node.id)
+        async def follow(agent: Any) -> StreamEvent | NodeEvent:
+            await self._tell_seat(receiver, agent, range(self._stripes))
+            self._untold.discard(node.id)
+            return await self._hear(receiver, agent)
 
-        return await self._ask(node, follow, lambda error: NodeFailed(node.id, error))
+        self._untold.add(node.id)
+        self._news_due[node.id] = self._context.cluster.clock()
+        try:
+            return await self._ask(node, follow, lambda error: NodeFailed(node.id, error))
+        finally:
+            if self._receivers.get(node.id) is receiver:  # not a later attempt's
+                self._untold.discard(node.id)
+                self._news_due.pop(node.id, None)
 
-    async def _reseat(self, receiver: NodeProgress, stripe: int, parent: str) -> None:
+    async def _tell_seat(self, receiver: NodeProgress, agent: Any, stripes: Sequence[int]) -> None:
+        """Tell a node its parents in these stripes, as the plan has them now."""
+        seat = self._plan.seat(receiver.node.id)
+        if seat is None:
+            return
+        found = {stripe: await self._find_parent(seat.parents[stripe]) for stripe in stripes}
+        # A parent that is gone is left out: the plan seats the node elsewhere, and the next call says where.
+        parents = {stripe: parent for stripe, parent in found.items() if parent is not None}
+        call = agent.follow.remote(self.name, parents, self._stripes)
+        await settle(call, timeout_s=START_TIMEOUT_S, node=receiver.node.name)
+
+    async def _find_parent(self, name: str) -> Parent | None:
+        node = self._nodes.get(name)
+        if node is None:
+            return None
+        try:
+            async with self._agents.use(node) as agent:
+                if node.id not in self._receivers and node != self._source.node:
+                    await self._senders.hold(node, agent)
+                return Parent(name, self._agents.pickled(agent), self._senders.address_of(node))
+        except HubdistError as error:
+            _LOG.info("hubdist: %s does not send: %s", node.name, error)
+            return None
+
+    async def _hear(self, receiver: NodeProgress, agent: Any) -> StreamEvent | NodeEvent:
+        """Wait for news of a node until it has all units."""
+        node, wait_s = receiver.node, _FIRST_NEWS_S
+        while True:
+            self._news_due[node.id] = self._context.cluster.clock() + wait_s
+            call = agent.wait_for_news.remote(self.name, wait_s)
+            news: News = await settle(call, timeout_s=wait_s + _MARGIN_S, node=node.name)
+            wait_s = min(2 * wait_s, _MAX_NEWS_S)
+            self._context.liveness.heard(node.id)
+            receiver.arrived_bytes = news.arrived_bytes
+            for name, why in news.ports_closed:
+                if name in self._nodes:
+                    self._senders.log_closed(node, self._nodes[name], why)
+            for broken in news.broken:
+                if isinstance(broken.error, StoreError):
+                    return NodeFailed(node.id, broken.error)
+                await self._note_broken(receiver, broken)
+            if news.is_complete:
+                received = tuple((self._redacted_name(name), size) for name, size in news.received)
+                receiver.note_streams(received, news.marks)
+                return NodeComplete(node.id)
+            for slow in news.slow:
+                if self._receivers.get(node.id) is receiver:
+                    self._feed(StreamLags(node.id, slow.stripe, slow.parent))
+
+    async def _note_broken(self, receiver: NodeProgress, broken: BrokenStream) -> None:
+        node, parent = receiver.node, self._nodes.get(broken.parent)
+        receiver.note_failure(refused=isinstance(broken.error, IntegrityError))
+        _LOG.warning(
+            "hubdist: stripe %d did not go on to %s from %s: %s",
+            broken.stripe,
+            node.name,
+            self._redacted_name(broken.parent),
+            broken.error,
+        )
+        if parent is not None and parent == self._source.node:
+            await self._check_source()
+        elif parent is not None:
+            self._suspects[parent.id] = parent
+        if self._receivers.get(node.id) is receiver:
+            self._feed(StreamBroke(node.id, broken.stripe, broken.parent, broken.next_unit, broken.error))
+
+    async def _check_source(self) -> None:
+        """Replace the driver's agent if it is gone, and let the new one send."""
+        node = self._source.node
+        assert node is not None
+
+        async def check() -> None:
+            try:
+                await self._agents.call(node, "answer", timeout_s=START_TIMEOUT_S)
+                await self._renew_source()
+            except HubdistError as error:
+                _LOG.warning("hubdist: the agent of the driver's node cannot be asked: %s", error)
+
+        await self._checks.run("source", check)
+
+    async def _reseat(self, receiver: NodeProgress, stripe: int) -> None:
         node = receiver.node
         try:
             async with self._agents.use(node) as agent:
-                seat = {stripe: await self._parent(parent)}
-                call = agent.follow.remote(self.name, seat, self._stripes)
-                await settle(call, timeout_s=START_TIMEOUT_S, node=node.name)
+                await self._tell_seat(receiver, agent, [stripe])
         except HubdistError as error:
             _LOG.info("hubdist: %s was not told a new parent: %s", node.name, error)
             if isinstance(error, NodeLostError) and self._receivers.get(node.id) is receiver:

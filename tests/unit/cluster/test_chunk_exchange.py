@@ -69,20 +69,20 @@ def pair(tmp_path: Path) -> Iterator[Pair]:
 
 
 def test_a_node_that_published_and_begins_again_sends_as_before(pair: Pair) -> None:
-    assert pair.receiving.begin("d", SECRET, pair.manifest, None).has_model is False
+    assert pair.receiving.begin("d", SECRET, pair.manifest, MIB, None).has_model is False
     pair.receive()
     pair.receiving.publish("d", SECRET, pair.manifest, pair.ordinals)
     for _ in range(2):
-        assert pair.receiving.begin("d", SECRET, pair.manifest, None).has_model is True
+        assert pair.receiving.begin("d", SECRET, pair.manifest, MIB, None).has_model is True
         assert pair.receiving.send("d", pair.chunks[0])
 
 
 def test_a_node_that_lost_its_snapshot_begins_anew_and_sends_no_more_from_it(pair: Pair) -> None:
-    assert pair.receiving.begin("d", SECRET, pair.manifest, None).has_model is False
+    assert pair.receiving.begin("d", SECRET, pair.manifest, MIB, None).has_model is False
     pair.receive()
     pair.receiving.publish("d", SECRET, pair.manifest, pair.ordinals)
     (pair.taken.root / "snapshots" / pair.manifest.digest.value).rename(pair.taken.root / "lost")
-    assert pair.receiving.begin("d", SECRET, pair.manifest, None).has_model is False
+    assert pair.receiving.begin("d", SECRET, pair.manifest, MIB, None).has_model is False
     with pytest.raises(HubdistError):
         pair.receiving.send("d", pair.chunks[0])
     pair.receive()
@@ -100,7 +100,9 @@ def test_two_calls_to_begin_at_once_leave_one_stage(pair: Pair, monkeypatch: pyt
         return real(self, manifest)
 
     monkeypatch.setattr(Store, "stage_chunks", stage_chunks)
-    threads = [threading.Thread(target=pair.receiving.begin, args=("d", SECRET, pair.manifest, None)) for _ in range(2)]
+    threads = [
+        threading.Thread(target=pair.receiving.begin, args=("d", SECRET, pair.manifest, MIB, None)) for _ in range(2)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -122,7 +124,7 @@ def test_a_place_that_cannot_be_read_leaves_no_stage_and_no_connection(
     if copy is None:
         monkeypatch.setattr(CopyReader, "__init__", fail)
     with pytest.raises((HubdistError, RuntimeError)):
-        pair.receiving.begin("d", SECRET, pair.manifest, copy or list_copy(str(pair.files), pair.config.deadlines))
+        pair.receiving.begin("d", SECRET, pair.manifest, MIB, copy or list_copy(str(pair.files), pair.config.deadlines))
     assert pair.stages == []
     with pytest.raises(PeerError, match="takes no part"):
         pair.receiving.fetch("d", pair.chunks[0], pair.sender)
@@ -133,7 +135,9 @@ def test_a_stage_that_cannot_be_removed_keeps_nothing_else(pair: Pair, monkeypat
     real = CopyReader.close
     monkeypatch.setattr(CopyReader, "close", lambda self: (closed.append(self), real(self)))
     assert (
-        pair.receiving.begin("d", SECRET, pair.manifest, list_copy(str(pair.files), pair.config.deadlines)).has_model
+        pair.receiving.begin(
+            "d", SECRET, pair.manifest, MIB, list_copy(str(pair.files), pair.config.deadlines)
+        ).has_model
         is False
     )
     discard = ChunkStage.discard
@@ -166,7 +170,7 @@ def test_a_fetch_that_nobody_wants_any_more_ends_at_once(pair: Pair, how: str) -
         raise PeerError("nobody wants it")
 
     pair.request = fetch
-    assert pair.receiving.begin("d", SECRET, pair.manifest, None).has_model is False
+    assert pair.receiving.begin("d", SECRET, pair.manifest, MIB, None).has_model is False
     errors: list[BaseException] = []
 
     def work() -> None:

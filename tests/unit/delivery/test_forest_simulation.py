@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from hubdist.delivery import StreamLags
-from hubdist.delivery.lag import LagWatch, Progress, find_lead
+from hubdist.streams.lag import LagWatch, Progress, find_lead
 from tests.support import REPOSITORY
 
 GIB = 1 << 30

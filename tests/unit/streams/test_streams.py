@@ -19,9 +19,20 @@ from hypothesis import strategies as st
 from hubdist.errors import HubdistError, IntegrityError, PeerError, PortClosedError, TransferTimeoutError
 from hubdist.model.chunks import Chunk, cut_chunks
 from hubdist.model.manifest import BLOCK_BYTES, EntryDigester, Manifest
+from hubdist.streams.buffers import Buffers
 from hubdist.streams.client import Unit, UnitStream
 from hubdist.streams.follower import Follower
-from hubdist.streams.frames import NO_END, FrameKind, Header, Hello, Request, decode_pieces
+from hubdist.streams.frames import (
+    HEADER_BYTES,
+    MAX_STEP,
+    NO_END,
+    PART_BYTES,
+    FrameKind,
+    Header,
+    Hello,
+    Request,
+    decode_pieces,
+)
 from hubdist.streams.handshake import GREETING_BYTES, introduce
 from hubdist.streams.server import StreamServer
 from hubdist.streams.sockets import connect, receive, set_timeouts
@@ -71,7 +82,7 @@ class Node:
         def open_stream(name: str) -> UnitStream:
             return UnitStream(parents[name].server.address, SECRET, DELIVERY, silent_s=1.5)
 
-        return Follower(self.units, self.write, open_stream, stripes=stripes)
+        return Follower(self.units, self.write, open_stream, Buffers(4), stripes=stripes)
 
     @property
     def content(self) -> list[bytes]:
@@ -170,7 +181,7 @@ def test_a_parent_that_waits_itself_is_not_silent(make: Callable[..., Node]) -> 
     for _ in range(4):
         came = stream.receive()
         assert isinstance(came, Header)
-        assert (came.kind, came.waits) == (FrameKind.HEARTBEAT, True)
+        assert came.kind is FrameKind.HEARTBEAT
     stream.close()
 
 
@@ -369,13 +380,14 @@ def test_ports_can_be_chosen() -> None:
 # Frames
 
 
-@given(st.binary(min_size=24, max_size=24))
+@given(st.binary(min_size=HEADER_BYTES, max_size=HEADER_BYTES))
 def test_any_header_is_read_or_refused(data: bytes) -> None:
     try:
         header = Header.decode(data)
     except PeerError:
         return
-    assert header.size <= 64 << 20
+    assert header.size <= PART_BYTES
+    assert Header.decode(header.encode()) == header
 
 
 @given(st.lists(st.tuples(st.integers(0, 2**32 - 1), st.integers(0, 2**64 - 1), st.integers(0, 2**64 - 1)), max_size=5))
@@ -396,8 +408,14 @@ def test_any_request_is_read_or_refused(data: bytes) -> None:
         request = Request.decode(data)
     except HubdistError:
         return
-    assert request.step >= 1
+    assert 1 <= request.step <= MAX_STEP
     assert Request.decode(request.encode()) == request
+
+
+@pytest.mark.parametrize("step", [0, MAX_STEP + 1, 2**32 - 1])
+def test_a_request_for_an_absurd_number_of_stripes_is_refused(step: int) -> None:
+    with pytest.raises(PeerError, match="malformed"):
+        Request.decode(Request(0, NO_END, step).encode())
 
 
 def test_digests_are_those_of_the_files(make: Callable[..., Node]) -> None:

@@ -1,4 +1,4 @@
-"""When a node says that one of its stripes is too slow. Counts units and reads no clock, so it holds for any link."""
+"""PURE: when a node says that one of its stripes is too slow; counts units instead of seconds, so any link will do."""
 
 from __future__ import annotations
 
@@ -39,6 +39,10 @@ class Progress:
     count: int
     lead: int
     has_begun: bool
+
+
+NO_PROGRESS = Progress(0, 0, has_begun=False)
+"""Of a node that has nothing yet."""
 
 
 def find_lead(counts: Sequence[int]) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hubdist.delivery.lag import MIN_BEHIND, PATIENCE, UNHEARD, WINDOW, LagWatch, Progress, find_lead
+from hubdist.streams.lag import MIN_BEHIND, PATIENCE, UNHEARD, WINDOW, LagWatch, Progress, find_lead
 
 STRIPES = 8
 

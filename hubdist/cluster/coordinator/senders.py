@@ -1,0 +1,94 @@
+"""The nodes of one delivery that send: where they do, and which of them have been told to send from a snapshot."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from hubdist.cluster.agent.node_port import Address
+from hubdist.cluster.calls import settle
+from hubdist.cluster.coordinator.agent_pool import START_TIMEOUT_S
+from hubdist.cluster.coordinator.concurrency import SingleFlight
+from hubdist.cluster.coordinator.payload import Payload
+from hubdist.cluster.nodes import Node
+from hubdist.system.log_once import LogOnce
+
+_LOG = logging.getLogger(__name__)
+
+
+class Senders:
+    """Knows where the nodes of one delivery send. Owned by the coordinator's event loop.
+
+    Args:
+        name: Name of the delivery.
+        payload: The model, as far as it is known.
+    """
+
+    def __init__(self, name: str, payload: Payload) -> None:
+        self._name = name
+        self._payload = payload
+        self._work = SingleFlight()
+        self._holding: dict[str, Any] = {}
+        """Node's id -> the agent that was told to send from the node's snapshot."""
+        self._addresses: dict[str, Address | None] = {}
+        self._once = LogOnce(_LOG)
+
+    def address_of(self, node: Node) -> Address | None:
+        """Where a node sends; None if it has no port."""
+        return self._addresses.get(node.id)
+
+    def note_address(self, node: Node, address: Address | None) -> None:
+        """Note where a node sends.
+
+        Args:
+            node: The node.
+            address: Its port; None for a node without one.
+        """
+        self._addresses[node.id] = address
+
+    async def hold(self, node: Node, agent: Any) -> None:
+        """Make sure that a node's agent sends from the node's snapshot. Calls for one node at a time share the work.
+
+        Args:
+            node: The node.
+            agent: The agent of the node.
+
+        Raises:
+            IntegrityError: The node does not have the snapshot.
+            NodeLostError, TransferTimeoutError: The agent gives no answer.
+        """
+        await self._work.run(node.id, lambda: self._hold(node, agent))
+
+    def note_holder(self, node: Node, agent: Any) -> None:
+        """Note that a node has published: its agent sends from the snapshot from now on.
+
+        Args:
+            node: The node.
+            agent: The agent that published.
+        """
+        self._holding[node.id] = agent
+
+    def lose(self, node_id: str) -> None:
+        """Forget a node that takes no part any more."""
+        self._holding.pop(node_id, None)
+        self._addresses.pop(node_id, None)
+
+    def log_closed(self, receiver: Node, sending: Node, why: str) -> None:
+        """Log once that a node's port cannot be reached by another node.
+
+        Args:
+            receiver: The node that receives.
+            sending: The node whose port is closed.
+            why: The reason.
+        """
+        text = "hubdist: chunks go from %s to %s by calls of Ray, which takes more processor time: %s"
+        self._once.log((receiver.id, sending.id), text, sending.name, receiver.name, why)
+
+    async def _hold(self, node: Node, agent: Any) -> None:
+        if self._holding.get(node.id) is agent:
+            return
+        payload = self._payload
+        cut = payload.chunks if payload.chunk_bytes is None else payload.chunk_bytes
+        call = agent.hold.remote(self._name, payload.secret, payload.digest, payload.ordinals, cut)
+        self._addresses[node.id] = await settle(call, timeout_s=START_TIMEOUT_S, node=node.name)
+        self._holding[node.id] = agent
