@@ -47,8 +47,8 @@ class Pair:
                 self.path = snapshot.path
         self.giver, self.reader = make_agent(config, giving), make_agent(config, reading)
         self.ordinals = tuple(range(len(SIZES)))
-        self.call(self.giver.hold, "d", SECRET, self.manifest.digest, self.ordinals, None)
-        assert self.call(self.reader.begin, "d", SECRET, self.manifest, None).has_model is False
+        self.call(self.giver.hold, "d", SECRET, self.manifest.digest, self.ordinals, [self.whole])
+        assert self.call(self.reader.begin, "d", SECRET, self.manifest, None, None).has_model is False
         self.sender = Sender(pickle_agent(self.giver))
 
     @property
@@ -112,14 +112,14 @@ def test_damaged_bytes_are_found_where_they_arrive(pair: Pair) -> None:
         pair.call(pair.reader.fetch, "d", pair.whole, pair.sender)
     pair.path.chmod(0o700)
     damaged.unlink()
-    with pytest.raises(IntegrityError, match="is missing"):
+    with pytest.raises(IntegrityError, match="is gone"):
         pair.call(pair.reader.fetch, "d", pair.whole, pair.sender)
 
 
 def test_a_sender_that_takes_no_part_or_cannot_read_is_no_failure_of_the_reader(pair: Pair) -> None:
-    stranger = Sender(pickle_agent(pair.giver), "no-such-stage", dict.fromkeys(pair.ordinals, "part1"))
-    with pytest.raises(IntegrityError, match="is missing"):
-        pair.call(pair.reader.fetch, "d", pair.whole, stranger)
+    unknown = Chunk(7, pair.whole.pieces, pair.whole.block_digests)
+    with pytest.raises(IntegrityError, match="does not have chunk 7"):
+        pair.call(pair.reader.fetch, "d", unknown, pair.sender)
     pair.call(pair.giver.forget, "d")
     with pytest.raises(PeerError, match="takes no part"):
         pair.call(pair.reader.fetch, "d", pair.whole, pair.sender)
