@@ -35,6 +35,7 @@ class NodeReport:
         refused: Those of the `retries` that were sent again because wrong bytes had come.
         sources: Who sent -> bytes: the driver's node and other nodes by name, or a public URL.
         timeline: Seconds since this node took part, bytes that had arrived by then.
+        closed_ports: Senders whose ports the node could not reach, so that their bytes came by calls of Ray.
         error: Why the node does not have the model, or None.
     """
 
@@ -51,6 +52,7 @@ class NodeReport:
     refused: int = 0
     sources: tuple[tuple[str, int], ...] = ()
     timeline: tuple[tuple[float, int], ...] = ()
+    closed_ports: tuple[str, ...] = ()
     error: HubdistError | None = None
 
     def __str__(self) -> str:
@@ -60,7 +62,8 @@ class NodeReport:
         came = f"{size_text(self.bytes_received)} from {self._senders}" if self.source else "nothing sent"
         again = f", {self.retries} chunks sent again" if self.retries else ""
         again += f", {self.refused} of them with wrong bytes" if self.refused else ""
-        return f"{self.name}: {self.route}, {came} in {self.seconds:.2f} s{again} ({self.reason})"
+        closed = f", by calls of Ray from {', '.join(self.closed_ports)}: port not reached" if self.closed_ports else ""
+        return f"{self.name}: {self.route}, {came} in {self.seconds:.2f} s{again}{closed} ({self.reason})"
 
     @property
     def _senders(self) -> str:

@@ -34,6 +34,7 @@ class Plan:
         known: Who knows the model already, such as `this job` or `the shared cache`; None if nobody does.
         read_mode: What TensorFlow would open.
         nodes: One for each node that was asked about.
+        notes: What else would happen, such as bytes that go by calls of Ray because a port cannot be reached.
     """
 
     handle: str
@@ -42,6 +43,7 @@ class Plan:
     known: str | None
     read_mode: str
     nodes: tuple[NodePlan, ...]
+    notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         """A few lines; nodes that would do the same stand together."""
@@ -59,6 +61,7 @@ class Plan:
             lines += [f"  {at}. {choice}" for at, choice in enumerate(order.choices, 1)]
             if order.first.route is not Route.DRIVER:  # whose reason says the same
                 lines += [f"  not {refused}" for refused in order.refused]
+        lines += self.notes
         return "\n".join(lines)
 
 

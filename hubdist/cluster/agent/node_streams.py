@@ -98,6 +98,8 @@ class _Following:
     """Stripes that have not been received whole."""
     closed: dict[str, str] = field(default_factory=dict)
     """Parents whose ports could not be reached -> why; not told yet."""
+    unreachable: set[Address] = field(default_factory=set)
+    """The ports of these parents: no stream tries them again."""
 
 
 class NodeStreams:
@@ -197,9 +199,10 @@ class NodeStreams:
         with self._guard:
             following = self._following[delivery]
             parent = following.parents[name]
-        if parent.address is not None:
+        if parent.address is not None and parent.address not in following.unreachable:
             try:
                 return self._port.open_stream(delivery, parent.address)
             except PortClosedError as error:
+                following.unreachable.add(parent.address)
                 following.closed[name] = error.what
         return AnswerStream(parent.agent, delivery, self._request, self._describe)

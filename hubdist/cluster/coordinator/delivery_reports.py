@@ -149,6 +149,7 @@ def with_received(report: NodeReport, choice: RouteChoice, source: str, stats: D
         timeline=stats.timeline,
         retries=stats.retries,
         refused=stats.refused,
+        closed_ports=stats.closed_ports,
     )
 
 

@@ -165,7 +165,7 @@ class DeliveryRun(abc.ABC, Generic[EventT]):
 
     async def _receive_once(self, node: Node) -> DeliveryStats | None:
         await self._links.keep(node)
-        async with self._agents.use(node) as agent:
+        async with self._context.receiving[node.id].take(), self._agents.use(node) as agent:
             payload = self.payload
             begin = agent.begin.remote(
                 self.name, payload.secret, payload.manifest_to_send, payload.chunk_bytes, self._source.copy

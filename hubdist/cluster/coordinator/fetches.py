@@ -164,7 +164,7 @@ class Fetches:
             timeout_s = context.config.chunk_timeout_s + _MARGIN_S
             fetched: Fetched = await settle(call, timeout_s=timeout_s, node=receiver.name)
         if fetched.port_closed is not None and sending is not None:
-            self._senders.log_closed(receiver, sending, fetched.port_closed)
+            context.closed_ports.note(receiver, sending, fetched.port_closed)
         for node in (receiver, sending):
             if node is not None:
                 context.liveness.heard(node.id)

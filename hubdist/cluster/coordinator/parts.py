@@ -78,5 +78,11 @@ class CoordinatorParts:
             node, self.config, resolver=self.resolver, pins=self.pins, work=self.work, probes=probes, feeds=feeds
         )
         self.planner = Planner(
-            self.config, resolver=self.resolver, pins=self.pins, work=self.work, probes=probes, stores=stores
+            self.config,
+            resolver=self.resolver,
+            pins=self.pins,
+            work=self.work,
+            probes=probes,
+            stores=stores,
+            closed_ports=self.running.closed_ports,
         )

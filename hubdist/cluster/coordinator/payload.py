@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import secrets
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
 from hubdist.cluster.coordinator.agent_pool import AgentPool
+from hubdist.cluster.coordinator.closed_ports import ClosedPorts
+from hubdist.cluster.coordinator.concurrency import Slots
 from hubdist.cluster.coordinator.liveness import Liveness, LivenessTimes
 from hubdist.cluster.coordinator.windows import Windows
 from hubdist.cluster.nodes import ClusterView, Node
@@ -16,6 +19,9 @@ from hubdist.model.chunks import Chunk
 from hubdist.model.manifest import Digest, Manifest
 from hubdist.remote.snapshot_copy import RemoteCopy
 from hubdist.streams.handshake import SECRET_BYTES
+
+_MAX_MODELS = 32
+"""How many models a node receives at a time; more if these stand still, as while slow origins are read."""
 
 _SHARED_FROM_BYTES = 2 << 30
 """The manifest of a model of this size takes more than 64 KiB."""
@@ -119,6 +125,8 @@ class DeliveryContext:
         windows: Grants room for bytes in flight.
         liveness: Tells which nodes give no answer.
         times: How long nodes may give no answer, and how often the coordinator looks.
+        closed_ports: Knows which nodes cannot reach each other's ports.
+        receiving: Node's id -> limits how many models the node receives at a time: each takes threads of its agent.
         config: The job's settings: bytes in flight and deadlines.
     """
 
@@ -127,4 +135,6 @@ class DeliveryContext:
     windows: Windows
     liveness: Liveness
     times: LivenessTimes
+    closed_ports: ClosedPorts
     config: Config
+    receiving: defaultdict[str, Slots] = field(default_factory=lambda: defaultdict(lambda: Slots(_MAX_MODELS, 1.0)))

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Mapping
+from dataclasses import replace
 
+from hubdist.cluster.coordinator.closed_ports import ClosedPorts
 from hubdist.cluster.coordinator.concurrency import BlockingWork
 from hubdist.cluster.coordinator.job_pins import JobPins
 from hubdist.cluster.coordinator.probes import Probes
@@ -31,6 +33,7 @@ class Planner:
         work: Threads for looks at the disk.
         probes: Asks nodes what they have and can read.
         stores: Tells which nodes see the same store.
+        closed_ports: Knows which nodes cannot reach each other's ports.
     """
 
     def __init__(
@@ -42,6 +45,7 @@ class Planner:
         work: BlockingWork,
         probes: Probes,
         stores: StoreGroups,
+        closed_ports: ClosedPorts,
     ) -> None:
         self._config = config
         self._resolver = resolver
@@ -49,6 +53,7 @@ class Planner:
         self._work = work
         self._probes = probes
         self._stores = stores
+        self._closed_ports = closed_ports
 
     async def plan(self, text: str, nodes: list[Node], options: CallOptions) -> Plan:
         """What a load of a handle would do on these nodes.
@@ -74,13 +79,15 @@ class Planner:
         places = places_to_probe(found, fills=fills, directory=directory)
         digest = None if found is None else found.digest
         orders = await asyncio.gather(*(self._order(node, digest, places, wanted) for node in nodes))
-        return plan_of(
+        planned = plan_of(
             handle,
             found,
             pinned_by="this job" if pinned else None,
             read_mode=self._config.wanted_read_mode(settings, options.read_mode),
             nodes=[NodePlan(node.id, node.name, order) for node, order in zip(nodes, orders, strict=True)],
         )
+        travels = any(order.first.route in (Route.DRIVER, Route.SHARED) for order in orders)
+        return replace(planned, notes=self._closed_ports.notes) if travels else planned
 
     async def _order(
         self, node: Node, digest: Digest | None, places: Mapping[Route, str], wanted: Route | None

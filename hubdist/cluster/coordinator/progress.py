@@ -22,12 +22,14 @@ class DeliveryStats:
         timeline: Pairs of seconds since the node joined and bytes that had arrived by then.
         retries: How many fetches failed and were repeated.
         refused: How many of them failed because of wrong bytes.
+        closed_ports: Names of the senders whose ports the node could not reach.
     """
 
     sources: tuple[tuple[str, int], ...]
     timeline: tuple[tuple[float, int], ...]
     retries: int
     refused: int
+    closed_ports: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -39,12 +41,14 @@ class NodeProgress:
         done: Ends when the node has published, or failed.
         clock: Tells the time in seconds.
         arrived_bytes: Bytes that have arrived.
+        closed_ports: Names of the senders whose ports the node could not reach.
     """
 
     node: Node
     done: asyncio.Future[None]
     clock: Callable[[], float]
     arrived_bytes: int = 0
+    closed_ports: list[str] = field(default_factory=list)
     _begin: float = field(init=False)
     _sources: Counter[str] = field(default_factory=Counter)
     _marks: list[tuple[float, int]] = field(default_factory=list)
@@ -86,4 +90,10 @@ class NodeProgress:
     def stats(self) -> DeliveryStats:
         """The figures for the node's report."""
         marks = thinned(self._marks, _MAX_MARKS)
-        return DeliveryStats(tuple(self._sources.most_common()), marks, self._retries, self._refused)
+        return DeliveryStats(
+            tuple(self._sources.most_common()),
+            marks,
+            self._retries,
+            self._refused,
+            tuple(dict.fromkeys(self.closed_ports)),
+        )

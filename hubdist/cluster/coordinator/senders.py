@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 from hubdist.cluster.agent.node_port import Address
@@ -11,9 +10,6 @@ from hubdist.cluster.coordinator.agent_pool import START_TIMEOUT_S
 from hubdist.cluster.coordinator.concurrency import SingleFlight
 from hubdist.cluster.coordinator.payload import Payload
 from hubdist.cluster.nodes import Node
-from hubdist.system.log_once import LogOnce
-
-_LOG = logging.getLogger(__name__)
 
 
 class Senders:
@@ -31,7 +27,6 @@ class Senders:
         self._holding: dict[str, Any] = {}
         """Node's id -> the agent that was told to send from the node's snapshot."""
         self._addresses: dict[str, Address | None] = {}
-        self._once = LogOnce(_LOG)
 
     def address_of(self, node: Node) -> Address | None:
         """Where a node sends; None if it has no port."""
@@ -72,17 +67,6 @@ class Senders:
         """Forget a node that takes no part any more."""
         self._holding.pop(node_id, None)
         self._addresses.pop(node_id, None)
-
-    def log_closed(self, receiver: Node, sending: Node, why: str) -> None:
-        """Log once that a node's port cannot be reached by another node.
-
-        Args:
-            receiver: The node that receives.
-            sending: The node whose port is closed.
-            why: The reason.
-        """
-        text = "hubdist: chunks go from %s to %s by calls of Ray, which takes more processor time: %s"
-        self._once.log((receiver.id, sending.id), text, sending.name, receiver.name, why)
 
     async def _hold(self, node: Node, agent: Any) -> None:
         if self._holding.get(node.id) is agent:

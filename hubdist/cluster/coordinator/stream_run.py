@@ -234,7 +234,8 @@ class StreamRun(DeliveryRun[StreamEvent]):
             receiver.arrived_bytes = news.arrived_bytes
             for name, why in news.ports_closed:
                 if name in self._nodes:
-                    self._senders.log_closed(node, self._nodes[name], why)
+                    self._context.closed_ports.note(node, self._nodes[name], why)
+                    receiver.closed_ports.append(self._nodes[name].name)
             for broken in news.broken:
                 if isinstance(broken.error, StoreError):
                     return NodeFailed(node.id, broken.error)

@@ -6,11 +6,13 @@ import asyncio
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from hubdist.cluster.agent.chunk_exchange import ChunkExchange
 from hubdist.cluster.agent.node_port import NodePort, _key
+from hubdist.cluster.coordinator.progress import DeliveryStats
 from hubdist.cluster.coordinator.running import RunningDeliveries
 from hubdist.config.schema import Config
 from hubdist.delivery.routes import Route
@@ -29,8 +31,18 @@ def deliveries(nodes: FakeNodes) -> RunningDeliveries:
     return RunningDeliveries(nodes.nodes[DRIVER], nodes.agents, nodes.cluster, nodes.config, QUICK)
 
 
-async def bring(running: RunningDeliveries, nodes: FakeNodes, manifest: Manifest, *names: str) -> None:
-    await asyncio.gather(*(running.join_delivery(manifest, nodes.nodes[name], Route.DRIVER, None) for name in names))
+async def bring(
+    running: RunningDeliveries, nodes: FakeNodes, manifest: Manifest, *names: str
+) -> list[DeliveryStats | None]:
+    joining = (running.join_delivery(manifest, nodes.nodes[name], Route.DRIVER, None) for name in names)
+    return await asyncio.gather(*joining)
+
+
+def bring_all(nodes: FakeNodes, manifest: Manifest, *names: str) -> None:
+    async def work() -> None:
+        await bring(deliveries(nodes), nodes, manifest, *names)
+
+    run(work)
 
 
 def content(nodes: FakeNodes, name: str, manifest: Manifest) -> dict[str, bytes]:
@@ -43,7 +55,7 @@ def content(nodes: FakeNodes, name: str, manifest: Manifest) -> dict[str, bytes]
 def test_bytes_go_from_port_to_port(tmp_path: Path) -> None:
     with fake_nodes(tmp_path, "a", "b", "c") as nodes:
         manifest = nodes.publish(DRIVER, FILES)
-        run(lambda: bring(deliveries(nodes), nodes, manifest, "a", "b", "c"))
+        bring_all(nodes, manifest, "a", "b", "c")
         assert all(content(nodes, name, manifest) == FILES for name in "abc")
         assert not [call for call in nodes.calls if call[1].startswith("send")]
 
@@ -51,7 +63,7 @@ def test_bytes_go_from_port_to_port(tmp_path: Path) -> None:
 def test_without_ports_bytes_go_by_calls(tmp_path: Path) -> None:
     with fake_nodes(tmp_path, "a", "b", data_port="off") as nodes:
         manifest = nodes.publish(DRIVER, FILES)
-        run(lambda: bring(deliveries(nodes), nodes, manifest, "a", "b"))
+        bring_all(nodes, manifest, "a", "b")
         assert all(content(nodes, name, manifest) == FILES for name in "ab")
         assert nodes.calls[DRIVER, "send"]
 
@@ -60,20 +72,29 @@ def test_a_closed_port_is_said_once_and_other_nodes_keep_theirs(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with fake_nodes(tmp_path, "a", "b") as nodes:
-        manifest = nodes.publish(DRIVER, FILES)
+        models = [nodes.publish(DRIVER, {**FILES, "other": bytes([number])}) for number in range(2)]
         running = deliveries(nodes)
 
+        def close(name: str, _: tuple[Any, ...]) -> None:
+            if name == DRIVER:
+                [port] = [actor.port for actor in nodes.actors if actor.node.id == DRIVER]
+                assert port._server is not None
+                port._server.stop()
+
+        nodes.after["hold"] = close
+        received: list[DeliveryStats | None] = []
+
         async def work() -> None:
-            await bring(running, nodes, manifest, "a")
-            for actor in nodes.actors:
-                if actor.node.id == DRIVER:
-                    actor.port._server.stop()  # type: ignore[union-attr]  # it was opened
-            await bring(running, nodes, manifest, "b")
+            for manifest in models:
+                received.extend(await bring(running, nodes, manifest, "a", "b"))
 
         run(work)
-        assert content(nodes, "b", manifest) == FILES
-        said = [record for record in caplog.records if "by calls of Ray" in record.getMessage()]
-        assert len(said) <= 1
+        assert all(content(nodes, name, manifest)["b"] == FILES["b"] for name in "ab" for manifest in models)
+        said = [record.getMessage() for record in caplog.records if "by calls of Ray" in record.getMessage()]
+        assert len(said) == len(running.closed_ports.notes) == 2
+        assert all("from node driver to" in line for line in said)
+        assert [stats and stats.closed_ports for stats in received] == [("node driver",)] * 4
+        assert all("node a" in dict(stats.sources) or "node b" in dict(stats.sources) for stats in received if stats)
 
 
 def test_a_node_that_begins_again_sends_nothing_of_its_earlier_stage(tmp_path: Path) -> None:
@@ -95,7 +116,7 @@ def test_a_node_that_begins_again_sends_nothing_of_its_earlier_stage(tmp_path: P
 def test_a_port_of_the_given_range_is_opened(tmp_path: Path) -> None:
     with fake_nodes(tmp_path, "a", data_ports="30123-30423") as nodes:
         manifest = nodes.publish(DRIVER, FILES)
-        run(lambda: bring(deliveries(nodes), nodes, manifest, "a"))
+        bring_all(nodes, manifest, "a")
         ports = [actor.port.address[1] for actor in nodes.actors if actor.port.address is not None]
         assert len(set(ports)) == 2
         assert all(30123 <= port <= 30423 for port in ports)
