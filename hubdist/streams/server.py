@@ -92,16 +92,20 @@ class StreamServer:
         self._find = find
         self._max_guests = max_guests
         self._max_streams = max_streams
-        self._listener = _listen(host, (0,) if ports is None else ports)
+        with contextlib.ExitStack() as undo:  # descriptors may run out at any of these
+            self._listener = _listen(host, (0,) if ports is None else ports)
+            undo.callback(self._listener.close)
+            self._selector = selectors.DefaultSelector()
+            undo.callback(self._selector.close)
+            self._wake = os.eventfd(0, os.EFD_CLOEXEC)
+            undo.pop_all()
         self.address: tuple[str, int] = (host, self._listener.getsockname()[1])
         self._guests: dict[socket.socket, _Guest] = {}
         """In the order in which they came."""
         self._guard = threading.Lock()
         self._streams: dict[socket.socket, threading.Thread] = {}
         self._stopped = threading.Event()
-        self._selector = selectors.DefaultSelector()
         self._selector.register(self._listener, selectors.EVENT_READ)
-        self._wake = os.eventfd(0, os.EFD_CLOEXEC)
         self._selector.register(self._wake, selectors.EVENT_READ)
         self._thread, _ = start_thread(self._greet_guests, "hubdist-streams")
 

@@ -7,7 +7,7 @@ import functools
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
@@ -74,7 +74,9 @@ class FakeActor:
 
     def __init__(self, nodes: FakeNodes, config: Config, node: Node) -> None:
         self._nodes = nodes
-        self._agent = NodeAgent(config, node.id, host=nodes.host, request=nodes.request, describe=nodes.describe)
+        self._agent = NodeAgent(
+            config, node.id, host=nodes.hosts[node.id], request=nodes.request, describe=nodes.describe
+        )
         self.node = node
         self.killed = False
         nodes.actors.append(self)
@@ -92,6 +94,7 @@ class FakeActor:
 
         def work() -> None:
             try:
+                self._nodes.enter(self.node.id)
                 self._nodes.wait(self.node.id)
                 self._nodes.before[name](self.node.id, arguments)
                 result = getattr(self._agent, name)(*arguments)
@@ -126,11 +129,17 @@ class FakeNodes:
         calls: Node and method -> how often it was called.
         request: Gets bytes from another agent; for agents that start after it was set.
         cluster: All nodes are alive.
-        host: Where all nodes open their ports; None for nodes without ports.
+        hosts: Where each node opens its port; None for nodes without ports.
+        enter: Called first in each thread of a node, with the node's id; moves the thread to the node's network.
     """
 
-    def __init__(self, folder: Path, names: tuple[str, ...], host: str | None, **settings: Any) -> None:
-        self.host = host
+    def __init__(
+        self, folder: Path, names: tuple[str, ...], host: str | Mapping[str, str] | None, **settings: Any
+    ) -> None:
+        self.hosts: Mapping[str, str | None] = (
+            host if isinstance(host, Mapping) else dict.fromkeys((DRIVER, *names), host)
+        )
+        self.enter: Callable[[str], None] = lambda _: None
         self.config = Config(store=str(folder / "{node_id}"), **settings)
         self.nodes = {name: Node(name, f"node {name}", name, name == DRIVER) for name in (DRIVER, *names)}
         self.stores = {name: Store(self.config.store_root(name)) for name in self.nodes}
@@ -219,7 +228,9 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 @contextmanager
-def fake_nodes(folder: Path, *names: str, host: str | None = "127.0.0.1", **settings: Any) -> Iterator[FakeNodes]:
+def fake_nodes(
+    folder: Path, *names: str, host: str | Mapping[str, str] | None = "127.0.0.1", **settings: Any
+) -> Iterator[FakeNodes]:
     """Nodes with these names; they send by ports, without a host by calls of agents."""
     nodes = FakeNodes(folder, names, host, **settings)
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import time
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from hubdist.cluster.coordinator.progress import DeliveryStats
 from hubdist.cluster.coordinator.running import RunningDeliveries
 from hubdist.config.schema import Config
 from hubdist.delivery.routes import Route
-from hubdist.errors import ConfigError
+from hubdist.errors import ConfigError, HubdistError
 from hubdist.model.manifest import Manifest
 from hubdist.remote.snapshot_copy import list_copy
 from hubdist.store.store import Store
@@ -95,6 +96,32 @@ def test_a_closed_port_is_said_once_and_other_nodes_keep_theirs(
         assert all("from node driver to" in line for line in said)
         assert [stats and stats.closed_ports for stats in received] == [("node driver",)] * 4
         assert all("node a" in dict(stats.sources) or "node b" in dict(stats.sources) for stats in received if stats)
+
+
+@pytest.mark.parametrize("spare", [8, 24, 64])
+def test_with_few_descriptors_a_delivery_ends_with_right_bytes_or_a_clear_error(tmp_path: Path, spare: int) -> None:
+    with fake_nodes(tmp_path, "a", "b") as nodes:
+        manifest = nodes.publish(DRIVER, FILES)
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        begun = time.monotonic()
+        results: list[Any] = []
+
+        async def work() -> None:
+            running = deliveries(nodes)
+            joining = (running.join_delivery(manifest, nodes.nodes[name], Route.DRIVER, None) for name in "ab")
+            resource.setrlimit(resource.RLIMIT_NOFILE, (len(list(Path("/proc/self/fd").iterdir())) + spare, hard))
+            try:
+                results.extend(await asyncio.gather(*joining, return_exceptions=True))
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+        run(work)
+        assert time.monotonic() - begun < 45
+        for name, result in zip("ab", results, strict=True):
+            assert isinstance(result, (DeliveryStats, HubdistError)), result
+            assert nodes.has(name, manifest) is isinstance(result, DeliveryStats)
+        bring_all(nodes, manifest, "a", "b")
+        assert all(content(nodes, name, manifest) == FILES for name in "ab")
 
 
 def test_a_node_that_begins_again_sends_nothing_of_its_earlier_stage(tmp_path: Path) -> None:
