@@ -11,6 +11,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from hubdist.cluster.agent.block_reuse import BlockReuse
 from hubdist.cluster.agent.chunk_rpc import PART_BYTES, Sender, request_part
 from hubdist.cluster.agent.node_port import Address, NodePort
 from hubdist.config.schema import Config
@@ -21,6 +22,7 @@ from hubdist.model.paths import check_entry_path
 from hubdist.remote.copy_reader import CopyReader
 from hubdist.remote.snapshot_copy import RemoteCopy
 from hubdist.store.chunk_stage import ChunkStage, read_pieces
+from hubdist.store.older_blocks import OlderBlocks
 from hubdist.store.snapshot import Snapshot
 from hubdist.store.store import Store
 from hubdist.system.disk import disk_errors
@@ -39,12 +41,14 @@ class _Incoming:
         publishing: Held while the stage becomes a snapshot. Whoever finds the stage gone waits for the lock and then
             finds the snapshot.
         unreachable: Ports that could not be reached; their nodes are asked by calls of Ray.
+        reuse: Takes what this node's store has of the model; None before it is known which model comes.
     """
 
     stage: ChunkStage
     copy: CopyReader | None
     publishing: threading.Lock = field(default_factory=threading.Lock)
     unreachable: set[Address] = field(default_factory=set)
+    reuse: BlockReuse | None = None
 
 
 @dataclass(slots=True)
@@ -84,10 +88,12 @@ class Fetched:
         seconds: How long the bytes took to come.
         port_closed: Why the sender's port could not be reached, so that the chunk came by calls of Ray; None if it came
             by the port, or the sender has none.
+        reused_bytes: Bytes of the chunk that this node's own store had, so that they did not travel.
     """
 
     seconds: float
     port_closed: str | None = None
+    reused_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -131,7 +137,14 @@ class ChunkExchange:
         self._held: dict[str, _Held] = {}
         self._awaited: set[_Awaited] = set()
 
-    def begin(self, delivery: str, secret: bytes, manifest: Manifest | None, copy: RemoteCopy | None) -> Ready:
+    def begin(
+        self,
+        delivery: str,
+        secret: bytes,
+        manifest: Manifest | None,
+        copy: RemoteCopy | None,
+        cut: int | None = None,
+    ) -> Ready:
         """Make ready to receive a model.
 
         Another call discards what was received until then. A snapshot that this node sends from stays in use.
@@ -141,6 +154,8 @@ class ChunkExchange:
             secret: The delivery's secret, which other nodes must know to get chunks.
             manifest: The model's manifest; None while its origin is still being read.
             copy: The remote directory that this node reads chunks from; None if agents send all chunks.
+            cut: The size that the chunks are cut to, from the manifest; None if they were cut while the origin was
+                read: then this node takes nothing from its older snapshots.
 
         Raises:
             StoreError: The node's disk refuses, or has too little room.
@@ -166,9 +181,13 @@ class ChunkExchange:
             with self._guard:
                 if delivery in self._incoming:  # the caller repeated the call, because an answer was lost
                     return Ready(False, self._port.address)
-                self._incoming[delivery] = _Incoming(stage, reader)
+                incoming = self._incoming[delivery] = _Incoming(stage, reader)
             undo.pop_all()
         self._port.join(delivery, secret, lambda number: self._open_file(delivery, number))
+        if manifest is not None and cut is not None:
+            incoming.reuse = BlockReuse(OlderBlocks(self._store(), manifest), stage)
+            if copy is None:
+                incoming.reuse.start(self._port.units(delivery), cut_chunks(manifest, cut))
         return Ready(False, self._port.address)
 
     def offer(
@@ -303,6 +322,12 @@ class ChunkExchange:
             raise PeerError(f"this node takes no part in the delivery {delivery}")
         return incoming.stage.write_chunk
 
+    def reused_bytes(self, delivery: str) -> int:
+        """Bytes of whole units that this node has taken from its older snapshots since the delivery began here."""
+        with self._guard:
+            incoming = self._incoming.get(delivery)
+        return 0 if incoming is None or incoming.reuse is None else incoming.reuse.taken_bytes
+
     def fetch(self, delivery: str, chunk: Chunk, sender: Sender | None) -> Fetched:
         """Fetch one chunk, check it and write it into the stage.
 
@@ -320,10 +345,11 @@ class ChunkExchange:
             incoming = self._incoming.get(delivery)
         if incoming is None:
             raise PeerError(f"this node takes no part in the delivery {delivery}")
-        if sender is None:
-            seconds = self._read_copy(incoming, chunk)
+        left = chunk if incoming.reuse is None else incoming.reuse.take(chunk, whole=sender is not None)
+        if left is None or sender is None:
+            seconds = 0.0 if left is None else self._read_copy(incoming, left)
             self._port.add(delivery, chunk)
-            return Fetched(seconds)
+            return Fetched(seconds, reused_bytes=chunk.size - (0 if left is None else left.size))
         closed = None
         with self._await(delivery, sender) as asked:
             if sender.address is not None and sender.address not in incoming.unreachable:
@@ -385,6 +411,8 @@ class ChunkExchange:
             incoming = self._incoming.get(delivery)
         if incoming is None:
             return  # the coordinator repeated the call, because the answer was lost
+        if incoming.reuse is not None:
+            incoming.reuse.stop()  # the store may have to evict the older snapshots when it publishes
         with incoming.publishing:
             with self._guard:
                 if delivery in self._held:  # the first of two calls has published meanwhile
@@ -465,6 +493,8 @@ class ChunkExchange:
             incoming = self._incoming.pop(delivery, None)
         if incoming is None:
             return
+        if incoming.reuse is not None:
+            incoming.reuse.stop()
         with contextlib.ExitStack() as ending:  # closes the reader even if the stage cannot be removed
             if incoming.copy is not None:
                 ending.callback(incoming.copy.close)

@@ -47,6 +47,7 @@ from hubdist.delivery import (
 from hubdist.errors import HubdistError, IntegrityError, NodeLostError, PeerError, StoreError
 from hubdist.model.chunks import Chunk
 from hubdist.model.manifest import Manifest
+from hubdist.report.delivery import OWN_STORE
 
 _LOG = logging.getLogger(__name__)
 
@@ -205,7 +206,9 @@ class DeliveryRun:
         await self._links.keep(node)
         async with self._agents.use(node) as agent:
             payload = self.payload
-            begin = agent.begin.remote(self.name, payload.secret, payload.manifest, self._source.copy)
+            begin = agent.begin.remote(
+                self.name, payload.secret, payload.manifest, self._source.copy, payload.chunk_bytes
+            )
             try:
                 ready: Ready = await settle(begin, timeout_s=START_TIMEOUT_S, node=node.name)
             except NodeLostError:
@@ -309,6 +312,8 @@ class DeliveryRun:
             )
 
     def _redacted_name(self, sender: str) -> str:
+        if sender == OWN_STORE:
+            return sender
         node = self._nodes.get(sender)
         return self._source.redacted if node is None else node.name
 
@@ -341,8 +346,10 @@ class DeliveryRun:
         proven = self.payload.chunks[command.chunk]
 
         async def fetch(agent: Any) -> Event:
-            seconds = await self._fetches.fetch(proven, command.sender, node, agent)
-            return ChunkArrived(node.id, command.chunk, command.sender, seconds)
+            fetched = await self._fetches.fetch(proven, command.sender, node, agent)
+            if fetched.reused_bytes and node.id in self._receivers:
+                self._receivers[node.id].note_reused(fetched.reused_bytes, self._redacted_name(command.sender))
+            return ChunkArrived(node.id, command.chunk, command.sender, fetched.seconds)
 
         def failed(error: HubdistError) -> Event:
             if isinstance(error, (NodeLostError, StoreError)):
