@@ -101,9 +101,9 @@ class OlderBlocks:
     def __exit__(self, *_: object) -> None:
         self.release()
 
-    def covers(self, chunk: Chunk) -> bool:
-        """True if a place of every block of a chunk is known. Nobody has read the blocks yet."""
-        return all(block.digest in self._places for block in chunk.blocks())
+    def known_bytes(self, chunk: Chunk) -> int:
+        """Bytes of those blocks of a chunk that have a known place. Nobody has read the blocks yet."""
+        return sum(block.size for block in chunk.blocks() if block.digest in self._places)
 
     def take(self, chunk: Chunk, stage: ChunkStage) -> bool:
         """Copy a chunk into a stage; False if not all of it can be had here.
@@ -112,7 +112,7 @@ class OlderBlocks:
             chunk: Which bytes, and their digests.
             stage: Where they go; it checks them.
         """
-        if not self.covers(chunk):
+        if self.known_bytes(chunk) < chunk.size:
             return False
         data = memoryview(bytearray(chunk.size))
         try:

@@ -6,7 +6,7 @@ already come by streams. A copied unit goes on to other nodes like one that came
 given up, and a parent sends it. So neither the start of the delivery nor a stream waits for the old snapshots.
 
 In a delivery where the nodes read a directory together, the coordinator says for each chunk where it comes from. There
-the node looks into its own store when it is told to fetch a chunk.
+the node looks into its own store when it is told to fetch a chunk, and fetches only the rest.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class BlockReuse:
             units: The node's units of the delivery.
             chunks: All units of the delivery.
         """
-        covered = [chunk for chunk in chunks if self._older.covers(chunk)]
+        covered = [chunk for chunk in chunks if self._older.known_bytes(chunk) == chunk.size]
         units.set_count(len(chunks))
         if not covered:
             self._older.release()
@@ -73,15 +73,16 @@ class BlockReuse:
             outcome.add_done_callback(lambda ended: self._end(ended, units))
             self._threads.append(thread)
 
-    def take(self, chunk: Chunk, *, whole: bool) -> Chunk | None:
-        """Take a chunk of which the coordinator has said that the node should fetch it; return what is left of it.
+    def take(self, chunk: Chunk, *, by_node: bool) -> Chunk | None:
+        """Take what there is of a chunk that the coordinator told this node to fetch; return what is left of it.
 
         Args:
             chunk: Which bytes, and their digests.
-            whole: Take the chunk only if all of it is there, because a sender would send all of it anyway.
+            by_node: Another node sends the chunk. A part of a chunk comes by calls of Ray, which are dearer than the
+                port, so the chunk is left whole if the store has less than half of it.
         """
-        if whole:
-            return None if self._older.take(chunk, self._stage) else chunk
+        if by_node and 2 * self._older.known_bytes(chunk) < chunk.size:
+            return chunk
         return self._older.take_blocks(chunk, self._stage)
 
     def stop(self) -> None:

@@ -345,22 +345,23 @@ class ChunkExchange:
             incoming = self._incoming.get(delivery)
         if incoming is None:
             raise PeerError(f"this node takes no part in the delivery {delivery}")
-        left = chunk if incoming.reuse is None else incoming.reuse.take(chunk, whole=sender is not None)
+        left = chunk if incoming.reuse is None else incoming.reuse.take(chunk, by_node=sender is not None)
+        reused = chunk.size - (0 if left is None else left.size)
         if left is None or sender is None:
             seconds = 0.0 if left is None else self._read_copy(incoming, left)
             self._port.add(delivery, chunk)
-            return Fetched(seconds, reused_bytes=chunk.size - (0 if left is None else left.size))
+            return Fetched(seconds, reused_bytes=reused)
         closed = None
         with self._await(delivery, sender) as asked:
-            if sender.address is not None and sender.address not in incoming.unreachable:
+            if not reused and sender.address is not None and sender.address not in incoming.unreachable:
                 try:
                     return Fetched(self._fetch_by_port(delivery, chunk, sender.address, incoming, asked))
                 except PortClosedError as error:
                     incoming.unreachable.add(sender.address)
                     closed = error.what
-            seconds = self._fetch_by_calls(delivery, chunk, incoming, asked)
+            seconds = self._fetch_by_calls(delivery, left, incoming, asked)
         self._port.add(delivery, chunk)
-        return Fetched(seconds, closed)
+        return Fetched(seconds, closed, reused)
 
     def _fetch_by_port(
         self, delivery: str, chunk: Chunk, address: Address, incoming: _Incoming, asked: Sender

@@ -137,8 +137,9 @@ def test_a_model_that_is_wholly_there_under_other_names_does_not_travel(tmp_path
         assert stats.sources == ((OWN_STORE, new.total_bytes),)
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", None])
 def test_nodes_that_read_a_directory_together_read_only_what_changed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, host: str | None
 ) -> None:
     read: list[int] = []
     real = CopyReader.read
@@ -148,16 +149,27 @@ def test_nodes_that_read_a_directory_together_read_only_what_changed(
         real(self, chunk, buffer)
 
     monkeypatch.setattr(CopyReader, "read", count)
-    with fake_nodes(tmp_path, "a", "b") as nodes:
+    with fake_nodes(tmp_path, "a", "b", host=host) as nodes:
         old = content(32)
         for name in ("a", "b"):
             nodes.publish(name, {"saved_model.pb": old})
         new = nodes.publish(DRIVER, {"saved_model.pb": changed(old, 3, 4, 30)})
         stats = deliver(nodes, new, "a", "b", route=Route.DIRECT)
     assert sum(read) == 3 * MIB
-    assert all(sum(size for _, size in one.sources) == 32 * MIB for one in stats)
-    assert all(dict(one.sources)[OWN_STORE] >= 16 * MIB for one in stats)  # two chunks of 8 MiB have no changed block
+    assert [(travelled(one), dict(one.sources)[OWN_STORE]) for one in stats] == [(3 * MIB, 29 * MIB)] * 2
     assert sum(size for one in stats for name, size in one.sources if name.startswith("/")) == 3 * MIB
+
+
+def test_a_chunk_of_which_a_node_has_little_comes_whole_by_the_port(tmp_path: Path) -> None:
+    with fake_nodes(tmp_path, "old", "fresh") as nodes:
+        old = content(8)
+        nodes.publish("old", {"saved_model.pb": old})
+        new = nodes.publish(DRIVER, {"saved_model.pb": changed(old, *range(6))})
+        stats = deliver(nodes, new, "old", "fresh", route=Route.DIRECT)
+    own = [dict(one.sources).get(OWN_STORE, 0) for one in stats]
+    assert own in ([0, 0], [2 * MIB, 0])  # whether the node with the old version read the directory or not
+    assert [sum(size for _, size in one.sources) for one in stats] == [8 * MIB] * 2
+    assert nodes.calls["old", "send"] == nodes.calls["fresh", "send"] == 0
 
 
 def test_a_node_that_copies_a_directory_alone_reads_only_what_changed(tmp_path: Path) -> None:
