@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from hubdist.errors import DigestMismatchError, HubdistError, IntegrityError, LengthMismatchError
 from hubdist.model.chunks import Chunk, Piece, chunk_of
@@ -33,6 +33,7 @@ def copy_remote(
     max_bytes: int | None = None,
     max_digest_bytes: int = _MAX_DIGEST_BYTES,
     ordered: bool = False,
+    pieces: Sequence[Piece] | None = None,
 ) -> int:
     """Read a model from a remote copy in parallel ranges.
 
@@ -47,6 +48,7 @@ def copy_remote(
         max_bytes: Most bytes of the content of one object that is stored compressed; None: no limit.
         max_digest_bytes: Longest wrong object that is read again, so that the error tells its digest.
         ordered: Pass on the chunks in order, from the calling thread.
+        pieces: Which whole blocks to read; None for all. The listing is checked in any case.
 
     Returns:
         Bytes that were read.
@@ -76,10 +78,12 @@ def copy_remote(
                 raise _with_object_url(error, tree, manifest, chunk, data) from None
 
         kind = OrderedRangeReader if ordered else UnorderedRangeReader
-        pieces, requests = _plan_requests(manifest, in_flight_bytes, ordered=ordered)
-        reader = kind(pieces, stream, write, requests=requests, stop=tree.close)
+        if pieces is None:
+            pieces = [Piece(index, 0, entry.size) for index, entry in enumerate(manifest.entries)]
+        size, requests = _plan_requests(manifest, in_flight_bytes, ordered=ordered)
+        reader = kind(_split(pieces, size), stream, write, requests=requests, stop=tree.close)
         reader.run(timeout_s=deadlines.total_s, redacted=tree.redacted)
-    return manifest.total_bytes
+    return sum(piece.size for piece in pieces)
 
 
 def copy_memory_bytes(in_flight_bytes: int) -> int:
@@ -147,8 +151,8 @@ class CopyReader:
         self._opened.close()
 
 
-def _plan_requests(manifest: Manifest, in_flight_bytes: int, *, ordered: bool) -> tuple[list[Piece], int]:
-    """The piece that each request reads, and how many requests to make in parallel.
+def _plan_requests(manifest: Manifest, in_flight_bytes: int, *, ordered: bool) -> tuple[int, int]:
+    """Most bytes that each request reads, and how many requests to make in parallel.
 
     Unordered readers keep a part of a request in memory, ordered ones the whole.
     """
@@ -158,13 +162,15 @@ def _plan_requests(manifest: Manifest, in_flight_bytes: int, *, ordered: bool) -
     else:
         requests = _unordered_requests(in_flight_bytes)
         size = min(_MAX_REQUEST_BYTES, max(_MIN_REQUEST_BYTES, manifest.total_bytes // (2 * requests)))
-    size = size // BLOCK_BYTES * BLOCK_BYTES
-    pieces = [
-        Piece(index, start, min(start + size, entry.size))
-        for index, entry in enumerate(manifest.entries)
-        for start in range(0, entry.size, size)
+    return size // BLOCK_BYTES * BLOCK_BYTES, requests
+
+
+def _split(pieces: Sequence[Piece], size: int) -> list[Piece]:
+    return [
+        Piece(piece.entry_index, start, min(start + size, piece.end))
+        for piece in pieces
+        for start in range(piece.start, piece.end, size)
     ]
-    return pieces, requests
 
 
 def _requests(in_flight_bytes: int) -> int:

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 _MAX_SENDERS = 4
 
+OWN_STORE = "this node's store"
+"""Stands among the senders for bytes that did not travel: the node took them from older snapshots in its store."""
+
 
 @dataclass(frozen=True, slots=True)
 class NodeReport:
@@ -33,7 +36,8 @@ class NodeReport:
         seconds: From the call to the published snapshot; from the first chunk on, if chunks came before that call.
         retries: Chunks that had to be sent again.
         refused: Those of the `retries` that were sent again because wrong bytes had come.
-        sources: Who sent -> bytes: the driver's node and other nodes by name, or a public URL.
+        sources: Who sent -> bytes: the driver's node and other nodes by name, or a public URL; and `this node's store`
+            for what the node took from older snapshots, which `bytes_received` does not count.
         timeline: Seconds since this node took part, bytes that had arrived by then.
         closed_ports: Senders whose ports the node could not reach, so that their bytes came by calls of Ray.
         error: Why the node does not have the model, or None.
@@ -60,6 +64,8 @@ class NodeReport:
         if self.error is not None:
             return f"{self.name}: failed: {self.error}"
         came = f"{size_text(self.bytes_received)} from {self._senders}" if self.source else "nothing sent"
+        had = dict(self.sources).get(OWN_STORE, 0)
+        came += f" and {size_text(had)} from {OWN_STORE}" if had else ""
         again = f", {self.retries} chunks sent again" if self.retries else ""
         again += f", {self.refused} of them with wrong bytes" if self.refused else ""
         closed = f", by calls of Ray from {', '.join(self.closed_ports)}: port not reached" if self.closed_ports else ""
@@ -67,7 +73,7 @@ class NodeReport:
 
     @property
     def _senders(self) -> str:
-        others = len(dict(self.sources).keys() - {self.source})
+        others = len(dict(self.sources).keys() - {self.source, OWN_STORE})
         return f"{self.source} and {others} other node{'s' if others > 1 else ''}" if others else str(self.source)
 
 
@@ -121,7 +127,7 @@ class Report:
 
     @property
     def bytes_by_source(self) -> dict[str, int]:
-        """Who sent -> bytes to all nodes together, most first."""
+        """Who sent -> bytes to all nodes together, most first; `this node's store` sums up what all nodes had."""
         total: Counter[str] = Counter()
         for node in self.nodes:
             total.update(dict(node.sources))
@@ -162,10 +168,13 @@ class Report:
             lines.append(str(pin))
             lines.extend(f"  {node}" for node in self.nodes if node.digest == pin.digest)
         sent = self.bytes_by_source
-        if sent:
+        had = sent.pop(OWN_STORE, 0)
+        if sent or had:
             senders = ", ".join(f"{size_text(size)} by {name}" for name, size in list(sent.items())[:_MAX_SENDERS])
             more = f" and {len(sent) - _MAX_SENDERS} more" if len(sent) > _MAX_SENDERS else ""
-            lines.append(f"{size_text(sum(sent.values()))} sent in {self.seconds:.2f} s: {senders}{more}")
+            by = f": {senders}{more}" if sent else ""
+            there = f"; {size_text(had)} were in older snapshots" if had else ""
+            lines.append(f"{size_text(sum(sent.values()))} sent in {self.seconds:.2f} s{by}{there}")
         return "\n".join(lines)
 
 

@@ -28,6 +28,7 @@ from hubdist.remote.copy_reader import copy_remote
 from hubdist.remote.snapshot_copy import FALLBACK_ERRORS, ProvenCopies, RemoteCopy, check_copy, list_copy
 from hubdist.resolver.values import ResolvedFrom
 from hubdist.shared_cache.best_effort import BestEffortCache
+from hubdist.store.older_blocks import OlderBlocks
 from hubdist.store.snapshot import Snapshot
 from hubdist.store.store import Store
 from hubdist.system.deadline import Deadline
@@ -92,7 +93,7 @@ class Fetcher:
             self._tfhub_cache = drivers_path(config.tfhub_cache_dir, name, base_dir)
 
     def from_copy(self, manifest: Manifest, copy: RemoteCopy) -> Snapshot | None:
-        """Copy a model out of the shared cache; returns None, and logs the reason, if the copy cannot be read.
+        """Copy what the store lacks of a model from the shared cache; None, with the reason logged, if that fails.
 
         Args:
             manifest: The model's files.
@@ -103,6 +104,8 @@ class Fetcher:
         """
         try:
             with self._store.stage_chunks(manifest) as stage:
+                with OlderBlocks(self._store, manifest) as older:
+                    left = older.take_all(stage)
                 copy_remote(
                     copy,
                     manifest,
@@ -110,6 +113,7 @@ class Fetcher:
                     self._config.deadlines,
                     in_flight_bytes=self._config.max_in_flight_bytes,
                     max_bytes=self._config.max_store_bytes,
+                    pieces=left,
                 )
                 return self._store.publish(stage)
         except StoreError:

@@ -15,6 +15,7 @@ from hubdist.model.paths import check_entry_path
 from hubdist.store.arrived_blocks import ArrivedBlocks
 from hubdist.store.folders import FILES
 from hubdist.store.stage_directory import StageDirectory, check_whole, sync_files, write_all
+from hubdist.system.clones import clone_range
 from hubdist.system.disk import disk_errors, read_range
 from hubdist.system.disk_space import SpaceBudget
 
@@ -56,12 +57,14 @@ class ChunkStage(StageDirectory):
         self._closing = False
         self._closed: Manifest | None = None
 
-    def write_chunk(self, chunk: Chunk, data: memoryview) -> None:
+    def write_chunk(self, chunk: Chunk, data: memoryview, *, twin: int | None = None) -> None:
         """Check a chunk's bytes and write them into their files. What has arrived before is not written again.
 
         Args:
             chunk: Which bytes.
             data: The bytes.
+            twin: Descriptor of a file with exactly these bytes, which nobody else can write to: the stage shares its
+                blocks instead of writing the bytes, where the file system can do that. None if there is no such file.
 
         Raises:
             DigestMismatchError: The bytes are not the chunk's, or the chunk contradicts an earlier one.
@@ -74,8 +77,10 @@ class ChunkStage(StageDirectory):
             return
         written = False
         try:
+            at = 0
             for part in chunk.parts(data):
-                self._write(part)
+                self._write(part, twin, at)
+                at += part.piece.size
             written = True
         finally:
             self._end(chunk, written=written)
@@ -197,12 +202,13 @@ class ChunkStage(StageDirectory):
         if self._claimed_bytes > self._expected.total_bytes:
             raise LengthMismatchError(f"{self._claimed_bytes} bytes came, the model has {self._expected.total_bytes}")
 
-    def _write(self, part: Part) -> None:
+    def _write(self, part: Part, twin: int | None, at: int) -> None:
         target = self.path / _COMING / str(part.piece.entry_index)
         with disk_errors(target, need_bytes=len(part.data)):
             descriptor = os.open(target, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
             try:
-                write_all(descriptor, part.data, part.piece.start)
+                if twin is None or not clone_range(twin, at, descriptor, part.piece.start, part.piece.size):
+                    write_all(descriptor, part.data, part.piece.start)
             finally:
                 os.close(descriptor)
 

@@ -20,6 +20,7 @@ from hubdist.streams.units import Units
 from hubdist.system.threads import start_thread
 
 _JOIN_S = 5.0
+_TICK_S = 0.25
 _LOG = logging.getLogger(__name__)
 
 
@@ -196,8 +197,17 @@ class Follower:
                 self._changed.notify_all()
 
     def _receive(self, stripe: int, current: _Stripe) -> None:
-        if self._units.next_missing(stripe, self._stripes) is None:
-            return
+        """Receive what this node neither has nor expects, until it has the whole stripe.
+
+        While the node only expects units, no stream is open: a parent closes one that asks for nothing.
+        """
+        while not current.stopped.is_set():
+            if self._units.next_missing(stripe, self._stripes) is not None:
+                self._receive_missing(stripe, current)
+            elif self._units.wait_taken(_TICK_S) and self._units.next_missing(stripe, self._stripes) is None:
+                return
+
+    def _receive_missing(self, stripe: int, current: _Stripe) -> None:
         stream = self._open_stream(current.parent)
         try:
             with self._changed:
@@ -241,6 +251,8 @@ class Follower:
         with self._changed:
             self.received[parent] += chunk.size
             self.marks.append((self._clock() - self._begun, self.received.total()))
+            if self._units.reuses:
+                return
             current = [self._current.get(stripe) for stripe in range(self._stripes)]
             lagging = self._lag.look(counts, [None if each is None else each.progress for each in current])
             complaints = [

@@ -1,9 +1,12 @@
-"""The units of one delivery that a node has: what it may send, and what its children wait for."""
+"""The units of one delivery that a node has: what it may send, and what its children wait for.
+
+A node may also expect units: it is about to take them from its own store, so that no parent need send them.
+"""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from hubdist.errors import PeerError
 from hubdist.model.chunks import Chunk
@@ -27,6 +30,10 @@ class Units:
         self._chunks: dict[int, Chunk] = {}
         self._counts = [0]
         """Stripe -> units of it that are here; there are as many stripes as somebody asked for last."""
+        self._expected: set[int] = set()
+        self._reuses = False
+        self._last = -1
+        """The highest number of a unit that was ever here or expected."""
         self._count: int | None = None
         self._closed = False
 
@@ -41,6 +48,12 @@ class Units:
         """How many units the delivery has; None if that is not known yet."""
         with self._changed:
             return self._count
+
+    @property
+    def reuses(self) -> bool:
+        """True if this node took units from its own store, or tried to: what comes says little of the parents then."""
+        with self._changed:
+            return self._reuses
 
     @property
     def is_complete(self) -> bool:
@@ -59,6 +72,32 @@ class Units:
             if number not in self._chunks:
                 self._counts[number % len(self._counts)] += 1
             self._chunks[number] = chunk
+            self._expected.discard(number)
+            self._last = max(self._last, number)
+            self._changed.notify_all()
+
+    def expect(self, numbers: Iterable[int]) -> None:
+        """Note units that this node is about to take from its own store. Each is added or given up later.
+
+        Args:
+            numbers: The units.
+        """
+        with self._changed:
+            self._reuses = True
+            self._expected.update(set(numbers).difference(self._chunks))
+            self._last = max(self._last, max(self._expected, default=-1))
+
+    def give_up(self, number: int | None = None) -> None:
+        """Note that an expected unit does not come from this node's own store: a parent has to send it.
+
+        Args:
+            number: The unit; None for all that are still expected.
+        """
+        with self._changed:
+            if number is None:
+                self._expected.clear()
+            else:
+                self._expected.discard(number)
             self._changed.notify_all()
 
     def set_count(self, count: int) -> None:
@@ -136,28 +175,33 @@ class Units:
             return self._is_beyond(number)
 
     def next_missing(self, stripe: int, step: int) -> Request | None:
-        """The next run of units of a stripe that this node lacks.
+        """The next run of units of a stripe that this node neither has nor expects.
 
         Args:
             stripe: The first unit of the stripe.
             step: The number of stripes.
 
         Returns:
-            None if the node has the whole stripe.
+            None if there is no such unit; the node may still expect some.
         """
         with self._changed:
             first = stripe
-            while first in self._chunks:
+            while self._is_here(first):
                 first += step
             if self._is_beyond(first):
                 return None
-            if not self._chunks or first > max(self._chunks):
-                return Request(first, NO_END, step)
             end = first
-            last = max(self._chunks)
-            while end not in self._chunks and end <= last:
+            while end <= self._last and not self._is_here(end):
                 end += step
-            return Request(first, end if end <= last else NO_END, step)
+            return Request(first, end if end <= self._last else NO_END, step)
+
+    def wait_taken(self, timeout_s: float) -> bool:
+        """Wait until this node expects no unit any more; False if it still does after `timeout_s` seconds."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._expected, timeout_s)
+
+    def _is_here(self, number: int) -> bool:
+        return number in self._chunks or number in self._expected
 
     def _is_beyond(self, number: int) -> bool:
         return self._count is not None and number >= self._count

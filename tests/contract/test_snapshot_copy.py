@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from hubdist import errors
-from hubdist.model.chunks import Chunk
-from hubdist.model.manifest import EntryDigester, Manifest
+from hubdist.model.chunks import Chunk, Piece
+from hubdist.model.manifest import BLOCK_BYTES, EntryDigester, Manifest
 from hubdist.remote import StoredFile
 from hubdist.remote.copy_reader import copy_remote
 from hubdist.remote.snapshot_copy import RemoteCopy, check_copy, list_copy, probe
@@ -105,6 +105,26 @@ def test_ordered_chunks_come_in_order_from_the_calling_thread(place: Place) -> N
     assert came == sorted(came)
     assert len(came) > 2
     assert bytes(total) == b"".join(FILES[entry.path] for entry in MANIFEST.entries)
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+def test_only_the_pieces_that_somebody_asks_for_are_read(place: Place, ordered: bool) -> None:
+    put_all(place, "model", FILES)
+    big = [entry.path for entry in MANIFEST.entries].index("extra/data-00000")
+    pieces = [Piece(big, BLOCK_BYTES, 3 * BLOCK_BYTES), Piece(big, 8 * BLOCK_BYTES, 9_000_000)]
+    came: dict[int, bytes] = {}
+
+    def take(chunk: Chunk, data: memoryview) -> None:
+        chunk.check(data)
+        came[chunk.pieces[0].start] = bytes(data)
+
+    copy = list_copy(f"{place.url}/model", DEADLINES)
+    for wanted in (pieces, []):
+        came.clear()
+        read = copy_remote(copy, MANIFEST, take, DEADLINES, in_flight_bytes=IN_FLIGHT, ordered=ordered, pieces=wanted)
+        data = FILES["extra/data-00000"]
+        assert b"".join(came[at] for at in sorted(came)) == b"".join(data[one.start : one.end] for one in wanted)
+        assert read == sum(piece.size for piece in wanted)
 
 
 def test_a_model_of_empty_files_is_copied(place: Place, tmp_path: Path) -> None:

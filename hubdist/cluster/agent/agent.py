@@ -37,8 +37,10 @@ from hubdist.model.manifest import Digest, Manifest
 from hubdist.origins import OriginSettings, open_origin
 from hubdist.remote.copy_reader import copy_remote
 from hubdist.remote.snapshot_copy import RemoteCopy, check_copy, list_copy, probe
+from hubdist.report.delivery import OWN_STORE
 from hubdist.resolver.node_store import open_store
 from hubdist.store.nonces import Nonces
+from hubdist.store.older_blocks import OlderBlocks
 from hubdist.store.snapshot import Snapshot
 from hubdist.store.store import Store
 from hubdist.streams.buffers import Buffers
@@ -95,6 +97,8 @@ class NodeAgent:
             manifest: The model's manifest; None while its origin is still being read.
             chunk_bytes: The size that the model is cut to; None if it is cut while its origin is being read.
             copy: The remote directory that this node reads chunks from; None if agents send all chunks.
+            cut: The size that the chunks are cut to, from the manifest; None if they were cut while the origin was
+                read.
 
         Raises:
             StoreError: The node's disk refuses, or has too little room.
@@ -191,7 +195,12 @@ class NodeAgent:
         Raises:
             PeerError: This node receives nothing for the delivery.
         """
-        return self._streams.wait(delivery, timeout_s)
+        news = self._streams.wait(delivery, timeout_s)
+        reused = self._exchange.reused_bytes(delivery)
+        if not reused:
+            return news
+        received = (*news.received, (OWN_STORE, reused))
+        return replace(news, arrived_bytes=news.arrived_bytes + reused, received=received)
 
     def describe_unit(self, delivery: str, number: int) -> Chunk | int | None:
         """Return the chunk of a unit, for a node that cannot reach this node's port.
@@ -307,7 +316,7 @@ class NodeAgent:
             copy: The remote directory.
 
         Returns:
-            Bytes that were read; None if the store had the model already.
+            Bytes that were read; the others were in older snapshots of the store. None if the store had the model.
 
         Raises:
             IntegrityError: The directory does not hold the manifest's files.
@@ -318,6 +327,8 @@ class NodeAgent:
             if self.holds(manifest.digest):
                 return None
             with self._store.stage_chunks(manifest) as stage:
+                with OlderBlocks(self._store, manifest) as older:
+                    left = older.take_all(stage)
                 read = copy_remote(
                     copy,
                     manifest,
@@ -325,6 +336,7 @@ class NodeAgent:
                     self._config.deadlines,
                     in_flight_bytes=self._config.max_in_flight_bytes,
                     max_bytes=self._config.max_store_bytes,
+                    pieces=left,
                 )
                 self._store.publish(stage).release()
         return read

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 
+from hubdist.cluster.agent.block_reuse import BlockReuse
 from hubdist.cluster.agent.chunk_rpc import PART_BYTES, RequestPart, Sender, request_part
 from hubdist.cluster.agent.delivery_files import DeliveryFiles
 from hubdist.cluster.agent.node_port import Address, NodePort
@@ -19,6 +20,7 @@ from hubdist.model.manifest import Digest, Manifest
 from hubdist.remote.copy_reader import CopyReader
 from hubdist.remote.snapshot_copy import RemoteCopy
 from hubdist.store.chunk_stage import ChunkStage
+from hubdist.store.older_blocks import OlderBlocks
 from hubdist.store.store import Store
 from hubdist.streams.frames import PART_BYTES as STREAM_PART_BYTES
 
@@ -31,11 +33,13 @@ class _Incoming:
         copy: Reads the chunks that no agent sends; None if agents send all of them.
         expected: The model's chunks, as its manifest gives them; None if they are not known.
         unreachable: Ports that could not be reached; their nodes are asked by calls of Ray.
+        reuse: Takes what this node's store has of the model; None before it is known which model comes.
     """
 
     copy: CopyReader | None
     expected: Sequence[Chunk] | None
     unreachable: set[Address] = field(default_factory=set)
+    reuse: BlockReuse | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +63,12 @@ class Fetched:
         seconds: How long the bytes took to come.
         port_closed: Why the sender's port could not be reached, so that the chunk came by calls of Ray; None if it came
             by the port, or the sender has none.
+        reused_bytes: Bytes of the chunk that this node's own store had, so that they did not travel.
     """
 
     seconds: float
     port_closed: str | None = None
+    reused_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -122,6 +128,8 @@ class ChunkExchange:
             manifest: The model's manifest; None while its origin is still being read.
             chunk_bytes: The size that the model is cut to; None if it is cut while its origin is being read.
             copy: The remote directory that this node reads chunks from; None if agents send all chunks.
+            cut: The size that the chunks are cut to, from the manifest; None if they were cut while the origin was
+                read: then this node takes nothing from its older snapshots.
 
         Raises:
             StoreError: The node's disk refuses, or has too little room.
@@ -147,9 +155,13 @@ class ChunkExchange:
             if not self._files.fill(delivery, stage):  # the caller repeated the call, because an answer was lost
                 return Ready(False, self._port.address)
             with self._guard:
-                self._incoming[delivery] = _Incoming(reader, _expected(manifest, chunk_bytes))
+                incoming = self._incoming[delivery] = _Incoming(reader, _expected(manifest, chunk_bytes))
             undo.pop_all()
         self._join(delivery, secret)
+        if manifest is not None and chunk_bytes is not None:
+            incoming.reuse = BlockReuse(OlderBlocks(self._store(), manifest), stage)
+            if copy is None:
+                incoming.reuse.start(self._port.units(delivery), cut_chunks(manifest, chunk_bytes))
         return Ready(False, self._port.address)
 
     def offer(
@@ -245,6 +257,12 @@ class ChunkExchange:
 
         return write
 
+    def reused_bytes(self, delivery: str) -> int:
+        """Bytes of whole units that this node has taken from its older snapshots since the delivery began here."""
+        with self._guard:
+            incoming = self._incoming.get(delivery)
+        return 0 if incoming is None or incoming.reuse is None else incoming.reuse.taken_bytes
+
     def fetch(self, delivery: str, chunk: Chunk, sender: Sender | None) -> Fetched:
         """Fetch one chunk, check it and write it into the stage.
 
@@ -263,21 +281,23 @@ class ChunkExchange:
         if incoming is None:
             raise PeerError(f"this node takes no part in the delivery {delivery}")
         stage = self._files.stage(delivery)
-        if sender is None:
-            seconds = self._read_copy(incoming, stage, chunk)
+        left = chunk if incoming.reuse is None else incoming.reuse.take(chunk, by_node=sender is not None)
+        reused = chunk.size - (0 if left is None else left.size)
+        if left is None or sender is None:
+            seconds = 0.0 if left is None else self._read_copy(incoming, stage, left)
             self._port.add(delivery, chunk)
-            return Fetched(seconds)
+            return Fetched(seconds, reused_bytes=reused)
         closed = None
         with self._await(delivery, sender) as asked:
-            if sender.address is not None and sender.address not in incoming.unreachable:
+            if not reused and sender.address is not None and sender.address not in incoming.unreachable:
                 try:
                     return Fetched(self._fetch_by_port(delivery, chunk, sender.address, stage, asked))
                 except PortClosedError as error:
                     incoming.unreachable.add(sender.address)
                     closed = error.what
-            seconds = self._fetch_by_calls(delivery, chunk, stage, asked)
+            seconds = self._fetch_by_calls(delivery, left, stage, asked)
         self._port.add(delivery, chunk)
-        return Fetched(seconds, closed)
+        return Fetched(seconds, closed, reused)
 
     def _fetch_by_port(self, delivery: str, chunk: Chunk, address: Address, stage: ChunkStage, asked: Sender) -> float:
         assert asked.cancelled is not None
@@ -322,6 +342,10 @@ class ChunkExchange:
             IntegrityError: The stage does not hold exactly the manifest's files.
             StoreError: The node's disk refuses.
         """
+        with self._guard:
+            incoming = self._incoming.get(delivery)
+        if incoming is not None and incoming.reuse is not None:
+            incoming.reuse.stop()  # the store may have to evict the older snapshots when it publishes
         with self._files.publishing(delivery) as stage:
             if stage is None:  # the coordinator repeated the call, because the answer was lost
                 return
@@ -379,6 +403,8 @@ class ChunkExchange:
         with contextlib.ExitStack() as ending:  # closes the reader even if the stage cannot be removed
             if incoming is not None and incoming.copy is not None:
                 ending.callback(incoming.copy.close)
+            if incoming is not None and incoming.reuse is not None:
+                incoming.reuse.stop()
             self._files.discard_stage(delivery)
 
 

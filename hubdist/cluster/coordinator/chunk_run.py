@@ -112,8 +112,10 @@ class ChunkRun(DeliveryRun[Event]):
         chunk = self.payload.chunks[command.chunk]
 
         async def fetch(agent: Any) -> Event:
-            seconds = await self._fetches.fetch(chunk, command.sender, node, agent)
-            return ChunkArrived(node.id, command.chunk, command.sender, seconds)
+            fetched = await self._fetches.fetch(chunk, command.sender, node, agent)
+            if fetched.reused_bytes and node.id in self._receivers:
+                self._receivers[node.id].note_reused(fetched.reused_bytes, self._redacted_name(command.sender))
+            return ChunkArrived(node.id, command.chunk, command.sender, fetched.seconds)
 
         def failed(error: HubdistError) -> Event:
             if isinstance(error, (NodeLostError, StoreError)):

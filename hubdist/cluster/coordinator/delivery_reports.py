@@ -18,7 +18,7 @@ from hubdist.cluster.nodes import Node
 from hubdist.delivery.routes import Evidence, Route, RouteChoice, order_routes
 from hubdist.model.manifest import Digest
 from hubdist.remote.snapshot_copy import RemoteCopy
-from hubdist.report.delivery import NodeReport
+from hubdist.report.delivery import OWN_STORE, NodeReport
 
 _MAX_ARRIVALS = 10_000
 """Reports that are kept until somebody asks for the model on that node; most often nobody does."""
@@ -107,7 +107,9 @@ def with_store_hit(report: NodeReport) -> NodeReport:
     return replace(report, route=found.route, reason=found.reason)
 
 
-def with_copied(report: NodeReport, choice: RouteChoice, copy: RemoteCopy, read_bytes: int | None) -> NodeReport:
+def with_copied(
+    report: NodeReport, choice: RouteChoice, copy: RemoteCopy, read_bytes: int | None, total_bytes: int
+) -> NodeReport:
     """The report of a node that copied the model from storage alone.
 
     Args:
@@ -115,6 +117,7 @@ def with_copied(report: NodeReport, choice: RouteChoice, copy: RemoteCopy, read_
         choice: The route, and why it was taken.
         copy: Where the node read.
         read_bytes: How much it read; None if its store had the model.
+        total_bytes: The size of the model.
     """
     if read_bytes is None:
         return with_store_hit(report)
@@ -124,7 +127,9 @@ def with_copied(report: NodeReport, choice: RouteChoice, copy: RemoteCopy, read_
         reason=choice.reason,
         source=copy.redacted,
         bytes_received=read_bytes,
-        sources=((copy.redacted, read_bytes),),
+        sources=tuple(
+            (name, size) for name, size in ((copy.redacted, read_bytes), (OWN_STORE, total_bytes - read_bytes)) if size
+        ),
     )
 
 
@@ -144,7 +149,7 @@ def with_received(report: NodeReport, choice: RouteChoice, source: str, stats: D
         route=choice.route,
         reason=choice.reason,
         source=source,
-        bytes_received=sum(size for _, size in stats.sources),
+        bytes_received=sum(size for name, size in stats.sources if name != OWN_STORE),
         sources=stats.sources,
         timeline=stats.timeline,
         retries=stats.retries,

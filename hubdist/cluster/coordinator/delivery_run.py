@@ -35,6 +35,7 @@ from hubdist.delivery import (
     Publish,
 )
 from hubdist.errors import HubdistError, NodeLostError, PeerError
+from hubdist.report.delivery import OWN_STORE
 
 _LOG = logging.getLogger(__name__)
 
@@ -248,6 +249,8 @@ class DeliveryRun(abc.ABC, Generic[EventT]):
     # Events and commands of the plan
 
     def _redacted_name(self, sender: str) -> str:
+        if sender == OWN_STORE:
+            return sender
         node = self._nodes.get(sender)
         return self._source.redacted if node is None else node.name
 

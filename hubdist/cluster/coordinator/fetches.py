@@ -79,7 +79,7 @@ class Fetches:
         nodes = [node for pending in self._pending for node in (pending.receiver, pending.sender) if node is not None]
         return {node.id: node for node in nodes}
 
-    async def fetch(self, chunk: Chunk, sender_name: str, node: Node, agent: Any) -> float:
+    async def fetch(self, chunk: Chunk, sender_name: str, node: Node, agent: Any) -> Fetched:
         """Let a node's agent fetch a chunk from the remote directory, or from the agent of another node.
 
         Args:
@@ -89,7 +89,7 @@ class Fetches:
             agent: The agent of that node.
 
         Returns:
-            Seconds that the bytes took.
+            How long the bytes took, and how many of them the node had itself.
 
         Raises:
             IntegrityError: The chunk came with wrong bytes, or the sender does not have it.
@@ -141,7 +141,7 @@ class Fetches:
         finally:
             self._pending.discard(pending)
 
-    async def _fetch(self, chunk: Chunk, pending: _PendingFetch, sending_agent: Any) -> float:
+    async def _fetch(self, chunk: Chunk, pending: _PendingFetch, sending_agent: Any) -> Fetched:
         sending = pending.sender
         assert sending is not None
         if not self._receives(sending.id):
@@ -151,7 +151,7 @@ class Fetches:
                 raise sender_error(error) from error
         return await self._call(pending, chunk, Sender(pending.sender_agent, self._senders.address_of(sending)))
 
-    async def _call(self, pending: _PendingFetch, chunk: Chunk, sender: Sender | None) -> float:
+    async def _call(self, pending: _PendingFetch, chunk: Chunk, sender: Sender | None) -> Fetched:
         receiver, sending = pending.receiver, pending.sender
         context = self._context
         async with context.windows.room(
@@ -168,4 +168,4 @@ class Fetches:
         for node in (receiver, sending):
             if node is not None:
                 context.liveness.heard(node.id)
-        return fetched.seconds
+        return fetched

@@ -9,10 +9,11 @@ import asyncio
 import contextlib
 import functools
 import logging
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
 from hubdist.cluster.coordinator.delivery_reports import Arrivals
+from hubdist.cluster.coordinator.held_chunks import HeldChunks
 from hubdist.cluster.coordinator.probes import Probes
 from hubdist.cluster.coordinator.progress import DeliveryStats
 from hubdist.cluster.coordinator.running import EARLY_CHUNK_BYTES, RunningDeliveries
@@ -46,10 +47,18 @@ class OriginFeed:
         expect: Told at `settle` of each node that has joined: the model, the node, and the task that ends with the
             delivery's figures, or with None if the node did not get the model.
         cluster: Tells which nodes are alive.
+        find_known: Returns the digests of the blocks in older snapshots of the driver's store.
     """
 
     def __init__(
-        self, deliveries: RunningDeliveries, node: Node, stores: StoreGroups, expect: Expect, cluster: ClusterView
+        self,
+        deliveries: RunningDeliveries,
+        node: Node,
+        stores: StoreGroups,
+        expect: Expect,
+        cluster: ClusterView,
+        *,
+        find_known: Callable[[], Collection[bytes]] = frozenset,
     ) -> None:
         self._deliveries = deliveries
         self._stores = stores
@@ -65,6 +74,7 @@ class OriginFeed:
         """Chunk -> the paths of its files in the stage."""
         self._model: tuple[Manifest, tuple[int, ...]] | None = None
         self._over = asyncio.Event()
+        self._held = HeldChunks(find_known)
         self._tasks: set[asyncio.Task[Any]] = set()
         self.chunk_bytes = EARLY_CHUNK_BYTES
 
@@ -86,7 +96,8 @@ class OriginFeed:
             chunk: The chunk, with its digests.
             paths: For each piece of the chunk, the path of its file in the stage.
         """
-        self._loop.call_soon_threadsafe(self._on_chunk_ready, chunk, tuple(paths))
+        for ready in self._held.add(chunk, paths):
+            self._loop.call_soon_threadsafe(self._on_chunk_ready, *ready)
 
     def published(self, manifest: Manifest, ordinals: Sequence[int]) -> None:
         """Remember the manifest for `settle`: the stage has become a snapshot.
@@ -95,6 +106,15 @@ class OriginFeed:
             manifest: The snapshot's manifest.
             ordinals: For each entry of the manifest, the number of its file in the chunks.
         """
+        left = self._held.end()
+        if left is None:
+            known = HubdistError(
+                "most of the model is in older snapshots, so it is delivered when the manifest is known"
+            )
+            self._loop.call_soon_threadsafe(self.fail, known)
+            return
+        for ready in left:
+            self._loop.call_soon_threadsafe(self._on_chunk_ready, *ready)
         self._loop.call_soon_threadsafe(self._on_published, manifest, tuple(ordinals))
 
     # In the event loop
@@ -189,6 +209,7 @@ class OpenFeeds:
         arrivals: Reports the models that come by a feed, whether anybody asks for them or not.
         probes: Asks nodes what their stores have.
         cluster: Tells which nodes are alive.
+        find_known: Returns the digests of the blocks in older snapshots of the driver's store.
     """
 
     def __init__(
@@ -200,6 +221,7 @@ class OpenFeeds:
         arrivals: Arrivals,
         probes: Probes,
         cluster: ClusterView,
+        find_known: Callable[[], Collection[bytes]] = frozenset,
     ) -> None:
         self._node = node
         self._running = running
@@ -207,6 +229,7 @@ class OpenFeeds:
         self._arrivals = arrivals
         self._probes = probes
         self._cluster = cluster
+        self._find_known = find_known
         self._open: dict[str, OriginFeed] = {}
         """`Handle.key` -> its feed."""
         self._tasks: set[asyncio.Task[None]] = set()
@@ -234,7 +257,7 @@ class OpenFeeds:
     def make(self, handle: str) -> OriginFeed:
         """A feed without nodes, for a handle without secrets."""
         expect = functools.partial(self._arrivals.expect, handle)
-        return OriginFeed(self._running, self._node, self._stores, expect, self._cluster)
+        return OriginFeed(self._running, self._node, self._stores, expect, self._cluster, find_known=self._find_known)
 
     async def _add_nodes(self, feed: OriginFeed, node_ids: list[str], likely: Digest | None) -> None:
         for node in await self._cluster.alive():

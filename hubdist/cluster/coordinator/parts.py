@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 from hubdist.cluster.calls import share
 from hubdist.cluster.coordinator.agent_pool import AgentPool
 from hubdist.cluster.coordinator.concurrency import BlockingWork
@@ -19,6 +21,7 @@ from hubdist.cluster.nodes import ClusterView, Node
 from hubdist.resolver.node_store import open_store
 from hubdist.resolver.resolver import Resolver
 from hubdist.store.nonces import Nonces
+from hubdist.store.older_blocks import known_digests
 
 
 class CoordinatorParts:
@@ -73,6 +76,7 @@ class CoordinatorParts:
             arrivals=self.runner.reports.arrivals,
             probes=probes,
             cluster=cluster,
+            find_known=functools.partial(known_digests, store),
         )
         self.pin_service = PinService(
             node, self.config, resolver=self.resolver, pins=self.pins, work=self.work, probes=probes, feeds=feeds

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from hubdist.cluster.coordinator.report_log import thinned
 from hubdist.cluster.nodes import Node
+from hubdist.report.delivery import OWN_STORE
 
 _MAX_MARKS = 256
 
@@ -18,7 +19,8 @@ class DeliveryStats:
     """The figures of one node's part in a delivery.
 
     Attributes:
-        sources: Name of each sender, and the bytes that came from there; the largest first.
+        sources: Name of each sender, and the bytes that came from there; the largest first. `OWN_STORE` stands for
+            bytes that were in the node's store before.
         timeline: Pairs of seconds since the node joined and bytes that had arrived by then.
         retries: How many fetches failed and were repeated.
         refused: How many of them failed because of wrong bytes.
@@ -69,6 +71,16 @@ class NodeProgress:
         self._sources[source] += size
         self._marks.append((self.clock() - self._begin, self.arrived_bytes))
 
+    def note_reused(self, size: int, source: str) -> None:
+        """Count bytes of a chunk as the node's own that `note_arrival` counts as the sender's.
+
+        Args:
+            size: Bytes that older snapshots of the node's store had.
+            source: Name of the chunk's sender for people.
+        """
+        self._sources[source] -= size
+        self._sources[OWN_STORE] += size
+
     def note_failure(self, *, refused: bool) -> None:
         """Count a chunk that did not come; `refused` if it came with wrong bytes."""
         self._retries += 1
@@ -90,10 +102,6 @@ class NodeProgress:
     def stats(self) -> DeliveryStats:
         """The figures for the node's report."""
         marks = thinned(self._marks, _MAX_MARKS)
-        return DeliveryStats(
-            tuple(self._sources.most_common()),
-            marks,
-            self._retries,
-            self._refused,
-            tuple(dict.fromkeys(self.closed_ports)),
-        )
+        sources = (+self._sources).most_common()  # without senders whose bytes the node had itself
+        closed = tuple(dict.fromkeys(self.closed_ports))
+        return DeliveryStats(tuple(sources), marks, self._retries, self._refused, closed)

@@ -171,7 +171,8 @@ class RouteRunner:
         if self._config.swarm_reads:
             stats = await self._running.join_delivery(manifest, node, choice.route, copy)
             return with_received(report, choice, copy.redacted, stats)
-        return with_copied(report, choice, copy, await self._probes.copy(node, manifest, copy))
+        read_bytes = await self._probes.copy(node, manifest, copy)
+        return with_copied(report, choice, copy, read_bytes, manifest.total_bytes)
 
     async def _send_from_driver(
         self, manifest: Manifest, report: NodeReport, node: Node, choice: RouteChoice

@@ -73,7 +73,7 @@ def test_a_closed_port_is_said_once_and_other_nodes_keep_theirs(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with fake_nodes(tmp_path, "a", "b") as nodes:
-        models = [nodes.publish(DRIVER, {**FILES, "other": bytes([number])}) for number in range(2)]
+        models = [nodes.publish(DRIVER, FILES), nodes.publish(DRIVER, {"saved_model.pb": os.urandom(9 * MIB)})]
         running = deliveries(nodes)
 
         def close(name: str, _: tuple[Any, ...]) -> None:
@@ -90,12 +90,16 @@ def test_a_closed_port_is_said_once_and_other_nodes_keep_theirs(
                 received.extend(await bring(running, nodes, manifest, "a", "b"))
 
         run(work)
-        assert all(content(nodes, name, manifest)["b"] == FILES["b"] for name in "ab" for manifest in models)
+        assert all(content(nodes, name, models[0]) == FILES and nodes.has(name, models[1]) for name in "ab")
         said = [record.getMessage() for record in caplog.records if "by calls of Ray" in record.getMessage()]
         assert len(said) == len(running.closed_ports.notes) == 2
         assert all("from node driver to" in line for line in said)
         assert [stats and stats.closed_ports for stats in received] == [("node driver",)] * 4
         assert all("node a" in dict(stats.sources) or "node b" in dict(stats.sources) for stats in received if stats)
+
+
+def open_descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 @pytest.mark.parametrize("spare", [8, 24, 64])
@@ -109,7 +113,7 @@ def test_with_few_descriptors_a_delivery_ends_with_right_bytes_or_a_clear_error(
         async def work() -> None:
             running = deliveries(nodes)
             joining = (running.join_delivery(manifest, nodes.nodes[name], Route.DRIVER, None) for name in "ab")
-            resource.setrlimit(resource.RLIMIT_NOFILE, (len(list(Path("/proc/self/fd").iterdir())) + spare, hard))
+            resource.setrlimit(resource.RLIMIT_NOFILE, (open_descriptors() + spare, hard))
             try:
                 results.extend(await asyncio.gather(*joining, return_exceptions=True))
             finally:

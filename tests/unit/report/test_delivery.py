@@ -11,7 +11,7 @@ import pytest
 
 from hubdist.delivery.routes import Route
 from hubdist.errors import PeerError
-from hubdist.report.delivery import NodeReport, PinReport, Report
+from hubdist.report.delivery import OWN_STORE, NodeReport, PinReport, Report
 
 MIB = 1 << 20
 DRIVER = "10.0.0.1/aaaa"
@@ -51,6 +51,15 @@ def test_a_node_says_who_sent_and_what_went_wrong() -> None:
     text = str(node(1, retries=3, refused=1))
     assert "16.8 MB from 10.0.0.1/aaaa and 7 other nodes in 2.50 s" in text
     assert "3 chunks sent again, 1 of them with wrong bytes" in text
+
+
+def test_what_a_node_had_is_neither_sent_nor_the_work_of_another_node() -> None:
+    had = node(1, bytes_received=2 * MIB, sources=((OWN_STORE, 14 * MIB), (DRIVER, 2 * MIB)))
+    assert "2.1 MB from 10.0.0.1/aaaa and 14.7 MB from this node's store in 2.50 s" in str(had)
+    last = str(report(had, had)).splitlines()[-1]
+    assert last == "4.2 MB sent in 2.60 s: 4.2 MB by 10.0.0.1/aaaa; 29.4 MB were in older snapshots"
+    whole = node(1, bytes_received=0, sources=((OWN_STORE, 16 * MIB),))
+    assert str(report(whole)).splitlines()[-1] == "0.0 kB sent in 2.60 s; 16.8 MB were in older snapshots"
 
 
 def test_a_report_ends_with_who_sent_how_much() -> None:
