@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from hubdist.cluster.agent.chunk_exchange import ChunkExchange, Fetched, Ready
+from hubdist.cluster.agent.chunk_exchange import ChunkExchange, Ready
+from hubdist.cluster.agent.chunk_fetches import Fetched
 from hubdist.cluster.agent.chunk_rpc import (
     DescribeUnit,
     RequestPart,

@@ -5,41 +5,23 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from hubdist.cluster.agent.block_reuse import BlockReuse
-from hubdist.cluster.agent.chunk_rpc import PART_BYTES, RequestPart, Sender, request_part
+from hubdist.cluster.agent.chunk_fetches import ChunkFetches, Fetched, Incoming
+from hubdist.cluster.agent.chunk_rpc import RequestPart, Sender, request_part
 from hubdist.cluster.agent.delivery_files import DeliveryFiles
 from hubdist.cluster.agent.node_port import Address, NodePort
 from hubdist.config.schema import Config
-from hubdist.errors import IntegrityError, PeerError, PortClosedError
+from hubdist.errors import IntegrityError, PeerError
 from hubdist.model.chunks import Chunk, cut_chunks
 from hubdist.model.manifest import Digest, Manifest
 from hubdist.remote.copy_reader import CopyReader
 from hubdist.remote.snapshot_copy import RemoteCopy
-from hubdist.store.chunk_stage import ChunkStage
 from hubdist.store.older_blocks import OlderBlocks
 from hubdist.store.store import Store
 from hubdist.streams.frames import PART_BYTES as STREAM_PART_BYTES
-
-
-@dataclass(slots=True)
-class _Incoming:
-    """A delivery that this node receives.
-
-    Attributes:
-        copy: Reads the chunks that no agent sends; None if agents send all of them.
-        expected: The model's chunks, as its manifest gives them; None if they are not known.
-        unreachable: Ports that could not be reached; their nodes are asked by calls of Ray.
-        reuse: Takes what this node's store has of the model; None before it is known which model comes.
-    """
-
-    copy: CopyReader | None
-    expected: Sequence[Chunk] | None
-    unreachable: set[Address] = field(default_factory=set)
-    reuse: BlockReuse | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,31 +35,6 @@ class Ready:
 
     has_model: bool
     address: Address | None
-
-
-@dataclass(frozen=True, slots=True)
-class Fetched:
-    """What came of fetching a chunk.
-
-    Attributes:
-        seconds: How long the bytes took to come.
-        port_closed: Why the sender's port could not be reached, so that the chunk came by calls of Ray; None if it came
-            by the port, or the sender has none.
-        reused_bytes: Bytes of the chunk that this node's own store had, so that they did not travel.
-    """
-
-    seconds: float
-    port_closed: str | None = None
-    reused_bytes: int = 0
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Awaited:
-    """A chunk that another agent was asked for; `cancelled` is done when this node waits no longer."""
-
-    delivery: str
-    sender: Sender
-    cancelled: Future[None]
 
 
 class ChunkExchange:
@@ -103,12 +60,10 @@ class ChunkExchange:
         self._store = store
         self._port = port or NodePort(None)
         self._config = config
-        self._request = request
-        self._clock = clock
         self._guard = threading.Lock()
         self._files = DeliveryFiles()
-        self._incoming: dict[str, _Incoming] = {}
-        self._awaited: set[_Awaited] = set()
+        self._incoming: dict[str, Incoming] = {}
+        self._fetches = ChunkFetches(self._port, request, timeout_s=config.chunk_timeout_s, clock=clock)
 
     def begin(
         self,
@@ -126,10 +81,9 @@ class ChunkExchange:
             delivery: Name of the delivery.
             secret: The delivery's secret, which other nodes must know to get chunks.
             manifest: The model's manifest; None while its origin is still being read.
-            chunk_bytes: The size that the model is cut to; None if it is cut while its origin is being read.
-            copy: The remote directory that this node reads chunks from; None if agents send all chunks.
-            cut: The size that the chunks are cut to, from the manifest; None if they were cut while the origin was
+            chunk_bytes: The size that the model is cut to; None if it is cut while its origin is being
                 read: then this node takes nothing from its older snapshots.
+            copy: The remote directory that this node reads chunks from; None if agents send all chunks.
 
         Raises:
             StoreError: The node's disk refuses, or has too little room.
@@ -155,7 +109,7 @@ class ChunkExchange:
             if not self._files.fill(delivery, stage):  # the caller repeated the call, because an answer was lost
                 return Ready(False, self._port.address)
             with self._guard:
-                incoming = self._incoming[delivery] = _Incoming(reader, _expected(manifest, chunk_bytes))
+                incoming = self._incoming[delivery] = Incoming(stage, reader, _expected(manifest, chunk_bytes))
             undo.pop_all()
         self._join(delivery, secret)
         if manifest is not None and chunk_bytes is not None:
@@ -280,45 +234,9 @@ class ChunkExchange:
             incoming = self._incoming.get(delivery)
         if incoming is None:
             raise PeerError(f"this node takes no part in the delivery {delivery}")
-        stage = self._files.stage(delivery)
-        left = chunk if incoming.reuse is None else incoming.reuse.take(chunk, by_node=sender is not None)
-        reused = chunk.size - (0 if left is None else left.size)
-        if left is None or sender is None:
-            seconds = 0.0 if left is None else self._read_copy(incoming, stage, left)
-            self._port.add(delivery, chunk)
-            return Fetched(seconds, reused_bytes=reused)
-        closed = None
-        with self._await(delivery, sender) as asked:
-            if not reused and sender.address is not None and sender.address not in incoming.unreachable:
-                try:
-                    return Fetched(self._fetch_by_port(delivery, chunk, sender.address, stage, asked))
-                except PortClosedError as error:
-                    incoming.unreachable.add(sender.address)
-                    closed = error.what
-            seconds = self._fetch_by_calls(delivery, left, stage, asked)
+        fetched = self._fetches.fetch(delivery, chunk, sender, incoming)
         self._port.add(delivery, chunk)
-        return Fetched(seconds, closed, reused)
-
-    def _fetch_by_port(self, delivery: str, chunk: Chunk, address: Address, stage: ChunkStage, asked: Sender) -> float:
-        assert asked.cancelled is not None
-        return self._port.fetch(
-            delivery,
-            chunk,
-            address,
-            stage.write_chunk,
-            timeout_s=self._config.chunk_timeout_s,
-            cancelled=asked.cancelled,
-            clock=self._clock,
-        )
-
-    def _fetch_by_calls(self, delivery: str, chunk: Chunk, stage: ChunkStage, asked: Sender) -> float:
-        seconds = 0.0
-        for part in chunk.split(PART_BYTES):
-            begin = self._clock()
-            data = self._request(asked, delivery, part, self._config.chunk_timeout_s - seconds)
-            seconds += self._clock() - begin
-            stage.write_chunk(part, memoryview(data))
-        return seconds
+        return fetched
 
     def cancel_requests(self, delivery: str, agent: bytes) -> None:
         """Wait no longer for chunks that an agent was asked for: their `fetch` ends with a PeerError.
@@ -327,7 +245,7 @@ class ChunkExchange:
             delivery: Name of the delivery.
             agent: The agent's handle, made by `pickle_agent`.
         """
-        self._cancel(lambda awaited: (awaited.delivery, awaited.sender.agent) == (delivery, agent))
+        self._fetches.cancel(delivery, agent)
 
     def publish(self, delivery: str, secret: bytes, manifest: Manifest, ordinals: Sequence[int]) -> None:
         """Publish a stage that has all its chunks, and send chunks from the snapshot from then on.
@@ -356,7 +274,7 @@ class ChunkExchange:
 
     def forget(self, delivery: str) -> None:
         """Take no further part in a delivery: cancel requests, discard the stage, release the snapshot."""
-        self._cancel(lambda awaited: awaited.delivery == delivery)
+        self._fetches.cancel(delivery)
         with contextlib.ExitStack() as ending:  # in reverse order, and each whatever the others do
             ending.callback(self._port.leave, delivery)
             ending.callback(self._files.forget, delivery)
@@ -364,38 +282,6 @@ class ChunkExchange:
 
     def _join(self, delivery: str, secret: bytes) -> None:
         self._port.join(delivery, secret, lambda number: self._files.open(delivery, number))
-
-    @contextlib.contextmanager
-    def _await(self, delivery: str, sender: Sender) -> Iterator[Sender]:
-        """Note a request to a sender, so that `cancel_requests` finds it while the block runs."""
-        cancelled: Future[None] = Future()
-        awaited = _Awaited(delivery, replace(sender, cancelled=cancelled), cancelled)
-        with self._guard:
-            self._awaited.add(awaited)
-        try:
-            yield awaited.sender
-        finally:
-            with self._guard:
-                self._awaited.discard(awaited)
-
-    def _cancel(self, matches: Callable[[_Awaited], bool]) -> None:
-        with self._guard:
-            found = [awaited for awaited in self._awaited if matches(awaited)]
-            self._awaited.difference_update(found)
-        for awaited in found:
-            awaited.cancelled.set_result(None)
-
-    def _read_copy(self, incoming: _Incoming, stage: ChunkStage, chunk: Chunk) -> float:
-        assert incoming.copy is not None
-        begin = self._clock()
-        data = memoryview(bytearray(chunk.size))
-        incoming.copy.read(chunk, data)
-        seconds = self._clock() - begin
-        try:
-            stage.write_chunk(chunk, data)
-        except IntegrityError as error:
-            raise incoming.copy.with_object_url(error, chunk, data) from None
-        return seconds
 
     def _discard(self, delivery: str) -> None:
         with self._guard:

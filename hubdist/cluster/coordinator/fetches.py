@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from hubdist.cluster.agent.chunk_exchange import Fetched
+from hubdist.cluster.agent.chunk_fetches import Fetched
 from hubdist.cluster.agent.chunk_rpc import ANSWER_GROUP, Sender, sender_error
 from hubdist.cluster.calls import settle
 from hubdist.cluster.coordinator.payload import DeliveryContext, SeedSource

@@ -193,7 +193,7 @@ def test_a_fetch_that_nobody_wants_any_more_ends_at_once(pair: Pair, how: str) -
     thread.join(20)
     assert time.monotonic() - begin < 10
     assert len(errors) == 1
-    assert not pair.receiving._awaited
+    assert not pair.receiving._fetches._awaited
 
 
 def test_a_snapshot_that_is_missing_is_not_held(pair: Pair) -> None:
