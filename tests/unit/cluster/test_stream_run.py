@@ -1,0 +1,151 @@
+"""Deliveries by streams, seen from the coordinator: few calls, lost agents, origins that fail; without Ray."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hubdist.cluster.coordinator.payload import Payload
+from hubdist.cluster.coordinator.progress import DeliveryStats
+from hubdist.cluster.coordinator.running import RunningDeliveries
+from hubdist.delivery.routes import Route
+from hubdist.errors import HubdistError, NodeLostError, OriginError
+from hubdist.model.chunks import cut_chunks
+from hubdist.model.manifest import Digest, Entry, Manifest
+from hubdist.streams.buffers import Buffers
+from tests.support.fake_agents import DRIVER, QUICK, FakeActor, FakeNodes, fake_nodes, run, until
+
+MIB = 1 << 20
+
+
+def deliveries(nodes: FakeNodes) -> RunningDeliveries:
+    return RunningDeliveries(nodes.nodes[DRIVER], nodes.agents, nodes.cluster, nodes.config, QUICK)
+
+
+async def bring(running: RunningDeliveries, nodes: FakeNodes, manifest: Manifest, names: str) -> list[Any]:
+    joining = (running.join_delivery(manifest, nodes.nodes[name], Route.DRIVER, None) for name in names)
+    return await asyncio.gather(*joining, return_exceptions=True)
+
+
+@pytest.mark.parametrize("mib", [8, 64])
+def test_a_node_takes_a_handful_of_calls_however_large_the_model_is(tmp_path: Path, mib: int) -> None:
+    with fake_nodes(tmp_path, *"abcdef") as nodes:
+        manifest = nodes.publish(DRIVER, {"saved_model.pb": os.urandom(mib * MIB)})
+
+        async def work() -> None:
+            found = await bring(deliveries(nodes), nodes, manifest, "abcdef")
+            assert all(isinstance(each, DeliveryStats) for each in found), found
+
+        run(work)
+        calls: Counter[str] = Counter()
+        for (name, _), count in nodes.calls.items():
+            calls[name] += count
+        assert max(calls.values()) <= 12
+
+
+def first_units(number: int) -> tuple[threading.Event, Any]:
+    """An event that is set when so many units have come, and what replaces `Buffers.take` to see them."""
+    came, left, guard = threading.Event(), [number], threading.Lock()
+    real = Buffers.take
+
+    def take(self: Buffers, size: int) -> Any:
+        with guard:
+            left[0] -= 1
+            if not left[0]:
+                came.set()
+        return real(self, size)
+
+    return came, take
+
+
+def test_an_agent_of_the_drivers_node_that_is_lost_is_replaced_and_sends_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    came, take = first_units(12)
+    monkeypatch.setattr(Buffers, "take", take)
+    lost: list[FakeActor] = []
+    real = FakeActor.call
+
+    def call(self: FakeActor, name: str, arguments: tuple[Any, ...], references: list[Any]) -> None:
+        if self in lost:
+            for reference in references:
+                reference.answer.set_exception(NodeLostError("the agent is gone"))
+            return
+        real(self, name, arguments, references)
+
+    monkeypatch.setattr(FakeActor, "call", call)
+    with fake_nodes(tmp_path, *"abc") as nodes:
+        manifest = nodes.publish(DRIVER, {"saved_model.pb": os.urandom(200 * MIB)})
+
+        async def work() -> None:
+            bringing = asyncio.create_task(bring(deliveries(nodes), nodes, manifest, "abc"))
+            assert await asyncio.to_thread(came.wait, 30)
+            lost.extend(actor for actor in nodes.actors if actor.node.id == DRIVER)
+            await asyncio.to_thread(lost[0].port.stop)
+            found = await bringing
+            assert all(isinstance(each, DeliveryStats) for each in found), found
+
+        run(work)
+        assert all(nodes.has(name, manifest) for name in "abc")
+        assert len([actor for actor in nodes.actors if actor.node.id == DRIVER]) == 2
+
+
+def test_an_origin_that_fails_fails_nodes_that_have_no_seat_yet(tmp_path: Path) -> None:
+    with fake_nodes(tmp_path, *"ab") as nodes:
+
+        async def work() -> None:
+            run_ = deliveries(nodes).start_early(list(nodes.nodes.values()), lambda _: ("stage", {}))
+            async with run_.use():
+                early = asyncio.create_task(run_.receive(nodes.nodes["a"]))
+                await until(lambda: nodes.calls["a", "begin"] > 0)
+                run_.fail(OriginError("the origin is gone"))
+                with pytest.raises(OriginError, match="the origin is gone"):
+                    await early
+                with pytest.raises(OriginError, match="the origin is gone"):
+                    await run_.receive(nodes.nodes["b"])
+
+        run(work)
+
+
+def manifest_of(total_bytes: int) -> Manifest:
+    """A manifest of a model that nobody has."""
+    blocks = -(-total_bytes // MIB)
+    return Manifest.of([Entry("saved_model.pb", total_bytes, Digest("0" * 64), bytes(32 * blocks))])
+
+
+@pytest.mark.parametrize(("total_bytes", "shared"), [(64 * MIB, 0), (3 << 30, 1)])
+def test_a_large_manifest_is_shared_once(total_bytes: int, shared: int) -> None:
+    manifest = manifest_of(total_bytes)
+    put: list[Any] = []
+
+    def share(value: Any) -> str:
+        put.append(value)
+        return "reference"
+
+    payload = Payload(list(cut_chunks(manifest, MIB)), manifest, (0,), MIB, share=share)
+    sent = [payload.manifest_to_send for _ in range(3)]
+    assert sent == ["reference" if shared else manifest] * 3
+    assert put == [manifest] * shared
+
+
+def test_errors_of_the_run_are_hubdists(tmp_path: Path) -> None:
+    with fake_nodes(tmp_path, "a") as nodes:
+        manifest = nodes.publish(DRIVER, {"saved_model.pb": os.urandom(MIB)})
+
+        def fail(_: str, __: tuple[Any, ...]) -> None:
+            raise HubdistError("the seat cannot be taken")
+
+        nodes.before["follow"] = fail
+
+        async def work() -> None:
+            [found] = await bring(deliveries(nodes), nodes, manifest, "a")
+            assert isinstance(found, HubdistError)
+            assert "node a" in str(found)
+
+        run(work)
