@@ -1,14 +1,16 @@
 """How long a model takes from one driver to all nodes, by hubdist and by what else a Ray user could do.
 
     sudo python benchmarks/delivery.py                       # all schemes, 2, 4 and 8 nodes, 100 Mbit/s each way
-    sudo python benchmarks/delivery.py --scenario late       # also: kill, origin, waiters
+    sudo python benchmarks/delivery.py --rate 100mbit 1gbit 10gbit --schemes hubdist floor "http star" ray.put
+    sudo python benchmarks/delivery.py --scenario cold       # also: late, kill, origin, waiters
     sudo python benchmarks/delivery.py --out delivery.png
 
 Simulated hosts (`hosts.py`), one Ray cluster on them, all schemes in turns in one run. T is from the call to the last
 node's verified copy, T1 one plain HTTP stream to one node, the median of the rounds. Printed are T/T1, what the
-driver's link sent over the size of the model S, what the busiest other node sent over S, and how idle the processors
-were: with little idle time the run measures the processors and not the links. Needs root, iproute2 and util-linux;
-BitTorrent needs `pip install libtorrent`, the picture `pip install 'hubdist[plot]'`.
+driver's link sent over the size of the model S, what the busiest other node sent over S, the processor seconds of the
+whole machine for each GiB that a node got, and how idle the processors were: with little idle time the run measures the
+processors and not the links. `floor` is the least that any scheme costs (`delivery_floor.py`). Needs root, iproute2
+and util-linux; BitTorrent needs `pip install libtorrent`, the picture `pip install 'hubdist[plot]'`.
 """
 
 from __future__ import annotations
@@ -26,16 +28,16 @@ from typing import Any
 
 from hosts import Hosts
 
-SCHEMES = ["hubdist", "http star", "ray.put", "random chunks", "BitTorrent"]
-SCENARIOS = ["swarm", "late", "kill", "origin", "waiters"]
+SCHEMES = ["hubdist", "floor", "http star", "ray.put", "random chunks", "BitTorrent"]
+SCENARIOS = ["swarm", "cold", "late", "kill", "origin", "waiters"]
 INSIDE = Path(__file__).with_name("delivery_schemes.py")
 PULLS = {"RAY_object_manager_pull_timeout_ms": "600000"}
 
 
-def run(options: argparse.Namespace, schemes: list[str], **environment: str) -> list[dict[str, Any]]:
+def run(options: argparse.Namespace, rate: str, schemes: list[str], **environment: str) -> list[dict[str, Any]]:
     """One cluster on fresh hosts, one scenario; what it printed."""
     extra = options.scenario == "origin"
-    with Hosts(options.nodes + extra, options.rate) as hosts:
+    with Hosts(options.nodes + extra, rate) as hosts:
         ray_hosts, hosts.count = hosts.count, options.nodes
         hosts.start_ray(**environment)
         hosts.count = ray_hosts
@@ -68,7 +70,7 @@ def run(options: argparse.Namespace, schemes: list[str], **environment: str) -> 
 
 def show(rows: list[dict[str, Any]]) -> None:
     """The table: medians, and the range over the rounds."""
-    print(f"{'scheme':<36} {'nodes':>5} {'T/T1':>20} {'driver/S':>9} {'busiest/S':>9} {'idle':>5}")
+    print(f"{'scheme':<36} {'nodes':>5} {'T/T1':>20} {'driver/S':>9} {'busiest/S':>9} {'s/GiB':>6} {'idle':>5}")
     for scheme, nodes in dict.fromkeys((row["scheme"], row.get("nodes")) for row in rows):
         mine = [row for row in rows if (row["scheme"], row.get("nodes")) == (scheme, nodes)]
         if "ratio" not in mine[0]:
@@ -76,8 +78,9 @@ def show(rows: list[dict[str, Any]]) -> None:
             continue
         ratios = [row["ratio"] for row in mine]
         spread = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} - {max(ratios):.2f})"
-        driver, busiest, idle = (statistics.median(row[key] for row in mine) for key in ("driver", "busiest", "idle"))
-        print(f"{scheme:<36} {nodes:>5} {spread:>20} {driver:>9.2f} {busiest:>9.2f} {idle:>5.0%}")
+        keys = ("driver", "busiest", "per_gib", "idle")
+        driver, busiest, per_gib, idle = (statistics.median(row[key] for row in mine) for key in keys)
+        print(f"{scheme:<36} {nodes:>5} {spread:>20} {driver:>9.2f} {busiest:>9.2f} {per_gib:>6.2f} {idle:>5.0%}")
     ours = [row for row in rows if row.get("processors") and row["nodes"] == max(row.get("nodes", 0) for row in rows)]
     if ours:
         shares = ", ".join(f"{name} {seconds:.1f}" for name, seconds in ours[0]["processors"].items())
@@ -136,7 +139,7 @@ def main() -> None:
     parser.add_argument("--nodes", type=int, default=8)
     parser.add_argument("--counts", type=int, nargs="+", help="how many of them receive; 2, 4 and all")
     parser.add_argument("--mib", type=int, default=64)
-    parser.add_argument("--rate", default="100mbit", help="of each link in both directions")
+    parser.add_argument("--rate", nargs="+", default=["100mbit"], help="of each link, both ways; one or several")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--schemes", nargs="+", choices=[*SCHEMES, "ray.put, long pulls"], default=None)
     parser.add_argument("--out", help="file for a picture")
@@ -145,12 +148,13 @@ def main() -> None:
     if "BitTorrent" in wanted and importlib.util.find_spec("libtorrent") is None:
         wanted.remove("BitTorrent")
         print("BitTorrent is left out: libtorrent is not installed")
-    print(f"{options.nodes} nodes, {options.mib} MiB, links of {options.rate}, {options.rounds} rounds")
-    rows = run(options, [scheme for scheme in wanted if scheme in SCHEMES])
-    if options.scenario == "swarm" and "ray.put, long pulls" in wanted:  # a setting of the whole cluster
-        for row in run(options, ["ray.put"], **PULLS):
-            rows.append({**row, "scheme": "ray.put, long pulls"})
-    show(rows)
+    for rate in options.rate:
+        print(f"{options.nodes} nodes, {options.mib} MiB, links of {rate}, {options.rounds} rounds", flush=True)
+        rows = run(options, rate, [scheme for scheme in wanted if scheme in SCHEMES])
+        if options.scenario == "swarm" and "ray.put, long pulls" in wanted:  # a setting of the whole cluster
+            for row in run(options, rate, ["ray.put"], **PULLS):
+                rows.append({**row, "scheme": "ray.put, long pulls"})
+        show(rows)
     if options.out:
         draw(rows, options.out)
 

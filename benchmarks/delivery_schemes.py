@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 import ray
+from delivery_floor import Address, FloorPeer, digest_of
 
 import hubdist
 from hubdist.report.delivery import Report
@@ -79,6 +80,19 @@ class Node:
         """One plain stream to this host's disk."""
         with urllib.request.urlopen(url, timeout=PATIENCE_S) as reply:
             return write(name, iter(lambda: reply.read(1 << 20), b""))
+
+    def floor_begin(self, size: int, address: str) -> Address:
+        """Make ready for the floor; where this host serves."""
+        self.floor = FloorPeer(PLACE / f"floor{os.urandom(3).hex()}", size, address, filled=False)
+        return self.floor.address
+
+    def floor_pull(self, peers: list[Address], me: int) -> str:
+        """All chunks of the floor."""
+        return self.floor.pull(peers, me)
+
+    def floor_end(self) -> None:
+        """Serve nothing more for the floor."""
+        self.floor.close()
 
     def fetch_object(self, references: list[Any], name: str) -> str:
         """One object."""
@@ -242,6 +256,8 @@ class Bench:
             "driver": (bytes_sent() - sent) / self.size,
             "busiest": max(now - then for now, then in zip(after, before, strict=True)) / self.size,
             "idle": (idle_now - idle) / (total_now - total),
+            "per_gib": self.busy_s(idle, total, idle_now, total_now)
+            / ((count or len(self.nodes)) * self.size / (1 << 30)),
             "processors": dict(spent.most_common(8)),
         }
         if isinstance(result, Report):
@@ -249,6 +265,11 @@ class Bench:
         if self.counted:
             print(json.dumps(row), flush=True)
         return row
+
+    @staticmethod
+    def busy_s(idle: int, total: int, idle_now: int, total_now: int) -> float:
+        """Processor seconds that the whole machine has spent between two looks."""
+        return ((total_now - total) - (idle_now - idle)) / os.sysconf("SC_CLK_TCK")
 
     def one_copy(self) -> float:
         """T1: one plain copy to one node, seconds."""
@@ -278,6 +299,24 @@ class Bench:
         hubdist.resolve(model)
         self.measure("hubdist", functools.partial(self.deliver, model, self.ids[:count]), one_copy, count)
         self.check(model, self.nodes[:count])
+
+    def floor(self, one_copy: float, count: int) -> None:
+        """The least that any scheme costs."""
+        data, nodes = self.data(), self.nodes[:count]
+        path = PLACE / "floor-source"
+        data.tofile(path)
+        source = FloorPeer(path, self.size, self.address, filled=True)
+        hosts = [f"{self.address.rpartition('.')[0]}.{host + 1}" for host in range(1, count + 1)]
+        begun = [node.floor_begin.remote(self.size, host) for node, host in zip(nodes, hosts, strict=True)]
+        peers = [source.address, *ray.get(begun, timeout=PATIENCE_S)]
+
+        def run() -> None:
+            pulled = [node.floor_pull.remote(peers, at) for at, node in enumerate(nodes, 1)]
+            assert set(ray.get(pulled, timeout=PATIENCE_S)) == {digest_of(memoryview(data))}
+
+        self.measure("floor", run, one_copy, count)
+        ray.get([node.floor_end.remote() for node in nodes], timeout=60)
+        source.close()
 
     def other(self, scheme: str, one_copy: float, count: int) -> None:
         """Something else."""
@@ -349,10 +388,20 @@ class Bench:
         one_copy = self.one_copy()
         for count in self.options.counts:
             for scheme in self.options.schemes:
-                if scheme == "hubdist":
-                    self.hubdist(one_copy, count)
+                if scheme in ("hubdist", "floor"):
+                    getattr(self, scheme)(one_copy, count)
                 else:
                     self.other(scheme, one_copy, count)
+
+    def cold(self) -> None:
+        """No agent runs on any node when the delivery begins."""
+        for _ in range(self.options.rounds):
+            one_copy = self.one_copy()
+            model = self.model(self.size)
+            hubdist.shutdown()
+            hubdist.init(store=str(PLACE / "store"), agent_idle_s=600, route="driver")
+            hubdist.resolve(model)
+            self.measure("first use", functools.partial(self.deliver, model), one_copy)
 
     def late(self) -> None:
         """Half of the nodes when the others are done."""

@@ -127,7 +127,9 @@ class Hosts:
             self._do("ip", "-n", space, "link", "set", "eth0", "up")
             self._do("ip", "-n", space, "link", "set", "lo", "up")
             if self._rate:  # a shaper at each end: what the host receives, and what it sends
-                shaper = ["root", "tbf", "rate", self._rate, "burst", "128kb", "latency", "100ms"]
+                # A bucket of less than a millisecond's bytes would cap fast links below their rate.
+                burst = "1280kb" if self._rate.endswith("0gbit") else "128kb"
+                shaper = ["root", "tbf", "rate", self._rate, "burst", burst, "latency", "100ms"]
                 self._do("tc", "qdisc", "add", "dev", link, *shaper)
                 self._do("tc", "-n", space, "qdisc", "add", "dev", "eth0", *shaper)
             self._holders.append(self._hold(host, space))
