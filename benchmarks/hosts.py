@@ -17,6 +17,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -32,16 +33,16 @@ class Hosts:
 
     Args:
         count: Hosts beside h0.
-        rate: Of each link in both directions, as `tc` writes it; None for no cap.
+        rate: Of each link in both directions, as `tc` writes it; one for each host, h0 first; None for no cap.
         disk: A directory of this machine whose subdirectories are the hosts' /hostlocal; None for memory.
     """
 
-    def __init__(self, count: int, rate: str | None, disk: Path | None = None) -> None:
+    def __init__(self, count: int, rate: str | Sequence[str] | None, disk: Path | None = None) -> None:
         needed = [tool for tool in ("ip", "tc", "nsenter", "unshare", "mount") if shutil.which(tool) is None]
         if os.geteuid() != 0 or needed:
             sys.exit(f"this benchmark builds simulated hosts: it needs root, iproute2 and util-linux {needed or ''}")
         self.count = count
-        self._rate = rate
+        self._rates = [rate] * (count + 1) if rate is None or isinstance(rate, str) else list(rate)
         self._disk = disk
         self._holders: list[subprocess.Popen[bytes]] = []
 
@@ -126,8 +127,9 @@ class Hosts:
             self._do("ip", "-n", space, "addr", "add", f"{self.address(host)}/24", "dev", "eth0")
             self._do("ip", "-n", space, "link", "set", "eth0", "up")
             self._do("ip", "-n", space, "link", "set", "lo", "up")
-            if self._rate:  # a shaper at each end: what the host receives, and what it sends
-                shaper = ["root", "tbf", "rate", self._rate, "burst", "128kb", "latency", "100ms"]
+            rate = self._rates[host]
+            if rate:  # a shaper at each end: what the host receives, and what it sends
+                shaper = ["root", "tbf", "rate", rate, "burst", "128kb", "latency", "100ms"]
                 self._do("tc", "qdisc", "add", "dev", link, *shaper)
                 self._do("tc", "-n", space, "qdisc", "add", "dev", "eth0", *shaper)
             self._holders.append(self._hold(host, space))

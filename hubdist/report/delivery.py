@@ -36,6 +36,8 @@ class NodeReport:
         sources: Who sent -> bytes: the driver's node and other nodes by name, or a public URL.
         timeline: Seconds since this node took part, bytes that had arrived by then.
         error: Why the node does not have the model, or None.
+        predicted_s: Seconds that the planner says for the delivery to all nodes, if the driver's node has the model;
+            None without the setting `link`, and for nodes that got nothing by the route `driver`.
     """
 
     node: str
@@ -52,6 +54,7 @@ class NodeReport:
     sources: tuple[tuple[str, int], ...] = ()
     timeline: tuple[tuple[float, int], ...] = ()
     error: HubdistError | None = None
+    predicted_s: float | None = None
 
     def __str__(self) -> str:
         """One line."""
@@ -60,7 +63,8 @@ class NodeReport:
         came = f"{size_text(self.bytes_received)} from {self._senders}" if self.source else "nothing sent"
         again = f", {self.retries} chunks sent again" if self.retries else ""
         again += f", {self.refused} of them with wrong bytes" if self.refused else ""
-        return f"{self.name}: {self.route}, {came} in {self.seconds:.2f} s{again} ({self.reason})"
+        told = "" if self.predicted_s is None else f", {self.predicted_s:.2f} s predicted"
+        return f"{self.name}: {self.route}, {came} in {self.seconds:.2f} s{told}{again} ({self.reason})"
 
     @property
     def _senders(self) -> str:
