@@ -112,7 +112,7 @@ def _predict(
     from hubdist.delivery.what_if import Cores, Links, predict  # numpy, which `import hubdist` must not load
     from hubdist.report.what_if import WhatIf
 
-    if not 1 <= nodes <= MAX_NODES:
+    if isinstance(nodes, bool) or not 1 <= nodes <= MAX_NODES:
         raise ConfigError(f"nodes={nodes} is not a number of nodes from 1 to {MAX_NODES}")
     if not 0 < cores < float("inf"):
         raise ConfigError(f"cores={cores} is not a number of processors")
@@ -137,4 +137,4 @@ def _words(rates: tuple[float, ...]) -> str:
     counts = Counter(link_text(rate) for rate in rates)
     if len(counts) == 1:
         return next(iter(counts))
-    return ", ".join(f"{text} ({count} nodes)" for text, count in counts.items())
+    return ", ".join(f"{text} ({count} node{'s' if count > 1 else ''})" for text, count in counts.items())

@@ -27,7 +27,7 @@ class Costs:
             `benchmarks/what_if.py --calibrate`.
         node_s: Processor seconds of a node for one delivery, whatever its size: threads, connections, publishing.
             `benchmarks/what_if.py --calibrate`.
-        agent_start_s: Seconds that the first delivery of a job takes longer, because the coordinator and an agent start.
+        agent_start_s: Seconds that the first delivery of a job takes longer: the coordinator and agents start.
             `benchmarks/what_if.py --calibrate`.
         agents_per_s: How many agents start in a second, after the first. Ray's own benchmark of many actors says 500 to
             570.

@@ -16,7 +16,7 @@ import numpy as np
 from hubdist.delivery.costs import Costs
 from hubdist.delivery.forest import choose_stripes
 from hubdist.delivery.stream_events import Follow, Newcomer, NodesJoined
-from hubdist.delivery.stream_flows import NOBODY, Floats, FlowLimits, Integers, StreamFlows
+from hubdist.delivery.flows import NOBODY, Floats, FlowLimits, Integers, DeliveryFlows
 from hubdist.delivery.stream_plan import StreamPlan
 from hubdist.model.manifest import BLOCK_BYTES
 
@@ -209,7 +209,7 @@ class _Delivery:
             send_s=costs.send_s_per_mib / _MIB,
             shared_cores=self._cores.shared,
         )
-        stream_flows = StreamFlows(
+        delivery_flows = DeliveryFlows(
             senders,
             receivers,
             above,
@@ -218,7 +218,7 @@ class _Delivery:
             unit_bytes=self._unit_bytes,
             limits=limits,
         )
-        done = stream_flows.run() + self._links.latency_s * (1 + stream_flows.depths)
+        done = delivery_flows.run() + self._links.latency_s * (1 + delivery_flows.depths)
         ends = np.zeros(self._count + 2)
         np.maximum.at(ends, receivers, done)
         return ends[: self._count]

@@ -47,7 +47,7 @@ class FlowLimits:
     shared_cores: float | None = None
 
 
-class StreamFlows:
+class DeliveryFlows:
     """The flows of one delivery. Each array has one number for each flow.
 
     Args:
