@@ -90,6 +90,7 @@ class DeliveryFlows:
             is_open = (self._begins <= now) & np.isinf(done) & (offered > 0)
             rates = self._share(is_open, is_open & self._is_below & (got >= offered - _CRUMB) & (offered < self._sizes))
             step = max(step_s, self._next_change(now, got, offered, rates) - now)
+            assert step < np.inf, "flows wait for each other"
             left = self._sizes - got
             ends = is_open & (left <= rates * step + _CRUMB)
             done[ends] = now + left[ends] / np.maximum(rates[ends], _CRUMB)

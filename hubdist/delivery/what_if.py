@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from hubdist.delivery.costs import Costs
+from hubdist.delivery.flows import NOBODY, DeliveryFlows, Floats, FlowLimits, Integers
 from hubdist.delivery.forest import choose_stripes
 from hubdist.delivery.stream_events import Follow, Newcomer, NodesJoined
-from hubdist.delivery.flows import NOBODY, Floats, FlowLimits, Integers, DeliveryFlows
 from hubdist.delivery.stream_plan import StreamPlan
 from hubdist.model.manifest import BLOCK_BYTES
 

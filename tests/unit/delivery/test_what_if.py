@@ -22,7 +22,7 @@ FREE = Costs(0.0, 0.0, payload_part=1.0, call_s=0.0, start_s=0.0, node_s=0.0, ag
 """Nothing takes time but links."""
 
 RATES = st.floats(0.1 * GBIT, 100 * GBIT)
-LINKS = st.builds(Links, st.lists(RATES, min_size=1, max_size=24).map(tuple), RATES, are_known=st.booleans())
+LINKS = st.builds(Links, st.lists(RATES, min_size=1, max_size=12).map(tuple), RATES, are_known=st.booleans())
 SIZES = st.integers(16 * MIB, 300 * MIB)
 
 
@@ -34,7 +34,7 @@ def parts_of(prediction: Prediction) -> dict[Bottleneck, float]:
     return dict(prediction.parts)
 
 
-@settings(deadline=None, max_examples=examples(40))
+@settings(deadline=None, max_examples=examples(60))
 @given(links=LINKS, size=st.integers(1, 300 * MIB))
 def test_no_delivery_is_faster_than_its_links(links: Links, size: int) -> None:
     found = predict(size, links, costs=FREE)
@@ -43,20 +43,20 @@ def test_no_delivery_is_faster_than_its_links(links: Links, size: int) -> None:
     assert found.seconds >= 0.999999 * max(found.source_bytes / links.source, size / min(links.nodes))
 
 
-@settings(deadline=None, max_examples=examples(40))
+@settings(deadline=None, max_examples=examples(60))
 @given(links=LINKS, size=SIZES, more=st.integers(0, 100 * MIB))
 def test_more_bytes_are_never_faster(links: Links, size: int, more: int) -> None:
     assert predict(size + more, links).seconds >= 0.999 * predict(size, links).seconds
 
 
-@settings(deadline=None, max_examples=examples(40))
+@settings(deadline=None, max_examples=examples(60))
 @given(links=LINKS, size=SIZES, factor=st.floats(1, 10))
 def test_faster_links_are_never_slower(links: Links, size: int, factor: float) -> None:
     faster = replace(links, nodes=tuple(factor * rate for rate in links.nodes), source=factor * links.source)
     assert predict(size, faster).seconds <= 1.001 * predict(size, links).seconds
 
 
-@settings(deadline=None, max_examples=examples(40))
+@settings(deadline=None, max_examples=examples(60))
 @given(links=LINKS, size=SIZES)
 def test_all_bytes_are_sent_by_somebody_and_the_source_sends_about_one_model(links: Links, size: int) -> None:
     found = predict(size, links)
