@@ -1,8 +1,8 @@
-"""Streams as steady flows: when each node has each stripe, if all streams share links and processors evenly.
+"""Streams as steady flows: when each node has each stripe, if streams share links and processors.
 
-A flow brings one stripe to one node. It gets an even share of the narrowest thing that it needs: the sender's link up,
-the receiver's link down, the processors of both (max-min fair rates). A receiver hands on whole units only, so a flow
-stays one unit behind the flow above it. Rates change when a flow begins, ends or catches up with the one above it.
+A flow brings one stripe to one node. It gets a share of the narrowest thing that it needs: the sender's link up, the
+receiver's link down, the processors of both (max-min fair rates, by weights). A receiver hands on whole units only, so
+a flow stays one unit behind the flow above it. Rates change when a flow begins, ends or catches up with the one above.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ NOBODY = -1
 _CRUMB = 1.0
 """Bytes: a flow with less left is done, or rounding would keep it going."""
 
-_MAX_LOOKS = 4e6
+_MAX_LOOKS = 2e6
 """About how many flows are looked at in all steps together: with more flows the steps are fewer and longer."""
 
 
@@ -56,6 +56,7 @@ class DeliveryFlows:
         above: The flow that brings the sender its bytes; it has a smaller number. `NOBODY` if the sender has all bytes.
         sizes: Bytes.
         begins: Seconds before which nothing flows.
+        weights: How large a share a flow gets, compared with others that need the same thing.
         unit_bytes: Bytes of a unit, which a node has whole before it sends any of it.
         limits: What the flows share.
     """
@@ -68,11 +69,12 @@ class DeliveryFlows:
         *,
         sizes: Floats,
         begins: Floats,
+        weights: Floats,
         unit_bytes: float,
         limits: FlowLimits,
     ) -> None:
         self._senders, self._receivers, self._above = senders, receivers, above
-        self._sizes, self._begins = sizes, begins
+        self._sizes, self._begins, self._weights = sizes, begins, weights
         self._units = np.minimum(unit_bytes, sizes)
         self._limits = limits
         self._is_below = above != NOBODY
@@ -102,7 +104,7 @@ class DeliveryFlows:
         """What happens within one step happens at its end."""
         into = np.bincount(self._receivers, self._sizes, len(self._limits.down))
         about_s = float(np.max(into / self._limits.down))
-        return about_s / max(100.0, min(10_000.0, _MAX_LOOKS / len(self._sizes)))
+        return about_s / max(60.0, min(10_000.0, _MAX_LOOKS / len(self._sizes)))
 
     def _offered(self, got: Floats, done: Floats) -> Floats:
         """How many bytes of its stripe each flow's sender can have sent by now."""
@@ -130,15 +132,17 @@ class DeliveryFlows:
             is_open: Flows for which there are bytes to send.
             is_tied: Those that have caught up with the flow above them, and get no more than that one.
         """
-        limits, is_growing = self._limits, is_open.copy()
+        limits, is_growing, weights = self._limits, is_open.copy(), self._weights.copy()
         for flows in self._levels:
-            is_growing[flows] &= ~is_tied[flows] | is_growing[self._above[flows]]
+            above = self._above[flows]
+            is_growing[flows] &= ~is_tied[flows] | is_growing[above]
+            weights[flows] = np.where(is_tied[flows], weights[above], weights[flows])
         up, down, cores = limits.up.copy(), limits.down.copy(), limits.cores.copy()
         shared = np.inf if limits.shared_cores is None else limits.shared_cores
         rates = np.zeros(len(is_open))
         while is_growing.any():
             flows = np.flatnonzero(is_growing)
-            out, into, need = self._uses(flows)
+            out, into, need = self._uses(flows, weights)
             with np.errstate(divide="ignore", invalid="ignore"):
                 by_cores = np.where(need > 0, cores / need, np.inf)
                 by_up = np.minimum(np.where(out > 0, up / out, np.inf), by_cores)
@@ -150,18 +154,18 @@ class DeliveryFlows:
             is_full[flows[np.minimum(found, by_shared) <= rate * (1 + self._same) + 1e-6]] = True
             for below in self._levels:
                 is_full[below] |= is_tied[below] & is_growing[below] & is_full[self._above[below]]
-            rates[is_full] = rate
-            out, into, need = self._uses(np.flatnonzero(is_full))
+            rates[is_full] = rate * weights[is_full]
+            out, into, need = self._uses(np.flatnonzero(is_full), weights)
             up, down, cores = up - rate * out, down - rate * into, cores - rate * need
             shared -= rate * need.sum()
             is_growing &= ~is_full
         return rates
 
-    def _uses(self, flows: Integers) -> tuple[Integers, Integers, Floats]:
-        """For each member: its flows out, its flows in, and processor seconds for a byte of each of them."""
+    def _uses(self, flows: Integers, weights: Floats) -> tuple[Floats, Floats, Floats]:
+        """For each member: the weights of its flows out and in, and processor seconds while each sends them."""
         members = len(self._limits.up)
-        out = np.bincount(self._senders[flows], minlength=members)
-        into = np.bincount(self._receivers[flows], minlength=members)
+        out: Floats = np.bincount(self._senders[flows], weights[flows], members).astype(np.float64)
+        into: Floats = np.bincount(self._receivers[flows], weights[flows], members).astype(np.float64)
         return out, into, out * self._limits.send_s + into * self._limits.receive_s
 
 

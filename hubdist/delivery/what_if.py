@@ -1,8 +1,9 @@
 """PURE: what a delivery by streams would take on links that need not exist. For `hubdist.plan` with a number of nodes.
 
 The nodes are seated by the `StreamPlan` that deliveries use. Its trees are taken for flows that share links and
-processors evenly, and beside the flows there are the calls of the coordinator and the start of agents. Nothing breaks
-in a prediction: no node is lost, and no stream is moved to another parent.
+processors, and beside the flows there are the calls of the coordinator and the start of agents. TCP lets the source's
+link send some stripes faster than others, and what comes late has only one node's link to the others. Nothing breaks in
+a prediction: no node is lost, and no stream is moved to another parent.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from hubdist.delivery.costs import Costs
+from hubdist.delivery.costs import MAX_UNEVEN, SHARED_ROUNDS, Costs
 from hubdist.delivery.flows import NOBODY, DeliveryFlows, Floats, FlowLimits, Integers
 from hubdist.delivery.forest import choose_stripes
 from hubdist.delivery.stream_events import Follow, Newcomer, NodesJoined
@@ -215,6 +216,7 @@ class _Delivery:
             above,
             sizes=self._stripe_bytes[stripes],
             begins=begins,
+            weights=np.where(senders < self._count, 1.0, self._shares()[stripes]),
             unit_bytes=self._unit_bytes,
             limits=limits,
         )
@@ -222,6 +224,13 @@ class _Delivery:
         ends = np.zeros(self._count + 2)
         np.maximum.at(ends, receivers, done)
         return ends[: self._count]
+
+    def _shares(self) -> Floats:
+        """For each stripe its share of the source's link, compared with the others."""
+        least_s = self._total_bytes / (self._links.origin or self._links.source)
+        rounds = least_s / self._costs.queue_s
+        uneven = min(MAX_UNEVEN, self._costs.uneven * (SHARED_ROUNDS / rounds) ** 0.5)
+        return 1 + uneven * np.linspace(-1, 1, self._stripes) if self._stripes > 1 else np.ones(1)
 
     def _order_flows(self, parents: Integers) -> list[tuple[int, int, int]]:
         """Sender, receiver and stripe of each flow, each after the one that brings its sender the stripe."""

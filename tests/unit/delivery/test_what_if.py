@@ -18,8 +18,8 @@ from tests.support.examples import examples
 MIB = 1 << 20
 GIB = 1 << 30
 GBIT = 1e9 / 8
-FREE = Costs(0.0, 0.0, payload_part=1.0, call_s=0.0, start_s=0.0, node_s=0.0, agent_start_s=0.0)
-"""Nothing takes time but links."""
+FREE = Costs(0.0, 0.0, payload_part=1.0, uneven=0.0, call_s=0.0, start_s=0.0, node_s=0.0, agent_start_s=0.0)
+"""Nothing takes time but links, which are shared evenly."""
 
 RATES = st.floats(0.1 * GBIT, 100 * GBIT)
 LINKS = st.builds(Links, st.lists(RATES, min_size=1, max_size=12).map(tuple), RATES, are_known=st.booleans())
