@@ -47,6 +47,7 @@ class Hosts:
         self._holders: list[subprocess.Popen[bytes]] = []
 
     def __enter__(self) -> Self:
+        self._claim()
         try:
             self._build()
         except BaseException:
@@ -114,10 +115,17 @@ class Hosts:
             self._do("ip", "netns", "del", f"hd{host}", check=False)
         self._do("ip", "link", "del", _BRIDGE, check=False)
 
+    @staticmethod
+    def _claim() -> None:
+        """Make the switch, which only one benchmark at a time can; what another one has made is left alone."""
+        made = subprocess.run(["ip", "link", "add", _BRIDGE, "type", "bridge"], capture_output=True, check=False)
+        if made.returncode != 0:
+            why = made.stderr.decode(errors="replace").strip()
+            sys.exit(f"there is a switch {_BRIDGE} already, or none can be made: another benchmark may run ({why})")
+
     def _build(self) -> None:
         for place in _PLACES:
             Path(place).mkdir(parents=True, exist_ok=True)
-        self._do("ip", "link", "add", _BRIDGE, "type", "bridge")
         self._do("ip", "link", "set", _BRIDGE, "up")
         for host in range(self.count + 1):
             space, link = f"hd{host}", f"hdv{host}"

@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 SHARED_ROUNDS = 60
-"""`Costs.uneven` is measured over so many round trips. Over more of them shares become more even, with the square root of
-their number, as the mean of many draws does."""
+"""`Costs.uneven` is measured over so many round trips. Over more of them shares become more even, with the square root
+of their number, as the mean of many draws does."""
 
 MAX_UNEVEN = 0.5
 """Shares are never taken for more uneven than this."""
