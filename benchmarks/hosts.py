@@ -17,6 +17,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -32,20 +33,21 @@ class Hosts:
 
     Args:
         count: Hosts beside h0.
-        rate: Of each link in both directions, as `tc` writes it; None for no cap.
+        rate: Of each link in both directions, as `tc` writes it; one for each host, h0 first; None for no cap.
         disk: A directory of this machine whose subdirectories are the hosts' /hostlocal; None for memory.
     """
 
-    def __init__(self, count: int, rate: str | None, disk: Path | None = None) -> None:
+    def __init__(self, count: int, rate: str | Sequence[str] | None, disk: Path | None = None) -> None:
         needed = [tool for tool in ("ip", "tc", "nsenter", "unshare", "mount") if shutil.which(tool) is None]
         if os.geteuid() != 0 or needed:
             sys.exit(f"this benchmark builds simulated hosts: it needs root, iproute2 and util-linux {needed or ''}")
         self.count = count
-        self._rate = rate
+        self._rates = [rate] * (count + 1) if rate is None or isinstance(rate, str) else list(rate)
         self._disk = disk
         self._holders: list[subprocess.Popen[bytes]] = []
 
     def __enter__(self) -> Self:
+        self._claim()
         try:
             self._build()
         except BaseException:
@@ -113,10 +115,17 @@ class Hosts:
             self._do("ip", "netns", "del", f"hd{host}", check=False)
         self._do("ip", "link", "del", _BRIDGE, check=False)
 
+    @staticmethod
+    def _claim() -> None:
+        """Make the switch, which only one benchmark at a time can; what another one has made is left alone."""
+        made = subprocess.run(["ip", "link", "add", _BRIDGE, "type", "bridge"], capture_output=True, check=False)
+        if made.returncode != 0:
+            why = made.stderr.decode(errors="replace").strip()
+            sys.exit(f"there is a switch {_BRIDGE} already, or none can be made: another benchmark may run ({why})")
+
     def _build(self) -> None:
         for place in _PLACES:
             Path(place).mkdir(parents=True, exist_ok=True)
-        self._do("ip", "link", "add", _BRIDGE, "type", "bridge")
         self._do("ip", "link", "set", _BRIDGE, "up")
         for host in range(self.count + 1):
             space, link = f"hd{host}", f"hdv{host}"
@@ -126,10 +135,11 @@ class Hosts:
             self._do("ip", "-n", space, "addr", "add", f"{self.address(host)}/24", "dev", "eth0")
             self._do("ip", "-n", space, "link", "set", "eth0", "up")
             self._do("ip", "-n", space, "link", "set", "lo", "up")
-            if self._rate:  # a shaper at each end: what the host receives, and what it sends
+            rate = self._rates[host]
+            if rate:  # a shaper at each end: what the host receives, and what it sends
                 # A bucket of less than a millisecond's bytes would cap fast links below their rate.
-                burst = "1280kb" if self._rate.endswith("0gbit") else "128kb"
-                shaper = ["root", "tbf", "rate", self._rate, "burst", burst, "latency", "100ms"]
+                burst = "1280kb" if rate.endswith("0gbit") else "128kb"
+                shaper = ["root", "tbf", "rate", rate, "burst", burst, "latency", "100ms"]
                 self._do("tc", "qdisc", "add", "dev", link, *shaper)
                 self._do("tc", "-n", space, "qdisc", "add", "dev", "eth0", *shaper)
             self._holders.append(self._hold(host, space))

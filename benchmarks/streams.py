@@ -4,8 +4,8 @@
 
 The floor is what no Python program can undercut: `sendfile` out, `recv_into`, sha256 and `pwrite` in, in parts of
 1 MiB, with as many connections and no protocol. hubdist sends the same bytes through `hubdist.streams` into a stage of
-a store. Printed are the rates and the processor seconds for each GiB of both processes together, medians of the rounds,
-which take turns. The files lie in memory (/dev/shm).
+a store. Printed are the rates and the processor seconds for each GiB of both processes together and of the sender
+alone, medians of the rounds, which take turns. The files lie in memory (/dev/shm).
 """
 
 from __future__ import annotations
@@ -150,8 +150,8 @@ def receive_streams(address: tuple[str, int], manifest: Manifest, folder: Path, 
 
 def measure(
     send: Callable[[Path, Connection], None], receive: Callable[[tuple[str, int]], None], path: Path
-) -> tuple[float, float]:
-    """Seconds, and processor seconds of both processes."""
+) -> tuple[float, float, float]:
+    """Seconds, processor seconds of both processes, and of the sender."""
     ours, theirs = multiprocessing.Pipe()
     sender = multiprocessing.get_context("fork").Process(target=send, args=(path, theirs))
     sender.start()
@@ -160,9 +160,9 @@ def measure(
     receive(address)
     seconds, used = time.monotonic() - begun, processor_seconds() - used
     ours.send(None)
-    used += ours.recv()
+    by_sender: float = ours.recv()
     sender.join()
-    return seconds, used
+    return seconds, used + by_sender, by_sender
 
 
 def main() -> None:
@@ -180,9 +180,9 @@ def main() -> None:
             for _ in range(options.mib):
                 file.write(os.urandom(1 << 20))
         manifest = manifest_of(path)
-        print(f"{'':<24} {'MiB/s':>8} {'processor s / GiB':>18}")
+        print(f"{'':<24} {'MiB/s':>8} {'processor s / GiB':>18} {'of it sender':>13}")
         for connections in options.connections:
-            found: dict[str, list[tuple[float, float]]] = {"floor": [], "streams": []}
+            found: dict[str, list[tuple[float, float, float]]] = {"floor": [], "streams": []}
             for _ in range(options.rounds):
                 found["floor"].append(
                     measure(send_floor, lambda at, n=connections: receive_floor(at, size, folder, n), path)
@@ -193,8 +193,8 @@ def main() -> None:
                 shutil.rmtree(folder / "store", ignore_errors=True)
             rates = {who: options.mib / statistics.median(each[0] for each in found[who]) for who in found}
             for who, rate in rates.items():
-                used = statistics.median(each[1] for each in found[who]) / options.mib * 1024
-                print(f"{who + f', {connections} connections':<24} {rate:>8.0f} {used:>18.2f}")
+                used, sent = (statistics.median(each[at] for each in found[who]) / options.mib * 1024 for at in (1, 2))
+                print(f"{who + f', {connections} connections':<24} {rate:>8.0f} {used:>18.2f} {sent:>13.2f}")
             print(f"{'  rate over the floor':<24} {rates['streams'] / rates['floor']:>8.2f}")
 
 

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
         init,
         load,
         load_async,
-        plan,
         prefetch,
         refresh,
         resolve,
@@ -28,10 +27,12 @@ if TYPE_CHECKING:
         status,
         unload,
     )
+    from hubdist.client.plans import plan
     from hubdist.config.schema import Config
     from hubdist.model.source import Source, SourceFile
     from hubdist.report.delivery import Report
     from hubdist.report.plan import Plan, Refreshed, Status
+    from hubdist.report.what_if import WhatIf
 
 __version__ = "0.1.0"
 
@@ -44,6 +45,7 @@ __all__ = [
     "Source",
     "SourceFile",
     "Status",
+    "WhatIf",
     "__version__",
     "errors",
     "init",
@@ -71,6 +73,10 @@ def __getattr__(name: str) -> Any:
         home = import_module("hubdist.report.plan")
     elif name == "Report":
         home = import_module("hubdist.report.delivery")
+    elif name == "WhatIf":
+        home = import_module("hubdist.report.what_if")
+    elif name == "plan":
+        home = import_module("hubdist.client.plans")
     else:
         home = import_module("hubdist.client.api")
     return getattr(home, name)

@@ -17,7 +17,7 @@ from hubdist.loading import load_key
 from hubdist.model.handle import handle_text
 from hubdist.model.hints import suggested
 from hubdist.report.delivery import Report
-from hubdist.report.plan import Plan, Refreshed, Status
+from hubdist.report.plan import Refreshed, Status
 from hubdist.resolver.values import CallOptions
 
 
@@ -168,27 +168,6 @@ async def resolve_async(handle: str | os.PathLike[str], *, route: str | None = N
         route: As for `load`.
     """
     return await asyncio.to_thread(resolve, handle, route=route)
-
-
-def plan(handle: str | os.PathLike[str], nodes: Iterable[str] | None = None, *, route: str | None = None) -> Plan:
-    """What a load of a handle would do on each node, and why, without doing it.
-
-        print(hubdist.plan(handle))
-
-    The nodes are asked what they have and what they can read, which starts an agent on each for some seconds; answers
-    are kept for a while. The origin is not read.
-
-    Args:
-        handle: As for `load`.
-        nodes: Ids, names or addresses of nodes; None means all that are alive now.
-        route: As for `load`.
-
-    Raises:
-        HandleError: The handle cannot be understood.
-        ConfigError: No such node is alive, or there is no such route.
-    """
-    call = CallOptions.checked(route)
-    return current_process().backend.plan(handle_text(handle), None if nodes is None else list(nodes), call)
 
 
 def prefetch(

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ByteSize, ConfigDict, Field
 
+from hubdist.config.amounts import parse_link
 from hubdist.config.model_settings import (
     FrozenDict,
     ListedModel,
@@ -269,6 +270,12 @@ models:
         default=None,
         description="The ports that `data_port` may open, as `19800-19999`, for clusters that allow certain ports only."
         " Each node opens one of them for each job. `null`: the system chooses.",
+    )
+    link: Annotated[float, BeforeValidator(parse_link)] | None = Field(
+        default=None,
+        description="The rate of a node's network link, in both directions at once, such as `25Gbit/s` or `1GiB/s`."
+        " It limits nothing: reports then say beside the real time of a delivery which one was predicted, and"
+        " `hubdist.plan(handle, nodes=512)` takes it. `null`: unknown.",
     )
     agent_idle_s: _Time = Field(
         default=10.0,

@@ -41,6 +41,8 @@ class NodeReport:
         timeline: Seconds since this node took part, bytes that had arrived by then.
         closed_ports: Senders whose ports the node could not reach, so that their bytes came by calls of Ray.
         error: Why the node does not have the model, or None.
+        predicted_s: Seconds that the planner says for the delivery to all nodes, if the driver's node has the model;
+            None without the setting `link`, and for nodes that got nothing by the route `driver`.
     """
 
     node: str
@@ -58,6 +60,7 @@ class NodeReport:
     timeline: tuple[tuple[float, int], ...] = ()
     closed_ports: tuple[str, ...] = ()
     error: HubdistError | None = None
+    predicted_s: float | None = None
 
     def __str__(self) -> str:
         """One line."""
@@ -69,7 +72,8 @@ class NodeReport:
         again = f", {self.retries} chunks sent again" if self.retries else ""
         again += f", {self.refused} of them with wrong bytes" if self.refused else ""
         closed = f", by calls of Ray from {', '.join(self.closed_ports)}: port not reached" if self.closed_ports else ""
-        return f"{self.name}: {self.route}, {came} in {self.seconds:.2f} s{again}{closed} ({self.reason})"
+        told = "" if self.predicted_s is None else f", {self.predicted_s:.2f} s predicted"
+        return f"{self.name}: {self.route}, {came} in {self.seconds:.2f} s{told}{again}{closed} ({self.reason})"
 
     @property
     def _senders(self) -> str:

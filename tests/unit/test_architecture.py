@@ -29,7 +29,7 @@ LAYERS = [
 
 HOMES = {
     "ray": {"cluster", "testing"},
-    "numpy": {"cluster", "loading"},
+    "numpy": {"cluster", "delivery", "loading"},
     "tensorflow": {"loading"},
     "matplotlib": {"report"},
     "tf_keras": {"loading"},
@@ -48,7 +48,7 @@ HOMES = {
 """Third-party package -> the only parts that import it."""
 
 PURE = {"delivery"}
-PURE_IMPORTS = {"__future__", "collections", "dataclasses", "enum", "itertools", "typing", "hubdist"}
+PURE_IMPORTS = {"__future__", "collections", "dataclasses", "enum", "itertools", "numpy", "typing", "hubdist"}
 BROAD = {
     "cluster.coordinator.route_runner",
     "cluster.coordinator.delivery_run",
@@ -215,6 +215,7 @@ def test_the_namespace_is_the_documented_one(after_import: dict[str, list[str]])
         "Source",
         "SourceFile",
         "Status",
+        "WhatIf",
         "__version__",
         "errors",
         "init",

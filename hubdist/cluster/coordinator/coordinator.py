@@ -16,6 +16,7 @@ from typing import Any
 from hubdist.cluster.agent.agent import read_chunk
 from hubdist.cluster.calls import stop_this_actor
 from hubdist.cluster.coordinator.agent_pool import START_TIMEOUT_S, AgentPool
+from hubdist.cluster.coordinator.delivery_reports import with_predictions
 from hubdist.cluster.coordinator.lifetime import Lifetime, answering
 from hubdist.cluster.coordinator.parts import CoordinatorParts
 from hubdist.cluster.coordinator.report_log import PINS_BYTES, newest
@@ -266,8 +267,11 @@ class Coordinator:
             return error, []
         wanted = parts.config.wanted_route(parts.resolver.policy.settings_of(pinned.handle), None)
         handle = pinned.handle.redacted
+        agents_run = {node.name for node in nodes} <= set(self._agents.names)
         work = (parts.runner.run_routes(pinned.digest, handle, node, wanted) for node in nodes)
-        return pinned.report, await asyncio.gather(*work)
+        reports = await asyncio.gather(*work)
+        size, link = pinned.manifest.total_bytes, parts.config.link
+        return pinned.report, await asyncio.to_thread(with_predictions, reports, size, link, agents_run=agents_run)
 
     async def _deliver_configured(self, handles: list[str]) -> None:
         """Bring the models of the configuration to all nodes; a failure shows again when a process loads one."""
