@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -20,15 +21,17 @@ from hubdist.cluster.job import Job, JobRecord
 from hubdist.cluster.nodes import Node, ProcessRole, alive_nodes, driver_node, process_role
 from hubdist.config.handover import literal_store, rooted
 from hubdist.config.schema import Config
-from hubdist.errors import PeerError, StoreError, TransferTimeoutError
+from hubdist.errors import HubdistError, PeerError, StoreError, TransferTimeoutError
 from hubdist.system.disk import working_directory
 
+_LOG = logging.getLogger(__name__)
 _AGAIN_S = 0.2
 _MAX_AGAIN_S = 5.0
 _PROGRESS_S = 0.5
 _CLOSE_S = 5.0
+_TELL_S = 5.0
 NAMESPACE = "hubdist"
-_PROTOCOL = 3
+_PROTOCOL = 4
 """Part of the coordinator's name: processes that speak another protocol have a coordinator of their own."""
 
 _COORDINATOR_CALLS = 10_000
@@ -99,6 +102,17 @@ class CoordinatorConnection:
                 ) from error
             except ray.exceptions.RayError as error:
                 raise translated(error, None) from error.__cause__
+
+    def tell(self, method: Callable[[Any], Any]) -> None:
+        """Call the coordinator once, and wait a moment for its answer; nothing is lost if the call gets lost.
+
+        Args:
+            method: Gets the actor, and returns the reference of the call.
+        """
+        try:
+            ray.get(method(self._connect()), timeout=_TELL_S)
+        except (ray.exceptions.RayError, HubdistError) as error:
+            _LOG.info("hubdist: the coordinator was not told: %s", type(error).__name__)
 
     def end(self) -> None:
         """From the driver or a Ray Client: end the coordinator, and with it the agents. A task only disconnects."""

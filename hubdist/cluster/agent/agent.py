@@ -12,9 +12,6 @@ import functools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from hubdist.cluster.agent.chunk_exchange import ChunkExchange, Fetched, Ready
 from hubdist.cluster.agent.chunk_rpc import Sender, request_part, split_into_results
@@ -31,7 +28,6 @@ from hubdist.remote.copy_reader import copy_remote
 from hubdist.remote.snapshot_copy import RemoteCopy, check_copy, list_copy, probe
 from hubdist.resolver.node_store import open_store
 from hubdist.store.nonces import Nonces
-from hubdist.store.snapshot import Snapshot
 from hubdist.store.store import Store
 
 
@@ -297,18 +293,3 @@ class NodeAgent:
             manifest = sink.finish()
         check_copy(before, deadlines, max_bytes=max_bytes)
         return manifest, replace(before, digested=True)
-
-
-def read_chunk(snapshot: Snapshot, chunk: Chunk) -> Any:
-    """Return a chunk's bytes, checked, as a numpy array of uint8, which Ray sends without a copy.
-
-    Args:
-        snapshot: The snapshot to read.
-        chunk: Which bytes.
-
-    Raises:
-        IntegrityError: The snapshot is damaged.
-    """
-    data = np.empty(chunk.size, dtype=np.uint8)
-    snapshot.read_chunk(chunk, data.data)
-    return data

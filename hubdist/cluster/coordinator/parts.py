@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hubdist.cluster.coordinator.agent_pool import AgentPool
 from hubdist.cluster.coordinator.concurrency import BlockingWork
+from hubdist.cluster.coordinator.enclosures import Enclosures
 from hubdist.cluster.coordinator.job_pins import DriverSnapshots, JobPins
 from hubdist.cluster.coordinator.job_scope import JobScope, PinRecord
 from hubdist.cluster.coordinator.origin_feed import OpenFeeds
@@ -39,6 +40,7 @@ class CoordinatorParts:
         planner: Tells what loads would do.
         running: The deliveries that run.
         runner: Brings models to nodes.
+        enclosures: Encloses small models in answers.
 
     Raises:
         ConfigError: The settings cannot hold on this node.
@@ -65,6 +67,15 @@ class CoordinatorParts:
             running=self.running,
             sharing=sharing,
         )
+        self.enclosures = Enclosures(
+            node,
+            self.config,
+            pins=self.pins,
+            snapshots=snapshots,
+            reports=self.runner.reports,
+            work=self.work,
+            cluster=cluster,
+        )
         feeds = OpenFeeds(
             node,
             self.running,
@@ -77,5 +88,11 @@ class CoordinatorParts:
             node, self.config, resolver=self.resolver, pins=self.pins, work=self.work, probes=probes, feeds=feeds
         )
         self.planner = Planner(
-            self.config, resolver=self.resolver, pins=self.pins, work=self.work, probes=probes, stores=stores
+            self.config,
+            resolver=self.resolver,
+            pins=self.pins,
+            work=self.work,
+            probes=probes,
+            stores=stores,
+            enclosures=self.enclosures,
         )
