@@ -272,7 +272,7 @@ class Coordinator:
         reader_id = self._node.id if self._node.id in ids or not ids else ids[0]
         try:
             options = CallOptions(read_mode="store")
-            pinned = await parts.pin_service.pinned(text, reader_id, options, Terms(), ids)
+            pinned = await parts.pin_service.pinned(text, reader_id, options, Terms(), ids, at_once=True)
         except HubdistError as error:
             return error, []
         wanted = parts.config.wanted_route(parts.resolver.policy.settings_of(pinned.handle), None)

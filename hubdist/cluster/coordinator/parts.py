@@ -7,7 +7,7 @@ from hubdist.cluster.coordinator.concurrency import BlockingWork
 from hubdist.cluster.coordinator.enclosures import Enclosures
 from hubdist.cluster.coordinator.job_pins import DriverSnapshots, JobPins
 from hubdist.cluster.coordinator.job_scope import JobScope, PinRecord
-from hubdist.cluster.coordinator.origin_feed import OpenFeeds
+from hubdist.cluster.coordinator.open_feeds import OpenFeeds
 from hubdist.cluster.coordinator.pin_service import PinService
 from hubdist.cluster.coordinator.planner import Planner
 from hubdist.cluster.coordinator.probes import Probes

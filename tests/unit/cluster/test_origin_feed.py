@@ -12,7 +12,8 @@ from typing import Any, cast
 import pytest
 
 from hubdist.cluster.coordinator.job_pins import DriverSnapshots, JobPins
-from hubdist.cluster.coordinator.origin_feed import OpenFeeds, OriginFeed
+from hubdist.cluster.coordinator.open_feeds import OpenFeeds
+from hubdist.cluster.coordinator.origin_feed import OriginFeed
 from hubdist.cluster.coordinator.probes import Probes
 from hubdist.cluster.coordinator.route_runner import RouteRunner
 from hubdist.cluster.coordinator.running import RunningDeliveries
