@@ -13,10 +13,8 @@ import ray
 import ray.exceptions
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from hubdist.cluster.agent.agent import NodeAgent
 from hubdist.cluster.agent.chunk_rpc import ANSWER_GROUP, SEND_GROUP
 from hubdist.cluster.calls import lost_errors, stop_actor, translated
-from hubdist.cluster.coordinator.coordinator import Coordinator
 from hubdist.cluster.job import Job, JobRecord
 from hubdist.cluster.nodes import Node, ProcessRole, alive_nodes, driver_node, process_role
 from hubdist.config.handover import literal_store, rooted
@@ -175,6 +173,8 @@ def make_coordinator(job: Job, job_id: str, here: ProcessRole) -> Any:
         job_id: Ray's id of the job.
         here: What this process is to the job.
     """
+    from hubdist.cluster.coordinator.coordinator import Coordinator  # most processes find the coordinator made
+
     node = driver_node(alive_nodes(), here)
     detached = here is ProcessRole.TASK
     return (
@@ -214,6 +214,8 @@ def make_agent(config: Config, node: Node) -> Any:
         config: The settings that hold on the node.
         node: The node.
     """
+    from hubdist.cluster.agent.agent import NodeAgent  # only the coordinator makes agents
+
     return (
         ray.remote(concurrency_groups={SEND_GROUP: _SEND_THREADS, ANSWER_GROUP: 2})(NodeAgent)  # type: ignore[call-overload]  # ray's types lack it
         .options(
@@ -223,5 +225,5 @@ def make_agent(config: Config, node: Node) -> Any:
             max_concurrency=_AGENT_THREADS,
             scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False),
         )
-        .remote(config, node.id, host=node.address)
+        .remote(config.node_settings, node.id, host=node.address)
     )

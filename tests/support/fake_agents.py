@@ -74,7 +74,7 @@ class FakeActor:
 
     def __init__(self, nodes: FakeNodes, config: Config, node: Node) -> None:
         self._nodes = nodes
-        self._agent = NodeAgent(config, node.id, host=nodes.host, request=nodes.request)
+        self._agent = NodeAgent(config.node_settings, node.id, host=nodes.host, request=nodes.request)
         self.node = node
         self.killed = False
         nodes.actors.append(self)

@@ -17,7 +17,7 @@ from hubdist.cluster.agent.chunk_exchange import ChunkExchange, Fetched, Ready
 from hubdist.cluster.agent.chunk_rpc import Sender, request_part, split_into_results
 from hubdist.cluster.agent.node_port import Address, NodePort
 from hubdist.cluster.refresh_marks import grow_mark
-from hubdist.config.schema import Config
+from hubdist.config.node_settings import NodeSettings
 from hubdist.errors import ModelNotFoundError, StoreError
 from hubdist.model.chunks import Chunk
 from hubdist.model.digest_sink import DigestSink
@@ -45,7 +45,7 @@ class NodeAgent:
 
     def __init__(
         self,
-        config: Config,
+        config: NodeSettings,
         node_id: str,
         *,
         host: str | None = None,

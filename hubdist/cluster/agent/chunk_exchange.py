@@ -13,7 +13,7 @@ from pathlib import Path
 
 from hubdist.cluster.agent.chunk_rpc import PART_BYTES, Sender, request_part
 from hubdist.cluster.agent.node_port import Address, NodePort
-from hubdist.config.schema import Config
+from hubdist.config.node_settings import NodeSettings
 from hubdist.errors import IntegrityError, PeerError, PortClosedError
 from hubdist.model.chunks import Chunk, cut_chunks
 from hubdist.model.manifest import Digest, Manifest
@@ -113,7 +113,7 @@ class ChunkExchange:
     def __init__(
         self,
         store: Callable[[], Store],
-        config: Config,
+        config: NodeSettings,
         *,
         request: Callable[[Sender, str, Chunk, float], bytearray] = request_part,
         port: NodePort | None = None,

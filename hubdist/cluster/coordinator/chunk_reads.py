@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from hubdist.model.chunks import Chunk
 from hubdist.store.snapshot import Snapshot
 
@@ -20,6 +18,8 @@ def read_chunk(snapshot: Snapshot, chunk: Chunk) -> Any:
     Raises:
         IntegrityError: The snapshot is damaged.
     """
+    import numpy as np  # which few coordinators need, and takes long to load
+
     data = np.empty(chunk.size, dtype=np.uint8)
     snapshot.read_chunk(chunk, data.data)
     return data
