@@ -12,13 +12,15 @@ import ray.exceptions
 from ray.experimental import tqdm_ray
 
 from hubdist.cluster.connection import CoordinatorConnection
+from hubdist.cluster.enclosure_fetch import fetch_enclosed
 from hubdist.cluster.job import CoordinatorStatus, Membership, Terms
 from hubdist.cluster.nodes import ProcessRole
+from hubdist.cluster.pull import pull, read_chunk
 from hubdist.cluster.refresh_marks import RefreshMark, find_mark
 from hubdist.config.handover import fingerprint, replace_in_process, with_store_of
 from hubdist.config.schema import Config
 from hubdist.errors import ConfigError, StoreError
-from hubdist.model.chunks import Chunk, cut_chunks
+from hubdist.model.chunks import Chunk
 from hubdist.model.handle import BUILT_IN_SCHEMES, handle_text, parse_handle
 from hubdist.model.hints import suggesting
 from hubdist.model.manifest import Digest, Manifest
@@ -32,7 +34,6 @@ from hubdist.system.disk import working_directory
 from hubdist.system.ownership import find_root
 
 _PROGRESS_S = 0.5
-_PULL_BYTES = 4 << 20
 
 
 class CoordinatorClient:
@@ -174,9 +175,12 @@ class CoordinatorClient:
             if snapshot is not None:
                 return snapshot
             if self._own_store:
-                self._pull(store, pin.digest)
-            else:
-                self._connection.call(lambda coordinator: coordinator.deliver.remote(pin, self.node_id))
+                pull(self._connection, store, pin.digest)
+                continue
+            snapshot = fetch_enclosed(self._connection, store, pin, self.node_id)
+            if snapshot is not None:
+                return snapshot
+            self._connection.call(lambda coordinator: coordinator.deliver.remote(pin, self.node_id))
         snapshot = store.find(pin.digest)
         if snapshot is None:
             raise StoreError(
@@ -208,7 +212,7 @@ class CoordinatorClient:
             manifest: The model's files.
             chunk: The part to read.
         """
-        return self._connection.call(lambda coordinator: coordinator.read.remote(manifest.digest, chunk))
+        return read_chunk(self._connection, manifest.digest, chunk)
 
     def plan(self, text: str, nodes: Sequence[str] | None, options: CallOptions) -> Plan:
         """What a load would do on each node, without doing it.
@@ -272,14 +276,6 @@ class CoordinatorClient:
             return text
         scheme = text.partition("://")[0].lower()
         return parse_handle(text, base_dir=working_directory(), custom_schemes={scheme} - BUILT_IN_SCHEMES).text
-
-    def _pull(self, store: Store, digest: Digest) -> None:
-        """Bring a model, chunk by chunk in calls, to a store that no agent fills: outside the cluster, or a task's."""
-        manifest: Manifest = self._connection.call(lambda coordinator: coordinator.manifest.remote(digest))
-        with store.stage_chunks(manifest) as stage:
-            for chunk in cut_chunks(manifest, _PULL_BYTES):
-                stage.write_chunk(chunk, memoryview(self.read(manifest, chunk)))
-            store.publish(stage).release()
 
     def _open_store(self) -> Store:
         config = self._connection.config

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -12,23 +13,23 @@ import ray
 import ray.exceptions
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from hubdist.cluster.agent.agent import NodeAgent
 from hubdist.cluster.agent.chunk_rpc import ANSWER_GROUP, SEND_GROUP
 from hubdist.cluster.calls import lost_errors, stop_actor, translated
-from hubdist.cluster.coordinator.coordinator import Coordinator
 from hubdist.cluster.job import Job, JobRecord
 from hubdist.cluster.nodes import Node, ProcessRole, alive_nodes, driver_node, process_role
 from hubdist.config.handover import literal_store, rooted
 from hubdist.config.schema import Config
-from hubdist.errors import PeerError, StoreError, TransferTimeoutError
+from hubdist.errors import HubdistError, PeerError, StoreError, TransferTimeoutError
 from hubdist.system.disk import working_directory
 
+_LOG = logging.getLogger(__name__)
 _AGAIN_S = 0.2
 _MAX_AGAIN_S = 5.0
 _PROGRESS_S = 0.5
 _CLOSE_S = 5.0
+_TELL_S = 5.0
 NAMESPACE = "hubdist"
-_PROTOCOL = 3
+_PROTOCOL = 4
 """Part of the coordinator's name: processes that speak another protocol have a coordinator of their own."""
 
 _COORDINATOR_CALLS = 10_000
@@ -100,6 +101,17 @@ class CoordinatorConnection:
             except ray.exceptions.RayError as error:
                 raise translated(error, None) from error.__cause__
 
+    def tell(self, method: Callable[[Any], Any]) -> None:
+        """Call the coordinator once, and wait a moment for its answer; nothing is lost if the call gets lost.
+
+        Args:
+            method: Gets the actor, and returns the reference of the call.
+        """
+        try:
+            ray.get(method(self._connect()), timeout=_TELL_S)
+        except (ray.exceptions.RayError, HubdistError) as error:
+            _LOG.info("hubdist: the coordinator was not told: %s", type(error).__name__)
+
     def end(self) -> None:
         """From the driver or a Ray Client: end the coordinator, and with it the agents. A task only disconnects."""
         coordinator = None if self.role is ProcessRole.TASK else find_coordinator(self._job_id)
@@ -161,6 +173,8 @@ def make_coordinator(job: Job, job_id: str, here: ProcessRole) -> Any:
         job_id: Ray's id of the job.
         here: What this process is to the job.
     """
+    from hubdist.cluster.coordinator.coordinator import Coordinator  # most processes find the coordinator made
+
     node = driver_node(alive_nodes(), here)
     detached = here is ProcessRole.TASK
     return (
@@ -200,6 +214,8 @@ def make_agent(config: Config, node: Node) -> Any:
         config: The settings that hold on the node.
         node: The node.
     """
+    from hubdist.cluster.agent.agent import NodeAgent  # only the coordinator makes agents
+
     return (
         ray.remote(concurrency_groups={SEND_GROUP: _SEND_THREADS, ANSWER_GROUP: 2})(NodeAgent)  # type: ignore[call-overload]  # ray's types lack it
         .options(
@@ -209,5 +225,5 @@ def make_agent(config: Config, node: Node) -> Any:
             max_concurrency=_AGENT_THREADS,
             scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False),
         )
-        .remote(config, node.id, host=node.address)
+        .remote(config.node_settings, node.id, host=node.address)
     )

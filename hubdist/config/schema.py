@@ -16,15 +16,15 @@ from pydantic import ValidationError
 
 from hubdist.config.keys import Keys
 from hubdist.config.model_settings import ListedModel, ModelSettings, ReadMode, RouteName, listed_handle
+from hubdist.config.node_settings import NodeSettings
 from hubdist.config.sources import VARIABLE, merge_layers, parse_yaml
 from hubdist.delivery.routes import Route
-from hubdist.errors import ConfigError, StoreError
+from hubdist.errors import ConfigError
 from hubdist.model.handle import parse_handle
 from hubdist.model.manifest import Digest
 from hubdist.model.paths import expand_home
 from hubdist.model.redact import redact_url
 from hubdist.system.deadline import Deadlines
-from hubdist.system.ownership import place_for_store
 
 _TASK_KEEPS_BYTES = 1 << 30
 _BY_HAND = "the arguments of Config"
@@ -134,20 +134,6 @@ class Config(Keys):
         route = asked or model.route or self.route
         return None if route == "auto" else Route(route)
 
-    @property
-    def opens_port(self) -> bool:
-        """True if nodes send bytes by a port of their own; Ray's own encryption would not cover it."""
-        encrypted = os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true")
-        return self.data_port == "auto" and not encrypted
-
-    @property
-    def port_range(self) -> range | None:
-        """The ports to choose from; None lets the system choose."""
-        if self.data_ports is None:
-            return None
-        first, _, last = self.data_ports.partition("-")
-        return range(int(first), int(last) + 1)
-
     def wanted_read_mode(self, model: ModelSettings, asked: ReadMode | None) -> ReadMode:
         """What TensorFlow opens.
 
@@ -191,14 +177,24 @@ class Config(Keys):
         Raises:
             StoreError: The path begins with `~`, and this process's user has no home.
         """
-        cache = os.environ.get("XDG_CACHE_HOME", "")
-        if not self.names_store and cache.startswith("/"):
-            return Path(cache) / "hubdist"
-        try:
-            return expand_home(self.store.format(node_id=node_id), "store (HUBDIST_STORE)")
-        except ConfigError as error:
-            advice = f"Set store (HUBDIST_STORE) to {place_for_store()}."
-            raise StoreError(error.what, path=self.store, advice=advice) from None
+        return self.node_settings.store_root(node_id)
+
+    @property
+    def node_settings(self) -> NodeSettings:
+        """The settings that node agents get; plain values, so that to unpickle them loads no pydantic."""
+        return NodeSettings(
+            store=self.store,
+            names_store=self.names_store,
+            max_store_bytes=None if self.max_store_bytes is None else int(self.max_store_bytes),
+            max_in_flight_bytes=int(self.max_in_flight_bytes),
+            shared_cache=self.shared_cache,
+            data_port=self.data_port,
+            data_ports=self.data_ports,
+            timeout_s=self.timeout_s,
+            chunk_timeout_s=self.chunk_timeout_s,
+            probe_timeout_s=self.probe_timeout_s,
+            deadlines=self.deadlines,
+        )
 
 
 def _explained(error: ValidationError, where: Mapping[str, str]) -> ConfigError:

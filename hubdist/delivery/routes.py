@@ -114,6 +114,23 @@ def order_routes(evidence: Evidence) -> RouteOrder:
     return RouteOrder(tuple(choices), tuple(refused))
 
 
+ENCLOSED = RouteChoice(Route.DRIVER, "a small model comes in the coordinator's answer")
+"""How a process gets a small model that the driver's node has; no other route of the node is tried."""
+
+
+def may_enclose(wanted: Route | None, *, in_shared_cache: bool) -> bool:
+    """Return True if the coordinator may enclose a small model in its answer, whatever the node can read itself.
+
+    A shared cache was set up so that nodes read it, and a route that the user wants is not passed over. Otherwise to
+    find out what the node can read would take longer than to send the model.
+
+    Args:
+        wanted: The route to try first; None for the best.
+        in_shared_cache: True if the shared cache has the model.
+    """
+    return wanted is Route.DRIVER or (wanted is None and not in_shared_cache)
+
+
 _MISSING = {
     Route.SHARED: "the model is in no shared cache",
     Route.DIRECT: "the handle names no directory that nodes could read",

@@ -13,7 +13,6 @@ from hubdist.model.handle import Handle
 from hubdist.model.listing import check_versions
 from hubdist.model.source import READ_BYTES, ByteStream, FileSink
 from hubdist.origins.base import Origin, changed_error
-from hubdist.remote.fsspec_tree import RemoteTree
 from hubdist.remote.mounted_tree import MountedTree
 from hubdist.remote.tree import StoredObject, Tree
 from hubdist.system.deadline import Deadline, Deadlines
@@ -78,6 +77,8 @@ class ObjectsOrigin(DirectoryOrigin):
     """
 
     def __init__(self, handle: Handle, deadlines: Deadlines, deadline: Deadline, *, max_bytes: int | None) -> None:
+        from hubdist.remote.fsspec_tree import RemoteTree  # loads aiohttp, which other origins do not need
+
         self._objects = RemoteTree(handle, deadlines, deadline, max_bytes=max_bytes)
         super().__init__(self._objects, deadline)
         self._name = handle.text.rpartition("/")[2]
@@ -113,6 +114,8 @@ def is_object(handle: Handle, deadlines: Deadlines) -> bool:
         handle: A TREE handle.
         deadlines: Timeouts; there are no retries.
     """
+    from hubdist.remote.fsspec_tree import RemoteTree
+
     try:
         with RemoteTree(handle, replace(deadlines, retries=0)) as tree:
             return not tree.objects() and tree.look().file.size >= 0
@@ -140,6 +143,8 @@ def open_object(
         OriginError: The object changed while the block ran.
         ResolveError, TransferError: The object cannot be read.
     """
+    from hubdist.remote.fsspec_tree import RemoteTree
+
     with RemoteTree(handle, deadlines, deadline, max_bytes=max_bytes) as tree:
         before = tree.look()
         with tree.open_stream("", before) as content:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from hubdist.config.schema import Config
+from typing import TYPE_CHECKING
+
 from hubdist.store.store import Store
 
+if TYPE_CHECKING:  # an agent's process must not load `Config`
+    from hubdist.config.node_settings import NodeSettings
+    from hubdist.config.schema import Config
 
-def open_store(config: Config, node_id: str) -> Store:
+
+def open_store(config: Config | NodeSettings, node_id: str) -> Store:
     """Open the store of a node; it is made if it is not there.
 
     Args:

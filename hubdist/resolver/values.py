@@ -93,7 +93,7 @@ class Pinned:
         Args:
             settings: What holds for this model in the process that loads it.
         """
-        return LoaderPin(self.handle.redacted, self.digest, settings, self.seen)
+        return LoaderPin(self.handle.redacted, self.digest, settings, self.seen, self.manifest.total_bytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,12 +107,14 @@ class LoaderPin:
         digest: The model.
         settings: What the configuration, and then the call, say of this model.
         seen: What a path of the driver looked like when it was read; None for other handles.
+        total_bytes: Bytes of all files; None if the process that has this value was not told.
     """
 
     handle: str
     digest: Digest
     settings: ModelSettings = field(default_factory=ModelSettings)
     seen: Look | None = None
+    total_bytes: int | None = None
 
     def asked_with(self, options: CallOptions) -> LoaderPin:
         """This pin with the route and read mode of one call in place of the configured ones."""

@@ -75,7 +75,7 @@ class FakeActor:
     def __init__(self, nodes: FakeNodes, config: Config, node: Node) -> None:
         self._nodes = nodes
         self._agent = NodeAgent(
-            config, node.id, host=nodes.hosts[node.id], request=nodes.request, describe=nodes.describe
+            config.node_settings, node.id, host=nodes.hosts[node.id], request=nodes.request, describe=nodes.describe
         )
         self.node = node
         self.killed = False

@@ -12,9 +12,6 @@ import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from hubdist.cluster.agent.chunk_exchange import ChunkExchange, Ready
 from hubdist.cluster.agent.chunk_fetches import Fetched
@@ -29,7 +26,7 @@ from hubdist.cluster.agent.chunk_rpc import (
 from hubdist.cluster.agent.node_port import Address, NodePort
 from hubdist.cluster.agent.node_streams import News, NodeStreams, Parent
 from hubdist.cluster.refresh_marks import grow_mark
-from hubdist.config.schema import Config
+from hubdist.config.node_settings import NodeSettings
 from hubdist.errors import ModelNotFoundError, StoreError
 from hubdist.model.chunks import Chunk
 from hubdist.model.digest_sink import DigestSink
@@ -42,7 +39,6 @@ from hubdist.report.delivery import OWN_STORE
 from hubdist.resolver.node_store import open_store
 from hubdist.store.nonces import Nonces
 from hubdist.store.older_blocks import OlderBlocks
-from hubdist.store.snapshot import Snapshot
 from hubdist.store.store import Store
 from hubdist.streams.buffers import Buffers
 from hubdist.streams.frames import PART_BYTES
@@ -63,7 +59,7 @@ class NodeAgent:
 
     def __init__(
         self,
-        config: Config,
+        config: NodeSettings,
         node_id: str,
         *,
         host: str | None = None,
@@ -369,18 +365,3 @@ class NodeAgent:
             manifest = sink.finish()
         check_copy(before, deadlines, max_bytes=max_bytes)
         return manifest, replace(before, digested=True)
-
-
-def read_chunk(snapshot: Snapshot, chunk: Chunk) -> Any:
-    """Return a chunk's bytes, checked, as a numpy array of uint8, which Ray sends without a copy.
-
-    Args:
-        snapshot: The snapshot to read.
-        chunk: Which bytes.
-
-    Raises:
-        IntegrityError: The snapshot is damaged.
-    """
-    data = np.empty(chunk.size, dtype=np.uint8)
-    snapshot.read_chunk(chunk, data.data)
-    return data

@@ -13,7 +13,7 @@ from hubdist.cluster.agent.chunk_fetches import ChunkFetches, Fetched, Incoming
 from hubdist.cluster.agent.chunk_rpc import RequestPart, Sender, request_part
 from hubdist.cluster.agent.delivery_files import DeliveryFiles
 from hubdist.cluster.agent.node_port import Address, NodePort
-from hubdist.config.schema import Config
+from hubdist.config.node_settings import NodeSettings
 from hubdist.errors import IntegrityError, PeerError
 from hubdist.model.chunks import Chunk, cut_chunks
 from hubdist.model.manifest import Digest, Manifest
@@ -51,7 +51,7 @@ class ChunkExchange:
     def __init__(
         self,
         store: Callable[[], Store],
-        config: Config,
+        config: NodeSettings,
         *,
         request: RequestPart = request_part,
         port: NodePort | None = None,

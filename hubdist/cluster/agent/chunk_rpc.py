@@ -90,7 +90,7 @@ def load_agent(pickled: bytes) -> Any:
 
 def split_into_results(data: memoryview) -> tuple[bytes, ...]:
     """Split bytes into the results of one call."""
-    count = _result_count(len(data))
+    count = result_count(len(data))
     return tuple(bytes(data[at * _RESULT_BYTES : (at + 1) * _RESULT_BYTES]) for at in range(count))
 
 
@@ -127,7 +127,7 @@ def request_part(
         TransferError: The bytes did not come in time, or the request was cancelled.
     """
     agent, size = load_agent(sender.agent), part.size
-    options = {"num_returns": _result_count(size), "concurrency_group": SEND_GROUP, "enable_task_events": False}
+    options = {"num_returns": result_count(size), "concurrency_group": SEND_GROUP, "enable_task_events": False}
     results = agent.send.options(**options).remote(delivery, part)
     deadline = time.monotonic() + timeout_s
     # `ray.get` holds a lock of the whole process while it waits, so only results that have come are got with it.
@@ -208,6 +208,6 @@ def sender_error(error: HubdistError) -> HubdistError:
     return error
 
 
-def _result_count(size: int) -> int:
+def result_count(size: int) -> int:
     """How many results carry `size` bytes; at least two, because Ray does not unpack the tuple of a single result."""
     return max(2, -(-size // _RESULT_BYTES))

@@ -162,7 +162,7 @@ class DeliveryFiles:
             with contextlib.suppress(IntegrityError):
                 return _open(offered.root / check_entry_path(offered.paths[number]))
             with self._guard:  # the stage has become a snapshot, and the coordinator is about to say so
-                self._held_more.wait_for(lambda: delivery in self._held, _HOLD_S)
+                self._held_more.wait_for(lambda: delivery in self._held or delivery not in self._offered, _HOLD_S)
                 held = self._held.get(delivery)
         if held is None:
             raise IntegrityError(f"this node does not have file {number} of the model any more")
@@ -210,6 +210,7 @@ class DeliveryFiles:
         """Let go of everything."""
         with self._guard:
             self._offered.pop(delivery, None)
+            self._held_more.notify_all()
         try:
             self.discard_stage(delivery)
         finally:

@@ -13,16 +13,16 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from hubdist.cluster.agent.agent import read_chunk
 from hubdist.cluster.calls import stop_this_actor
-from hubdist.cluster.coordinator.agent_pool import START_TIMEOUT_S, AgentPool
+from hubdist.cluster.coordinator.agent_pool import AgentPool
+from hubdist.cluster.coordinator.chunk_reads import read_chunk
 from hubdist.cluster.coordinator.delivery_reports import with_predictions
 from hubdist.cluster.coordinator.lifetime import Lifetime, answering
 from hubdist.cluster.coordinator.parts import CoordinatorParts
+from hubdist.cluster.coordinator.refresh_news import tell_nodes
 from hubdist.cluster.coordinator.report_log import PINS_BYTES, newest
 from hubdist.cluster.job import CoordinatorStatus, Job, JobRecord, Membership, Terms
 from hubdist.cluster.nodes import ClusterView, Node, choose_nodes, job_is_over
-from hubdist.cluster.refresh_marks import grow_mark
 from hubdist.config.schema import Config
 from hubdist.errors import HubdistError
 from hubdist.model.chunks import Chunk
@@ -136,7 +136,10 @@ class Coordinator:
             ResolveError, TransferError, IntegrityError: The origin does not give the model.
         """
         handle, before, digest = await self._parts.pin_service.refreshed(text, node_id, options)
-        untold = await self._tell_nodes() if before not in (None, digest) else ()
+        untold: tuple[str, ...] = ()
+        if before not in (None, digest):
+            root = self._parts.config.store_root(self._node.id)
+            untold = await tell_nodes(self._agents, self._cluster, self._node, root=root, scope=self._job.scope)
         return Refreshed(handle.redacted, None if before is None else str(before), str(digest), untold)
 
     @answering
@@ -158,6 +161,31 @@ class Coordinator:
         if report.error is not None:
             raise report.error
         return report
+
+    @answering
+    async def enclose(self, pin: LoaderPin, node_id: str, results: int) -> tuple[Any, ...]:
+        """A small model, for a process that writes it into its node's store.
+
+        Args:
+            pin: The model, with the route that the process wants.
+            node_id: Ray's id of the process's node.
+            results: How many results the call has.
+
+        Returns:
+            The manifest, and the bytes in the other results; None in each result if agents have to deliver the model.
+        """
+        return await self._parts.enclosures.enclose(pin, node_id, results)
+
+    @answering
+    async def note_enclosed(self, pin: LoaderPin, node_id: str, seconds: float | None) -> None:
+        """Hear what became of an answer with an enclosed model.
+
+        Args:
+            pin: The model.
+            node_id: Ray's id of the process's node.
+            seconds: How long it took until the node's store had the model; None if the store did not take it.
+        """
+        await self._parts.enclosures.note(pin, node_id, seconds)
 
     @answering
     async def access(self, pin: LoaderPin) -> ReadSources:
@@ -238,23 +266,6 @@ class Coordinator:
         snapshot = await self._parts.pins.snapshot(digest)
         return await asyncio.to_thread(read_chunk, snapshot, chunk)
 
-    async def _tell_nodes(self) -> tuple[str, ...]:
-        """Let every process ask again for what it remembers; returns the nodes that could not be told."""
-
-        async def tell(node: Node) -> str | None:
-            try:
-                await self._agents.call(node, "note_refresh", self._job.scope, timeout_s=START_TIMEOUT_S)
-            except HubdistError as error:
-                _LOG.warning("hubdist: %s was not told of a refreshed handle: %s", node.name, error)
-                return node.name
-            return None
-
-        nodes = [node for node in await self._cluster.alive() if node.id != self._node.id]
-        here = functools.partial(grow_mark, self._parts.config.store_root(self._node.id), self._job.scope)
-        _, *told = await asyncio.gather(asyncio.to_thread(here), *(tell(node) for node in nodes))
-        alive = {node.name for node in await self._cluster.alive()}
-        return tuple(name for name in told if name in alive)
-
     async def _prefetch_one(self, text: str, nodes: list[Node]) -> tuple[PinReport | HubdistError, list[NodeReport]]:
         """Bring one model to nodes. Its failure is returned, so that the other models are not stopped by it."""
         parts = self._parts
@@ -262,7 +273,7 @@ class Coordinator:
         reader_id = self._node.id if self._node.id in ids or not ids else ids[0]
         try:
             options = CallOptions(read_mode="store")
-            pinned = await parts.pin_service.pinned(text, reader_id, options, Terms(), ids)
+            pinned = await parts.pin_service.pinned(text, reader_id, options, Terms(), ids, at_once=True)
         except HubdistError as error:
             return error, []
         wanted = parts.config.wanted_route(parts.resolver.policy.settings_of(pinned.handle), None)

@@ -15,9 +15,8 @@ from dataclasses import replace
 from hubdist.cluster.coordinator.progress import DeliveryStats
 from hubdist.cluster.coordinator.report_log import ReportLog, pickled, thinned, unpickled
 from hubdist.cluster.nodes import Node
-from hubdist.delivery.routes import Evidence, Route, RouteChoice, order_routes
-from hubdist.delivery.what_if import Links, predict
-from hubdist.model.manifest import Digest
+from hubdist.delivery.routes import ENCLOSED, Evidence, Route, RouteChoice, order_routes
+from hubdist.model.manifest import Digest, Manifest
 from hubdist.remote.snapshot_copy import RemoteCopy
 from hubdist.report.delivery import OWN_STORE, NodeReport
 
@@ -176,6 +175,8 @@ def with_predictions(
     if link is None or not received:
         return list(reports)
     ids = {id(report) for report in received}
+    from hubdist.delivery.what_if import Links, predict  # loads numpy, which a coordinator needs for nothing else
+
     seconds = predict(total_bytes, Links([link] * len(received), link), agents_run=agents_run).seconds
     return [replace(report, predicted_s=seconds) if id(report) in ids else report for report in reports]
 
@@ -210,6 +211,25 @@ class DeliveryReports:
         report = replace(report, timeline=thinned(report.timeline, max_points))
         if report.error is None:
             self._note_holder(digest, node)
+        return self._log(report)
+
+    def note_enclosed(self, handle: str, manifest: Manifest, node: Node, seconds: float) -> NodeReport:
+        """Note that a process got a small model in the coordinator's answer.
+
+        The node is not noted as one that can send the model: to start its agent for that is not worth it.
+
+        Args:
+            handle: The model's handle without secrets.
+            manifest: The model's files.
+            node: The node of the process.
+            seconds: From the question to the published snapshot.
+        """
+        size = manifest.total_bytes
+        stats = DeliveryStats(((self._node.name, size),), ((seconds, size),), retries=0, refused=0)
+        report = with_received(empty_report(node, handle, manifest.digest), ENCLOSED, self._node.name, stats)
+        return self._log(replace(report, seconds=seconds))
+
+    def _log(self, report: NodeReport) -> NodeReport:
         self.log.note(report)
         _LOG.info("hubdist: %s to %s", report.handle, report)
         return report

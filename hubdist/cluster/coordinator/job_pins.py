@@ -61,6 +61,13 @@ class DriverSnapshots:
             self._open.popitem(last=False)
         return snapshot
 
+    async def has(self, digest: Digest) -> bool:
+        """True if the store has a complete snapshot; it is not claimed."""
+        snapshot = await self._work.look(lambda: self._store.find(digest))
+        if snapshot is not None:
+            snapshot.release()
+        return snapshot is not None
+
     def drop(self, digest: Digest) -> None:
         """Let the store evict a snapshot that no handle of the job stands for any more."""
         self._claims.drop(digest)

@@ -6,23 +6,19 @@ A feed begins with a stage of the driver's store and ends with the manifest, or 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import functools
 import logging
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
-from hubdist.cluster.coordinator.delivery_reports import Arrivals
 from hubdist.cluster.coordinator.held_chunks import HeldChunks
-from hubdist.cluster.coordinator.probes import Probes
 from hubdist.cluster.coordinator.progress import DeliveryStats
 from hubdist.cluster.coordinator.running import EARLY_CHUNK_BYTES, RunningDeliveries
 from hubdist.cluster.coordinator.store_groups import StoreGroups
 from hubdist.cluster.coordinator.stream_run import StreamRun
+from hubdist.cluster.enclosure import MAX_ENCLOSED_BYTES
 from hubdist.cluster.nodes import ClusterView, Node
 from hubdist.errors import HubdistError
 from hubdist.model.chunks import Chunk
-from hubdist.model.handle import Handle
 from hubdist.model.manifest import Digest, Manifest
 
 _LOG = logging.getLogger(__name__)
@@ -38,6 +34,9 @@ class OriginFeed:
     The thread that reads the origin calls `started`, `chunk_ready` and `published`. Everything else runs in the
     coordinator's event loop. No node publishes before `settle`, because the pin may still refuse what was read.
 
+    The delivery begins when more than `start_bytes` have been read: a smaller model is enclosed in answers, and needs
+    no agents.
+
     Of nodes that share a store one takes part, and none of those that share the driver's store.
 
     Args:
@@ -48,6 +47,7 @@ class OriginFeed:
             delivery's figures, or with None if the node did not get the model.
         cluster: Tells which nodes are alive.
         find_known: Returns the digests of the blocks in older snapshots of the driver's store.
+        start_bytes: How many bytes may be read before agents are started.
     """
 
     def __init__(
@@ -59,6 +59,7 @@ class OriginFeed:
         cluster: ClusterView,
         *,
         find_known: Callable[[], Collection[bytes]] = frozenset,
+        start_bytes: int = MAX_ENCLOSED_BYTES,
     ) -> None:
         self._deliveries = deliveries
         self._stores = stores
@@ -69,6 +70,13 @@ class OriginFeed:
         """Ids of nodes in whose stores the model is being written."""
         self._loop = asyncio.get_running_loop()
         self._wanted: dict[str, Node] = {}
+        self._start_bytes = start_bytes
+        self._stage: tuple[str, list[Node]] | None = None
+        """Name of the stage that is being written, and the nodes that were alive when it was begun."""
+        self._ready: list[Chunk] = []
+        """Chunks that the delivery does not know yet."""
+        self._decided = asyncio.Event()
+        """Set when the delivery has begun, or will not begin."""
         self._run: StreamRun | None = None
         self._paths: list[tuple[str, ...]] = []
         """Chunk -> the paths of its files in the stage."""
@@ -126,6 +134,20 @@ class OriginFeed:
             if self._run is not None and not self._over.is_set():
                 self._start(self._let_join, self._run, node)
 
+    def begin(self) -> None:
+        """Start agents however little has been read: nodes need the model although no process there asks for it."""
+        self._start_bytes = -1
+        self._begin_if_large()
+
+    async def begins(self) -> bool:
+        """Wait until this is known: True if nodes receive chunks while the origin is read."""
+        await self._decided.wait()
+        return self._run is not None
+
+    def end(self) -> None:
+        """Let nobody wait for a delivery that has not begun: nobody waits for the origin any more."""
+        self._decided.set()
+
     def settle(self) -> None:
         """Let the nodes publish: the model that was read is the one that the handle stands for."""
         if self._run is not None and not self._over.is_set():
@@ -137,31 +159,50 @@ class OriginFeed:
                 for node, task in self._receiving:
                     self._expect(self._model[0].digest, node, task)
         self._over.set()
+        self._decided.set()
 
     def fail(self, error: HubdistError) -> None:
         """Let the nodes discard what they received: the origin failed, or a pin refused the model."""
         if self._run is not None and not self._over.is_set():
             self._run.fail(error)
         self._over.set()
+        self._decided.set()
 
     def _on_started(self, stage: str, alive: list[Node]) -> None:
-        if self._run is not None:  # the first attempt failed, and another origin is being read
+        if self._stage is not None:  # the first attempt failed, and another origin is being read
             self.fail(HubdistError("another origin is read"))
             return
+        self._stage = stage, alive
+        self._begin_if_large()
 
+    def _begin_if_large(self) -> None:
+        """Begin the delivery if it is due, and let it have the chunks that it does not know."""
+        if self._stage is None or self._over.is_set():
+            return
+        if self._run is None and sum(chunk.size for chunk in self._ready) > self._start_bytes:
+            self._run = self._start_run(*self._stage)
+            self._decided.set()
+        if self._run is not None:
+            for chunk in self._ready:
+                self._run.chunk_ready(chunk)
+            self._ready.clear()
+
+    def _start_run(self, stage: str, alive: list[Node]) -> StreamRun:
         def staged(chunk: Chunk) -> tuple[str, Mapping[int, str]]:
             numbers = [piece.entry_index for piece in chunk.pieces]
             return stage, dict(zip(numbers, self._paths[chunk.index], strict=True))
 
-        self._run = self._deliveries.start_early(alive, staged)
-        self._start(self._keep, self._run)
+        run = self._deliveries.start_early(alive, staged)
+        self._start(self._keep, run)
         for node in self._wanted.values():
-            self._start(self._let_join, self._run, node)
+            self._start(self._let_join, run, node)
+        return run
 
     def _on_chunk_ready(self, chunk: Chunk, paths: tuple[str, ...]) -> None:
-        if self._run is not None and not self._over.is_set():
+        if self._stage is not None and not self._over.is_set():
             self._paths.append(paths)
-            self._run.chunk_ready(chunk)
+            self._ready.append(chunk)
+            self._begin_if_large()
 
     def _on_published(self, manifest: Manifest, ordinals: tuple[int, ...]) -> None:
         self._model = (manifest, ordinals)
@@ -197,72 +238,3 @@ class OriginFeed:
         self._tasks.add(task)  # the event loop itself keeps only a weak reference
         task.add_done_callback(self._tasks.discard)
         return task
-
-
-class OpenFeeds:
-    """One feed for each handle whose origin is being read. Owned by the coordinator's event loop.
-
-    Args:
-        node: The driver's node.
-        running: The deliveries of the job.
-        stores: Tells which nodes see the same store.
-        arrivals: Reports the models that come by a feed, whether anybody asks for them or not.
-        probes: Asks nodes what their stores have.
-        cluster: Tells which nodes are alive.
-        find_known: Returns the digests of the blocks in older snapshots of the driver's store.
-    """
-
-    def __init__(
-        self,
-        node: Node,
-        running: RunningDeliveries,
-        stores: StoreGroups,
-        *,
-        arrivals: Arrivals,
-        probes: Probes,
-        cluster: ClusterView,
-        find_known: Callable[[], Collection[bytes]] = frozenset,
-    ) -> None:
-        self._node = node
-        self._running = running
-        self._stores = stores
-        self._arrivals = arrivals
-        self._probes = probes
-        self._cluster = cluster
-        self._find_known = find_known
-        self._open: dict[str, OriginFeed] = {}
-        """`Handle.key` -> its feed."""
-        self._tasks: set[asyncio.Task[None]] = set()
-
-    def open(self, handle: Handle, node_ids: list[str], likely: Digest | None) -> OriginFeed:
-        """The feed of a handle, with further nodes that take part.
-
-        Args:
-            handle: The handle.
-            node_ids: Ray's ids of the nodes that need the model.
-            likely: What the handle stood for last time; a node that has that model is left out. None leaves out none.
-        """
-        feed = self._open.get(handle.key)
-        if feed is None:
-            feed = self._open[handle.key] = self.make(handle.redacted)
-        task = asyncio.create_task(self._add_nodes(feed, node_ids, likely))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return feed
-
-    def close(self, handle: Handle) -> None:
-        """Forget the feed of a handle: its origin has been read, or could not be read."""
-        self._open.pop(handle.key, None)
-
-    def make(self, handle: str) -> OriginFeed:
-        """A feed without nodes, for a handle without secrets."""
-        expect = functools.partial(self._arrivals.expect, handle)
-        return OriginFeed(self._running, self._node, self._stores, expect, self._cluster, find_known=self._find_known)
-
-    async def _add_nodes(self, feed: OriginFeed, node_ids: list[str], likely: Digest | None) -> None:
-        for node in await self._cluster.alive():
-            if node.id not in node_ids or node.id == self._node.id:
-                continue
-            with contextlib.suppress(HubdistError):  # a node that cannot be asked gets the model later, or an error
-                if likely is None or not await self._probes.holds(node, likely):
-                    feed.add(node)

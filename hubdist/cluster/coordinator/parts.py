@@ -7,9 +7,10 @@ import functools
 from hubdist.cluster.calls import share
 from hubdist.cluster.coordinator.agent_pool import AgentPool
 from hubdist.cluster.coordinator.concurrency import BlockingWork
+from hubdist.cluster.coordinator.enclosures import Enclosures
 from hubdist.cluster.coordinator.job_pins import DriverSnapshots, JobPins
 from hubdist.cluster.coordinator.job_scope import JobScope, PinRecord
-from hubdist.cluster.coordinator.origin_feed import OpenFeeds
+from hubdist.cluster.coordinator.open_feeds import OpenFeeds
 from hubdist.cluster.coordinator.pin_service import PinService
 from hubdist.cluster.coordinator.planner import Planner
 from hubdist.cluster.coordinator.probes import Probes
@@ -43,6 +44,7 @@ class CoordinatorParts:
         planner: Tells what loads would do.
         running: The deliveries that run.
         runner: Brings models to nodes.
+        enclosures: Encloses small models in answers.
 
     Raises:
         ConfigError: The settings cannot hold on this node.
@@ -69,6 +71,15 @@ class CoordinatorParts:
             running=self.running,
             sharing=sharing,
         )
+        self.enclosures = Enclosures(
+            node,
+            self.config,
+            pins=self.pins,
+            snapshots=snapshots,
+            reports=self.runner.reports,
+            work=self.work,
+            cluster=cluster,
+        )
         feeds = OpenFeeds(
             node,
             self.running,
@@ -89,4 +100,5 @@ class CoordinatorParts:
             probes=probes,
             stores=stores,
             closed_ports=self.running.closed_ports,
+            enclosures=self.enclosures,
         )

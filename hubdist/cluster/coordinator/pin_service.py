@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from hubdist.cluster.coordinator.concurrency import BlockingWork
 from hubdist.cluster.coordinator.job_pins import DirectoryReader, JobPins, PinRequest
-from hubdist.cluster.coordinator.origin_feed import OpenFeeds
+from hubdist.cluster.coordinator.open_feeds import OpenFeeds
 from hubdist.cluster.coordinator.probes import Probes
 from hubdist.cluster.job import Terms
 from hubdist.cluster.nodes import Node
@@ -53,7 +53,14 @@ class PinService:
         self._feeds = feeds
 
     async def pinned(
-        self, text: str, reader_id: str, options: CallOptions, terms: Terms, receiver_ids: Sequence[str]
+        self,
+        text: str,
+        reader_id: str,
+        options: CallOptions,
+        terms: Terms,
+        receiver_ids: Sequence[str],
+        *,
+        at_once: bool = False,
     ) -> Pinned:
         """The pin of a handle; it is resolved if it is not pinned yet.
 
@@ -63,6 +70,7 @@ class PinService:
             options: What the call asks for in place of the settings.
             terms: What the process that asks demands beyond the job's settings.
             receiver_ids: The nodes that need the files, if the read mode is `store`.
+            at_once: These nodes need agents, however small the model is.
 
         Raises:
             HandleError: The text is not a handle.
@@ -77,7 +85,7 @@ class PinService:
                 settings = terms.settings(handle, self._resolver.policy.settings_of(handle))
                 wanted = self._config.wanted_route(settings, options.route)
                 keep = self._config.wanted_read_mode(settings, options.read_mode) == "store"
-                pinned = await self._pin(handle, wanted, reader_id, list(receiver_ids), keep=keep)
+                pinned = await self._pin(handle, wanted, reader_id, list(receiver_ids), keep=keep, at_once=at_once)
             terms.check(handle, pinned.digest)
         except HubdistError as error:
             raise error.with_context(node=self._node.name) from error.__cause__
@@ -135,18 +143,26 @@ class PinService:
         return known
 
     async def _pin(
-        self, handle: Handle, wanted: Route | None, reader_id: str, receiver_ids: list[str], *, keep: bool
+        self,
+        handle: Handle,
+        wanted: Route | None,
+        reader_id: str,
+        receiver_ids: list[str],
+        *,
+        keep: bool,
+        at_once: bool,
     ) -> Pinned:
         feed = None
         # Where nodes may read the shared cache or a directory themselves, they need no chunks from the driver's node.
         if keep and (wanted is Route.DRIVER or (wanted is None and self._config.shared_cache is None)):
             likely = await self._work.look(lambda: self._resolver.policy.last(handle))
-            feed = self._feeds.open(handle, receiver_ids, likely)
+            feed = self._feeds.open(handle, receiver_ids, likely, at_once=at_once)
         try:
             reader = self._reader(wanted, reader_id, keep=keep)
             return await self._pins.pin_once(PinRequest(handle, wanted, reader, feed))
         finally:
-            self._feeds.close(handle)
+            if feed is not None:
+                self._feeds.close(handle, feed)
 
     def _reader(self, wanted: Route | None, reader_id: str, *, keep: bool) -> DirectoryReader | None:
         """Lets a node read a directory itself; None if the driver's node has to do so.

@@ -9,12 +9,13 @@ from dataclasses import replace
 
 from hubdist.cluster.coordinator.closed_ports import ClosedPorts
 from hubdist.cluster.coordinator.concurrency import BlockingWork
+from hubdist.cluster.coordinator.enclosures import Enclosures
 from hubdist.cluster.coordinator.job_pins import JobPins
 from hubdist.cluster.coordinator.probes import Probes
 from hubdist.cluster.coordinator.store_groups import StoreGroups
 from hubdist.cluster.nodes import Node
 from hubdist.config.schema import Config
-from hubdist.delivery.routes import Evidence, Route, RouteOrder, order_routes
+from hubdist.delivery.routes import ENCLOSED, Evidence, Route, RouteOrder, order_routes
 from hubdist.errors import HubdistError
 from hubdist.model.manifest import Digest
 from hubdist.report.plan import NodePlan, Plan
@@ -34,6 +35,7 @@ class Planner:
         probes: Asks nodes what they have and can read.
         stores: Tells which nodes see the same store.
         closed_ports: Knows which nodes cannot reach each other's ports.
+        enclosures: Tells which models are enclosed in answers.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class Planner:
         probes: Probes,
         stores: StoreGroups,
         closed_ports: ClosedPorts,
+        enclosures: Enclosures,
     ) -> None:
         self._config = config
         self._resolver = resolver
@@ -54,6 +57,7 @@ class Planner:
         self._probes = probes
         self._stores = stores
         self._closed_ports = closed_ports
+        self._enclosures = enclosures
 
     async def plan(self, text: str, nodes: list[Node], options: CallOptions) -> Plan:
         """What a load of a handle would do on these nodes.
@@ -78,7 +82,10 @@ class Planner:
         fills = None if self._config.shared_cache_read_only else self._config.shared_cache
         places = places_to_probe(found, fills=fills, directory=directory)
         digest = None if found is None else found.digest
-        orders = await asyncio.gather(*(self._order(node, digest, places, wanted) for node in nodes))
+        known = None
+        if found is not None and await self._enclosures.would_enclose(found, wanted):
+            known = RouteOrder((ENCLOSED,))
+        orders = await asyncio.gather(*(self._order(node, digest, places, wanted, known) for node in nodes))
         planned = plan_of(
             handle,
             found,
@@ -90,12 +97,18 @@ class Planner:
         return replace(planned, notes=self._closed_ports.notes) if travels else planned
 
     async def _order(
-        self, node: Node, digest: Digest | None, places: Mapping[Route, str], wanted: Route | None
+        self,
+        node: Node,
+        digest: Digest | None,
+        places: Mapping[Route, str],
+        wanted: Route | None,
+        known: RouteOrder | None,
     ) -> RouteOrder:
+        """The order of one node; `known` holds if the node lacks the model, and None lets the node be probed."""
         if digest is not None and await self._probes.holds(node, digest):
             return order_routes(Evidence(node_holds_snapshot=True))
         with contextlib.suppress(HubdistError):  # the probes of the places meet the same error, and tell it
             first = await self._stores.first(node)
             if first.id != node.id:
                 return order_routes(Evidence(shares=self._stores.reason(first)))
-        return await self._probes.order(node, places, wanted)
+        return known or await self._probes.order(node, places, wanted)

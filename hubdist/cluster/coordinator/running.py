@@ -65,7 +65,7 @@ class RunningDeliveries:
         self._node = node
         self._share = share
         windows, liveness = Windows(config.max_in_flight_bytes), Liveness(agents, cluster, times)
-        self.closed_ports = ClosedPorts(opens_ports=config.opens_port)
+        self.closed_ports = ClosedPorts(opens_ports=config.node_settings.opens_port)
         self._context = DeliveryContext(cluster, agents, windows, liveness, times, self.closed_ports, config)
         self._running: dict[tuple[Digest, Route], ChunkRun | StreamRun] = {}
         self._holders: dict[Digest, set[str]] = {}

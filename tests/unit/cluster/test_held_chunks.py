@@ -84,7 +84,7 @@ class NewVersion(Job):
             old[block * BLOCK_BYTES] ^= 1
         for name in nodes.stores:
             nodes.publish(name, {"saved_model.pb": bytes(old)})
-        self._feeds._find_known = functools.partial(known_digests, nodes.stores[DRIVER])
+        self.feeds._find_known = functools.partial(known_digests, nodes.stores[DRIVER])
 
 
 def test_a_new_version_waits_for_its_manifest_and_only_what_changed_travels(tmp_path: Path) -> None:
@@ -92,7 +92,12 @@ def test_a_new_version_waits_for_its_manifest_and_only_what_changed_travels(tmp_
         job = NewVersion(nodes, tmp_path, changed=2)
 
         async def work() -> None:
-            (await job.read("a", "b")).settle()
+            feed = job.feeds.make(job.handle.redacted)
+            for name in ("a", "b"):
+                feed.add(nodes.nodes[name])
+            await job.read_into(feed)
+            feed.settle()
+            assert not await feed.begins()
             for name in ("a", "b"):
                 report = await job.ask(name)
                 assert report.error is None

@@ -162,8 +162,8 @@ def test_a_wrong_range_of_ports_is_refused(ports: str) -> None:
 @pytest.mark.parametrize(("encrypts", "opens"), [("1", False), ("true", False), ("0", True)])
 def test_where_ray_encrypts_no_port_is_opened(monkeypatch: pytest.MonkeyPatch, encrypts: str, opens: bool) -> None:
     monkeypatch.setenv("RAY_USE_TLS", encrypts)
-    assert Config().opens_port is opens
-    assert not Config(data_port="off").opens_port
+    assert Config().node_settings.opens_port is opens
+    assert not Config(data_port="off").node_settings.opens_port
 
 
 def test_what_a_node_read_from_storage_goes_on_by_its_port(tmp_path: Path) -> None:

@@ -12,11 +12,13 @@ from typing import Any, cast
 import pytest
 
 from hubdist.cluster.coordinator.job_pins import DriverSnapshots, JobPins
-from hubdist.cluster.coordinator.origin_feed import OpenFeeds, OriginFeed
+from hubdist.cluster.coordinator.open_feeds import OpenFeeds
+from hubdist.cluster.coordinator.origin_feed import OriginFeed
 from hubdist.cluster.coordinator.probes import Probes
 from hubdist.cluster.coordinator.route_runner import RouteRunner
 from hubdist.cluster.coordinator.running import RunningDeliveries
 from hubdist.cluster.coordinator.store_groups import StoreGroups, StoreSharing
+from hubdist.cluster.enclosure import MAX_ENCLOSED_BYTES
 from hubdist.delivery.routes import Route
 from hubdist.errors import OriginError, StoreError
 from hubdist.model.handle import parse_handle
@@ -33,11 +35,11 @@ SIZE = 9 * MIB + 3
 class Job:
     """A job that reads a directory of the driver while nodes already take part."""
 
-    def __init__(self, nodes: FakeNodes, folder: Path) -> None:
+    def __init__(self, nodes: FakeNodes, folder: Path, size: int = SIZE) -> None:
         self.nodes = nodes
         root = folder / "model"
         root.mkdir()
-        (root / "saved_model.pb").write_bytes(os.urandom(SIZE))
+        (root / "saved_model.pb").write_bytes(os.urandom(size))
         self.handle = parse_handle(str(root))
         self._resolver = Resolver(nodes.config, nodes.stores[DRIVER], None)
         driver, config = nodes.nodes[DRIVER], nodes.config
@@ -55,21 +57,24 @@ class Job:
             running=running,
             sharing=StoreSharing(driver, self.stores, snapshots, probes, running.liveness, times=QUICK),
         )
-        self._feeds = OpenFeeds(
+        self.feeds = OpenFeeds(
             driver, running, self.stores, arrivals=self.runner.reports.arrivals, probes=probes, cluster=nodes.cluster
         )
         self.digest: Digest | None = None
 
     async def read(self, *names: str) -> OriginFeed:
         """Read the origin; nodes take part, and have all chunks at the end."""
-        early = self._feeds.make(self.handle.redacted)
+        early = self.feeds.make(self.handle.redacted)
         for name in names:
             early.add(self.nodes.nodes[name])
-        resolution = await asyncio.to_thread(self._resolver.find_or_read, self.handle, feed=early)
-        self.digest = resolution.digest
-        self._resolution = resolution
+        await self.read_into(early)
         await until(lambda: all(self.nodes.calls[name, "begin"] for name in names))
         return early
+
+    async def read_into(self, feed: OriginFeed) -> None:
+        """Read the origin."""
+        self._resolution = await asyncio.to_thread(self._resolver.find_or_read, self.handle, feed=feed)
+        self.digest = self._resolution.digest
 
     async def ask(self, name: str) -> NodeReport:
         assert self.digest is not None
@@ -189,6 +194,8 @@ def test_an_origin_that_cannot_be_read_leaves_no_report_and_no_stage(tmp_path: P
             early = await job.read("a")
             early.fail(OriginError("it broke"))
             await until(lambda: list((nodes.stores["a"].root / "staging").iterdir()) == [])
+            # The driver's agent may still wait for the snapshot that the stage has become.
+            await until(lambda: not any(thread.name == "hubdist-stream" for thread in threading.enumerate()))
 
         run(work)
         assert job.runner.reports.log.count == 0
@@ -208,3 +215,74 @@ def test_a_cluster_that_does_not_answer_does_not_stop_the_reading(tmp_path: Path
 
         run(work)
         assert job.has(DRIVER)
+
+
+@pytest.mark.parametrize("size", [1 * MIB + 300_000, 4 * MIB])
+def test_a_small_model_starts_no_agent(tmp_path: Path, size: int) -> None:
+    with fake_nodes(tmp_path / "stores", "a", "b") as nodes:
+        job = Job(nodes, tmp_path, size)
+
+        async def work() -> None:
+            feed = job.feeds.open(job.handle, ["a", "b"], Digest("0" * 64))
+            await job.read_into(feed)
+            feed.settle()
+            assert not await feed.begins()
+            job.feeds.close(job.handle, feed)
+            await asyncio.sleep(0.1)
+            assert not nodes.calls
+            assert not nodes.agents.names
+
+        run(work)
+
+
+def test_one_byte_more_than_is_enclosed_starts_agents(tmp_path: Path) -> None:
+    size = MAX_ENCLOSED_BYTES + 1
+    with fake_nodes(tmp_path / "stores", "a") as nodes:
+        job = Job(nodes, tmp_path, size)
+
+        async def work() -> None:
+            feed = job.feeds.open(job.handle, ["a"], None)
+            await job.read_into(feed)
+            assert await feed.begins()
+            await until(lambda: nodes.calls["a", "begin"] > 0)
+            feed.settle()
+            job.feeds.close(job.handle, feed)
+            (report,) = await job.reported(1)
+            assert (report.reason, report.bytes_received) == ("it came while the origin was being read", size)
+
+        run(work)
+        assert job.has("a")
+
+
+def test_nodes_that_need_agents_anyhow_get_a_small_model_while_it_is_read(tmp_path: Path) -> None:
+    with fake_nodes(tmp_path / "stores", "a", "b") as nodes:
+        job = Job(nodes, tmp_path, 1000)
+
+        async def work() -> None:
+            feed = job.feeds.open(job.handle, ["a"], None)
+            assert job.feeds.open(job.handle, ["b"], None, at_once=True) is feed  # a prefetch comes to a load
+            await job.read_into(feed)
+            await until(lambda: nodes.calls["a", "begin"] and nodes.calls["b", "begin"])
+            feed.settle()
+            job.feeds.close(job.handle, feed)
+            reports = await job.reported(2)
+            assert {report.reason for report in reports} == {"it came while the origin was being read"}
+
+        run(work)
+        assert job.has("a")
+        assert job.has("b")
+
+
+def test_a_feed_that_nobody_reads_into_keeps_nobody_waiting(tmp_path: Path) -> None:
+    with fake_nodes(tmp_path / "stores", "a") as nodes:
+        job = Job(nodes, tmp_path)
+
+        async def work() -> None:
+            feed = job.feeds.open(job.handle, ["a"], None)
+            job.feeds.close(job.handle, feed)
+            assert not await feed.begins()
+            await until(lambda: not job.feeds._tasks)
+            assert not nodes.calls
+            assert job.feeds.open(job.handle, [], None) is not feed
+
+        run(work)
