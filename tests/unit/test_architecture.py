@@ -51,7 +51,7 @@ PURE = {"delivery"}
 PURE_IMPORTS = {"__future__", "collections", "dataclasses", "enum", "itertools", "numpy", "typing", "hubdist"}
 BROAD = {
     "cluster.coordinator.route_runner",
-    "cluster.coordinator.delivery_run",
+    "cluster.coordinator.agent_tasks",
     "cluster.coordinator.lifetime",
     "system.foreign",
 }

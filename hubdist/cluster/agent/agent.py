@@ -1,17 +1,14 @@
 """The node agent: works on one node while a delivery runs.
 
-The agent fetches chunks into a stage and publishes the stage. It sends chunks of stages and snapshots to other nodes,
-which name a delivery and a chunk, never a path. And it reads remote directories with the node's own credentials and
-mounts. `NodeAgent` is a plain class; `cluster.actors` makes an actor with several threads of it.
+The agent receives units and chunks into a stage and publishes the stage. It sends those of stages and snapshots to
+other nodes, which name a delivery and a number, never a path. What it does apart from deliveries is in `store_work`.
+`NodeAgent` is a plain class; `cluster.connection` makes an actor with several threads of it.
 """
 
 from __future__ import annotations
 
-import contextlib
-import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from hubdist.cluster.agent.chunk_exchange import ChunkExchange, Ready
 from hubdist.cluster.agent.chunk_fetches import Fetched
@@ -25,26 +22,17 @@ from hubdist.cluster.agent.chunk_rpc import (
 )
 from hubdist.cluster.agent.node_port import Address, NodePort
 from hubdist.cluster.agent.node_streams import News, NodeStreams, Parent
-from hubdist.cluster.refresh_marks import grow_mark
+from hubdist.cluster.agent.store_work import StoreWork
 from hubdist.config.node_settings import NodeSettings
-from hubdist.errors import ModelNotFoundError, StoreError
 from hubdist.model.chunks import Chunk
-from hubdist.model.digest_sink import DigestSink
-from hubdist.model.handle import parse_handle
 from hubdist.model.manifest import Digest, Manifest
-from hubdist.origins import OriginSettings, open_origin
-from hubdist.remote.copy_reader import copy_remote
-from hubdist.remote.snapshot_copy import RemoteCopy, check_copy, list_copy, probe
+from hubdist.remote.snapshot_copy import RemoteCopy
 from hubdist.report.delivery import OWN_STORE
-from hubdist.resolver.node_store import open_store
-from hubdist.store.nonces import Nonces
-from hubdist.store.older_blocks import OlderBlocks
-from hubdist.store.store import Store
 from hubdist.streams.buffers import Buffers
 from hubdist.streams.frames import PART_BYTES
 
 
-class NodeAgent:
+class NodeAgent(StoreWork):
     """Receives, sends and reads on one node. Safe for use by several threads.
 
     Every method may be called again with the same arguments: Ray repeats a call whose answer was lost.
@@ -66,17 +54,11 @@ class NodeAgent:
         request: RequestPart = request_part,
         describe: DescribeUnit = describe_unit,
     ) -> None:
-        self._config = config
-        self._node_id = node_id
+        super().__init__(config, node_id)
         self._port = NodePort(host if config.opens_port else None, config.port_range)
         buffers = Buffers(max(1, config.max_in_flight_bytes // PART_BYTES))
         self._streams = NodeStreams(self._port, buffers, request, describe)
         self._exchange = ChunkExchange(lambda: self._store, config, request=request, port=self._port)
-
-    @functools.cached_property
-    def _store(self) -> Store:
-        """Made at the first call, because an error of the actor's constructor would lose its type."""
-        return open_store(self._config, self._node_id)
 
     def begin(
         self,
@@ -248,120 +230,3 @@ class NodeAgent:
         """Take no further part in a delivery."""
         self._streams.leave(delivery)
         self._exchange.forget(delivery)
-
-    def holds(self, digest: Digest) -> bool:
-        """Return True if the node's store has a complete snapshot of the model."""
-        snapshot = self._store.find(digest)
-        if snapshot is not None:
-            snapshot.release()
-        return snapshot is not None
-
-    def note_refresh(self, scope: str) -> None:
-        """Tell this node's processes that the job has refreshed a handle, so that they ask for its digest again.
-
-        The mark of a refresh is a file in the node's store, named by `scope`.
-        """
-        grow_mark(self._config.store_root(self._node_id), scope)
-
-    def find_nonce(self, nonces: Sequence[str]) -> str | None:
-        """Return the first of these nonces that the node's store shows.
-
-        None means that the store shows none of them, or that the node has no usable store.
-        """
-        with contextlib.suppress(StoreError):
-            return Nonces(self._store).find(nonces)
-        return None
-
-    def show_nonce(self) -> str | None:
-        """Show a new nonce in the node's store and return it; None if the store cannot be written to."""
-        with contextlib.suppress(StoreError):
-            return Nonces(self._store).show()
-        return None
-
-    def look_again(self, digest: Digest) -> bool:
-        """Return True if the node's store has a snapshot that another node has just published in the same directory.
-
-        A network file system may show an old listing at first; the store is refreshed then.
-        """
-        if self.holds(digest):
-            return True
-        self._store.refresh()
-        return self.holds(digest)
-
-    def probe(self, url: str) -> None:
-        """Check that this node can read a directory on object storage or a mount.
-
-        Raises:
-            TransferError, ResolveError: Why the node cannot read the directory.
-        """
-        try:
-            probe(
-                url,
-                self._config.deadlines,
-                timeout_s=self._config.probe_timeout_s,
-                max_bytes=self._config.max_store_bytes,
-            )
-        except ModelNotFoundError:
-            if url != self._config.shared_cache:  # a shared cache may still be empty
-                raise
-
-    def copy(self, manifest: Manifest, copy: RemoteCopy) -> int | None:
-        """Copy a model from a remote directory into the node's store.
-
-        Args:
-            manifest: The model's manifest; the files are checked against it.
-            copy: The remote directory.
-
-        Returns:
-            Bytes that were read; the others were in older snapshots of the store. None if the store had the model.
-
-        Raises:
-            IntegrityError: The directory does not hold the manifest's files.
-            TransferError, ResolveError: The directory cannot be read.
-            StoreError: The node's disk refuses.
-        """
-        with self._store.lock(f"copy-{manifest.digest.value}", self._config.timeout_s):
-            if self.holds(manifest.digest):
-                return None
-            with self._store.stage_chunks(manifest) as stage:
-                with OlderBlocks(self._store, manifest) as older:
-                    left = older.take_all(stage)
-                read = copy_remote(
-                    copy,
-                    manifest,
-                    stage.write_chunk,
-                    self._config.deadlines,
-                    in_flight_bytes=self._config.max_in_flight_bytes,
-                    max_bytes=self._config.max_store_bytes,
-                    pieces=left,
-                )
-                self._store.publish(stage).release()
-        return read
-
-    def read_directory(self, url: str, keep: bool) -> tuple[Manifest, RemoteCopy]:
-        """Read a directory that a handle names, to learn which model it holds.
-
-        Args:
-            url: The directory, on object storage or a mount.
-            keep: Put the files into the node's store as well.
-
-        Raises:
-            IntegrityError: The directory changed while it was read.
-            TransferError, ResolveError: The directory cannot be read.
-            StoreError: The node's disk refuses.
-        """
-        deadlines, max_bytes = self._config.deadlines, self._config.max_store_bytes
-        before = list_copy(url, deadlines, max_bytes=max_bytes)
-        settings = OriginSettings(deadlines, max_bytes)
-        handle = parse_handle(url)
-        if keep:
-            with self._store.stage() as stage:
-                open_origin(handle, settings, stage.path).fetch(stage)
-                with self._store.publish(stage) as snapshot:
-                    manifest = snapshot.manifest
-        else:
-            sink = DigestSink()
-            open_origin(handle, settings, Path()).fetch(sink)
-            manifest = sink.finish()
-        check_copy(before, deadlines, max_bytes=max_bytes)
-        return manifest, replace(before, digested=True)

@@ -122,4 +122,4 @@ class ChunkRun(DeliveryRun[Event]):
                 return NodeFailed(node.id, error)
             return ChunkFailed(node.id, command.chunk, command.sender, error)
 
-        return await self._ask(node, fetch, failed)
+        return await self._tasks.ask(node, fetch, failed)

@@ -10,14 +10,14 @@ import asyncio
 import contextlib
 import logging
 import secrets
-import traceback
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 from hubdist.cluster.agent.chunk_exchange import Ready
 from hubdist.cluster.calls import settle
 from hubdist.cluster.coordinator.agent_pool import AGENT_TRIES, START_TIMEOUT_S
+from hubdist.cluster.coordinator.agent_tasks import AgentTasks
 from hubdist.cluster.coordinator.concurrency import SingleFlight
 from hubdist.cluster.coordinator.node_links import NodeLinks, NodeWatch
 from hubdist.cluster.coordinator.payload import DeliveryContext, Payload, SeedSource
@@ -34,7 +34,7 @@ from hubdist.delivery import (
     NodeSilent,
     Publish,
 )
-from hubdist.errors import HubdistError, NodeLostError, PeerError
+from hubdist.errors import HubdistError, NodeLostError
 from hubdist.report.delivery import OWN_STORE
 
 _LOG = logging.getLogger(__name__)
@@ -85,7 +85,7 @@ class DeliveryRun(abc.ABC, Generic[EventT]):
             silent=self._note_silent,
             heard=self._note_heard,
         )
-        self._running: set[asyncio.Task[None]] = set()
+        self._tasks = AgentTasks(context.agents)
         self._work = SingleFlight()
         self._users = 0
         self._holders = list(holders)
@@ -132,7 +132,7 @@ class DeliveryRun(abc.ABC, Generic[EventT]):
             if self._users == 0:
                 self.ended = True
                 self._watch.stop()
-                await asyncio.wait([self._start(self._links.release())], timeout=_END_S)
+                await asyncio.wait([self._tasks.start(self._links.release())], timeout=_END_S)
 
     # Nodes
 
@@ -153,7 +153,7 @@ class DeliveryRun(abc.ABC, Generic[EventT]):
     async def _receive_by_new_agents(self, node: Node) -> DeliveryStats | None:
         async with self.use():
             if self._prepared is None:
-                self._prepared = self._start(self._prepare_senders())
+                self._prepared = self._tasks.start(self._prepare_senders())
             await asyncio.shield(self._prepared)
             for _ in range(AGENT_TRIES - 1):
                 try:
@@ -209,7 +209,7 @@ class DeliveryRun(abc.ABC, Generic[EventT]):
         """Start the source's agent, and let nodes that have the snapshot join as senders if they answer soon."""
         if self._source.node is not None:
             await self._links.keep(self._source.node)
-        tasks = [self._start(self._add_holder(node)) for node in self._holders[:_MAX_HOLDERS]]
+        tasks = [self._tasks.start(self._add_holder(node)) for node in self._holders[:_MAX_HOLDERS]]
         if tasks:
             await asyncio.wait(tasks, timeout=_HOLDERS_S)
 
@@ -228,7 +228,7 @@ class DeliveryRun(abc.ABC, Generic[EventT]):
 
     def _note_silent(self, node: Node) -> None:
         self._silent[node.id] = node
-        self._start(self._stop_waiting_for(node))
+        self._tasks.start(self._stop_waiting_for(node))
         self._feed(NodeSilent(node.id))
 
     def _note_heard(self, node: Node) -> None:
@@ -236,7 +236,7 @@ class DeliveryRun(abc.ABC, Generic[EventT]):
         self._feed(NodeHeard(node.id))
 
     def _give_up(self, node: Node, reason: str) -> None:
-        self._start(self._stop_waiting_for(node))
+        self._tasks.start(self._stop_waiting_for(node))
         self._lose(node.id)
         self._context.liveness.forget(node.id)
         self._feed(NodeFailed(node.id, NodeLostError(reason, node=node.name)))
@@ -269,13 +269,7 @@ class DeliveryRun(abc.ABC, Generic[EventT]):
             if self._receivers.get(receiver.node.id) is receiver:
                 self._feed(event)
 
-        self._start(carry_out())
-
-    def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = asyncio.create_task(work)
-        self._running.add(task)  # the event loop itself keeps only a weak reference
-        task.add_done_callback(self._running.discard)
-        return task
+        self._tasks.start(carry_out())
 
     async def _publish(self, node: Node) -> EventT | NodeEvent:
         async def publish(agent: Any) -> NodeEvent:
@@ -285,28 +279,7 @@ class DeliveryRun(abc.ABC, Generic[EventT]):
             self._senders.note_holder(node, agent)
             return NodePublished(node.id)
 
-        return await self._ask(node, publish, lambda error: NodeFailed(node.id, error))
-
-    async def _ask(
-        self,
-        node: Node,
-        work: Callable[[Any], Awaitable[EventT | NodeEvent]],
-        failed: Callable[[HubdistError], EventT | NodeEvent],
-    ) -> EventT | NodeEvent:
-        """Let a node's agent work; a failure becomes an event."""
-        try:
-            async with self._agents.use(node) as agent:
-                try:
-                    return await work(agent)
-                except NodeLostError:
-                    self._agents.forget(node, agent)
-                    raise
-        except HubdistError as error:
-            return failed(error)
-        except Exception as error:  # noqa: BLE001 - the actor's loop: a failure becomes an event
-            where = "".join(traceback.format_tb(error.__traceback__))  # not its text, which may hold a secret
-            _LOG.error("hubdist: unexpected %s in the delivery to %s:\n%s", type(error).__name__, node.name, where)
-            return failed(PeerError(f"unexpected {type(error).__name__} in the delivery"))
+        return await self._tasks.ask(node, publish, lambda error: NodeFailed(node.id, error))
 
     def _finish(self, node_id: str, error: HubdistError | None) -> None:
         receiver = self._receivers[node_id]

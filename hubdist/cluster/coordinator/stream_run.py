@@ -74,6 +74,7 @@ class StreamRun(DeliveryRun[StreamEvent]):
         self._offers = (
             None if source.staged is None else SourceOffers(self.name, payload, source, self._senders, context)
         )
+        self._expected = nodes
         self._newcomers: list[NodeProgress] = []
         self._failed: HubdistError | None = None
         self._news_due: dict[str, float] = {}
@@ -103,7 +104,7 @@ class StreamRun(DeliveryRun[StreamEvent]):
         self.payload.ordinals = tuple(ordinals)
         self._offers = None
         if self._prepared is not None:
-            self._start(self._hold_source())
+            self._tasks.start(self._hold_source())
         self._feed(SourcePublished())
 
     def fail(self, error: HubdistError) -> None:
@@ -152,7 +153,9 @@ class StreamRun(DeliveryRun[StreamEvent]):
             self._finish(node.id, self._failed)
             return
         self._newcomers.append(self._receivers[node.id])
-        if len(self._newcomers) == 1:
+        if len(self._nodes) >= self._expected:  # nobody else is to come
+            self._seat_newcomers()
+        elif len(self._newcomers) == 1:
             asyncio.get_running_loop().call_later(_COHORT_S, self._seat_newcomers)
 
     def _seat_newcomers(self) -> None:
@@ -176,7 +179,7 @@ class StreamRun(DeliveryRun[StreamEvent]):
                     receiver = self._receivers[node]
                     self._run(self._stream(receiver), receiver)
                 case Reseat(node, stripe):
-                    self._start(self._reseat(self._receivers[node], stripe))
+                    self._tasks.start(self._reseat(self._receivers[node], stripe))
                 case Publish() | Finish():
                     self._obey_for_node(command)
 
@@ -192,7 +195,7 @@ class StreamRun(DeliveryRun[StreamEvent]):
         self._untold.add(node.id)
         self._news_due[node.id] = self._context.cluster.clock()
         try:
-            return await self._ask(node, follow, lambda error: NodeFailed(node.id, error))
+            return await self._tasks.ask(node, follow, lambda error: NodeFailed(node.id, error))
         finally:
             if self._receivers.get(node.id) is receiver:  # not a later attempt's
                 self._untold.discard(node.id)

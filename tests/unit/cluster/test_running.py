@@ -284,7 +284,7 @@ def test_an_unexpected_error_of_an_agent_is_reported_by_its_type_and_never_by_it
 
         run(work)
         assert "unexpected RuntimeError in the delivery to node a" in caplog.text
-        assert "delivery_run.py" in caplog.text
+        assert "agent_tasks.py" in caplog.text
         assert "token=secret" not in caplog.text
 
 
