@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from hubdist.errors import ConfigError, PeerError
+from hubdist.system.log_once import LogOnce
+
+LINK_LABEL = "hubdist.io/link"
+_ONCE = LogOnce(logging.getLogger(__name__))
 
 
 class ProcessRole(enum.Enum):
@@ -31,6 +36,7 @@ class Node:
         is_head: True for the head node.
         zone: The node's rack or zone, as far as Ray's labels tell; nodes prefer to get bytes from the same one. Empty
             if unknown.
+        link: Bytes per second of the node's link, by the label `hubdist.io/link`; None if nobody has said it.
     """
 
     id: str
@@ -38,6 +44,7 @@ class Node:
     address: str
     is_head: bool
     zone: str = ""
+    link: float | None = None
 
 
 def process_role() -> ProcessRole:
@@ -69,7 +76,8 @@ def alive_nodes() -> list[Node]:
             name=f"{info['NodeManagerAddress']}/{info['NodeID'][:8]}",
             address=info["NodeManagerAddress"],
             is_head="node:__internal_head__" in info["Resources"],
-            zone=_zone(info.get("Labels") or {}),
+            zone=zone_of(info.get("Labels") or {}),
+            link=link_of(info.get("Labels") or {}),
         )
         for info in infos
         if info["Alive"]
@@ -77,10 +85,24 @@ def alive_nodes() -> list[Node]:
     return sorted(nodes, key=lambda node: (not node.is_head, node.id))
 
 
-def _zone(labels: Mapping[str, str]) -> str:
+def zone_of(labels: Mapping[str, str]) -> str:
     """The rack that a node's labels name, otherwise the zone; the region alone is too wide to matter."""
     racks = [value for key, value in sorted(labels.items()) if key.rpartition("/")[2] == "rack"]
     return next(iter(racks), labels.get("ray.io/availability-zone", ""))
+
+
+def link_of(labels: Mapping[str, str]) -> float | None:
+    """Bytes per second of the link that a node's labels name; None if none does, or it is not a rate."""
+    text = labels.get(LINK_LABEL)
+    if text is None:
+        return None
+    from hubdist.config.amounts import parse_link  # loads pydantic, which few processes need for this
+
+    try:
+        return parse_link(text)
+    except ConfigError as error:
+        _ONCE.log(text, "hubdist: the label %s of a node is ignored: %s", LINK_LABEL, error)
+        return None
 
 
 def choose_nodes(alive: list[Node], wanted: list[str] | None) -> list[Node]:

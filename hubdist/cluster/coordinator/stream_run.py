@@ -162,7 +162,7 @@ class StreamRun(DeliveryRun[StreamEvent]):
         newcomers, self._newcomers = self._newcomers, []
         nodes = [each.node for each in newcomers if self._receivers.get(each.node.id) is each and not each.done.done()]
         if nodes:
-            self._feed(NodesJoined(tuple(Newcomer(node.id, node.zone) for node in nodes)))
+            self._feed(NodesJoined(tuple(Newcomer(node.id, node.zone, node.link) for node in nodes)))
 
     # Events and commands of the plan
 

@@ -6,6 +6,7 @@ import asyncio
 import os
 import threading
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -149,3 +150,24 @@ def test_errors_of_the_run_are_hubdists(tmp_path: Path) -> None:
             assert "node a" in str(found)
 
         run(work)
+
+
+def test_nodes_of_faster_links_sit_above_slower_ones(tmp_path: Path) -> None:
+    with fake_nodes(tmp_path, *"abcd") as nodes:
+        for name, link in {"a": 1e8, "b": 1e9, "c": 1e8, "d": 1e9}.items():
+            nodes.nodes[name] = replace(nodes.nodes[name], link=link)
+        manifest = nodes.publish(DRIVER, {"saved_model.pb": os.urandom(16 * MIB)})
+        parents: dict[str, set[str]] = {}
+
+        def note(name: str, arguments: tuple[Any, ...]) -> None:
+            parents[name] = {parent.name for parent in arguments[1].values()}
+
+        nodes.before["follow"] = note
+
+        async def work() -> None:
+            found = await bring(deliveries(nodes), nodes, manifest, "abcd")
+            assert all(isinstance(each, DeliveryStats) for each in found), found
+
+        run(work)
+        assert parents["b"] | parents["d"] <= {DRIVER, "b", "d"}
+        assert (parents["a"] | parents["c"]) & {"b", "d"}
