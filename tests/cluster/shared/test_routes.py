@@ -38,8 +38,9 @@ def unique(request: pytest.FixtureRequest) -> str:
 
 
 def model_files(request: pytest.FixtureRequest) -> dict[str, bytes]:
-    """Files that no other test's model has, so that no store has them already."""
-    return {**FILES, "assets/test.txt": unique(request).encode()}
+    """Files that no other test's model has, so that no store has them already, nor a block of them."""
+    own = unique(request).encode()
+    return {**{path: own + data for path, data in FILES.items()}, "assets/test.txt": own}
 
 
 # Shared cache
@@ -66,7 +67,7 @@ def test_64_cold_loads_fill_the_bucket_once_and_each_node_copies_once(
     mine = [line for line in REQUESTS if f"{unique(request)}/snapshots/" in line]
     for path in files:
         reads = [line for line in mine if line.startswith("GET") and "alt=media" in line and f"/{path}?" in line]
-        probes = 2 if path == "assets/words.txt" else 0  # each node proves with the smallest file that it can read
+        probes = 2 if path == "assets/test.txt" else 0  # each node proves with the smallest file that it can read
         assert len(reads) == 2 + probes, (path, mine)
     writes = [line for line in REQUESTS[before:] if line.startswith("POST /upload") and "ifGenerationMatch=0" in line]
     assert len(writes) == len(files) + 2  # the lease, the record, and each file once
