@@ -39,7 +39,7 @@ from hubdist.delivery import (
     StreamPlan,
     choose_stripes,
 )
-from hubdist.errors import HubdistError, IntegrityError, NodeLostError, StoreError
+from hubdist.errors import HubdistError, IntegrityError, NodeLostError, PeerError, StoreError
 from hubdist.model.chunks import Chunk
 from hubdist.model.manifest import Manifest
 
@@ -228,7 +228,7 @@ class StreamRun(DeliveryRun[StreamEvent]):
     async def _hear(self, receiver: NodeProgress, agent: Any) -> StreamEvent | NodeEvent:
         """Wait for news of a node until it has all units."""
         node, wait_s = receiver.node, _FIRST_NEWS_S
-        while True:
+        while self._receivers.get(node.id) is receiver:
             self._news_due[node.id] = self._context.cluster.clock() + wait_s
             call = agent.wait_for_news.remote(self.name, wait_s)
             news: News = await settle(call, timeout_s=wait_s + _MARGIN_S, node=node.name)
@@ -250,6 +250,7 @@ class StreamRun(DeliveryRun[StreamEvent]):
             for slow in news.slow:
                 if self._receivers.get(node.id) is receiver:
                     self._feed(StreamLags(node.id, slow.stripe, slow.parent))
+        return NodeFailed(node.id, PeerError("nobody waits for the node any more"))  # which the plan is not told
 
     async def _note_broken(self, receiver: NodeProgress, broken: BrokenStream) -> None:
         node, parent = receiver.node, self._nodes.get(broken.parent)
