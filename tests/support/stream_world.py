@@ -195,8 +195,8 @@ class StreamWorld:
                 if stripe in node.broken or node.has[stripe] == self.units:
                     continue
                 above = self.ready if parent == SOURCE else self.nodes[parent].has[stripe]
-                gone = parent != SOURCE and not self.nodes[parent].alive
-                if gone or not self.source_alive or above > node.has[stripe]:
+                lives = self.source_alive if parent == SOURCE else self.nodes[parent].alive
+                if not lives or above > node.has[stripe]:
                     yield name, stripe
 
     def flow(self, name: str, stripe: int) -> None:
