@@ -366,7 +366,7 @@ def test_versions_in_a_bucket_are_refused_on_every_node_before_they_are_copied(
         with pytest.raises(NotAModelError, match="1, 2"):
             ray.get(read_files.options(**cluster.on(node)).remote(f"gs://models/{unique(request)}", None), timeout=60)
     reads = [line for line in REQUESTS[before:] if "alt=media" in line]
-    assert all("/1/assets/words.txt?" in line for line in reads)  # a node's probe, of the smallest file
+    assert all("/1/assets/test.txt?" in line for line in reads)  # a node's probe, of the smallest file
     worker = cluster.on(cluster.node_ids[1])
     found = ray.get(read_files.options(**worker).remote(f"gs://models/{unique(request)}/2", None), timeout=60)
     assert found == model_files(request)

@@ -366,7 +366,7 @@ def _trouble(world: StreamWorld, data: st.DataObject) -> None:
 
 
 @given(data=st.data())
-@settings(max_examples=examples(400), deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 def test_with_any_failures_every_node_is_finished_once_and_the_plan_comes_to_an_end(data: st.DataObject) -> None:
     world = _world(data)
     to_join = _newcomers(data)
