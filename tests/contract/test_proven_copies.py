@@ -367,7 +367,7 @@ class Node:
 
     async def __call__(self, url: str) -> NodeRead:
         self.read += 1
-        manifest, copy = NodeAgent(Config(store=str(self.root / "store")), "node").read_directory(
+        manifest, copy = NodeAgent(Config(store=str(self.root / "store")).node_settings, "node").read_directory(
             str(self.root / Path(url).name), keep=False
         )
         return NodeRead(manifest, dataclasses.replace(copy, url=url), "node")
@@ -425,7 +425,9 @@ def test_a_bucket_is_read_by_the_node_that_asks(server: FakeGcs, tmp_path: Path)
     server.put_all(BUCKET, "bucket", OLD)
 
     async def read(url: str) -> NodeRead:
-        manifest, copy = NodeAgent(Config(store=str(tmp_path / "node")), "node").read_directory(url, keep=False)
+        manifest, copy = NodeAgent(Config(store=str(tmp_path / "node")).node_settings, "node").read_directory(
+            url, keep=False
+        )
         return NodeRead(manifest, copy, "node")
 
     async def job() -> RemoteCopy | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -43,6 +44,8 @@ class WorldNode:
     """Stripe -> the parent that the node has been told last."""
     ordered: dict[int, str] = field(default_factory=dict)
     """Stripe -> the parent that the plan has ordered last, whether or not the node knows."""
+    newest: dict[int, int] = field(default_factory=dict)
+    """Stripe -> the number of the newest order that the node has got."""
     broken: set[int] = field(default_factory=set)
     """Stripes whose stream the node has complained about."""
     told_complete: bool = False
@@ -72,6 +75,9 @@ class StreamWorld:
         self.nodes: dict[str, WorldNode] = {}
         self.waiting: deque[StreamCommand | StreamEvent] = deque()
         """Commands that are on the way to nodes, and answers that are on the way to the plan."""
+        self.numbers = itertools.count()
+        self.issued: dict[int, int] = {}
+        """Identity of an order that is on its way -> its number."""
         self.sent: Counter[str] = Counter()
         self.blamed: set[tuple[str, str]] = set()
         """Who found whose bytes wrong."""
@@ -107,6 +113,21 @@ class StreamWorld:
         return not node.finished and node.ordered.get(event.stripe) == event.parent
 
     def _order(self, command: StreamCommand) -> None:
+        before = len(self.waiting)
+        self._send(command)
+        if len(self.waiting) > before:
+            self.issued[id(self.waiting[-1])] = next(self.numbers)
+
+    def _take_parents(self, message: Follow | Reseat, parents: dict[int, str]) -> None:
+        """A node takes its parents; an order that a newer one has overtaken changes nothing."""
+        node, number = self.nodes[message.node], self.issued[id(message)]
+        for stripe, parent in parents.items():
+            if number >= node.newest.get(stripe, number):
+                node.newest[stripe] = number
+                node.follows[stripe] = parent
+                node.broken.discard(stripe)
+
+    def _send(self, command: StreamCommand) -> None:
         node = self.nodes[command.node]
         assert not node.finished, "a node that is finished was told something"
         match command:
@@ -163,12 +184,10 @@ class StreamWorld:
         match message:
             case Follow(name, parents):
                 if self.nodes[name].alive:
-                    self.nodes[name].follows = dict(enumerate(parents))
-                    self.nodes[name].broken.clear()
+                    self._take_parents(message, dict(enumerate(parents)))
             case Reseat(name, stripe, parent):
                 if self.nodes[name].alive:
-                    self.nodes[name].follows[stripe] = parent
-                    self.nodes[name].broken.discard(stripe)
+                    self._take_parents(message, {stripe: parent})
             case Publish(name):
                 if self.nodes[name].alive:
                     self.waiting.append(NodePublished(name))

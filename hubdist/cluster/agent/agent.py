@@ -151,18 +151,19 @@ class NodeAgent(StoreWork):
         """
         return self._exchange.fetch(delivery, chunk, sender)
 
-    def follow(self, delivery: str, seat: Mapping[int, Parent], stripes: int) -> None:
+    def follow(self, delivery: str, seat: Mapping[int, Parent], stripes: int, order: int) -> None:
         """Receive stripes from parents; an earlier parent of a stripe is left.
 
         Args:
             delivery: Name of the delivery, which has begun here.
             seat: Stripe -> its parent.
             stripes: The number of stripes of the delivery.
+            order: Number of this order; an older one does not undo a newer one.
 
         Raises:
             PeerError: This node takes no part in the delivery.
         """
-        self._streams.follow(delivery, seat, self._exchange.writer(delivery), stripes=stripes)
+        self._streams.follow(delivery, seat, self._exchange.writer(delivery), stripes=stripes, order=order)
 
     def wait_for_news(self, delivery: str, timeout_s: float) -> News:
         """Wait until this node has all units of a delivery, or a stream breaks; return how far the node is.

@@ -96,6 +96,8 @@ class _Following:
     parents: dict[str, Parent] = field(default_factory=dict)
     left: set[int] = field(default_factory=set)
     """Stripes that have not been received whole."""
+    orders: dict[int, int] = field(default_factory=dict)
+    """Stripe -> the number of the newest order that named its parent."""
     closed: dict[str, str] = field(default_factory=dict)
     """Parents whose ports could not be reached -> why; not told yet."""
     unreachable: set[Address] = field(default_factory=set)
@@ -127,7 +129,13 @@ class NodeStreams:
         self._following: dict[str, _Following] = {}
 
     def follow(
-        self, delivery: str, seat: Mapping[int, Parent], write: Callable[[Chunk, memoryview], None], *, stripes: int
+        self,
+        delivery: str,
+        seat: Mapping[int, Parent],
+        write: Callable[[Chunk, memoryview], None],
+        *,
+        stripes: int,
+        order: int,
     ) -> None:
         """Receive stripes from parents; an earlier parent of a stripe is left.
 
@@ -136,6 +144,8 @@ class NodeStreams:
             seat: Stripe -> its parent.
             write: Checks a unit and writes it.
             stripes: The number of stripes of the delivery.
+            order: Number of this order. Calls may overtake each other, and an older order must not undo a newer one:
+                two nodes that wait for each other would wait for ever.
         """
         units = self._port.units(delivery)
         with self._guard:
@@ -146,6 +156,8 @@ class NodeStreams:
                 )
                 following = _Following(follower, units, stripes, left=set(range(stripes)))
                 self._following[delivery] = following
+            seat = {stripe: parent for stripe, parent in seat.items() if order >= following.orders.get(stripe, order)}
+            following.orders.update(dict.fromkeys(seat, order))
             following.parents.update({parent.name: parent for parent in seat.values()})
         for stripe, parent in seat.items():
             following.follower.follow(stripe, parent.name)

@@ -6,6 +6,7 @@ The source is the driver's node, which has the model or is reading it from its o
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -75,6 +76,7 @@ class StreamRun(DeliveryRun[StreamEvent]):
             None if source.staged is None else SourceOffers(self.name, payload, source, self._senders, context)
         )
         self._expected = nodes
+        self._orders = itertools.count()
         self._newcomers: list[NodeProgress] = []
         self._failed: HubdistError | None = None
         self._news_due: dict[str, float] = {}
@@ -203,13 +205,13 @@ class StreamRun(DeliveryRun[StreamEvent]):
 
     async def _tell_seat(self, receiver: NodeProgress, agent: Any, stripes: Sequence[int]) -> None:
         """Tell a node its parents in these stripes, as the plan has them now."""
-        seat = self._plan.seat(receiver.node.id)
+        seat, order = self._plan.seat(receiver.node.id), next(self._orders)
         if seat is None:
             return
         found = {stripe: await self._find_parent(seat.parents[stripe]) for stripe in stripes}
         # A parent that is gone is left out: the plan seats the node elsewhere, and the next call says where.
         parents = {stripe: parent for stripe, parent in found.items() if parent is not None}
-        call = agent.follow.remote(self.name, parents, self._stripes)
+        call = agent.follow.remote(self.name, parents, self._stripes, order)
         await settle(call, timeout_s=START_TIMEOUT_S, node=receiver.node.name)
 
     async def _find_parent(self, name: str) -> Parent | None:
