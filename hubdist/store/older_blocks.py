@@ -24,7 +24,7 @@ import threading
 from collections.abc import Iterator
 from typing import NamedTuple, Self
 
-from hubdist.errors import HubdistError, IntegrityError, LengthMismatchError, StoreError
+from hubdist.errors import HubdistError, IntegrityError, StoreError
 from hubdist.model.chunks import Block, Chunk, Piece, cut_chunks, join_chunks
 from hubdist.model.manifest import BLOCK_BYTES, DIGEST_BYTES, Digest, Manifest
 from hubdist.store.chunk_stage import ChunkStage
@@ -32,7 +32,7 @@ from hubdist.store.folders import MANIFEST
 from hubdist.store.snapshot import Snapshot
 from hubdist.store.store import Store
 from hubdist.system.clones import clone_range
-from hubdist.system.disk import disk_errors
+from hubdist.system.disk import disk_errors, read_open_file
 from hubdist.system.log_once import LogOnce
 
 _LOG = logging.getLogger(__name__)
@@ -193,9 +193,9 @@ class OlderBlocks:
                 if twin is not None and block.size == BLOCK_BYTES and at % BLOCK_BYTES == 0:
                     self._can_clone = clone_range(descriptor, place.start, twin, at, block.size)
                     if self._can_clone:
-                        _fill(view, twin, at)
+                        read_open_file(twin, at, view)
                         return True
-                _fill(view, descriptor, place.start)
+                read_open_file(descriptor, place.start, view)
             finally:
                 os.close(descriptor)
         return False
@@ -257,12 +257,3 @@ def _block_digests(manifest: Manifest) -> Iterator[bytes]:
     for entry in manifest.entries:
         for at in range(0, len(entry.block_digests), DIGEST_BYTES):
             yield entry.block_digests[at : at + DIGEST_BYTES]
-
-
-def _fill(view: memoryview, descriptor: int, start: int) -> None:
-    filled = 0
-    while filled < len(view):
-        count = os.preadv(descriptor, [view[filled:]], start + filled)
-        if not count:
-            raise LengthMismatchError(f"an older snapshot's file ends at byte {start + filled}")
-        filled += count

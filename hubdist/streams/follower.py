@@ -36,7 +36,12 @@ class Stream(Protocol):
         ...
 
     def receive_bytes(self, header: Header, buffer: memoryview) -> Chunk:
-        """The chunk of the unit whose head came last; its bytes go into the buffer."""
+        """The chunk of the unit whose head came last.
+
+        Args:
+            header: What `receive_header` returned last.
+            buffer: Where the unit's bytes go; of `header.size`.
+        """
         ...
 
     def cancel(self) -> None:

@@ -104,7 +104,6 @@ class ChunkExchange:
             reader = None
             if manifest is not None and copy is not None:
                 reader = CopyReader(copy, manifest, self._config.deadlines, max_bytes=self._config.max_store_bytes)
-            if reader is not None:
                 undo.callback(reader.close)
             if not self._files.fill(delivery, stage):  # the caller repeated the call, because an answer was lost
                 return Ready(False, self._port.address)

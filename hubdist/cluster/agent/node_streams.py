@@ -51,19 +51,6 @@ class BrokenStream:
 
 
 @dataclass(frozen=True, slots=True)
-class SlowStream:
-    """A stripe that falls behind the others, while its parent is to blame.
-
-    Attributes:
-        stripe: The stripe.
-        parent: The parent's name in the plan.
-    """
-
-    stripe: int
-    parent: str
-
-
-@dataclass(frozen=True, slots=True)
 class News:
     """How far a node is.
 
@@ -78,7 +65,7 @@ class News:
     """
 
     broken: tuple[BrokenStream, ...]
-    slow: tuple[SlowStream, ...]
+    slow: tuple[StripeLags, ...]
     is_complete: bool
     arrived_bytes: int
     received: tuple[tuple[str, int], ...]
@@ -180,7 +167,7 @@ class NodeStreams:
         broken, slow = [], []
         for news in following.follower.wait(timeout_s):
             if isinstance(news, StripeLags):
-                slow.append(SlowStream(news.stripe, news.parent))
+                slow.append(news)
             elif news.error is None:
                 following.left.discard(news.stripe)
             else:

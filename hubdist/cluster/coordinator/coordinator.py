@@ -277,9 +277,8 @@ class Coordinator:
         except HubdistError as error:
             return error, []
         wanted = parts.config.wanted_route(parts.resolver.policy.settings_of(pinned.handle), None)
-        handle = pinned.handle.redacted
         agents_run = {node.name for node in nodes} <= set(self._agents.names)
-        work = (parts.runner.run_routes(pinned.digest, handle, node, wanted) for node in nodes)
+        work = (parts.runner.run_routes(pinned.digest, pinned.handle.redacted, node, wanted) for node in nodes)
         reports = await asyncio.gather(*work)
         size, link = pinned.manifest.total_bytes, parts.config.link
         return pinned.report, await asyncio.to_thread(with_predictions, reports, size, link, agents_run=agents_run)

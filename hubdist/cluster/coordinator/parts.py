@@ -23,6 +23,7 @@ from hubdist.resolver.node_store import open_store
 from hubdist.resolver.resolver import Resolver
 from hubdist.store.nonces import Nonces
 from hubdist.store.older_blocks import known_digests
+from hubdist.store.store import Store
 
 
 class CoordinatorParts:
@@ -80,7 +81,16 @@ class CoordinatorParts:
             work=self.work,
             cluster=cluster,
         )
-        feeds = OpenFeeds(
+        feeds = self._make_feeds(node, store, stores, probes, cluster)
+        self.pin_service = PinService(
+            node, self.config, resolver=self.resolver, pins=self.pins, work=self.work, probes=probes, feeds=feeds
+        )
+        self.planner = self._make_planner(probes, stores)
+
+    def _make_feeds(
+        self, node: Node, store: Store, stores: StoreGroups, probes: Probes, cluster: ClusterView
+    ) -> OpenFeeds:
+        return OpenFeeds(
             node,
             self.running,
             stores,
@@ -89,10 +99,9 @@ class CoordinatorParts:
             cluster=cluster,
             find_known=functools.partial(known_digests, store),
         )
-        self.pin_service = PinService(
-            node, self.config, resolver=self.resolver, pins=self.pins, work=self.work, probes=probes, feeds=feeds
-        )
-        self.planner = Planner(
+
+    def _make_planner(self, probes: Probes, stores: StoreGroups) -> Planner:
+        return Planner(
             self.config,
             resolver=self.resolver,
             pins=self.pins,
