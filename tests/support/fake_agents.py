@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from hubdist.cluster.agent.agent import NodeAgent
-from hubdist.cluster.agent.chunk_rpc import describe_unit, request_part
+from hubdist.cluster.agent.chunk_rpc import SenderTimes, describe_unit, request_part
 from hubdist.cluster.agent.node_port import NodePort
 from hubdist.cluster.coordinator.agent_pool import AgentPool
 from hubdist.cluster.coordinator.liveness import LivenessTimes
@@ -28,6 +28,10 @@ DRIVER = "driver"
 
 QUICK = LivenessTimes(quiet_s=0.1, silent_s=0.5, look_s=0.05)
 """So that tests need not wait for seconds."""
+
+
+QUICK_SENDERS = SenderTimes(quiet_s=0.1, silent_s=0.7)
+"""Longer than `QUICK`, by which the coordinator lets nodes wait no longer."""
 
 
 class Reference:
@@ -157,9 +161,9 @@ class FakeNodes:
             pickle_agent=self._pickle,
         )
         self.request: Callable[..., bytearray] = functools.partial(
-            request_part, load_agent=self._actors.__getitem__, get_results=_get_results
+            request_part, load_agent=self._actors.__getitem__, get_results=_get_results, times=QUICK_SENDERS
         )
-        self.describe = functools.partial(describe_unit, load_agent=self._actors.__getitem__)
+        self.describe = functools.partial(describe_unit, load_agent=self._actors.__getitem__, times=QUICK_SENDERS)
         self.threads: list[threading.Thread] = []
         self.ended = False
         self._running = {name: threading.Event() for name in self.nodes}

@@ -38,12 +38,21 @@ wait for each other's chunks would never answer."""
 ANSWER_GROUP = "answering"
 """The agents' threads for calls that must not queue behind others; such calls take no time."""
 
-_QUIET_S = 1.0
-"""When a call has no answer after this many seconds, the agent is asked whether it lives."""
 
-_SILENT_S = 2.0
-"""An agent that does not say within this many seconds that it lives is taken for dead."""
+@dataclass(frozen=True, slots=True)
+class SenderTimes:
+    """How long an agent may give no answer.
 
+    Attributes:
+        quiet_s: When a call has no answer after this many seconds, the agent is asked whether it lives.
+        silent_s: An agent that does not say within this many seconds that it lives is taken for dead.
+    """
+
+    quiet_s: float = 1.0
+    silent_s: float = 2.0
+
+
+_TIMES = SenderTimes()
 _DESCRIBE_S = 30.0
 _RESULT_BYTES = 96 << 10
 """Size of one result; below 100 KiB, because Ray adds some bytes of its own."""
@@ -110,6 +119,7 @@ def request_part(
     *,
     load_agent: Callable[[bytes], Any] = load_agent,
     get_results: Callable[..., list[bytes]] = _get,
+    times: SenderTimes = _TIMES,
 ) -> bytearray:
     """Ask another agent for bytes of a chunk, and wait for them.
 
@@ -120,6 +130,7 @@ def request_part(
         timeout_s: Deadline in seconds.
         load_agent: Turns `Sender.agent` into a handle; tests pass a fake.
         get_results: Returns the results of references, as `ray.get`; tests pass a fake.
+        times: How long the agent may give no answer.
 
     Raises:
         IntegrityError: The sender does not have the bytes.
@@ -133,7 +144,7 @@ def request_part(
     # `ray.get` holds a lock of the whole process while it waits, so only results that have come are got with it.
     last = results[-1].future()
     try:
-        _wait(last, agent, sender.cancelled, timeout_s)
+        _wait(last, agent, sender.cancelled, timeout_s, times)
         last.result(timeout=0)
         # One answer carries all results, so the others are there too.
         found = get_results(results, timeout=max(1.0, deadline - time.monotonic()))
@@ -143,7 +154,12 @@ def request_part(
 
 
 def describe_unit(
-    sender: Sender, delivery: str, number: int, *, load_agent: Callable[[bytes], Any] = load_agent
+    sender: Sender,
+    delivery: str,
+    number: int,
+    *,
+    load_agent: Callable[[bytes], Any] = load_agent,
+    times: SenderTimes = _TIMES,
 ) -> Chunk | int | None:
     """Ask another agent for the chunk of a unit.
 
@@ -152,6 +168,7 @@ def describe_unit(
         delivery: Name of the delivery.
         number: The unit.
         load_agent: Turns `Sender.agent` into a handle; tests pass a fake.
+        times: How long the agent may give no answer.
 
     Returns:
         The number of units if the delivery has fewer; None if the agent has not got the unit yet.
@@ -165,14 +182,14 @@ def describe_unit(
     options = {"concurrency_group": SEND_GROUP, "enable_task_events": False}
     call = agent.describe_unit.options(**options).remote(delivery, number).future()
     try:
-        _wait(call, agent, sender.cancelled, _DESCRIBE_S)
+        _wait(call, agent, sender.cancelled, _DESCRIBE_S, times)
         found: Chunk | int | None = call.result(timeout=0)
     except ray_errors() as error:
         raise sender_error(translated(error, None)) from error
     return found
 
 
-def _wait(call: Future[Any], agent: Any, cancelled: Future[None] | None, timeout_s: float) -> None:
+def _wait(call: Future[Any], agent: Any, cancelled: Future[None] | None, timeout_s: float, times: SenderTimes) -> None:
     """Wait until a call has its answer; not for an agent that is dead, however long the answer may take.
 
     A host that is gone closes no connection, so Ray notices its death only after a minute.
@@ -184,7 +201,7 @@ def _wait(call: Future[Any], agent: Any, cancelled: Future[None] | None, timeout
         if left_s <= 0:
             raise TransferTimeoutError(f"what another agent was asked for did not come within {timeout_s:g} s")
         others = {each for each in (cancelled, lives) if each is not None}
-        wait({call, *others}, min(left_s, _QUIET_S if lives is None else _SILENT_S), FIRST_COMPLETED)
+        wait({call, *others}, min(left_s, times.quiet_s if lives is None else times.silent_s), FIRST_COMPLETED)
         if call.done():
             return
         if cancelled is not None and cancelled.done():  # Ray drops results that come later
