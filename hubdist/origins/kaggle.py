@@ -85,8 +85,9 @@ class KaggleOrigin(Origin):
             self._folder.mkdir()
         name = self._handle.text.removeprefix("kaggle://")
         download = functools.partial(self._kagglehub.model_download, name, output_dir=str(self._folder))
-        _, done = start_thread(download, "hubdist-kaggle")
+        thread, done = start_thread(download, "hubdist-kaggle")
         self._watch(done)
+        thread.join(_POLL_S)  # it has its result, and ends at once
         error = done.exception()
         if isinstance(error, TypeError) and not hasattr(tarfile, "data_filter"):
             self._unpack(sink)

@@ -104,6 +104,7 @@ class StreamServer:
         """In the order in which they came."""
         self._guard = threading.Lock()
         self._streams: dict[socket.socket, threading.Thread] = {}
+        """Those that ended are taken out when the next one opens."""
         self._stopped = threading.Event()
         self._selector.register(self._listener, selectors.EVENT_READ)
         self._selector.register(self._wake, selectors.EVENT_READ)
@@ -119,7 +120,7 @@ class StreamServer:
         with self._guard:
             streams = dict(self._streams)
         for connection in streams:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError):  # closed already, by the child or by its thread
                 connection.shutdown(socket.SHUT_RDWR)
         for thread in streams.values():
             thread.join(_JOIN_S)
@@ -216,14 +217,16 @@ class StreamServer:
         assert guest.units is not None
         units = guest.units
         with self._guard:
+            for connection in [each for each, thread in self._streams.items() if not thread.is_alive()]:
+                del self._streams[connection]
             if len(self._streams) >= self._max_streams:
                 guest.connection.close()
                 return
             thread = threading.Thread(
                 target=self._serve, args=(guest.connection, units, request), name="hubdist-stream", daemon=True
             )
+            thread.start()
             self._streams[guest.connection] = thread
-        thread.start()
 
     def _serve(self, connection: socket.socket, units: Units, request: Request) -> None:
         try:
@@ -235,9 +238,7 @@ class StreamServer:
         except OSError as error:
             _LOG.info("hubdist: a stream to another node ended: %s", error.strerror)
         finally:
-            with self._guard:
-                self._streams.pop(connection, None)
-            connection.close()
+            connection.close()  # `stop` waits for this thread too: the next stream takes it out of `_streams`
 
 
 def _listen(host: str, ports: Iterable[int]) -> socket.socket:

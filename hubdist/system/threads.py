@@ -82,12 +82,12 @@ def run_within(work: Callable[[], _T], name: str, timeout_s: float) -> _T:
     _left_behind.check()
     thread, outcome = start_thread(work, name)
     try:
-        result = outcome.result(timeout_s)
+        return outcome.result(timeout_s)
     finally:
-        if not outcome.done():
+        if outcome.done():
+            thread.join(_JOIN_S)
+        else:
             leave_behind(outcome)
-    thread.join(timeout_s)
-    return result
 
 
 def leave_behind(outcome: Future[Any]) -> None:

@@ -434,3 +434,15 @@ def test_digests_are_those_of_the_files(make: Callable[..., Node]) -> None:
     stream.request(Request(0, 1))
     assert isinstance(stream.receive(), Unit)
     stream.close()
+
+
+def test_a_server_that_stopped_leaves_no_thread_behind(make: Callable[..., Node]) -> None:
+    """The thread of a stream whose child has gone ends beside `stop`, which waits for it all the same."""
+    for _ in range(20):
+        source = make(filled=True)
+        stream = UnitStream(source.server.address, SECRET, DELIVERY)
+        stream.request(Request(0, NO_END))
+        assert isinstance(stream.receive(), Unit)
+        stream.close()
+        source.server.stop()
+        assert "hubdist-stream" not in [thread.name for thread in threading.enumerate()]
