@@ -16,6 +16,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -157,15 +158,20 @@ class Hosts:
         return subprocess.Popen(enter, stdin=subprocess.DEVNULL)
 
     def _quietly(self, host: int, command: list[str], environment: dict[str, str]) -> None:
-        subprocess.run(
-            self.command(host, command),
-            env={**os.environ, **_ENVIRONMENT, **environment},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            timeout=180,
-            check=True,
-        )
+        with tempfile.TemporaryFile() as output:  # not a pipe: what the command starts keeps it open
+            done = subprocess.run(
+                self.command(host, command),
+                env={**os.environ, **_ENVIRONMENT, **environment},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                timeout=180,
+                check=False,
+            )
+            if done.returncode != 0:
+                output.seek(0)
+                said = output.read().decode(errors="replace")[-4000:]
+                sys.exit(f"{' '.join(command)} on host {host} ended with {done.returncode}:\n{said}")
 
     @staticmethod
     def _do(*command: str, check: bool = True) -> None:

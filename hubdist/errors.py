@@ -89,6 +89,12 @@ class HubdistError(Exception):
         with_context.node = self.node if self.node is not None else node
         return with_context
 
+    def without_advice(self) -> Self:
+        """A copy of this error that does not say what to do."""
+        bare = copy.copy(self)
+        bare.advice = None
+        return bare
+
     def advised(self, further: str) -> Self:
         """A copy of this error with a further sentence of advice."""
         advised = copy.copy(self)

@@ -24,11 +24,15 @@ LAYERS = [
     {"resolver"},
     {"cluster"},
     {"client", "testing", "__init__"},
+    {"cli"},
+    {"__main__"},
 ]
 """From the bottom up. A module may import from layers below its own; a package is one part."""
 
 HOMES = {
     "ray": {"cluster", "testing"},
+    "click": {"cli"},
+    "rich": {"cli"},
     "numpy": {"cluster", "delivery", "loading"},
     "tensorflow": {"loading"},
     "matplotlib": {"report"},

@@ -1,0 +1,1 @@
+"""One module for each command of `hubdist`; `hubdist.cli.main` lists them."""

@@ -1,0 +1,36 @@
+"""The entry point of the command `hubdist`."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+import hubdist
+from hubdist.cli.commands.resolve import resolve
+from hubdist.cli.exits import Exit
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(hubdist.__version__, message="hubdist %(version)s")
+def hubdist_command() -> None:
+    """TensorFlow Hub models for every process of a Ray cluster: resolved once, verified, delivered to each node.
+
+    Results go to standard output, all else to standard error.
+    """
+
+
+for command in (resolve,):
+    hubdist_command.add_command(command)
+
+
+def main() -> None:
+    """Run the command that the arguments name, and end the process with its exit code."""
+    try:
+        ended = hubdist_command.main(prog_name="hubdist", standalone_mode=False)
+    except click.Abort:  # Ctrl-C
+        sys.exit(Exit.INTERRUPTED)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(Exit.WRONG_USE)
+    sys.exit(ended or Exit.OK)
