@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import re
 import signal
 import statistics
 import subprocess
@@ -132,6 +133,13 @@ def draw(rows: list[dict[str, Any]], path: str) -> None:
     figure.savefig(path, dpi=120)
 
 
+def link_rate(text: str) -> str:
+    """A rate as `tc` takes it; a bare number would be bits per second."""
+    if not re.fullmatch(r"\d+(mbit|gbit)", text):
+        raise argparse.ArgumentTypeError(f"{text} is not a rate such as 100mbit or 10gbit")
+    return text
+
+
 def main() -> None:
     """Build, measure, print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
@@ -139,7 +147,13 @@ def main() -> None:
     parser.add_argument("--nodes", type=int, default=8)
     parser.add_argument("--counts", type=int, nargs="+", help="how many of them receive; 2, 4 and all")
     parser.add_argument("--mib", type=int, default=64)
-    parser.add_argument("--rate", nargs="+", default=["100mbit"], help="of each link, both ways; one or several")
+    parser.add_argument(
+        "--rate",
+        nargs="+",
+        type=link_rate,
+        default=["100mbit"],
+        help="of each link, both ways, such as 1gbit; one or several",
+    )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--schemes", nargs="+", choices=[*SCHEMES, "ray.put, long pulls"], default=None)
     parser.add_argument("--out", help="file for a picture")

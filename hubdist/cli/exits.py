@@ -80,5 +80,10 @@ def exit_code(error: HubdistError) -> Exit:
 
 
 def hint(error: HubdistError) -> str | None:
-    """The sentence that names the next command after an error; None if no command helps."""
+    """The sentence that names the next command after an error; None if no command helps.
+
+    Of wrong use, the error's own advice says what to do.
+    """
+    if error.advice is not None and isinstance(error, (ConfigError, HandleError)):
+        return None
     return next((text for kind, text in _HINTS if isinstance(error, kind)), None)

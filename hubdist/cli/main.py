@@ -7,6 +7,8 @@ import sys
 import click
 
 import hubdist
+from hubdist.cli.commands.plan import plan
+from hubdist.cli.commands.prefetch import prefetch
 from hubdist.cli.commands.resolve import resolve
 from hubdist.cli.exits import Exit
 
@@ -20,7 +22,7 @@ def hubdist_command() -> None:
     """
 
 
-for command in (resolve,):
+for command in (prefetch, plan, resolve):
     hubdist_command.add_command(command)
 
 

@@ -16,6 +16,7 @@ from hubdist.errors import DeliveryError
 from hubdist.loading import load_key
 from hubdist.model.handle import handle_text
 from hubdist.model.hints import suggested
+from hubdist.report.arrivals import Watch
 from hubdist.report.delivery import Report
 from hubdist.report.plan import Refreshed, Status
 from hubdist.resolver.values import CallOptions
@@ -171,7 +172,10 @@ async def resolve_async(handle: str | os.PathLike[str], *, route: str | None = N
 
 
 def prefetch(
-    handles: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], nodes: Iterable[str] | None = None
+    handles: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+    nodes: Iterable[str] | None = None,
+    *,
+    watch: Watch | None = None,
 ) -> Report:
     """Bring models to nodes before they are needed, with a progress bar.
 
@@ -180,6 +184,7 @@ def prefetch(
     Args:
         handles: One handle or several.
         nodes: Ids, names or addresses of nodes; None means all that are alive now.
+        watch: Is called about twice a second with what is arriving on each node; None draws progress bars.
 
     Returns:
         What was resolved, and how each node got it.
@@ -190,7 +195,7 @@ def prefetch(
     """
     several = [handles] if isinstance(handles, (str, os.PathLike)) else list(handles)
     texts = [handle_text(handle) for handle in several]
-    report = current_process().backend.prefetch(texts, None if nodes is None else list(nodes))
+    report = current_process().backend.prefetch(texts, None if nodes is None else list(nodes), watch)
     failures = {node.name: node.error for node in report.nodes if node.error is not None}
     unresolved = [suggested(error, texts) for error in report.unresolved]
     if len(unresolved) == 1 and not failures:

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from hubdist.model.chunks import Chunk
 from hubdist.model.manifest import Digest, Manifest
+from hubdist.report.arrivals import Watch
 from hubdist.report.delivery import Report
 from hubdist.report.plan import Plan, Refreshed, Status
 from hubdist.resolver.values import CallOptions, LoaderPin, ReadSources
@@ -89,12 +90,13 @@ class Backend(Protocol):
         """
         ...
 
-    def prefetch(self, texts: Sequence[str], nodes: Sequence[str] | None) -> Report:
+    def prefetch(self, texts: Sequence[str], nodes: Sequence[str] | None, watch: Watch | None = None) -> Report:
         """Bring models to nodes. A model or node that fails is in the report with its error.
 
         Args:
             texts: The handles.
             nodes: Ids, names or addresses of nodes; None means all that are alive now.
+            watch: Gets what is arriving; None draws progress bars where there are several nodes.
 
         Raises:
             ConfigError: There is no such node.

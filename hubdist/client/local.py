@@ -16,6 +16,7 @@ from hubdist.model.chunks import Chunk
 from hubdist.model.handle import Handle, parse_handle
 from hubdist.model.hints import suggesting
 from hubdist.model.manifest import Digest, Manifest
+from hubdist.report.arrivals import Watch
 from hubdist.report.delivery import NodeReport, PinReport, Report
 from hubdist.report.plan import NodePlan, Plan, Refreshed, Status
 from hubdist.resolver.lookup import PinTable
@@ -144,12 +145,18 @@ class LocalBackend:
             snapshot.read_chunk(chunk, data)
         return data
 
-    def prefetch(self, texts: Sequence[str], nodes: Sequence[str] | None) -> Report:
+    def prefetch(
+        self,
+        texts: Sequence[str],
+        nodes: Sequence[str] | None,
+        watch: Watch | None = None,  # noqa: ARG002 - of the protocol; nothing travels between nodes here
+    ) -> Report:
         """Resolve handles and fetch their files. A handle that fails is in the report with its error.
 
         Args:
             texts: The handles.
             nodes: This host's name, or None.
+            watch: Not called: nothing travels between nodes.
 
         Raises:
             ConfigError: Another node is named.

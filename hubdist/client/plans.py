@@ -119,7 +119,9 @@ def _predict(
     process = current_process()
     asked = process.config.link if link is None else link
     if asked is None:
-        raise ConfigError("nobody has said what links the nodes have", advice='Give link="25Gbit/s", or set `link`.')
+        raise ConfigError(
+            "nobody has said what links the nodes have", advice="Give a link, such as 25Gbit/s, or set `link`."
+        )
     rates = parse_links(asked, nodes)
     source = max(rates) if source_link is None else parse_link(source_link)
     links = Links(rates, source, None if origin_link is None else parse_link(origin_link))
@@ -127,7 +129,8 @@ def _predict(
     total_bytes = known.total_bytes if size is None else parse_size(size)
     if not total_bytes:
         raise ConfigError(
-            f"nobody knows the size of {known.handle} yet", advice='Give size="2GiB", or resolve the handle first.'
+            f"nobody knows the size of {known.handle} yet",
+            advice="Give its size, such as 2GiB, or resolve the handle first.",
         )
     prediction = predict(total_bytes, links, cores=Cores(cores), agents_run=agents_run)
     return WhatIf(known.handle, known.digest, total_bytes, _words(rates), prediction)

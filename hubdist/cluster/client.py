@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import ray
@@ -24,6 +24,7 @@ from hubdist.model.chunks import Chunk
 from hubdist.model.handle import BUILT_IN_SCHEMES, handle_text, parse_handle
 from hubdist.model.hints import suggesting
 from hubdist.model.manifest import Digest, Manifest
+from hubdist.report.arrivals import Arrival, Watch
 from hubdist.report.delivery import Report
 from hubdist.report.plan import Plan, Refreshed, Status
 from hubdist.resolver.node_store import open_store
@@ -34,6 +35,8 @@ from hubdist.system.disk import working_directory
 from hubdist.system.ownership import find_root
 
 _PROGRESS_S = 0.5
+_MAX_BARS = 200
+"""Nobody looks at more progress bars."""
 
 
 class CoordinatorClient:
@@ -230,27 +233,25 @@ class CoordinatorClient:
         plan: Plan = self._connection.call(lambda coordinator: coordinator.plan.remote(*asked))
         return plan
 
-    def prefetch(self, texts: Sequence[str], nodes: Sequence[str] | None) -> Report:
-        """Bring models to nodes, with progress bars. What fails is in the report, with its error.
+    def prefetch(self, texts: Sequence[str], nodes: Sequence[str] | None, watch: Watch | None = None) -> Report:
+        """Bring models to nodes. What fails is in the report, with its error.
 
         Args:
             texts: The handles.
             nodes: Ids, names or addresses of nodes; None means all that are alive now.
+            watch: Gets what is arriving; None draws progress bars.
 
         Raises:
             ConfigError: There is no such node.
         """
-        bars: dict[str, Any] = {}
         whole = [self._absolute(text) for text in texts]
         wanted = None if nodes is None else list(nodes)
-        try:
+        with contextlib.ExitStack() as stack:
+            shown = watch or stack.enter_context(_progress_bars())
             report: Report = self._connection.call(
                 lambda coordinator: coordinator.prefetch.remote(whole, wanted),
-                while_waiting=lambda coordinator: _show_progress(coordinator, bars),
+                while_waiting=lambda coordinator: _tell_watcher(coordinator, shown),
             )
-        finally:
-            for bar in bars.values():
-                bar.close()
         return report
 
     def status(self) -> Status:
@@ -285,12 +286,29 @@ class CoordinatorClient:
             return self._store
 
 
-def _show_progress(coordinator: Any, bars: dict[str, Any]) -> None:
+def _tell_watcher(coordinator: Any, watch: Watch) -> None:
     try:
-        progress = ray.get(coordinator.progress.remote(), timeout=_PROGRESS_S)
+        arrivals = ray.get(coordinator.watch.remote(), timeout=_PROGRESS_S)
     except ray.exceptions.RayError:
-        return  # a progress bar is not worth an error
-    for name, (arrived, total) in progress.items():
-        if name not in bars:
-            bars[name] = tqdm_ray.tqdm(desc=f"hubdist {name}", total=total, unit="B")
-        bars[name].update(arrived - bars[name].n)
+        return  # progress is not worth an error
+    watch(arrivals)
+
+
+@contextlib.contextmanager
+def _progress_bars() -> Iterator[Watch]:
+    """Draw a bar for each node that receives a model."""
+    bars: dict[tuple[str, str], Any] = {}
+
+    def draw(arrivals: tuple[Arrival, ...]) -> None:
+        for arrival in arrivals[:_MAX_BARS]:
+            key = arrival.node, arrival.digest
+            if key not in bars:
+                label = f"hubdist {arrival.node} {arrival.digest[7:15]}"
+                bars[key] = tqdm_ray.tqdm(desc=label, total=arrival.total_bytes, unit="B")
+            bars[key].update(arrival.arrived_bytes - bars[key].n)
+
+    try:
+        yield draw
+    finally:
+        for bar in bars.values():
+            bar.close()

@@ -66,7 +66,7 @@ class NodeReport:
         """One line."""
         if self.error is not None:
             return f"{self.name}: failed: {self.error}"
-        came = f"{size_text(self.bytes_received)} from {self._senders}" if self.source else "nothing sent"
+        came = f"{size_text(self.bytes_received)} from {self.senders}" if self.source else "nothing sent"
         had = dict(self.sources).get(OWN_STORE, 0)
         came += f" and {size_text(had)} from {OWN_STORE}" if had else ""
         again = f", {self.retries} chunks sent again" if self.retries else ""
@@ -76,7 +76,8 @@ class NodeReport:
         return f"{self.name}: {self.route}, {came} in {self.seconds:.2f} s{told}{again}{closed} ({self.reason})"
 
     @property
-    def _senders(self) -> str:
+    def senders(self) -> str:
+        """Who sent, in a few words; the first sender by name."""
         others = len(dict(self.sources).keys() - {self.source, OWN_STORE})
         return f"{self.source} and {others} other node{'s' if others > 1 else ''}" if others else str(self.source)
 

@@ -27,6 +27,7 @@ from hubdist.config.schema import Config
 from hubdist.errors import HubdistError
 from hubdist.model.chunks import Chunk
 from hubdist.model.manifest import Digest, Manifest
+from hubdist.report.arrivals import Arrival
 from hubdist.report.delivery import NodeReport, PinReport, Report
 from hubdist.report.plan import Plan, Refreshed
 from hubdist.resolver.values import CallOptions, LoaderPin, ReadSources
@@ -230,9 +231,9 @@ class Coordinator:
         return await self._parts.planner.plan(text, nodes, options)
 
     @answering
-    async def progress(self) -> dict[str, tuple[int, int]]:
-        """Node and model -> bytes that have arrived, and bytes in all; for the deliveries that run now."""
-        return self._parts.running.progress
+    async def watch(self) -> tuple[Arrival, ...]:
+        """What the deliveries that run now have brought to each node."""
+        return self._parts.running.watch()
 
     @answering
     async def status(self) -> CoordinatorStatus:

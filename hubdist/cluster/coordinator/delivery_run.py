@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import logging
 import secrets
-from collections import Counter
 from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
@@ -116,9 +115,9 @@ class DeliveryRun(abc.ABC, Generic[EventT]):
         return self._source.staged is not None
 
     @property
-    def arrived_bytes(self) -> Counter[str]:
-        """Name of each node that receives -> bytes that have arrived there."""
-        return Counter({receiver.node.name: receiver.arrived_bytes for receiver in self._receivers.values()})
+    def receivers(self) -> tuple[NodeProgress, ...]:
+        """The nodes that receive the model now."""
+        return tuple(self._receivers.values())
 
     @contextlib.asynccontextmanager
     async def use(self) -> AsyncIterator[None]:

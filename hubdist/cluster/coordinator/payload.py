@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from hubdist.model.manifest import Digest, Manifest
 from hubdist.remote.snapshot_copy import RemoteCopy
 from hubdist.streams.handshake import SECRET_BYTES
 
+_WATCHED_S = 5.0
 _MAX_MODELS = 32
 """How many models a node receives at a time; more if these stand still, as while slow origins are read."""
 
@@ -115,6 +117,26 @@ class Payload:
         return sum(chunk.size for chunk in self.chunks)
 
 
+class Watching:
+    """Remembers whether somebody has looked a moment ago at what arrives: then nodes tell more often.
+
+    Args:
+        clock: Tells the time in seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._until = 0.0
+
+    def note(self) -> None:
+        """Note that somebody looks."""
+        self._until = self._clock() + _WATCHED_S
+
+    def __bool__(self) -> bool:
+        """True if somebody has looked within some seconds."""
+        return self._clock() < self._until
+
+
 @dataclass(frozen=True, slots=True)
 class DeliveryContext:
     """What all deliveries of a job share.
@@ -128,6 +150,7 @@ class DeliveryContext:
         closed_ports: Knows which nodes cannot reach each other's ports.
         receiving: Node's id -> limits how many models the node receives at a time: each takes threads of its agent.
         config: The job's settings: bytes in flight and deadlines.
+        watching: Tells whether somebody watches what arrives.
     """
 
     cluster: ClusterView
@@ -138,3 +161,4 @@ class DeliveryContext:
     closed_ports: ClosedPorts
     config: Config
     receiving: defaultdict[str, Slots] = field(default_factory=lambda: defaultdict(lambda: Slots(_MAX_MODELS, 1.0)))
+    watching: Watching = field(default_factory=Watching)

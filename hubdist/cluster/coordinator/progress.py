@@ -43,6 +43,7 @@ class NodeProgress:
         done: Ends when the node has published, or failed.
         clock: Tells the time in seconds.
         arrived_bytes: Bytes that have arrived.
+        parents: Stripe -> name of the node that was told to send it, for people.
         closed_ports: Names of the senders whose ports the node could not reach.
     """
 
@@ -50,6 +51,7 @@ class NodeProgress:
     done: asyncio.Future[None]
     clock: Callable[[], float]
     arrived_bytes: int = 0
+    parents: dict[int, str] = field(default_factory=dict)
     closed_ports: list[str] = field(default_factory=list)
     _begin: float = field(init=False)
     _sources: Counter[str] = field(default_factory=Counter)
@@ -97,6 +99,12 @@ class NodeProgress:
         for name, size in sources:
             self._sources[name] += size
         self._marks = list(marks)
+
+    @property
+    def senders(self) -> tuple[str, ...]:
+        """Names of who sends to the node now, who sends most first."""
+        counts = Counter(self.parents.values()) or +self._sources
+        return tuple(name for name, _ in counts.most_common())
 
     @property
     def stats(self) -> DeliveryStats:

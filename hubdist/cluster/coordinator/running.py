@@ -23,6 +23,7 @@ from hubdist.errors import StoreFullError
 from hubdist.model.chunks import cut_chunks
 from hubdist.model.manifest import Digest, Manifest
 from hubdist.remote.snapshot_copy import RemoteCopy
+from hubdist.report.arrivals import Arrival
 
 _REMOTE_CHUNK_BYTES = 8 << 20
 """Least size of a chunk that is read from object storage: for less, waiting for the answer takes longer than the
@@ -33,8 +34,11 @@ UNIT_BYTES = 1 << 20
 
 _HUGE_BYTES = 1 << 62
 
-_MAX_PROGRESS = 200
-"""Most entries of `progress`: nobody looks at more progress bars."""
+_MAX_ARRIVALS = 4096
+"""Most entries of `watch`."""
+
+MAX_SENDERS = 8
+"""Most senders that an entry of `watch` names."""
 
 EARLY_CHUNK_BYTES = 4 << 20
 """Most bytes of a chunk while the model's size is unknown; the first ones are smaller."""
@@ -76,15 +80,21 @@ class RunningDeliveries:
         """True while a delivery runs."""
         return bool(self._running)
 
-    @property
-    def progress(self) -> dict[str, tuple[int, int]]:
-        """Name of node and model -> bytes that arrived, bytes in all; the deliveries that began first come first."""
+    def watch(self) -> tuple[Arrival, ...]:
+        """What is arriving; the deliveries that began first come first. For some seconds nodes tell more often."""
+        self._context.watching.note()
         found = (
-            (f"{name} {digest.value[:8]}", (arrived, run.payload.total_bytes))
+            Arrival(
+                receiver.node.name,
+                str(digest),
+                receiver.arrived_bytes,
+                run.payload.total_bytes,
+                receiver.senders[:MAX_SENDERS],
+            )
             for (digest, _), run in self._running.items()
-            for name, arrived in run.arrived_bytes.items()
+            for receiver in run.receivers
         )
-        return dict(itertools.islice(found, _MAX_PROGRESS))
+        return tuple(itertools.islice(found, _MAX_ARRIVALS))
 
     @property
     def liveness(self) -> Liveness:

@@ -51,6 +51,8 @@ _COHORT_S = 0.05
 
 _FIRST_NEWS_S = 2.0
 _MAX_NEWS_S = 30.0
+_WATCHED_NEWS_S = 0.5
+"""How long a call for news waits while somebody watches the progress."""
 _MARGIN_S = 15.0
 """Seconds that a call may take in addition to the wait that it asks for."""
 
@@ -211,6 +213,7 @@ class StreamRun(DeliveryRun[StreamEvent]):
         found = {stripe: await self._find_parent(seat.parents[stripe]) for stripe in stripes}
         # A parent that is gone is left out: the plan seats the node elsewhere, and the next call says where.
         parents = {stripe: parent for stripe, parent in found.items() if parent is not None}
+        receiver.parents.update({stripe: self._redacted_name(parent.name) for stripe, parent in parents.items()})
         call = agent.follow.remote(self.name, parents, self._stripes, order)
         await settle(call, timeout_s=START_TIMEOUT_S, node=receiver.node.name)
 
@@ -234,7 +237,7 @@ class StreamRun(DeliveryRun[StreamEvent]):
             self._news_due[node.id] = self._context.cluster.clock() + wait_s
             call = agent.wait_for_news.remote(self.name, wait_s)
             news: News = await settle(call, timeout_s=wait_s + _MARGIN_S, node=node.name)
-            wait_s = min(2 * wait_s, _MAX_NEWS_S)
+            wait_s = _WATCHED_NEWS_S if self._context.watching else min(2 * wait_s, _MAX_NEWS_S)
             self._context.liveness.heard(node.id)
             receiver.arrived_bytes = news.arrived_bytes
             for name, why in news.ports_closed:
