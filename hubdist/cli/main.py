@@ -7,9 +7,11 @@ import sys
 import click
 
 import hubdist
+from hubdist.cli.commands.config import config
 from hubdist.cli.commands.plan import plan
 from hubdist.cli.commands.prefetch import prefetch
 from hubdist.cli.commands.resolve import resolve
+from hubdist.cli.commands.status import status
 from hubdist.cli.exits import Exit
 
 
@@ -22,7 +24,7 @@ def hubdist_command() -> None:
     """
 
 
-for command in (prefetch, plan, resolve):
+for command in (prefetch, plan, resolve, status, config):
     hubdist_command.add_command(command)
 
 

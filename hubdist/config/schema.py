@@ -64,6 +64,7 @@ class Config(Keys):
         environment: Mapping[str, str] | None = None,
         *,
         inherit: bool = True,
+        places: Mapping[str, str] | None = None,
     ) -> Self:
         """Read the settings from YAML, environment and arguments.
 
@@ -72,6 +73,7 @@ class Config(Keys):
             environment: Environment variables; None reads those of this process.
             inherit: Take what the process that started this one handed down. False where Ray started it: the job's
                 settings hold there.
+            places: Where the overrides stand, by key; None for the arguments of `init`.
 
         Raises:
             ConfigError: Something cannot be read, is unknown, of the wrong type or out of range; the message names
@@ -81,6 +83,7 @@ class Config(Keys):
         if not inherit:
             environment.pop(VARIABLE, None)
         values, where = merge_layers(environment, overrides or {})
+        where |= places or {}
         return cls(_where=where, **values)
 
     @classmethod
