@@ -7,6 +7,7 @@ import sys
 import click
 
 import hubdist
+from hubdist.cli.commands.completion import completion
 from hubdist.cli.commands.config import config
 from hubdist.cli.commands.plan import plan
 from hubdist.cli.commands.prefetch import prefetch
@@ -24,7 +25,7 @@ def hubdist_command() -> None:
     """
 
 
-for command in (prefetch, plan, resolve, status, config):
+for command in (prefetch, plan, resolve, status, config, completion):
     hubdist_command.add_command(command)
 
 

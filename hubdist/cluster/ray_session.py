@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
 
 from hubdist.errors import ConfigError
+
+_NO_RAY = "Could not find any running Ray instance"
+"""How Ray says that `auto` has found none; it has no error of its own for that. Source: ray 2.60, services.py."""
+
+_REFUSED = "InvalidAuthToken"
+"""What Ray's client writes to standard error about a token; the error itself says only that there is no connection."""
 
 
 def connect(address: str) -> bool:
@@ -24,16 +35,26 @@ def connect(address: str) -> bool:
 
     if ray.is_initialized():
         return False
-    try:
-        ray.init(address=address, log_to_driver=False, configure_logging=False, logging_level=logging.ERROR)
-    except ConnectionError as error:
-        if address == "auto":
-            return False
-        raise ConfigError(
-            f"no Ray answers at {address}: {_first_line(error)}", advice="`--address local` works without Ray."
-        ) from error
-    except RuntimeError as error:  # ray's way to say that its version or its token is another one
-        raise ConfigError(f"Ray at {address} refuses this process: {_first_line(error)}") from error
+    with _captured_stderr() as said:
+        try:
+            ray.init(address=address, log_to_driver=False, configure_logging=False, logging_level=logging.ERROR)
+        except ConnectionError as error:
+            if _NO_RAY in str(error):
+                if address == "auto":
+                    return False
+                raise ConfigError(f"no Ray runs at {address}", advice="`--address local` works without Ray.") from error
+            if _REFUSED in said():
+                raise ConfigError(
+                    f"{_first_line(error)}: it refuses this process's token",
+                    advice="Set RAY_AUTH_MODE=token, and the cluster's token in RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or"
+                    " ~/.ray/auth_token.",
+                ) from error
+            raise ConfigError(
+                _first_line(error),
+                advice="Is the address right, and can this machine reach it? `--address local` works without Ray.",
+            ) from error
+        except RuntimeError as error:  # ray's way to say that its version is another one
+            raise ConfigError(f"Ray refuses this process: {_first_line(error)}") from error
     return True
 
 
@@ -49,6 +70,24 @@ def disconnect() -> None:
     import ray
 
     ray.shutdown()
+
+
+@contextlib.contextmanager
+def _captured_stderr() -> Iterator[Callable[[], str]]:
+    """Keep what this process and Ray's own code, which is no Python, write to standard error.
+
+    Yields:
+        Returns what was written so far.
+    """
+    with tempfile.TemporaryFile() as file:
+        sys.stderr.flush()
+        kept = os.dup(2)
+        try:
+            os.dup2(file.fileno(), 2)
+            yield lambda: os.pread(file.fileno(), 1 << 20, 0).decode(errors="replace")
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
 
 
 def _first_line(error: Exception) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -137,6 +138,23 @@ def test_a_setting_of_a_command_line_is_named_by_its_place(tmp_path: Path) -> No
     done = run("resolve", "/m", "--address", "local", "--config", str(settings))
     assert str(settings) in done.stderr
     assert "stall_timeout_s" in done.stderr
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_shells_complete_commands_and_options(shell: str) -> None:
+    script = run("completion", shell)
+    assert (script.returncode, script.stderr) == (0, "")
+    assert f"_HUBDIST_COMPLETE={shell}_complete" in script.stdout
+    fish = {"COMP_WORDS": "hubdist pre", "COMP_CWORD": "pre" if shell == "fish" else "1"}
+    done = run(_HUBDIST_COMPLETE=f"{shell}_complete", **fish)
+    assert "prefetch" in done.stdout
+    assert "resolve" not in done.stdout
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="this machine has no bash")
+def test_bash_reads_its_script() -> None:
+    script = run("completion", "bash").stdout
+    subprocess.run(["bash", "-n"], input=script, text=True, check=True, timeout=20)
 
 
 def kinds(base: type[errors.HubdistError] = errors.HubdistError) -> Iterator[type[errors.HubdistError]]:
