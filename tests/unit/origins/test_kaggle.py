@@ -237,7 +237,7 @@ def test_no_network_is_an_origin_error(kaggle: Kaggle, tmp_path: Path, monkeypat
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
     monkeypatch.setitem(kaggle_env._env_to_endpoint, kaggle_env.KaggleEnv.PROD, f"http://127.0.0.1:{port}")
-    with pytest.raises(errors.OriginError, match="reachable"):
+    with pytest.raises(errors.OriginError, match="refused the connection"):
         resolved(tmp_path / "store")
     assert_nothing_left(tmp_path)
 
