@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import google.auth
 import google.auth.exceptions
@@ -26,7 +25,9 @@ from hubdist.system.quiet import quiet
 from hubdist.system.threads import run_within
 
 _SCOPE = "https://www.googleapis.com/auth/devstorage.full_control"
-_METADATA_HOSTS = ("169.254.169.254", "metadata.google.internal")
+_METADATA_HEADER = "metadata-flavor"
+"""Every request to a metadata server has it, whatever its address."""
+
 _PRODUCT = Path("/sys/class/dmi/id/product_name")
 _PROBE_S = 1.0
 _PATIENT_S = 10.0
@@ -67,7 +68,7 @@ class _Request(google.auth.transport.requests.Request):
         """Send one request; the arguments are google-auth's."""
         ask: Any = super().__call__
         longest_s = _RENEW_S if timeout is None else min(timeout, _RENEW_S)
-        if urlsplit(url).hostname not in _METADATA_HOSTS:
+        if _METADATA_HEADER not in {name.lower() for name in headers or ()}:
             return ask(url, method, body, headers, longest_s, **options)
         if not self._metadata_s:
             raise _NoMetadataServerError

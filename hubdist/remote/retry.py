@@ -94,6 +94,8 @@ def _translated(
         return own_error(error, redacted, verb)
     found = diagnose(error)
     if found.fault is Fault.LATE:
+        if "Connect" in type(error).__name__:
+            return TransferTimeoutError(f"{redacted} gave no connection, {tries} times")
         return TransferTimeoutError(f"{redacted} gave nothing for {stall_s:g} s, {tries} times")
     if anonymous and found.fault in (Fault.DENIED, Fault.REFUSED_CREDENTIALS):
         found = Diagnosis(Fault.NO_CREDENTIALS)

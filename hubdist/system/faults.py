@@ -13,6 +13,7 @@ import re
 import socket
 import ssl
 import tarfile
+import traceback
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -93,12 +94,14 @@ _TLS_REFUSAL = re.compile(
 )
 _TLS_ALERT = "\x15\x03"
 
+_UNCONNECTED = frozenset({Fault.UNKNOWN_HOST, Fault.NOT_CONNECTED})
 _MISSING_NAMES = frozenset(
     {
         *("NotFoundError", "ResourceNotFoundError", "RepositoryNotFoundError", "RevisionNotFoundError"),
         *("EntryNotFoundError", "RemoteEntryNotFoundError", "BucketNotFoundError", "NoSuchKey", "NoSuchBucket"),
     }
 )
+_GATED = frozenset({"GatedRepoError", "DisabledRepoError"})
 _UNTRUSTED_NAME = re.compile(r"Certificate(?!Missing)|CertVerification")
 _NO_CREDENTIALS_NAME = re.compile(
     r"DefaultCredentials|NoCredentials|PartialCredentials|CredentialUnavailable|LocalTokenNotFound|NoAuthToken"
@@ -144,6 +147,8 @@ def fault_of(error: BaseException) -> Fault:
 def diagnose(error: BaseException) -> Diagnosis:
     """Tell the kind of a failure, and what may be said of it without quoting a foreign text."""
     own = _by_class(error)
+    if any(type(cause).__name__ in _GATED for cause in raised_from(error)):
+        own = Fault.DENIED  # a library may say that a model which it must not read is not there
     if own in (Fault.FULL, Fault.DAMAGED, Fault.NO_CREDENTIALS) or (
         own is Fault.MISSING and type(error).__name__ in {"FileNotFoundError", *_MISSING_NAMES}
     ):
@@ -157,6 +162,8 @@ def diagnose(error: BaseException) -> Diagnosis:
         if found is not None:
             reason = str(getattr(cause, "reason", "")) if found is Fault.TLS_REFUSED else ""
             return Diagnosis(found, reason, host_of(inside))
+    if any(isinstance(cause, ssl.SSLCertVerificationError) for cause in inside):
+        return Diagnosis(Fault.UNTRUSTED, host=host_of(inside))
     statuses = (status_of(cause) for cause in raised_from(error))
     status = next((each for each in statuses if each is not None), None)
     fault: Fault = own
@@ -221,8 +228,9 @@ def _by_network(error: BaseException) -> Fault | None:
 
 
 def _by_tls(error: ssl.SSLError) -> Fault | None:
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return _CERTIFICATES.get(getattr(error, "verify_code", 0), Fault.UNTRUSTED)
+    if isinstance(error, ssl.SSLCertVerificationError):  # aiohttp's is one too, but the number is in the one inside
+        number = getattr(error, "verify_code", 0)
+        return _CERTIFICATES.get(number, Fault.UNTRUSTED) if number else None
     reason = str(getattr(error, "reason", ""))
     if _PLAIN_PORT.search(reason):
         return Fault.NO_TLS
@@ -256,14 +264,20 @@ def _proxy(inside: list[BaseException]) -> tuple[Fault, str] | None:
         return (Fault.INTERRUPTED if passing else Fault.PROXY), f"the proxy answered {statuses[0]}"
     if any(status_of(cause) == 407 for cause in inside):
         return Fault.PROXY, "the proxy answered 407"
-    if not named:
-        return None
     network = {_by_network(cause) for cause in inside}
+    if not named and not (network & _UNCONNECTED and any(_is_through_proxy(cause) for cause in inside)):
+        return None
     if Fault.UNKNOWN_HOST in network:
         return Fault.PROXY, "there is no host of the proxy's name"
     if Fault.NOT_CONNECTED in network:
         return Fault.PROXY, "nothing listens at the proxy's address"
     return Fault.PROXY, "the proxy cannot be reached"
+
+
+def _is_through_proxy(error: BaseException) -> bool:
+    """True if httpcore's code for proxies raised an exception, whose class does not tell."""
+    frames = traceback.walk_tb(error.__traceback__)
+    return any(str(frame.f_globals.get("__name__")).endswith(".http_proxy") for frame, _ in frames)
 
 
 def _first_text(error: BaseException) -> str:

@@ -6,6 +6,7 @@ the certificate of a CA differs between storages, so those mends are chosen by t
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from hubdist.errors import (
@@ -44,6 +45,9 @@ _TRUST = {
     "http": "Set REQUESTS_CA_BUNDLE to the file of your own CA.",
     "": "Set SSL_CERT_FILE to the file of your own CA.",
 }
+_HIDDEN = {"hf": f"If it is private: {CREDENTIALS['hf']}", "": None}
+"""Where a server says of what may not be read that it is not there."""
+
 _ALIKE = {"https": "http", "abfs": "az", "abfss": "az", "adl": "az", "gcs": "gs", "s3a": "s3"}
 
 
@@ -55,12 +59,12 @@ class Row:
         kind: The class of the error.
         what: What happened; `{place}`, `{verb}`, `{name}` (class of the exception), `{host}` and `{detail}` are filled
             in.
-        advice: What to do; a dictionary has one for each scheme and one under "" for all others.
+        advice: What to do; a mapping has one for each scheme and one under "" for all others.
     """
 
     kind: type[HubdistError]
     what: str
-    advice: str | dict[str, str] | None = None
+    advice: str | Mapping[str, str | None] | None = None
 
 
 _CLOCK = "Set the clock of this node, for example by NTP."
@@ -68,7 +72,7 @@ _SEE_DNS = "Check the name, and whether this node resolves names: `getent hosts 
 _NOT_READ = "{place} cannot be {verb}: "
 
 TABLE: dict[Fault, Row] = {
-    Fault.MISSING: Row(ModelNotFoundError, "there is nothing at {place}"),
+    Fault.MISSING: Row(ModelNotFoundError, "there is nothing at {place}", _HIDDEN),
     Fault.NO_CREDENTIALS: Row(
         AccessDeniedError, "{place} may not be {verb}: there are no credentials for it on this node", CREDENTIALS
     ),
@@ -123,7 +127,9 @@ TABLE: dict[Fault, Row] = {
         " and AWS_ENDPOINT_URL.",
     ),
     Fault.NOT_CONNECTED: Row(
-        OriginError, _NOT_READ + "{host} refused the connection", "Check the port, and whether the server runs."
+        OriginError,
+        _NOT_READ + "{host} refused the connection",
+        "Check the port, and whether the server runs and HTTPS_PROXY, if it is set, is right.",
     ),
     Fault.BUSY: Row(OriginError, _NOT_READ + "it has too many requests, and asks to come later", "Try again later."),
     Fault.LATE: Row(TransferTimeoutError, "{place} gave no data in time ({name})"),
@@ -160,6 +166,6 @@ def error_for(
 
 
 def _advice(row: Row, scheme: str) -> str | None:
-    if isinstance(row.advice, dict):
+    if isinstance(row.advice, Mapping):
         return row.advice.get(_ALIKE.get(scheme, scheme), row.advice[""])
     return row.advice
