@@ -36,6 +36,7 @@ _PATIENT_S = 10.0
 _RENEW_S = 4.0
 _FRESH_S = 300.0
 _LOOK_AGAIN_S = 300.0
+_CONNECT_S = 1.5
 _REACH_S = 2.0
 _REACH_AGAIN_S = 30.0
 
@@ -177,7 +178,7 @@ def _is_fresh(credentials: Any) -> bool:
 
 def _reach(host: str, port: int) -> HubdistError | None:
     def connect() -> None:
-        with socket.create_connection((host, port), timeout=_REACH_S):
+        with socket.create_connection((host, port), timeout=_CONNECT_S):
             pass
 
     try:
