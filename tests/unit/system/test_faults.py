@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import email.utils
 import http.client
+import re
 import socket
 import ssl
 from typing import Any
@@ -16,6 +17,7 @@ from hubdist.errors import HubdistError
 from hubdist.system.answers import retry_after_s
 from hubdist.system.faults import Diagnosis, Fault, causes_of, diagnose, fault_of
 from hubdist.system.mends import TABLE, error_for
+from tests.support import REPOSITORY
 
 
 def like(name: str, *args: object, **fields: Any) -> Exception:
@@ -192,3 +194,11 @@ def test_every_row_makes_an_error(fault: Fault, place: str) -> None:
 def test_the_mend_is_that_of_the_storage_below_an_archive() -> None:
     error = error_for(Diagnosis(Fault.NO_CREDENTIALS), "tar://in::s3://b/m.tar", name="NoCredentialsError")
     assert "AWS_ACCESS_KEY_ID" in str(error)
+
+
+def test_every_text_of_the_table_is_explained() -> None:
+    page = (REPOSITORY / "docs" / "reference" / "errors.md").read_text(encoding="utf-8")
+    untold = {Fault.INTERRUPTED, Fault.OTHER}  # they name an exception
+    for fault in TABLE.keys() - untold:
+        longest = max(re.split(r"\{\w+\}", TABLE[fault].what), key=len)
+        assert longest.strip(" :(),") in page, TABLE[fault].what
