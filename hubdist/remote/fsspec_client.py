@@ -44,7 +44,7 @@ class FsspecClient:
     Attributes:
         files: The fsspec file system.
         root: The handle's path in the file system, without a slash at its end.
-        anonymous: No credentials are sent, because this node has none; known for gs:// only.
+        anonymous: No credentials are sent, because this node has none; None where this is not known: for all but gs://.
 
     Raises:
         HandleError: The package for the scheme is not installed here, or its settings do not fit the handle.
@@ -69,7 +69,9 @@ class FsspecClient:
             self._workers.close()
             raise
         self.root = root.rstrip("/")
-        self.anonymous = handle.scheme == "gs" and getattr(self.files.credentials, "credentials", None) is None
+        self.anonymous: bool | None = None
+        if handle.scheme == "gs":
+            self.anonymous = getattr(self.files.credentials, "credentials", None) is None
 
     def close(self) -> None:
         """Close the connections; the file system itself would leave them to the garbage collector."""

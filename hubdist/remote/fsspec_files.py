@@ -72,13 +72,11 @@ def open_files(handle: Handle, deadlines: Deadlines) -> tuple[Any, str]:
 
 
 def _open_s3(settings: dict[str, Any], deadlines: Deadlines) -> Any:
-    """An s3fs file system that tries once: s3fs and botocore would try in turn, and each for some time."""
+    """An s3fs file system without botocore's retries, which repeat what cannot pass; s3fs repeats parts of uploads."""
     configured: dict[str, Any] = {"connect_timeout": deadlines.connect_s, "read_timeout": deadlines.stall_s}
     configured |= fsspec.config.conf.get("s3", {}).get("config_kwargs", {})
     configured["retries"] = {"max_attempts": 0}
-    files = fsspec.filesystem("s3", skip_instance_cache=True, config_kwargs=configured, **settings)
-    files.retries = 1
-    return files
+    return fsspec.filesystem("s3", skip_instance_cache=True, config_kwargs=configured, **settings)
 
 
 def _check_account(files: Any, named: dict[str, Any], handle: Handle) -> None:

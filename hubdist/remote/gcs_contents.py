@@ -36,7 +36,7 @@ class GcsContents:
         closing: When this is set, nothing is tried again.
         deadline: When the task must be done that the contents are for; None gives each call `total_s`.
         max_bytes: Most bytes of one content that is stored compressed; None: no limit.
-        anonymous: No credentials are sent, because this node has none.
+        anonymous: No credentials are sent, because this node has none; None: not known.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class GcsContents:
         *,
         deadline: Deadline | None,
         max_bytes: int | None,
-        anonymous: bool = False,
+        anonymous: bool | None = None,
     ) -> None:
         self._client = client
         self._anonymous = anonymous

@@ -29,7 +29,7 @@ def call_storage(
     *,
     verb: str = "read",
     deadline: Deadline | None = None,
-    anonymous: bool = False,
+    anonymous: bool | None = None,
 ) -> _T:
     """Call a storage until the call succeeds or cannot succeed.
 
@@ -40,7 +40,7 @@ def call_storage(
         closing: When this is set, nothing is tried again and waits end.
         verb: What is being done, as a participle, for errors.
         deadline: When the task must be done that this call is a part of; None is `total_s` from now.
-        anonymous: No credentials are sent, because there are none: then a refusal asks for some.
+        anonymous: No credentials are sent, because there are none: then a refusal asks for some. None: not known.
 
     Returns:
         What `attempt` returned.
@@ -84,7 +84,7 @@ def _is_forbidden(error: Exception) -> bool:
 
 
 def _translated(
-    error: Exception, redacted: str, verb: str, tries: int, stall_s: float, *, anonymous: bool
+    error: Exception, redacted: str, verb: str, tries: int, stall_s: float, *, anonymous: bool | None
 ) -> Exception:
     if isinstance(error, (FileExistsError, StorageAnswer)):
         return error
@@ -99,6 +99,8 @@ def _translated(
         return TransferTimeoutError(f"{redacted} gave nothing for {stall_s:g} s, {tries} times")
     if anonymous and found.fault in (Fault.DENIED, Fault.REFUSED_CREDENTIALS):
         found = Diagnosis(Fault.NO_CREDENTIALS)
+    elif anonymous is False and found == Diagnosis(Fault.DENIED, "status 401", found.host):  # it wants to know who asks, and was told
+        found = Diagnosis(Fault.REFUSED_CREDENTIALS)
     elif tries == 1 or not found.fault.may_pass:
         return own_error(error, redacted, verb)
     tried = f"{tries} times" if tries > 1 else ""

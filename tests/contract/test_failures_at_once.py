@@ -122,7 +122,7 @@ def access(origin: str, at: Servers, folder: Path) -> dict[str, Case]:
                 "AccessDeniedError", unreachable, {**google, "conf": deaf, "env": metadata}
             ),
             "denied": Case("AccessDeniedError", ("may not be read", *login), with_key("granted", "denied")),
-            "refused": Case("AccessDeniedError", ("may not be read", *login), with_key("granted", "refused")),
+            "refused": Case("AccessDeniedError", ("credentials .*are refused", *login), with_key("granted", "refused")),
             "token refused": Case("AccessDeniedError", ("credentials .*are refused", *login), with_key("refused", "m")),
             "clock": Case("AccessDeniedError", ("clock of this node", "Set the clock"), with_key("clock", "m")),
         }
