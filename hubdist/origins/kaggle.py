@@ -31,13 +31,15 @@ from hubdist.model.source import FileSink
 from hubdist.origins.archive_origin import ArchiveOrigin
 from hubdist.origins.base import Origin
 from hubdist.origins.directory import DirectoryOrigin
+from hubdist.system.answers import retry_after_s
 from hubdist.system.deadline import Deadline, Deadlines
 from hubdist.system.disk import disk_errors
 from hubdist.system.disk_space import Scratch
-from hubdist.system.faults import Fault, diagnose
+from hubdist.system.faults import Fault, diagnose, fault_of
 from hubdist.system.foreign import own_error
 from hubdist.system.mends import CREDENTIALS, error_for
 from hubdist.system.quiet import quiet
+from hubdist.system.retry import retry
 from hubdist.system.threads import leave_behind, start_thread
 
 _POLL_S = 0.2
@@ -84,7 +86,24 @@ class KaggleOrigin(Origin):
         self._kagglehub = kagglehub
 
     def _fetch(self, sink: FileSink) -> None:
+        root = retry(
+            self._try_once,
+            self._deadlines,
+            self.deadline,
+            may_pass=lambda error: fault_of(error) in (Fault.NOT_CONNECTED, Fault.BUSY),
+            give_up=lambda error, _: self._translated(error),
+            retry_after_s=retry_after_s,
+        )
+        if root is None:
+            self._unpack(sink)
+            return
+        shutil.rmtree(self._folder / _MARKERS, ignore_errors=True)
+        DirectoryOrigin.at_path(root, self.deadline, one_model=False).fetch(sink)
+
+    def _try_once(self) -> Path | None:
+        """Download into an empty directory; None if kagglehub has downloaded an archive that it cannot unpack."""
         with disk_errors(self._folder):
+            shutil.rmtree(self._folder, ignore_errors=True)
             self._folder.mkdir()
         name = self._handle.text.removeprefix("kaggle://")
         thread, done = start_thread(functools.partial(self._download, name), "hubdist-kaggle")
@@ -92,12 +111,10 @@ class KaggleOrigin(Origin):
         thread.join(_POLL_S)  # it has its result, and ends at once
         error = done.exception()
         if isinstance(error, TypeError) and not hasattr(tarfile, "data_filter"):
-            self._unpack(sink)
-            return
+            return None
         if error is not None:
-            raise self._translated(error) if isinstance(error, Exception) else error
-        shutil.rmtree(self._folder / _MARKERS, ignore_errors=True)
-        DirectoryOrigin.at_path(Path(done.result()), self.deadline, one_model=False).fetch(sink)
+            raise error
+        return Path(done.result())
 
     def _download(self, name: str) -> str:
         with quiet():

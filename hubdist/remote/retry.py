@@ -99,7 +99,9 @@ def _translated(
         return TransferTimeoutError(f"{redacted} gave nothing for {stall_s:g} s, {tries} times")
     if anonymous and found.fault in (Fault.DENIED, Fault.REFUSED_CREDENTIALS):
         found = Diagnosis(Fault.NO_CREDENTIALS)
-    elif anonymous is False and found == Diagnosis(Fault.DENIED, "status 401", found.host):  # it wants to know who asks, and was told
+    elif anonymous is False and found == Diagnosis(
+        Fault.DENIED, "status 401", found.host
+    ):  # it wants to know who asks, and was told
         found = Diagnosis(Fault.REFUSED_CREDENTIALS)
     elif tries == 1 or not found.fault.may_pass:
         return own_error(error, redacted, verb)
