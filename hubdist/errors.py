@@ -193,7 +193,7 @@ class TransferError(HubdistError):
 
 
 class OriginError(TransferError):
-    """The origin failed although every retry was made."""
+    """The origin failed although every retry was made, or in a way that no retry mends; the text says which."""
 
 
 class PeerError(TransferError):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import abc
 import contextlib
+import functools
 from collections.abc import Callable, Iterator
 from typing import TypeVar, final
 
@@ -16,6 +17,7 @@ from hubdist.model.listing import check_versions
 from hubdist.model.source import FileSink, FileWriter, Source, SourceFile, copy_source
 from hubdist.system.deadline import Deadline
 from hubdist.system.foreign import call_foreign
+from hubdist.system.quiet import audible
 from hubdist.system.threads import Worker
 
 _T = TypeVar("_T")
@@ -114,12 +116,17 @@ class CustomOrigin(Origin):
 
     def _call(self, work: Callable[[], _T]) -> _T:
         try:
-            return self._worker.call(work, self.deadline.within(self.deadline.timeout_s))
+            return self._worker.call(functools.partial(_audibly, work), self.deadline.within(self.deadline.timeout_s))
         except TimeoutError:
             if not self._worker.lost:
                 raise
         self.deadline.check(self.redacted)
         raise TransferTimeoutError(f"{self.redacted} was not read: too many earlier calls hang")
+
+
+def _audibly(work: Callable[[], _T]) -> _T:
+    with audible():
+        return work()
 
 
 class _ThreadedSource:

@@ -96,10 +96,12 @@ class ObjectsOrigin(DirectoryOrigin):
             refused = error
         try:
             stored = self._objects.look()
-        except (ModelNotFoundError, AccessDeniedError) as error:
-            if isinstance(error, AccessDeniedError) or refused is not None:
+        except HubdistError as error:
+            if refused is not None or not isinstance(error, ModelNotFoundError):
                 raise refused or error from None
-            raise ModelNotFoundError(f"there is neither a file nor a directory with files at {self.redacted}") from None
+            raise ModelNotFoundError(
+                f"there is neither a file nor a directory with files at {self.redacted}", advice=error.advice
+            ) from None
         self._is_file = True
         return {self._name: stored}
 

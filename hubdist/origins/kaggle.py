@@ -31,10 +31,15 @@ from hubdist.model.source import FileSink
 from hubdist.origins.archive_origin import ArchiveOrigin
 from hubdist.origins.base import Origin
 from hubdist.origins.directory import DirectoryOrigin
+from hubdist.system.answers import retry_after_s
 from hubdist.system.deadline import Deadline, Deadlines
 from hubdist.system.disk import disk_errors
 from hubdist.system.disk_space import Scratch
-from hubdist.system.foreign import Fault, fault_of, own_error
+from hubdist.system.faults import Fault, diagnose, fault_of
+from hubdist.system.foreign import own_error
+from hubdist.system.mends import CREDENTIALS, error_for
+from hubdist.system.quiet import quiet
+from hubdist.system.retry import retry
 from hubdist.system.threads import leave_behind, start_thread
 
 _POLL_S = 0.2
@@ -81,21 +86,39 @@ class KaggleOrigin(Origin):
         self._kagglehub = kagglehub
 
     def _fetch(self, sink: FileSink) -> None:
+        root = retry(
+            self._try_once,
+            self._deadlines,
+            self.deadline,
+            may_pass=lambda error: fault_of(error) in (Fault.NOT_CONNECTED, Fault.BUSY),
+            give_up=lambda error, _: self._translated(error),
+            retry_after_s=retry_after_s,
+        )
+        if root is None:
+            self._unpack(sink)
+            return
+        shutil.rmtree(self._folder / _MARKERS, ignore_errors=True)
+        DirectoryOrigin.at_path(root, self.deadline, one_model=False).fetch(sink)
+
+    def _try_once(self) -> Path | None:
+        """Download into an empty directory; None if kagglehub has downloaded an archive that it cannot unpack."""
         with disk_errors(self._folder):
+            shutil.rmtree(self._folder, ignore_errors=True)
             self._folder.mkdir()
         name = self._handle.text.removeprefix("kaggle://")
-        download = functools.partial(self._kagglehub.model_download, name, output_dir=str(self._folder))
-        thread, done = start_thread(download, "hubdist-kaggle")
+        thread, done = start_thread(functools.partial(self._download, name), "hubdist-kaggle")
         self._watch(done)
         thread.join(_POLL_S)  # it has its result, and ends at once
         error = done.exception()
         if isinstance(error, TypeError) and not hasattr(tarfile, "data_filter"):
-            self._unpack(sink)
-            return
+            return None
         if error is not None:
-            raise self._translated(error) if isinstance(error, Exception) else error
-        shutil.rmtree(self._folder / _MARKERS, ignore_errors=True)
-        DirectoryOrigin.at_path(Path(done.result()), self.deadline, one_model=False).fetch(sink)
+            raise error
+        return Path(done.result())
+
+    def _download(self, name: str) -> str:
+        with quiet():
+            return str(self._kagglehub.model_download(name, output_dir=str(self._folder)))
 
     def _unpack(self, sink: FileSink) -> None:
         """Unpack what kagglehub cannot unpack before Python 3.11.4, which has no filters in tarfile."""
@@ -129,19 +152,18 @@ class KaggleOrigin(Origin):
                 leave_behind(done)
 
     def _translated(self, error: Exception) -> HubdistError:
-        redacted, name, fault = self.redacted, type(error).__name__, fault_of(error)
-        if fault is Fault.FULL or isinstance(error, HubdistError):
+        redacted, name, found = self.redacted, type(error).__name__, diagnose(error)
+        if found.fault is Fault.FULL or isinstance(error, HubdistError):
             return own_error(error, redacted)
-        if fault is Fault.DENIED:
-            return AccessDeniedError(
-                f"Kaggle wants credentials for {redacted}",
-                advice="Set KAGGLE_API_TOKEN, or KAGGLE_USERNAME and KAGGLE_KEY, where the driver runs.",
-            )
-        if fault is Fault.MISSING:
+        if found.fault in (Fault.DENIED, Fault.NO_CREDENTIALS, Fault.REFUSED_CREDENTIALS):
+            return AccessDeniedError(f"Kaggle wants credentials for {redacted}", advice=CREDENTIALS["kaggle"])
+        if found.fault is Fault.MISSING:
             return ModelNotFoundError(f"Kaggle has no model {redacted}")
         if name == "DataCorruptionError":
             return IntegrityError(f"Kaggle sent other bytes than it announced for {redacted}")
-        return OriginError(f"Kaggle cannot be read ({name})", advice="Is www.kaggle.com reachable from the driver?")
+        if found.fault in (Fault.LATE, Fault.INTERRUPTED, Fault.DAMAGED, Fault.OTHER):
+            return OriginError(f"Kaggle cannot be read ({name})", advice="Is www.kaggle.com reachable from the driver?")
+        return error_for(found, redacted, name=name, scheme="kaggle")
 
 
 def _size(folder: Path) -> int:

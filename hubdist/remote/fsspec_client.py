@@ -44,6 +44,7 @@ class FsspecClient:
     Attributes:
         files: The fsspec file system.
         root: The handle's path in the file system, without a slash at its end.
+        anonymous: No credentials are sent, because this node has none; None where this is not known: for all but gs://.
 
     Raises:
         HandleError: The package for the scheme is not installed here, or its settings do not fit the handle.
@@ -68,6 +69,9 @@ class FsspecClient:
             self._workers.close()
             raise
         self.root = root.rstrip("/")
+        self.anonymous: bool | None = None
+        if handle.scheme == "gs":
+            self.anonymous = getattr(self.files.credentials, "credentials", None) is None
 
     def close(self) -> None:
         """Close the connections; the file system itself would leave them to the garbage collector."""
@@ -113,7 +117,15 @@ class FsspecClient:
                 return sync(self.files.loop, function, *args, timeout=wait_s, **options)
             return self._workers.call(lambda: function(*args, **options), wait_s)
 
-        return call_storage(attempt, redacted, self._deadlines, self._closing, verb=verb, deadline=deadline)
+        return call_storage(
+            attempt,
+            redacted,
+            self._deadlines,
+            self._closing,
+            verb=verb,
+            deadline=deadline,
+            anonymous=self.anonymous,
+        )
 
     def fetch(self, redacted: str, name: str, start: int, end: int, version: str = "") -> bytes:
         """Read a range; short where the file ends.

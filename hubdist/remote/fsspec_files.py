@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from typing import Any
 
 import aiohttp
@@ -12,6 +10,7 @@ import fsspec
 from hubdist.errors import HandleError, HubdistError
 from hubdist.model.handle import Handle
 from hubdist.system.deadline import Deadlines
+from hubdist.system.quiet import quiet
 
 _PACKAGES = {
     "gs": "gcsfs",
@@ -26,36 +25,6 @@ _PACKAGES = {
     "oss": "ossfs",
 }
 
-_LOGIN_S = 300.0
-
-
-class _GoogleLogin:
-    """The credentials that gcsfs found in this process. Safe for several threads.
-
-    gcsfs needs seconds to find out that there are none. It looks again after `_LOGIN_S`, because the user may have
-    logged in meanwhile.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._token: object = None
-        self._until = 0.0
-
-    def open_files(self, **options: Any) -> Any:
-        """A gcsfs file system that only the caller uses."""
-        with self._lock:
-            if time.monotonic() >= self._until:
-                files = fsspec.filesystem("gs", skip_instance_cache=True, **options)
-                found = files.credentials.credentials
-                self._token = "anon" if found is None else found
-                self._until = time.monotonic() + _LOGIN_S
-                return files
-            token = self._token
-        return fsspec.filesystem("gs", skip_instance_cache=True, token=token, **options)
-
-
-_google_login = _GoogleLogin()
-
 
 def open_files(handle: Handle, deadlines: Deadlines) -> tuple[Any, str]:
     """The file system of a TREE or ARCHIVE handle, and the path in it.
@@ -65,10 +34,11 @@ def open_files(handle: Handle, deadlines: Deadlines) -> tuple[Any, str]:
 
     Args:
         handle: A TREE or ARCHIVE handle.
-        deadlines: Longest times to connect and without a byte; gs:// only.
+        deadlines: Longest times to connect and without a byte; gs:// and s3:// only.
 
     Raises:
         HandleError: The package for the scheme is not installed here, or settings of this node do not fit the handle.
+        AccessDeniedError: There are no credentials for gs:// on this node, and its server cannot be reached without.
         Exception: Whatever else the package raises.
     """
     scheme = handle.scheme
@@ -81,7 +51,11 @@ def open_files(handle: Handle, deadlines: Deadlines) -> tuple[Any, str]:
         kind = fsspec.get_filesystem_class(scheme)
         named = kind._get_kwargs_from_urls(handle.text)
         if scheme == "gs":
-            files = _google_login.open_files(**settings, **named)
+            with quiet():
+                from hubdist.remote.gcs_files import open_gcs
+            files = open_gcs(handle.redacted, {**settings, **named})
+        elif scheme == "s3":
+            files = _open_s3({**settings, **named}, deadlines)
         else:
             files = fsspec.filesystem(scheme, skip_instance_cache=True, **settings, **named)
         _check_account(files, named, handle)
@@ -95,6 +69,14 @@ def open_files(handle: Handle, deadlines: Deadlines) -> tuple[Any, str]:
         what = f"cannot be opened with the settings of this node ({type(error).__name__} of its package)"
         advice = "Set account, endpoint and credentials as the package for this storage wants them."
     raise HandleError(f"{scheme}:// {what}", advice=advice, handle=handle.redacted)
+
+
+def _open_s3(settings: dict[str, Any], deadlines: Deadlines) -> Any:
+    """An s3fs file system without botocore's retries, which repeat what cannot pass; s3fs repeats parts of uploads."""
+    configured: dict[str, Any] = {"connect_timeout": deadlines.connect_s, "read_timeout": deadlines.stall_s}
+    configured |= fsspec.config.conf.get("s3", {}).get("config_kwargs", {})
+    configured["retries"] = {"max_attempts": 0}
+    return fsspec.filesystem("s3", skip_instance_cache=True, config_kwargs=configured, **settings)
 
 
 def _check_account(files: Any, named: dict[str, Any], handle: Handle) -> None:

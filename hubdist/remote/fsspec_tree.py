@@ -237,6 +237,7 @@ class RemoteTree(Tree):
             self._closing,
             deadline=self._deadline,
             max_bytes=max_bytes,
+            anonymous=self._fsspec.anonymous,
         )
 
     def _content_file(self, path: str, stored: StoredObject) -> StoredFile:

@@ -109,7 +109,7 @@ class GcsClient:
             if not stored and (response.status == 200 or (response.status == 206 and _names_encoding(response))):
                 raise MaybeGzippedError(OriginError(f"{redacted} came as a whole where a range was asked for"))
             if response.status != 206:
-                raise _answer_error(response.status, response.read(_READ_BYTES), redacted)
+                raise _answer_error(response, redacted)
             came = response.headers.get("X-Goog-Generation", version)
             if version and came != version:
                 raise IntegrityError(f"{redacted} was replaced: its generation is {came} instead of {version}")
@@ -132,7 +132,7 @@ class GcsClient:
         """
         with self._get(path, "", {}) as response:
             if response.status != 200:
-                raise _answer_error(response.status, response.read(_READ_BYTES), redacted)
+                raise _answer_error(response, redacted)
             if _names_encoding(response):
                 raise MaybeGzippedError(OriginError(f"{redacted} came encoded"))
             promised = response.length
@@ -177,9 +177,9 @@ class GcsClient:
             data = stack.enter_context(io.BytesIO(body) if isinstance(body, bytes) else body.open("rb"))
             parts = itertools.chain([head], iter(functools.partial(data.read, _READ_BYTES), b""), [tail])
             response = stack.enter_context(self._exchange("POST", url, parameters, headers, parts))
-            answer = response.read(_READ_BYTES)
             if response.status != 200:
-                raise _answer_error(response.status, answer, redacted)
+                raise _answer_error(response, redacted)
+            response.read(_READ_BYTES)
 
     def _get(
         self, path: str, version: str, headers: dict[str, str]
@@ -249,17 +249,20 @@ class RangeStream:
         self._request.close()
 
 
-def _answer_error(status: int, body: bytes, path: str) -> Exception:
-    """The error that gcsfs raises for an answer of Google's storage."""
+def _answer_error(response: http.client.HTTPResponse, path: str) -> Exception:
+    """The error that gcsfs raises for an answer of Google's storage, with the answer's headers."""
     import gcsfs.retry
     import google.auth.exceptions
 
+    status, body = response.status, response.read(_READ_BYTES)
+    failure: Exception = OSError(f"unexpected status {status}")
     raised = (OSError, ValueError, RuntimeError, gcsfs.retry.HttpError, google.auth.exceptions.GoogleAuthError)
     try:
         gcsfs.retry.validate_response(status, body, path)
     except raised as error:
-        return error
-    return OSError(f"unexpected status {status}")
+        failure = error
+    vars(failure)["headers"] = dict(response.headers)
+    return failure
 
 
 def _names_encoding(response: http.client.HTTPResponse) -> bool:

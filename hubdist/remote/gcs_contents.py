@@ -36,6 +36,7 @@ class GcsContents:
         closing: When this is set, nothing is tried again.
         deadline: When the task must be done that the contents are for; None gives each call `total_s`.
         max_bytes: Most bytes of one content that is stored compressed; None: no limit.
+        anonymous: No credentials are sent, because this node has none; None: not known.
     """
 
     def __init__(
@@ -48,8 +49,10 @@ class GcsContents:
         *,
         deadline: Deadline | None,
         max_bytes: int | None,
+        anonymous: bool | None = None,
     ) -> None:
         self._client = client
+        self._anonymous = anonymous
         self._look = look
         self._url = url
         self._deadlines = deadlines
@@ -198,7 +201,15 @@ class GcsContents:
         return self._copies.add(name, found, lambda: self.inflated(name, stored), redacted)
 
     def _call(self, attempt: Callable[[], _T], redacted: str, verb: str = "read") -> _T:
-        return call_storage(attempt, redacted, self._deadlines, self._closing, verb=verb, deadline=self._deadline)
+        return call_storage(
+            attempt,
+            redacted,
+            self._deadlines,
+            self._closing,
+            verb=verb,
+            deadline=self._deadline,
+            anonymous=self._anonymous,
+        )
 
 
 class _StoredBytes:

@@ -7,8 +7,11 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from hubdist.errors import HubdistError, TransferTimeoutError
+from hubdist.system.answers import retry_after_s
 from hubdist.system.deadline import Deadline, Deadlines
-from hubdist.system.foreign import Fault, fault_of, own_error
+from hubdist.system.faults import Diagnosis, Fault, diagnose, fault_of
+from hubdist.system.foreign import own_error
+from hubdist.system.mends import error_for
 from hubdist.system.retry import retry
 
 _T = TypeVar("_T")
@@ -26,6 +29,7 @@ def call_storage(
     *,
     verb: str = "read",
     deadline: Deadline | None = None,
+    anonymous: bool | None = None,
 ) -> _T:
     """Call a storage until the call succeeds or cannot succeed.
 
@@ -36,6 +40,7 @@ def call_storage(
         closing: When this is set, nothing is tried again and waits end.
         verb: What is being done, as a participle, for errors.
         deadline: When the task must be done that this call is a part of; None is `total_s` from now.
+        anonymous: No credentials are sent, because there are none: then a refusal asks for some. None: not known.
 
     Returns:
         What `attempt` returned.
@@ -51,7 +56,7 @@ def call_storage(
     def give_up(error: Exception, tries: int) -> Exception:
         if _may_pass(error):
             until.check(redacted)
-        return _translated(error, redacted, verb, f"for {deadlines.stall_s:g} s, {tries} times")
+        return _translated(error, redacted, verb, tries, deadlines.stall_s, anonymous=anonymous)
 
     def sleep(seconds: float) -> None:
         closing.wait(seconds)
@@ -62,6 +67,7 @@ def call_storage(
         until,
         may_pass=lambda error: not closing.is_set() and _may_pass(error),
         give_up=give_up,
+        retry_after_s=retry_after_s,
         sleep=sleep,
     )
 
@@ -77,11 +83,27 @@ def _is_forbidden(error: Exception) -> bool:
     return type(error) is OSError and str(error).startswith("Forbidden")
 
 
-def _translated(error: Exception, redacted: str, verb: str, tried: str) -> Exception:
+def _translated(
+    error: Exception, redacted: str, verb: str, tries: int, stall_s: float, *, anonymous: bool | None
+) -> Exception:
     if isinstance(error, (FileExistsError, StorageAnswer)):
         return error
     if _is_forbidden(error):
         error = PermissionError()
-    if not isinstance(error, HubdistError) and fault_of(error) is Fault.LATE:
-        return TransferTimeoutError(f"{redacted} gave nothing {tried}")
-    return own_error(error, redacted, verb)
+    if isinstance(error, HubdistError):
+        return own_error(error, redacted, verb)
+    found = diagnose(error)
+    if found.fault is Fault.LATE:
+        if "Connect" in type(error).__name__:
+            return TransferTimeoutError(f"{redacted} gave no connection, {tries} times")
+        return TransferTimeoutError(f"{redacted} gave nothing for {stall_s:g} s, {tries} times")
+    if anonymous and found.fault in (Fault.DENIED, Fault.REFUSED_CREDENTIALS):
+        found = Diagnosis(Fault.NO_CREDENTIALS)
+    elif anonymous is False and found == Diagnosis(
+        Fault.DENIED, "status 401", found.host
+    ):  # it wants to know who asks, and was told
+        found = Diagnosis(Fault.REFUSED_CREDENTIALS)
+    elif tries == 1 or not found.fault.may_pass:
+        return own_error(error, redacted, verb)
+    tried = f"{tries} times" if tries > 1 else ""
+    return error_for(found, redacted, name=type(error).__name__, verb=verb, tries=tried)

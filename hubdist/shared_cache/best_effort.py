@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import TypeVar
@@ -122,5 +123,7 @@ class BestEffortCache:
         try:
             return work()
         except HubdistError as error:
-            self._once.log(str(error), "hubdist: the shared cache is not used: %s", error)
+            root = "" if self._cache is None else self._cache.redacted
+            reason = re.sub(rf"{re.escape(root)}\S*", "", str(error))  # the same for every file of the cache
+            self._once.log(reason, "hubdist: the shared cache is not used: %s", error)
             return None

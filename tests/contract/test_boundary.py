@@ -41,7 +41,9 @@ from hubdist.remote import Tree, open_tree
 from hubdist.system import threads
 from hubdist.system.deadline import Deadline, Deadlines
 from hubdist.system.disk_space import Scratch, SpaceBudget
-from hubdist.system.foreign import Fault, call_foreign, fault_of
+from hubdist.system.faults import Fault, fault_of
+from hubdist.system.foreign import call_foreign
+from hubdist.system.mends import TABLE
 from hubdist.testing.hub import LoopbackHub
 from hubdist.testing.memory import MemorySink, MemorySource
 from tests.support.archives import zipped
@@ -89,11 +91,13 @@ MADE: dict[str, tuple[Callable[[], Exception], Fault]] = {
     "IsADirectoryError": (lambda: IsADirectoryError(TEXT), Fault.OTHER),
     "ConnectionResetError": (lambda: ConnectionResetError(TEXT), Fault.INTERRUPTED),
     "BrokenPipeError": (lambda: BrokenPipeError(TEXT), Fault.INTERRUPTED),
-    "gaierror": (lambda: socket.gaierror(-2, TEXT), Fault.INTERRUPTED),
+    "gaierror": (lambda: socket.gaierror(-2, TEXT), Fault.UNKNOWN_HOST),
+    "gaierror again": (lambda: socket.gaierror(socket.EAI_AGAIN, TEXT), Fault.INTERRUPTED),
+    "ConnectionRefusedError": (lambda: ConnectionRefusedError(TEXT), Fault.NOT_CONNECTED),
     "TimeoutError": (lambda: TimeoutError(TEXT), Fault.LATE),
     "FSTimeoutError": (lambda: fsspec.FSTimeoutError(TEXT), Fault.LATE),
     "SSLError": (lambda: ssl.SSLError(TEXT), Fault.INTERRUPTED),
-    "SSLCertVerificationError": (lambda: ssl.SSLCertVerificationError(TEXT), Fault.OTHER),
+    "SSLCertVerificationError": (lambda: ssl.SSLCertVerificationError(TEXT), Fault.UNTRUSTED),
     "ValueError": (lambda: ValueError(TEXT), Fault.OTHER),
     "UnicodeDecodeError": (lambda: UnicodeDecodeError("utf-8", TEXT.encode(), 0, 1, TEXT), Fault.OTHER),
     "JSONDecodeError": (lambda: json.JSONDecodeError(TEXT, TEXT, 0), Fault.OTHER),
@@ -130,38 +134,50 @@ MADE: dict[str, tuple[Callable[[], Exception], Fault]] = {
     "gcsfs 503": (lambda: gcsfs.retry.HttpError({"code": 503, "message": TEXT}), Fault.INTERRUPTED),
     "gcsfs 400": (lambda: gcsfs.retry.HttpError({"code": 400, "message": TEXT}), Fault.OTHER),
     "gcsfs.ChecksumError": (lambda: gcsfs.retry.ChecksumError(TEXT), Fault.INTERRUPTED),
-    "google.DefaultCredentialsError": (lambda: of_google("DefaultCredentialsError"), Fault.DENIED),
+    "google.DefaultCredentialsError": (lambda: of_google("DefaultCredentialsError"), Fault.NO_CREDENTIALS),
     "google.TransportError": (lambda: of_google("TransportError"), Fault.INTERRUPTED),
     "kagglehub.CredentialError": (lambda: kagglehub.exceptions.CredentialError(TEXT), Fault.DENIED),
     "kagglehub.NotFoundError": (lambda: kagglehub.exceptions.NotFoundError(TEXT), Fault.MISSING),
-    "botocore.NoCredentialsError": (lambda: like("NoCredentialsError"), Fault.DENIED),
+    "botocore.NoCredentialsError": (lambda: like("NoCredentialsError"), Fault.NO_CREDENTIALS),
     "botocore.EndpointConnectionError": (lambda: like("EndpointConnectionError"), Fault.INTERRUPTED),
     "botocore 403": (lambda: botocore("AccessDenied", 403), Fault.DENIED),
     "botocore 404": (lambda: botocore("NoSuchKey", 404), Fault.MISSING),
-    "botocore SlowDown": (lambda: botocore("SlowDown", 503), Fault.INTERRUPTED),
-    "botocore Throttling": (lambda: botocore("Throttling", 400), Fault.INTERRUPTED),
+    "botocore SlowDown": (lambda: botocore("SlowDown", 503), Fault.BUSY),
+    "botocore Throttling": (lambda: botocore("Throttling", 400), Fault.BUSY),
     "botocore 400": (lambda: botocore("InvalidRequest", 400), Fault.OTHER),
     "s3fs of 400": (lambda: raised_from(OSError(TEXT), botocore("InvalidRequest", 400)), Fault.OTHER),
     "httpx.ConnectError": (lambda: like("ConnectError"), Fault.INTERRUPTED),
     "httpx.ConnectTimeout": (lambda: like("ConnectTimeout"), Fault.LATE),
-    "httpx 429": (lambda: like("HTTPStatusError", response=response_of(429)), Fault.INTERRUPTED),
+    "httpx 429": (lambda: like("HTTPStatusError", response=response_of(429)), Fault.BUSY),
     "hf.GatedRepoError": (lambda: like("GatedRepoError", response=response_of(403)), Fault.DENIED),
     "azure.ServiceRequestError": (lambda: like("ServiceRequestError"), Fault.INTERRUPTED),
     "azure.ClientAuthenticationError": (lambda: like("ClientAuthenticationError", status_code=401), Fault.DENIED),
     "azure.ResourceNotFoundError": (lambda: like("ResourceNotFoundError", status_code=404), Fault.MISSING),
     "azure 503": (lambda: like("HttpResponseError", status_code=503), Fault.INTERRUPTED),
     "pyarrow.ArrowInvalid": (lambda: like("ArrowInvalid", ValueError), Fault.OTHER),
+    "google.RefreshError": (lambda: of_google("RefreshError"), Fault.REFUSED_CREDENTIALS),
+    "botocore ExpiredToken": (
+        lambda: raised_from(PermissionError(TEXT), botocore("ExpiredToken", 400)),
+        Fault.REFUSED_CREDENTIALS,
+    ),
+    "botocore RequestTimeTooSkewed": (
+        lambda: raised_from(PermissionError(TEXT), botocore("RequestTimeTooSkewed", 403)),
+        Fault.CLOCK,
+    ),
+    "botocore.NoRegionError": (lambda: like("NoRegionError"), Fault.SETTING),
+    "requests tunnel": (
+        lambda: requests.exceptions.ProxyError(OSError(f"Tunnel connection failed: 407 {TEXT}")),
+        Fault.PROXY,
+    ),
+    "requests tunnel 503": (
+        lambda: requests.exceptions.ProxyError(OSError(f"Tunnel connection failed: 503 {TEXT}")),
+        Fault.INTERRUPTED,
+    ),
+    "gcsfs 502": (requests.exceptions.ProxyError, Fault.INTERRUPTED),
+    "aiohttp.ClientHttpProxyError": (lambda: like("ClientHttpProxyError", status=407), Fault.PROXY),
     "a stranger's": (lambda: like("Strange", code=TEXT, response={"ResponseMetadata": None, "Error": 1}), Fault.OTHER),
 }
-TYPES = {
-    Fault.MISSING: errors.ModelNotFoundError,
-    Fault.DENIED: errors.AccessDeniedError,
-    Fault.LATE: errors.TransferTimeoutError,
-    Fault.INTERRUPTED: errors.OriginError,
-    Fault.DAMAGED: errors.IntegrityError,
-    Fault.FULL: errors.StoreFullError,
-    Fault.OTHER: errors.OriginError,
-}
+TYPES = {fault: row.kind for fault, row in TABLE.items()} | {Fault.FULL: errors.StoreFullError}
 named = pytest.mark.parametrize("name", MADE)
 
 

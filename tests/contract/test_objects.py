@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -385,7 +386,10 @@ def test_hostile_names_are_refused(server: FakeGcs, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("handle", "package"), [("s3://bucket/model", "s3fs"), ("az://bucket/x.tar.gz", "adlfs"), ("oci://b/m", "ocifs")]
 )
-def test_a_missing_package_is_named_with_its_command(tmp_path: Path, handle: str, package: str) -> None:
+def test_a_missing_package_is_named_with_its_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, handle: str, package: str
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(errors.HandleError, match=f"pip install {package}") as caught:
         resolved(handle, tmp_path / "store")
     assert caught.value.handle == handle

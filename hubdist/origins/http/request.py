@@ -2,19 +2,17 @@
 
 The texts of requests' and urllib3's exceptions hold whole URLs, and so do their debug logs. Neither leaves this
 module. An exception is described by its class and reason, and the new error is raised outside of the `except` block,
-so that the old one is not in the chain. Records that urllib3 logs about these requests are dropped.
+so that the old one is not in the chain. Records that urllib3 logs about these requests are dropped. Failures that no
+retry mends, such as a certificate that is not trusted, become what the table in `hubdist.system.mends` says.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 import errno
-import logging
 import os
 import socket
-import ssl
-from collections.abc import Callable, Iterator, Mapping
-from contextvars import ContextVar
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -26,7 +24,7 @@ from requests.auth import HTTPBasicAuth
 from hubdist.errors import HubdistError, OriginError
 from hubdist.model.redact import redact_url
 from hubdist.origins.http.retries import InterruptedReadError
-from hubdist.origins.http.rules import RETRIED_STATUSES, parse_retry_after
+from hubdist.origins.http.rules import RETRIED_STATUSES
 from hubdist.origins.http.targets import (
     CheckedAdapter,
     ForbiddenAddressError,
@@ -37,14 +35,24 @@ from hubdist.origins.http.targets import (
     same_origin,
     split_userinfo,
 )
+from hubdist.system.answers import parse_retry_after
 from hubdist.system.deadline import Deadline, Deadlines
+from hubdist.system.faults import Diagnosis, Fault, causes_of, diagnose
+from hubdist.system.mends import error_for
+from hubdist.system.quiet import quiet
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _MAX_REDIRECTS = 5
 _READ_BYTES = 1 << 20
-_URL_LOGGERS = ("urllib3.connectionpool", "urllib3.util.retry")
+_FINAL = frozenset(
+    {
+        *(Fault.UNKNOWN_HOST, Fault.UNTRUSTED, Fault.CERTIFICATE_EXPIRED, Fault.CERTIFICATE_EARLY),
+        *(Fault.CERTIFICATE_NAME, Fault.NO_TLS, Fault.TLS_REFUSED, Fault.WANTS_TLS, Fault.PROXY),
+    }
+)
+"""What no retry mends on the way to a server."""
+
 _Result = TypeVar("_Result")
-_in_request: ContextVar[bool] = ContextVar("hubdist_in_request", default=False)
 
 
 class HttpRequester:
@@ -80,8 +88,6 @@ class HttpRequester:
         self._session = requests.Session() if session is None else session
         self._owns_session = session is None
         self._adapter = CheckedAdapter()
-        for name in _URL_LOGGERS:
-            logging.getLogger(name).addFilter(_DROP_OWN)
 
     def get(self, extra: Mapping[str, str]) -> requests.Response:
         """Send one GET and follow its redirects; the body of the answer is not read yet.
@@ -91,7 +97,8 @@ class HttpRequester:
 
         Raises:
             InterruptedReadError: No answer came, or its status names a failure that may pass.
-            OriginError: There are too many redirects, or one that must not be followed.
+            OriginError: There are too many redirects, or one that must not be followed; or what fails on the way to
+                the server is nothing that another try mends.
             TransferTimeoutError: The deadline has passed.
         """
         url = self._url
@@ -148,7 +155,11 @@ class HttpRequester:
         except ForbiddenAddressError:
             failure: Exception = _forbidden(asked)
         except UnknownHostError as error:
-            failure = InterruptedReadError(f"the host name {error} does not resolve")
+            if error.may_pass:
+                failure = InterruptedReadError(f"the host name {error} does not resolve: its name server is silent")
+            else:
+                unknown = Diagnosis(Fault.UNKNOWN_HOST, host=str(error))
+                failure = error_for(unknown, redact_url(asked), name="gaierror")
         raise failure
 
     def _prepare(self, url: str, extra: Mapping[str, str]) -> tuple[requests.PreparedRequest, dict[str, Any]]:
@@ -178,26 +189,14 @@ class HttpRequester:
         self._deadline.check(redact_url(self._url))
 
     def _guarded(self, call: Callable[[], _Result]) -> _Result:
-        token = _in_request.set(True)
         try:
-            return call()
+            with quiet():
+                return call()
         except HubdistError:
             raise
         except (OSError, ValueError, urllib3.exceptions.HTTPError) as error:  # requests' errors are OSErrors
             failure = _describe(error, redact_url(self._url), self._deadlines)
-        finally:
-            _in_request.reset(token)
         raise failure
-
-
-class _DropOwn(logging.Filter):
-    """Drops the records that urllib3 logs about our requests, because they hold URLs with signatures."""
-
-    def filter(self, record: logging.LogRecord) -> bool:  # noqa: ARG002  # the signature of logging.Filter
-        return not _in_request.get()
-
-
-_DROP_OWN = _DropOwn()
 
 
 def _decode_header(text: str) -> str:
@@ -233,11 +232,9 @@ def _forbidden(url: str) -> OriginError:
 
 
 def _describe(error: Exception, redacted: str, deadlines: Deadlines) -> HubdistError | InterruptedReadError:
-    causes = list(_causes(error))
-    if any(isinstance(cause, ssl.SSLCertVerificationError) for cause in causes):
-        return OriginError(
-            f"{redacted}: the certificate is not trusted", advice="Set REQUESTS_CA_BUNDLE to the file of your own CA."
-        )
+    found = diagnose(error)
+    if found.fault in _FINAL:
+        return error_for(found, redacted, name=type(error).__name__)
     if isinstance(error, ValueError):
         return OriginError(f"{redacted} cannot be asked ({type(error).__name__})")
     if not isinstance(error, requests.RequestException | urllib3.exceptions.HTTPError):
@@ -249,13 +246,11 @@ def _describe(error: Exception, redacted: str, deadlines: Deadlines) -> HubdistE
         return InterruptedReadError(f"no connection within {deadlines.connect_s:g} s")
     if isinstance(error, requests.ReadTimeout | urllib3.exceptions.ReadTimeoutError):
         return InterruptedReadError(f"no byte for {deadlines.stall_s:g} s")
-    return InterruptedReadError(_reason(causes))
+    return InterruptedReadError(found.detail or _reason(list(causes_of(error))))
 
 
 def _reason(causes: list[BaseException]) -> str:
     kinds = {type(cause).__name__: cause for cause in causes}
-    if "ProxyError" in kinds:
-        return "the proxy did not connect"
     for cause in causes:
         number = getattr(cause, "errno", None)
         if isinstance(number, int) and number in errno.errorcode and not isinstance(cause, socket.gaierror):
@@ -263,16 +258,3 @@ def _reason(causes: list[BaseException]) -> str:
     if "IncompleteRead" in kinds or "RemoteDisconnected" in kinds:
         return "the connection closed too early"
     return f"the connection failed ({next(reversed(kinds))})"
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """The error and all errors in it, outermost first: urllib3 keeps causes in `reason` and `args` too."""
-    queue, seen = [error], set[int]()
-    while queue:
-        current = queue.pop(0)
-        if id(current) in seen:
-            continue
-        seen.add(id(current))
-        yield current
-        wrapped = (current.__cause__, current.__context__, getattr(current, "reason", None), *current.args)
-        queue.extend(cause for cause in wrapped if isinstance(cause, BaseException))

@@ -5,8 +5,6 @@ PURE: functions of statuses, headers and offsets, for `hubdist.origins.http.stre
 
 from __future__ import annotations
 
-import datetime as dt
-import email.utils
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,6 +18,8 @@ from hubdist.errors import (
     ModelNotFoundError,
     OriginError,
 )
+from hubdist.system.faults import Diagnosis, Fault
+from hubdist.system.mends import CREDENTIALS, error_for
 
 RETRIED_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
 """Statuses of failures that may pass."""
@@ -32,31 +32,6 @@ _CONTENT_RANGE = re.compile(r"bytes\s+(\d{1,18})-(\d{1,18})/(\d{1,18}|\*)")
 _HTML_STARTS = (b"<!doctype html", b"<html", b"<head")
 
 
-def parse_retry_after(text: str | None, now: dt.datetime) -> float | None:
-    """Seconds that a Retry-After header asks for.
-
-    Source: RFC 9110, section 10.2.3: seconds, or an HTTP date.
-
-    Args:
-        text: The header's value, or None if the answer has no such header.
-        now: The time to subtract from a date.
-
-    Returns:
-        Seconds, at least 0; None without the header, or if its value cannot be parsed.
-    """
-    if text is None:
-        return None
-    if re.fullmatch(r"\d{1,9}", text.strip()):
-        return float(text)
-    try:
-        when = email.utils.parsedate_to_datetime(text)
-    except (ValueError, OverflowError):
-        return None
-    if when.tzinfo is None:
-        when = when.replace(tzinfo=dt.UTC)
-    return max(0.0, (when - now).total_seconds())
-
-
 def status_error(status: int, redacted: str) -> HubdistError:
     """The error for a status that brings no bytes and that a retry cannot mend.
 
@@ -65,11 +40,11 @@ def status_error(status: int, redacted: str) -> HubdistError:
         redacted: The URL, secrets removed.
     """
     if status in (401, 403):
-        return AccessDeniedError(
-            f"{redacted} answered {status}", advice="Give credentials that may read it, or a fresh signed URL."
-        )
+        return AccessDeniedError(f"{redacted} answered {status}", advice=CREDENTIALS["http"])
     if status in (404, 410):
         return ModelNotFoundError(f"{redacted} answered {status}: there is nothing", advice="Check the handle.")
+    if status == 407:
+        return error_for(Diagnosis(Fault.PROXY, "the proxy answered 407"), redacted, name="status 407")
     return OriginError(f"{redacted} answered with status {status}, which brings no model")
 
 

@@ -24,6 +24,7 @@ from urllib3.util.connection import allowed_gai_family, create_connection
 
 from hubdist.errors import HandleError, HubdistError, OriginError
 from hubdist.model.redact import redact_url
+from hubdist.system.faults import fault_of
 
 _PORTS = {"http": 80, "https": 443}
 _METADATA_HOSTS = frozenset({"metadata.google.internal", "metadata.goog"})
@@ -140,7 +141,16 @@ class ForbiddenAddressError(Exception):
 
 
 class UnknownHostError(Exception):
-    """A host name does not resolve; never leaves the origins."""
+    """A host name does not resolve; never leaves the origins.
+
+    Args:
+        host: The name.
+        may_pass: No name server gave an answer, so another try may get one.
+    """
+
+    def __init__(self, host: str, *, may_pass: bool) -> None:
+        super().__init__(host)
+        self.may_pass = may_pass
 
 
 def allowed_addresses(host: str, port: int) -> list[str]:
@@ -175,8 +185,8 @@ class _Checked(HTTPConnection):
         """Connect to the first allowed address that answers; raises urllib3's errors."""
         try:
             addresses = allowed_addresses(self._dns_host, self.port)
-        except (socket.gaierror, UnicodeError):
-            raise UnknownHostError(self.host) from None
+        except (socket.gaierror, UnicodeError) as error:
+            raise UnknownHostError(self.host, may_pass=fault_of(error).may_pass) from None
         failure: OSError = OSError("the name has no address")
         for address in addresses:
             try:

@@ -36,12 +36,12 @@ from hubdist.origins.http import request
 from hubdist.origins.http.rules import (
     FileIdentity,
     looks_like_html,
-    parse_retry_after,
     plan_body,
     resume_headers,
 )
 from hubdist.origins.http.stream import HttpStream, fetch_text
 from hubdist.origins.http.targets import check_url, is_forbidden_address, redirect_target, same_origin
+from hubdist.system.answers import parse_retry_after
 from hubdist.system.deadline import Deadline, Deadlines
 from hubdist.system.retry import retry_wait_s
 from hubdist.testing.hub import (
@@ -378,9 +378,22 @@ def test_refused_connections_are_retried_and_named() -> None:
     assert len(clock.sleeps) == 2
 
 
-def test_unknown_host_names_are_retried_and_named() -> None:
-    with pytest.raises(OriginError, match=r"the host name unknown\.invalid does not resolve"):
-        read_all("http://unknown.invalid/f", Deadlines(retries=1))
+def test_an_unknown_host_name_is_final_and_named() -> None:
+    clock = Clock()
+    with pytest.raises(OriginError, match=r"the name of unknown\.invalid does not resolve"):
+        read_all("http://unknown.invalid/f", Deadlines(retries=1), clock=clock)
+    assert clock.sleeps == []
+
+
+def test_a_silent_name_server_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    def silent(*_: object, **__: object) -> None:
+        raise socket.gaierror(socket.EAI_AGAIN, "temporary failure")
+
+    monkeypatch.setattr(socket, "getaddrinfo", silent)
+    clock = Clock()
+    with pytest.raises(OriginError, match=r"some\.example does not resolve: its name server is silent"):
+        read_all("http://some.example/f", Deadlines(retries=2), clock=clock)
+    assert len(clock.sleeps) == 2
 
 
 # --- redirects, credentials, proxies -------------------------------------------------------------------------------

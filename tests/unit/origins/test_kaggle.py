@@ -237,8 +237,16 @@ def test_no_network_is_an_origin_error(kaggle: Kaggle, tmp_path: Path, monkeypat
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
     monkeypatch.setitem(kaggle_env._env_to_endpoint, kaggle_env.KaggleEnv.PROD, f"http://127.0.0.1:{port}")
-    with pytest.raises(errors.OriginError, match="reachable"):
-        resolved(tmp_path / "store")
+    with pytest.raises(errors.OriginError, match="refused the connection"):
+        resolved(tmp_path / "store", origin_retries=0)
+    assert_nothing_left(tmp_path)
+
+
+def test_a_server_that_has_too_much_to_do_is_asked_again(kaggle: Kaggle, tmp_path: Path) -> None:
+    kaggle.status, kaggle.headers = 429, {"Retry-After": "0"}
+    with pytest.raises(errors.OriginError, match="too many requests"):
+        resolved(tmp_path / "store", origin_retries=1)
+    assert len(kaggle.calls) == 2
     assert_nothing_left(tmp_path)
 
 
