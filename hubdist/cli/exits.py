@@ -80,5 +80,7 @@ def exit_code(error: HubdistError) -> Exit:
 
 
 def hint(error: HubdistError) -> str | None:
-    """The sentence that names the next command after an error; None if no command helps."""
+    """The sentence that names the next command after an error; None if no command helps, or the advice names one."""
+    if "`hubdist " in (error.advice or ""):
+        return None
     return next((text for kind, text in _HINTS if isinstance(error, kind)), None)

@@ -72,23 +72,34 @@ def read_settings(config: Path | None, settings: tuple[str, ...]) -> dict[str, A
     return values
 
 
-def session_options(command: _F) -> _F:
-    """Give a command `--address`, `--config` and `--set`, and run it in a `session`."""
-
-    @click.option(
+def address_option(command: _F) -> _F:
+    """Give a command `--address`."""
+    return click.option(
         "--address",
         default="auto",
         show_default=True,
         metavar="ADDRESS",
         help="Ray's address. auto: that in RAY_ADDRESS, else the Ray of this machine, else none. local: without Ray.",
-    )
-    @click.option(
+    )(command)
+
+
+def settings_options(command: _F) -> _F:
+    """Give a command `--config` and `--set`."""
+    file = click.option(
         "--config",
         type=click.Path(path_type=Path),
         metavar="FILE",
         help="YAML with settings; wins over HUBDIST_CONFIG.",
     )
-    @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="One setting; may be repeated.")
+    single = click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="One setting; may be repeated.")
+    return file(single(command))
+
+
+def session_options(command: _F) -> _F:
+    """Give a command `--address`, `--config` and `--set`, and run it in a `session`."""
+
+    @address_option
+    @settings_options
     @functools.wraps(command)
     def run(*args: Any, address: str, config: Path | None, settings: tuple[str, ...], **kwargs: Any) -> Any:
         with session(address, config, settings):
