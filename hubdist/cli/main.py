@@ -7,6 +7,8 @@ import sys
 import click
 
 import hubdist
+from hubdist.cli.commands.export import export
+from hubdist.cli.commands.import_file import import_file
 from hubdist.cli.commands.lock import lock
 from hubdist.cli.commands.resolve import resolve
 from hubdist.cli.exits import Exit
@@ -21,7 +23,7 @@ def hubdist_command() -> None:
     """
 
 
-for command in (resolve, lock):
+for command in (resolve, lock, export, import_file):
     hubdist_command.add_command(command)
 
 

@@ -20,7 +20,7 @@ LAYERS = [
     {"errors"},
     {"model", "system"},
     {"delivery", "remote", "store", "streams"},
-    {"config", "loading", "origins", "report", "shared_cache"},
+    {"config", "export_file", "loading", "origins", "report", "shared_cache"},
     {"resolver"},
     {"cluster"},
     {"client", "testing", "__init__"},
