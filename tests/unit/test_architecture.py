@@ -222,6 +222,8 @@ def test_the_namespace_is_the_documented_one(after_import: dict[str, list[str]])
         "WhatIf",
         "__version__",
         "errors",
+        "export_models",
+        "import_models",
         "init",
         "load",
         "load_async",
