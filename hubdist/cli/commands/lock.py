@@ -72,7 +72,8 @@ def lock(
     path = lock_file or Path(found.lock_file or "hubdist.lock").expanduser()
     with session(address, config, (*settings, *_WITHOUT_PINS)):
         done, failures = _run(path, handles, found, task)
-    _show(output, path, done, [*failures])
+    if done:
+        _show(output, path, done, [*failures])
     if failures:
         raise _error(failures, len(done))
     if check and not all(each.state in _GOOD for each in done):
