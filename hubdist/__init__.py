@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         status,
         unload,
     )
+    from hubdist.client.exports import export_models, import_models
     from hubdist.client.plans import plan
     from hubdist.config.schema import Config
     from hubdist.model.source import Source, SourceFile
@@ -48,6 +49,8 @@ __all__ = [
     "WhatIf",
     "__version__",
     "errors",
+    "export_models",
+    "import_models",
     "init",
     "load",
     "load_async",
@@ -75,6 +78,8 @@ def __getattr__(name: str) -> Any:
         home = import_module("hubdist.report.delivery")
     elif name == "WhatIf":
         home = import_module("hubdist.report.what_if")
+    elif name in ("export_models", "import_models"):
+        home = import_module("hubdist.client.exports")
     elif name == "plan":
         home = import_module("hubdist.client.plans")
     else:

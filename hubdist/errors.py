@@ -9,7 +9,7 @@
     |- ResolveError                       the origin says no
     |  |- ModelNotFoundError
     |  |- AccessDeniedError
-    |  '- NotPinnedError                  frozen or offline, and this handle has no pin
+    |  '- NotPinnedError                  frozen, locked or offline, and no pin
     |- TransferError                      may be tried again, elsewhere
     |  |- OriginError
     |  |- PeerError                       a node failed to hand on a chunk
@@ -185,7 +185,7 @@ class AccessDeniedError(ResolveError, PermissionError):
 
 
 class NotPinnedError(ResolveError):
-    """Only pinned models are allowed (frozen, offline, or an old pickle), and this one is not."""
+    """Only pinned models are allowed (frozen, locked, offline, or an old pickle), and this one is not."""
 
 
 class TransferError(HubdistError):

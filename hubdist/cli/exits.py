@@ -80,10 +80,12 @@ def exit_code(error: HubdistError) -> Exit:
 
 
 def hint(error: HubdistError) -> str | None:
-    """The sentence that names the next command after an error; None if no command helps.
+    """The sentence that names the next command after an error; None if no command helps, or the advice says what to do.
 
-    Of wrong use, the error's own advice says what to do.
+    Of wrong use, the error's own advice says what to do; and an advice that names a command is enough.
     """
+    if "`hubdist " in (error.advice or ""):
+        return None
     if error.advice is not None and isinstance(error, (ConfigError, HandleError)):
         return None
     return next((text for kind, text in _HINTS if isinstance(error, kind)), None)

@@ -9,6 +9,9 @@ import click
 import hubdist
 from hubdist.cli.commands.completion import completion
 from hubdist.cli.commands.config import config
+from hubdist.cli.commands.export import export
+from hubdist.cli.commands.import_file import import_file
+from hubdist.cli.commands.lock import lock
 from hubdist.cli.commands.plan import plan
 from hubdist.cli.commands.prefetch import prefetch
 from hubdist.cli.commands.resolve import resolve
@@ -25,7 +28,17 @@ def hubdist_command() -> None:
     """
 
 
-for command in (prefetch, plan, resolve, status, config, completion):
+for command in (
+    resolve,
+    prefetch,
+    plan,
+    status,
+    lock,
+    export,
+    import_file,
+    config,
+    completion,
+):
     hubdist_command.add_command(command)
 
 

@@ -39,6 +39,9 @@ class LocalBackend:
         config: The settings.
         base_dir: What relative paths of the settings are relative to; None if that directory is gone. Relative handles
             are relative to the directory that the process is in when it asks.
+
+    Raises:
+        NotPinnedError: The settings are locked, and the lock file lacks a model that they list.
     """
 
     def __init__(self, config: Config, base_dir: Path | None) -> None:
@@ -46,6 +49,7 @@ class LocalBackend:
         self._node = socket.gethostname()
         self._store = open_store(config, self._node)
         self._resolver = Resolver(config, self._store, base_dir)
+        self._resolver.policy.check_listed(self._parse(model.handle) for model in config.models)
         self._pins = PinTable()
         self._guard = threading.Lock()
         self._turns: WeakValueDictionary[str, threading.Lock] = WeakValueDictionary()

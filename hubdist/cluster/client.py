@@ -19,7 +19,7 @@ from hubdist.cluster.pull import pull, read_chunk
 from hubdist.cluster.refresh_marks import RefreshMark, find_mark
 from hubdist.config.handover import fingerprint, replace_in_process, with_store_of
 from hubdist.config.schema import Config
-from hubdist.errors import ConfigError, StoreError
+from hubdist.errors import ConfigError, NotPinnedError, StoreError
 from hubdist.model.chunks import Chunk
 from hubdist.model.handle import BUILT_IN_SCHEMES, handle_text, parse_handle
 from hubdist.model.hints import suggesting
@@ -83,12 +83,13 @@ class CoordinatorClient:
         Raises:
             ConfigError: `init` was called in the driver, and the job already runs with other settings; or a path in
                 them cannot be told on the driver's node.
+            NotPinnedError: The settings are locked, and the lock file lacks a model that they list.
             StoreError: The store of the driver's node cannot be used.
         """
         proposed, role = self._connection.config, self._connection.role
         try:
             member = self._join(proposed)
-        except (ConfigError, StoreError):
+        except (ConfigError, NotPinnedError, StoreError):
             self.shutdown()  # a coordinator that cannot begin is of no use; the next call may bring better settings
             raise
         job = member.job

@@ -23,6 +23,7 @@ _OF_JOB = {
     "shared_cache_read_only",
     "swarm_reads",
     "lock_file",
+    "locked",
     "tfhub_cache_dir",
     "chunk_timeout_s",
     "probe_timeout_s",

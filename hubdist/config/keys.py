@@ -30,8 +30,7 @@ from hubdist.model.redact import redact_url
 from hubdist.model.source import Source
 
 _Origins = Mapping[str, Callable[[str], Source]]
-_Time = Annotated[float, Field(gt=0, le=30 * 24 * 3600.0)]
-"""Seconds, at most 30 days: nothing waits for ever."""
+_Time = Annotated[float, Field(gt=0, le=30 * 24 * 3600.0)]  # seconds, at most 30 days: nothing waits for ever
 
 
 def check_store(value: str) -> str:
@@ -210,7 +209,13 @@ models:
         " directory. The file may be a link, and several jobs may share it. `null`: no such file.",
     )
     frozen: bool = Field(
-        default=False, description="Refuse handles whose digest is neither in `lock_file` nor in `models`."
+        default=False,
+        description="Refuse handles that neither `lock_file` nor `models` pins; take pins as they are (uv's frozen).",
+    )
+    locked: bool = Field(
+        default=False,
+        description="Refuse a `lock_file` that is out of date, as uv's `--locked` does: it lacks a handle, or an"
+        " origin has other bytes by now. To find out, each job reads the origin of each handle once.",
     )
     fresh: bool = Field(
         default=False,

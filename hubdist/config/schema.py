@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import itertools
 import os
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
@@ -216,7 +217,7 @@ def _explained(error: ValidationError, where: Mapping[str, str]) -> ConfigError:
 
 def find_contradiction(settings: Keys) -> tuple[str, str] | None:
     """The first key that cannot be meant as it is, and why, as a clause; None if all agree."""
-    return next(_contradictions(settings), None)
+    return next(itertools.chain(_contradictions(settings), _contradictions_of_locked(settings)), None)
 
 
 def _contradictions(settings: Keys) -> Iterator[tuple[str, str]]:
@@ -238,6 +239,17 @@ def _contradictions(settings: Keys) -> Iterator[tuple[str, str]]:
         yield "shared_cache", "it and the store must not be one directory, nor one in the other"
     if settings.max_loaded_models == 0 and settings.max_loaded_bytes:
         yield "max_loaded_bytes", "max_loaded_models is 0, so no model is kept"
+
+
+def _contradictions_of_locked(settings: Keys) -> Iterator[tuple[str, str]]:
+    if not settings.locked:
+        return
+    if settings.lock_file is None:
+        yield "locked", "there is no lock_file"
+    if settings.frozen:
+        yield "frozen", "locked asks whether the lock file is out of date, and frozen does not"
+    if settings.offline:
+        yield "offline", "locked asks the origins; frozen takes what is pinned without a question"
 
 
 def _nested(store: str, shared_cache: str) -> bool:

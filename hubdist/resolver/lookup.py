@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from hubdist.config.model_settings import ModelSettings
@@ -11,10 +11,12 @@ from hubdist.errors import DigestMismatchError, NotPinnedError
 from hubdist.model.handle import Handle, Kind
 from hubdist.model.manifest import Digest, Manifest
 from hubdist.model.paths import drivers_path
+from hubdist.model.redact import redact_url
 from hubdist.report.delivery import PinReport
 from hubdist.resolver.values import Pinned, ResolvedFrom
 from hubdist.shared_cache.best_effort import BestEffortCache
-from hubdist.store.pins import LockFile, Pins, check_pin
+from hubdist.store.lock_file import LockFile, check_pin
+from hubdist.store.pins import Pins
 from hubdist.store.store import Store
 from hubdist.system.disk import optional_note
 
@@ -103,6 +105,9 @@ class PinPolicy:
         models: `Handle.key` -> what the configuration says of the model; None takes it from `config`. The settings that
             the coordinator gets hold no models, because their handles may hold secrets.
 
+    Attributes:
+        asks_origins: True if each job must find out whether the pins are up to date (`locked`).
+
     Raises:
         ConfigError: `lock_file` begins with `~` where no home is known, or it is relative and there is no `base_dir`.
     """
@@ -111,13 +116,14 @@ class PinPolicy:
         self, config: Config, store: Store, base_dir: Path | None, models: Mapping[str, ModelSettings] | None
     ) -> None:
         self._frozen = config.frozen
+        self.asks_origins = config.locked
         self._store = store
         self._models = config.model_settings() if models is None else models
         self._last_pins = Pins(store.root / "pins" / "last")
         self._lock_file: LockFile | None = None
         if config.lock_file is not None:
             path = drivers_path(config.lock_file, "lock_file (HUBDIST_LOCK_FILE)", base_dir)
-            self._lock_file = LockFile(path, frozen=config.frozen)
+            self._lock_file = LockFile(path, frozen=config.frozen or config.locked)
 
     def settings_of(self, handle: Handle) -> ModelSettings:
         """What the configuration says of this model alone."""
@@ -127,18 +133,31 @@ class PinPolicy:
         """The only digest that the configuration or the lock file allow; None if they allow any.
 
         Raises:
-            NotPinnedError: The settings are frozen, and nothing pins the handle.
+            NotPinnedError: The settings are frozen or locked, and nothing pins the handle.
             ConfigError: The lock file is damaged.
         """
         digest = self.settings_of(handle).digest
         if digest is None and self._lock_file is not None:
             digest = self._lock_file.find(handle)
-        if digest is None and self._frozen:
+        if digest is None and (self._frozen or self.asks_origins):
             raise NotPinnedError(
-                "the configuration is frozen and this handle has no pin",
-                advice="Add it to models with its digest, or run once with lock_file and without frozen.",
+                f"the configuration is {'frozen' if self._frozen else 'locked'} and this handle has no pin",
+                advice="Pin it with `hubdist lock`, or add it to models with its digest.",
             )
         return digest
+
+    def check_listed(self, handles: Iterable[Handle]) -> None:
+        """If the settings are locked, check that something pins each model that they list.
+
+        Raises:
+            NotPinnedError: Nothing pins the first of them that is named.
+            ConfigError: The lock file is damaged.
+        """
+        for handle in handles if self.asks_origins else ():
+            try:
+                self.required(handle)
+            except NotPinnedError as error:
+                raise error.with_context(handle=handle.redacted) from None
 
     def last(self, handle: Handle) -> Digest | None:
         """What a handle stood for when this store was last asked; the handle may stand for other bytes by now."""
@@ -153,13 +172,14 @@ class PinPolicy:
 
         Raises:
             DigestMismatchError: Other bytes are pinned.
-            NotPinnedError: The lock file is frozen and does not know the handle.
+            NotPinnedError: The lock file is frozen or locked and does not know the handle.
             StoreError: The lock file cannot be written.
         """
         if required is not None:
             check_pin(pinned.handle, required, pinned.digest, "the configuration or hubdist.lock")
         if self._lock_file is not None:
-            self._lock_file.keep(pinned.handle, pinned.digest)
+            origin = None if pinned.directory is None else redact_url(pinned.directory)
+            self._lock_file.keep(pinned.handle, pinned.digest, origin=origin, total_bytes=pinned.manifest.total_bytes)
         if not self._store.read_only:
             with optional_note(self._store.root / "pins"):
                 self._last_pins.keep(pinned.handle, pinned.digest)
@@ -184,10 +204,14 @@ class Lookup:
     def by_handle(self, handle: Handle, required: Digest | None) -> Pinned | None:
         """What a handle stands for, if that can be told without its origin: it is pinned, immutable, or offline.
 
+        It cannot if the settings are locked: then each job asks the origin.
+
         Args:
             handle: The handle.
             required: The only digest that the pins allow; None if they allow any.
         """
+        if self._policy.asks_origins:
+            return None
         digest = required
         immutable = is_immutable(handle)
         if digest is None and (immutable or (self._offline and not handle.is_drivers)):

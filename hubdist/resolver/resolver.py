@@ -84,7 +84,7 @@ class Resolver:
         """What a handle stands for, as far as this can be told without its origin. Nothing is written anywhere.
 
         Raises:
-            NotPinnedError: The settings are frozen, and nothing pins the handle.
+            NotPinnedError: The settings are frozen or locked, and nothing pins the handle.
             ConfigError: The lock file is damaged.
         """
         return self._lookup.by_handle(handle, self.policy.required(handle))
@@ -99,7 +99,7 @@ class Resolver:
 
         Raises:
             DigestMismatchError: Other bytes are pinned.
-            NotPinnedError: The settings are frozen, and nothing pins the handle.
+            NotPinnedError: The settings are frozen or locked, and nothing pins the handle.
         """
         return self._timed(handle, lambda: self._find(handle, self.policy.required(handle), digest, manifest))
 
@@ -113,7 +113,7 @@ class Resolver:
 
         Raises:
             DigestMismatchError: Other bytes are pinned.
-            NotPinnedError: The settings are frozen or offline, and the handle is not known.
+            NotPinnedError: The settings are frozen, locked or offline, and the handle is not known.
             ResolveError, TransferError, IntegrityError: The origin does not give the model.
             StoreError: The disk of the driver's node refuses.
         """
@@ -125,6 +125,8 @@ class Resolver:
             if found is not None:
                 return found
             with self._store.lock(f"resolve-{handle.key}", deadline.remaining_s()):
+                if self.policy.asks_origins:  # TensorFlow Hub's cache and other clusters may have old bytes
+                    return self._read(handle, required, directory, feed, deadline, anew=True)
                 found = self._find(handle, required)  # another process may have published it meanwhile
                 return found or self._read_in_turn(handle, required, directory, feed, deadline)
 

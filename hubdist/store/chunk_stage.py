@@ -14,12 +14,12 @@ from hubdist.model.manifest import Manifest
 from hubdist.model.paths import check_entry_path
 from hubdist.store.arrived_blocks import ArrivedBlocks
 from hubdist.store.folders import FILES
-from hubdist.store.stage_directory import StageDirectory, check_whole, sync_files, write_all
+from hubdist.store.stage_directory import StageDirectory, check_whole, read_pieces, sync_files, write_all
 from hubdist.system.clones import clone_range
-from hubdist.system.disk import disk_errors, read_range
+from hubdist.system.disk import disk_errors
 from hubdist.system.disk_space import SpaceBudget
 
-_COMING = "coming"
+COMING = "coming"
 """Where files lie under their numbers until the manifest names them; beside the model's directory, never in it."""
 
 
@@ -44,7 +44,7 @@ class ChunkStage(StageDirectory):
     def __init__(self, parent: Path, manifest: Manifest | None = None, *, max_bytes: int | None = None) -> None:
         for entry in () if manifest is None else manifest.entries:
             check_entry_path(entry.path)
-        super().__init__(parent, FILES, _COMING)
+        super().__init__(parent, FILES, COMING)
         self._expected = manifest
         self._budget = SpaceBudget(parent, max_bytes)
         self._claimed_bytes = 0
@@ -84,6 +84,29 @@ class ChunkStage(StageDirectory):
             written = True
         finally:
             self._end(chunk, written=written)
+
+    def take_file(self, number: int, file: Path, chunk: Chunk) -> bool:
+        """Take a file that another stage has left in place of writing its bytes; False if this stage has one already.
+
+        Args:
+            number: The file's number in the chunks.
+            file: The file, on the same disk; it is moved.
+            chunk: Its blocks that the caller has checked. The other bytes count as not arrived.
+
+        Raises:
+            StoreError: The disk refuses.
+        """
+        with self._changed, disk_errors(file):
+            if number in self._places:
+                return False
+            place = f"{COMING}/{number}"
+            file.rename(self.path / place)
+            self._places[number] = place
+            self._arrived.add_file(number)
+            self._claim(chunk.size)
+            self._arrived.announce(chunk.blocks())
+            self._arrived.confirm(chunk)
+            return True
 
     def read_chunk(self, chunk: Chunk, buffer: memoryview) -> None:
         """Read bytes that have arrived, also while the stage is being closed. The caller checks them.
@@ -152,7 +175,7 @@ class ChunkStage(StageDirectory):
         with disk_errors(self.files):
             for entry, ordinal in zip(trusted.entries, ordinals, strict=True):
                 self._name(entry.path, ordinal)
-            (self.path / _COMING).rmdir()
+            (self.path / COMING).rmdir()
         if not manifest.blocks_proven:
             check_whole(self.files, trusted)
         self._closed = trusted
@@ -188,7 +211,7 @@ class ChunkStage(StageDirectory):
 
     def _make_file(self, number: int) -> None:
         if number not in self._places:
-            place = f"{_COMING}/{number}"
+            place = f"{COMING}/{number}"
             with disk_errors(self.path / place):
                 os.close(self._create(self.path / place))
             self._places[number] = place
@@ -203,7 +226,7 @@ class ChunkStage(StageDirectory):
             raise LengthMismatchError(f"{self._claimed_bytes} bytes came, the model has {self._expected.total_bytes}")
 
     def _write(self, part: Part, twin: int | None, at: int) -> None:
-        target = self.path / _COMING / str(part.piece.entry_index)
+        target = self.path / COMING / str(part.piece.entry_index)
         with disk_errors(target, need_bytes=len(part.data)):
             descriptor = os.open(target, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
             try:
@@ -264,22 +287,3 @@ class ChunkStage(StageDirectory):
             self._make_parents(target)
             (self.path / place).rename(target)
             self._places[ordinal] = f"{FILES}/{path}"
-
-
-def read_pieces(root: Path, paths: Sequence[str], chunk: Chunk, buffer: memoryview) -> None:
-    """Read a chunk from files. The caller checks the bytes.
-
-    Args:
-        root: The directory of the files.
-        paths: The file of each piece, below `root`.
-        chunk: Which bytes.
-        buffer: Where they go; of the chunk's size.
-
-    Raises:
-        IntegrityError: A file is gone or too short.
-        StoreError: The disk refuses.
-    """
-    for path, part in zip(paths, chunk.parts(buffer), strict=True):
-        target = root / check_entry_path(path)
-        with disk_errors(target):
-            read_range(target, part.piece.start, part.data)

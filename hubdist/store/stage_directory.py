@@ -8,14 +8,17 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from hubdist.errors import StoreError
+from hubdist.model.chunks import Chunk
 from hubdist.model.manifest import Digest, Manifest
+from hubdist.model.paths import check_entry_path
 from hubdist.store.folders import FILES, MANIFEST, StoreFolders
 from hubdist.store.holds import HeldDirectory
 from hubdist.store.snapshot import check_snapshot
-from hubdist.system.disk import NEW_FILE, disk_errors, mode_below, sync_directory, write_durably
+from hubdist.system.disk import NEW_FILE, disk_errors, mode_below, read_range, sync_directory, write_durably
 
 
 class StageDirectory(HeldDirectory):
@@ -168,3 +171,22 @@ def _make_read_only(files: Path) -> None:
         for name in names:
             Path(folder, name).chmod(0o444)
         Path(folder).chmod(0o555)
+
+
+def read_pieces(root: Path, paths: Sequence[str], chunk: Chunk, buffer: memoryview) -> None:
+    """Read a chunk from files. The caller checks the bytes.
+
+    Args:
+        root: The directory of the files.
+        paths: The file of each piece, below `root`.
+        chunk: Which bytes.
+        buffer: Where they go; of the chunk's size.
+
+    Raises:
+        IntegrityError: A file is gone or too short.
+        StoreError: The disk refuses.
+    """
+    for path, part in zip(paths, chunk.parts(buffer), strict=True):
+        target = root / check_entry_path(path)
+        with disk_errors(target):
+            read_range(target, part.piece.start, part.data)

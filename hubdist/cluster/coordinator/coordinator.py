@@ -87,11 +87,11 @@ class Coordinator:
             handles: The configured models; the first call begins to deliver them to all nodes.
 
         Raises:
-            ConfigError: A path in the settings cannot be told on this node.
+            ConfigError, NotPinnedError: A path cannot be told on this node; or locked settings lack a model's pin.
             StoreError: The store of the driver's node cannot be used.
         """
         try:
-            _ = self._parts
+            self._parts.resolver.policy.check_listed(map(self._parts.resolver.parse, handles))
         except HubdistError as error:
             raise error.with_context(node=self._node.name) from error.__cause__
         if self._first_delivery is None:

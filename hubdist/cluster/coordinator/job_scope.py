@@ -54,10 +54,13 @@ class JobScope:
         folder: The directory `pins` of the driver's store; notes of jobs that are long over are removed from it.
         scope: Names the job among all that ever used the store.
         record: Where pins are noted as well; None notes them in the store only.
+        locked: The job asks each origin whether the lock file is up to date. Then notes of coordinators that did not,
+            because the driver had other settings before, count for nothing.
     """
 
-    def __init__(self, folder: Path, scope: str, record: PinRecord | None = None) -> None:
-        self._folder = folder / scope
+    def __init__(self, folder: Path, scope: str, record: PinRecord | None = None, *, locked: bool = False) -> None:
+        self._kind = "_locked" if locked else ""
+        self._folder = folder / f"{scope}{self._kind}"
         self._pins = Pins(self._folder)
         self._record = record
         self._lock: int | None = None
@@ -66,7 +69,7 @@ class JobScope:
 
     def find(self, handle: Handle) -> Digest | None:
         """What the job pinned for a handle before, by a coordinator that is gone; None if it pinned nothing."""
-        return self._pins.find(handle) or (None if self._record is None else self._record.find(handle.key))
+        return self._pins.find(handle) or (None if self._record is None else self._record.find(handle.key + self._kind))
 
     def find_manifest(self, digest: Digest) -> Manifest | None:
         """The files of a model that the job noted; None if it noted none."""
@@ -81,7 +84,7 @@ class JobScope:
         """
         self._write("pin", lambda: self._pins.keep(handle, digest))
         if self._record is not None:
-            self._record.keep(handle.key, digest)
+            self._record.keep(handle.key + self._kind, digest)
 
     def note_manifest(self, manifest: Manifest) -> None:
         """Note the files of a model that the driver's store does not have, because a node read them itself."""

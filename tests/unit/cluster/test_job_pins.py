@@ -70,7 +70,8 @@ class Job:
         self.work = BlockingWork()
         self.snapshots = DriverSnapshots(store, self.work)
         self.resolver = Resolver(config, store, folder)
-        self.pins = JobPins(self.resolver, JobScope(store.root / "pins", scope, record), self.snapshots, self.work)
+        notes = JobScope(store.root / "pins", scope, record, locked=config.locked)
+        self.pins = JobPins(self.resolver, notes, self.snapshots, self.work)
 
 
 class World:
@@ -118,6 +119,23 @@ async def pin(job: Job, text: str, feed: Any = None) -> Digest:
 
 
 # Notes
+
+
+def test_a_job_that_becomes_locked_asks_origins_whatever_it_noted_before_and_once(world: World) -> None:
+    handle, lock = world.put("model", b"old"), str(world.folder / "hubdist.lock")
+
+    async def work() -> None:
+        digest = await pin(world.job(lock_file=lock), handle)
+        world.put("model", b"new")
+        assert await pin(world.job(lock_file=lock), handle) == digest
+        with pytest.raises(errors.DigestMismatchError):
+            await pin(world.job(lock_file=lock, locked=True), handle)
+        world.put("model", b"old")
+        assert await pin(world.job(lock_file=lock, locked=True), handle) == digest
+        world.put("model", b"new")
+        assert await pin(world.job(lock_file=lock, locked=True), handle) == digest
+
+    run(work)
 
 
 def test_a_job_that_is_made_again_has_its_pins_whatever_others_sweep(world: World) -> None:

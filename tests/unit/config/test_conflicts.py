@@ -131,6 +131,20 @@ def test_a_call_that_asks_for_what_does_not_exist_is_refused(asked: dict[str, st
         check_call(asked.get("route"), asked.get("read_mode"))
 
 
+@pytest.mark.parametrize(
+    ("settings", "key"),
+    [
+        ({"locked": True}, "locked"),
+        ({"locked": True, "lock_file": "hubdist.lock", "frozen": True}, "frozen"),
+        ({"locked": True, "lock_file": "hubdist.lock", "offline": True}, "offline"),
+    ],
+)
+def test_locked_settings_that_could_not_hold_are_refused(settings: dict[str, Any], key: str) -> None:
+    with pytest.raises(ConfigError, match=f"'{key}' in .* contradicts"):
+        Config(**settings)
+    assert Config(locked=True, lock_file="hubdist.lock").locked
+
+
 # Relative paths
 
 

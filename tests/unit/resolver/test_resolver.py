@@ -1,8 +1,8 @@
-"""Which bytes a handle stands for in the next job: pins, hubdist.lock, offline, frozen, read-only stores."""
+"""Which bytes a handle stands for in the next job: pins, hubdist.lock, offline, frozen, locked, read-only stores."""
 
 from __future__ import annotations
 
-import json
+import hashlib
 import os
 import subprocess
 import sys
@@ -16,6 +16,7 @@ from hubdist import errors
 from hubdist.config.schema import Config
 from hubdist.resolver.resolver import Resolver
 from hubdist.resolver.values import Pinned
+from hubdist.store.lock_file import LockFile
 from hubdist.store.store import Store
 from hubdist.testing.hub import LoopbackHub, Status
 from hubdist.testing.memory import MemorySource
@@ -32,8 +33,11 @@ class Jobs:
         self.store = Store(root / "store")
         self.base = root
 
+    def resolver(self, **settings: Any) -> Resolver:
+        return Resolver(Config(origin_retries=0, **settings), self.store, self.base)
+
     def resolve(self, handle: str | Path, **settings: Any) -> Pinned:
-        resolver = Resolver(Config(origin_retries=0, **settings), self.store, self.base)
+        resolver = self.resolver(**settings)
         return resolver.find_or_read(resolver.parse(str(handle)))
 
     def files(self, found: Pinned) -> dict[str, bytes]:
@@ -49,7 +53,7 @@ def jobs(tmp_path: Path) -> Jobs:
 
 
 def write_model(root: Path, files: dict[str, bytes]) -> Path:
-    root.mkdir(exist_ok=True)
+    root.mkdir(exist_ok=True, parents=True)
     for name, data in files.items():
         (root / name).write_bytes(data)
     return root
@@ -189,8 +193,8 @@ def test_what_lies_on_the_drivers_disk_is_looked_at_in_every_job(
 
 
 def lock(jobs: Jobs) -> dict[str, str]:
-    pins: dict[str, str] = json.loads((jobs.base / "hubdist.lock").read_text())
-    return pins
+    models = LockFile(jobs.base / "hubdist.lock", frozen=True).models()
+    return {label: str(model.digest) for label, model in models.items()}
 
 
 def test_the_lock_file_trusts_the_first_use_and_refuses_other_bytes(hub: LoopbackHub, jobs: Jobs) -> None:
@@ -249,6 +253,56 @@ def test_frozen_refuses_what_is_not_in_the_lock_file(hub: LoopbackHub, jobs: Job
     assert caught.value.handle == unknown
     assert jobs.resolve(known, lock_file="hubdist.lock", frozen=True).source == "store"
     assert (lock(jobs), len(hub.requests)) == (before, asked)
+
+
+def test_locked_asks_each_origin_once_for_each_job_and_takes_what_did_not_change(hub: LoopbackHub, jobs: Jobs) -> None:
+    handle = hub.add_model("known/1", OLD)
+    first = jobs.resolve(handle, lock_file="hubdist.lock")
+    text = (jobs.base / "hubdist.lock").read_text()
+    assert jobs.resolve(handle, lock_file="hubdist.lock", frozen=True).source == "store"
+    assert hub.reads(handle) == 1
+    again = jobs.resolve(handle, lock_file="hubdist.lock", locked=True)
+    assert (again.digest, again.source) == (first.digest, "origin")
+    assert hub.reads(handle) == 2
+    assert (jobs.base / "hubdist.lock").read_text() == text
+
+
+def test_locked_refuses_an_origin_that_has_other_bytes_and_frozen_does_not_look(hub: LoopbackHub, jobs: Jobs) -> None:
+    handle = hub.add_model("known/1", OLD)
+    first = jobs.resolve(handle, lock_file="hubdist.lock")
+    hub.add_model("known/1", NEW)
+    assert jobs.resolve(handle, lock_file="hubdist.lock", frozen=True).digest == first.digest
+    with pytest.raises(errors.DigestMismatchError, match="hubdist lock --upgrade"):
+        jobs.resolve(handle, lock_file="hubdist.lock", locked=True)
+    assert lock(jobs) == {handle: str(first.digest)}
+
+
+def test_locked_does_not_believe_what_tensorflow_hub_has_cached(hub: LoopbackHub, jobs: Jobs, tmp_path: Path) -> None:
+    handle = hub.add_model("known/1", OLD)
+    jobs.resolve(handle, lock_file="hubdist.lock")
+    hub.add_model("known/1", NEW)
+    write_model(tmp_path / "tfhub" / hashlib.sha1(handle.encode(), usedforsecurity=False).hexdigest(), OLD)
+    settings = {"lock_file": "hubdist.lock", "tfhub_cache_dir": str(tmp_path / "tfhub")}
+    with pytest.raises(errors.DigestMismatchError):
+        jobs.resolve(handle, **settings, locked=True)
+
+
+def test_locked_refuses_what_is_not_in_the_lock_file_and_asks_nobody(hub: LoopbackHub, jobs: Jobs) -> None:
+    known, unknown = hub.add_model("known/1", OLD), hub.add_model("unknown/1", NEW)
+    jobs.resolve(known, lock_file="hubdist.lock")
+    jobs.resolve(unknown)
+    asked = len(hub.requests)
+    with pytest.raises(errors.NotPinnedError, match=r"is locked .*`hubdist lock`") as caught:
+        jobs.resolve(unknown, lock_file="hubdist.lock", locked=True)
+    assert caught.value.handle == unknown
+    assert (list(lock(jobs)), len(hub.requests)) == ([known], asked)
+
+
+def test_a_plan_of_locked_settings_says_that_the_origin_would_be_read(hub: LoopbackHub, jobs: Jobs) -> None:
+    handle = hub.add_model("known/1", OLD)
+    jobs.resolve(handle, lock_file="hubdist.lock")
+    resolver = jobs.resolver(lock_file="hubdist.lock", locked=True)
+    assert resolver.look(resolver.parse(handle)) is None
 
 
 def test_frozen_without_a_lock_file_takes_the_models_of_the_configuration(hub: LoopbackHub, jobs: Jobs) -> None:

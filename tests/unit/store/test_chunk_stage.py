@@ -23,7 +23,8 @@ from hubdist.model.digest_sink import Chunker
 from hubdist.model.handle import parse_handle
 from hubdist.model.manifest import BLOCK_BYTES, Digest, Entry, Manifest
 from hubdist.origins import OriginSettings, open_origin
-from hubdist.store.chunk_stage import ChunkStage, read_pieces
+from hubdist.store.chunk_stage import ChunkStage
+from hubdist.store.stage_directory import read_pieces
 from hubdist.store.store import Store
 from hubdist.system.deadline import Deadlines
 from hubdist.system.directories import remove_tree

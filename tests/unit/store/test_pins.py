@@ -18,7 +18,8 @@ import pytest
 from hubdist.errors import ConfigError, DigestMismatchError, NotPinnedError, StoreError
 from hubdist.model.handle import Handle, parse_handle
 from hubdist.model.manifest import Digest
-from hubdist.store.pins import LockFile, Pins, check_pin
+from hubdist.store.lock_file import LockedModel, LockFile, check_pin
+from hubdist.store.pins import Pins
 
 ONE = Digest("1" * 64)
 TWO = Digest("2" * 64)
@@ -40,6 +41,10 @@ def pins(tmp_path: Path) -> Pins:
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "hubdist.lock"
+
+
+def pinned(path: Path) -> dict[str, Digest]:
+    return {label: model.digest for label, model in LockFile(path, frozen=True).models().items()}
 
 
 def texts(folder: Path) -> str:
@@ -103,12 +108,47 @@ def test_the_first_use_is_trusted_and_written(path: Path) -> None:
 
 
 def test_the_file_is_sorted_json_for_version_control(path: Path) -> None:
+    lock = LockFile(path, frozen=False, clock=lambda: 1_700_000_000.9)
+    lock.keep(MODEL, ONE, total_bytes=12)
+    lock.keep(OTHER, TWO, origin="gs://bucket/elsewhere")
+    assert (
+        path.read_text()
+        == f"""\
+{{
+  "gs://bucket/model": {{
+    "digest": "{TWO}",
+    "origin": "gs://bucket/elsewhere",
+    "resolved": "2023-11-14T22:13:20Z"
+  }},
+  "https://tfhub.dev/google/mnist/1": {{
+    "digest": "{ONE}",
+    "origin": "https://tfhub.dev/google/mnist/1",
+    "bytes": 12,
+    "resolved": "2023-11-14T22:13:20Z"
+  }}
+}}
+"""
+    )
+
+
+def test_an_entry_that_is_a_digest_alone_is_read_and_stays(path: Path) -> None:
+    path.write_text(json.dumps({MODEL.label: str(ONE)}))
     lock = LockFile(path, frozen=False)
     lock.keep(MODEL, ONE)
     lock.keep(OTHER, TWO)
-    assert path.read_text() == (
-        f'{{\n  "gs://bucket/model": "{TWO}",\n  "https://tfhub.dev/google/mnist/1": "{ONE}"\n}}\n'
-    )
+    assert pinned(path) == {MODEL.label: ONE, OTHER.label: TWO}
+
+
+def test_models_that_are_put_replace_others_and_those_that_stay_the_same_do_not_change(path: Path) -> None:
+    LockFile(path, frozen=False, clock=lambda: 1.0).keep(MODEL, ONE, total_bytes=1)
+    LockFile(path, frozen=False, clock=lambda: 1.0).keep(OTHER, ONE, total_bytes=1)
+    before = LockFile(path, frozen=True).models()
+    lock = LockFile(path, frozen=False, clock=lambda: 100.0)
+    lock.put({MODEL.label: LockedModel(ONE, "elsewhere", 1), OTHER.label: LockedModel(TWO, "there", 2)})
+    after = lock.models()
+    assert after[MODEL.label] == before[MODEL.label]
+    assert after[OTHER.label] == LockedModel(TWO, "there", 2, "1970-01-01T00:01:40Z")
+    assert list(json.loads(path.read_text())) == sorted(after)
 
 
 def test_the_same_bytes_again_do_not_touch_the_file(path: Path) -> None:
@@ -123,7 +163,7 @@ def test_the_same_bytes_again_do_not_touch_the_file(path: Path) -> None:
 def test_other_bytes_are_refused_and_the_pin_stays(path: Path) -> None:
     lock = LockFile(path, frozen=False)
     lock.keep(MODEL, ONE)
-    with pytest.raises(DigestMismatchError, match="remove the pin") as caught:
+    with pytest.raises(DigestMismatchError, match="or remove the pin") as caught:
         lock.keep(MODEL, TWO)
     assert (caught.value.expected, caught.value.actual) == (str(ONE), str(TWO))
     assert caught.value.handle == MODEL.redacted
@@ -146,7 +186,18 @@ def test_a_frozen_file_accepts_what_it_pins(path: Path) -> None:
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"{", b"[]", b"5", b"null", b'{"https://h/m": 5}', b'{"https://h/m": "md5:1"}', b"\xff\xfe", b"[" * 100_000],
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"5",
+        b"null",
+        b'{"https://h/m": 5}',
+        b'{"https://h/m": "md5:1"}',
+        b'{"https://h/m": {}}',
+        b"\xff\xfe",
+        b"[" * 100_000,
+    ],
 )
 def test_a_damaged_file_is_an_error_and_is_left_alone(path: Path, content: bytes) -> None:
     path.write_bytes(content)
@@ -216,7 +267,7 @@ import sys
 from pathlib import Path
 from hubdist.model.handle import parse_handle
 from hubdist.model.manifest import Digest
-from hubdist.store.pins import LockFile
+from hubdist.store.lock_file import LockFile
 
 sys.stdin.readline()
 for number in range(int(sys.argv[3])):
@@ -254,7 +305,7 @@ def test_who_waits_adds_to_what_the_other_one_wrote(path: Path) -> None:
         new.write_text(json.dumps({MODEL.label: str(ONE), OTHER.label: str(TWO)}))
         new.rename(path)
     waiting.join(30)
-    assert json.loads(path.read_text()) == {MODEL.label: str(ONE), OTHER.label: str(TWO), third.label: str(TWO)}
+    assert pinned(path) == {MODEL.label: ONE, OTHER.label: TWO, third.label: TWO}
 
 
 def test_a_file_that_somebody_holds_for_long_is_an_error_and_nothing_is_pinned(path: Path) -> None:
