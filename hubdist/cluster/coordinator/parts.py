@@ -9,16 +9,19 @@ from hubdist.cluster.coordinator.agent_pool import AgentPool
 from hubdist.cluster.coordinator.concurrency import BlockingWork
 from hubdist.cluster.coordinator.enclosures import Enclosures
 from hubdist.cluster.coordinator.job_pins import DriverSnapshots, JobPins
+from hubdist.cluster.coordinator.job_reporter import JobReporter
 from hubdist.cluster.coordinator.job_scope import JobScope, PinRecord
 from hubdist.cluster.coordinator.open_feeds import OpenFeeds
 from hubdist.cluster.coordinator.pin_service import PinService
 from hubdist.cluster.coordinator.planner import Planner
 from hubdist.cluster.coordinator.probes import Probes
+from hubdist.cluster.coordinator.report_log import ReportLog
 from hubdist.cluster.coordinator.route_runner import RouteRunner
 from hubdist.cluster.coordinator.running import RunningDeliveries
 from hubdist.cluster.coordinator.store_groups import StoreGroups, StoreSharing
 from hubdist.cluster.job import Job
 from hubdist.cluster.nodes import ClusterView, Node
+from hubdist.report.delivery import PinReport
 from hubdist.resolver.node_store import open_store
 from hubdist.resolver.resolver import Resolver
 from hubdist.store.nonces import Nonces
@@ -46,6 +49,7 @@ class CoordinatorParts:
         running: The deliveries that run.
         runner: Brings models to nodes.
         enclosures: Encloses small models in answers.
+        reporter: Keeps the job's record, and counts for its metrics.
 
     Raises:
         ConfigError: The settings cannot hold on this node.
@@ -58,7 +62,9 @@ class CoordinatorParts:
         self.work = BlockingWork()
         snapshots = DriverSnapshots(store, self.work)
         self.resolver = Resolver(self.config, store, job.base_dir, job.models)
-        self.pins = JobPins(self.resolver, JobScope(store.root / "pins", job.scope, record), snapshots, self.work)
+        self.reporter = JobReporter(job, self.config, node, _JobView(self))
+        scope = JobScope(store.root / "pins", job.scope, record)
+        self.pins = JobPins(self.resolver, scope, snapshots, self.work, note=self.reporter.note_handle)
         self.running = RunningDeliveries(node, agents, cluster, self.config, share=share)
         probes = Probes(agents, self.config, cluster)
         stores = StoreGroups(node, agents, Nonces(store), cluster)
@@ -72,6 +78,7 @@ class CoordinatorParts:
             running=self.running,
             sharing=sharing,
         )
+        self.runner.reports.listen(self.reporter.note_delivery)
         self.enclosures = Enclosures(
             node,
             self.config,
@@ -111,3 +118,18 @@ class CoordinatorParts:
             closed_ports=self.running.closed_ports,
             enclosures=self.enclosures,
         )
+
+
+class _JobView:
+    """What the parts of a coordinator know of the job, once they are put together."""
+
+    def __init__(self, parts: CoordinatorParts) -> None:
+        self._parts = parts
+
+    @property
+    def pins(self) -> tuple[PinReport, ...]:
+        return self._parts.pins.reports
+
+    @property
+    def log(self) -> ReportLog:
+        return self._parts.runner.reports.log
