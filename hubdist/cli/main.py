@@ -7,6 +7,7 @@ import sys
 import click
 
 import hubdist
+from hubdist.cli.commands.report import report
 from hubdist.cli.commands.resolve import resolve
 from hubdist.cli.exits import Exit
 
@@ -20,7 +21,7 @@ def hubdist_command() -> None:
     """
 
 
-for command in (resolve,):
+for command in (resolve, report):
     hubdist_command.add_command(command)
 
 

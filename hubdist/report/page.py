@@ -18,7 +18,7 @@ from hubdist.report.delivery import Report, size_text
 from hubdist.report.job import JobReport, when_text
 from hubdist.report.page_curves import draw_curves
 from hubdist.report.page_matrix import draw_matrix
-from hubdist.report.page_rows import curves_of, error_rows, fact_rows, node_rows, route_rows, setting_rows
+from hubdist.report.page_rows import curves_of, error_rows, fact_rows, node_rows, pin_rows, route_rows, setting_rows
 from hubdist.report.plan import Status
 
 if TYPE_CHECKING:
@@ -43,26 +43,24 @@ def write_page(found: JobReport | Report | Status, path: str | Path) -> Path:
 def render_page(found: JobReport | Report | Status) -> str:
     """The page of a job, of a prefetch or of a status, as HTML. It stays below 300 kB, however many nodes there are."""
     job = found if isinstance(found, JobReport) else JobReport.of(found)
-    shown, more = node_rows(job)
+    nodes, more_nodes = node_rows(job)
+    pins, more_pins = pin_rows(job)
     return _template().render(
         title=f"job {job.job}" if job.job else "hubdist",
         facts=fact_rows(job),
-        pins=job.pins[-_MAX_PINS:],
-        more_pins=job.pins_left_out + max(0, len(job.pins) - _MAX_PINS),
+        pins=pins,
+        more_pins=more_pins,
         routes=route_rows(job),
         curves=[(title, draw_curves(curves)) for title, curves in curves_of(job)],
         matrix=draw_matrix(job.deliveries, job.coordinator),
-        nodes=shown,
-        more_nodes=more,
+        nodes=nodes,
+        more_nodes=more_nodes,
         errors=error_rows(job),
         settings=setting_rows(job),
         written=when_text(job.written),
         version=job.versions.get("hubdist", ""),
         size=size_text,
     )
-
-
-_MAX_PINS = 100
 
 
 @functools.cache

@@ -17,7 +17,8 @@ _WIDTH, _HEIGHT = 720, 260
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 12, 10, 40
 _SAMPLES = 80
 _TICKS = 6
-_POINTS = 128
+_POINTS = 96
+_MAX_NAME = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +53,7 @@ def draw_curves(deliveries: Sequence[NodeReport]) -> Drawing:
     )
     if len(deliveries) <= MAX_LINES:
         shapes = [_line(one, scale, f"line c{at}") for at, one in enumerate(deliveries)]
-        legend = tuple((f"c{at}", one.name) for at, one in enumerate(deliveries))
+        legend = tuple((f"c{at}", one.name[:_MAX_NAME]) for at, one in enumerate(deliveries))
     else:
         shapes = list(_bands(deliveries, scale))
         slowest = max(deliveries, key=lambda one: one.timeline[-1][0])
@@ -61,7 +62,7 @@ def draw_curves(deliveries: Sequence[NodeReport]) -> Drawing:
             ("band-all", f"all {len(deliveries)} nodes"),
             ("band-most", "eight of ten nodes"),
             ("c0", "the median"),
-            ("c1", f"the last node, {slowest.name}"),
+            ("c1", f"the last node, {slowest.name[:_MAX_NAME]}"),
         )
     body = "".join([*scale.axes(), *shapes])
     svg = (
@@ -118,7 +119,7 @@ def _line(one: NodeReport, scale: _Scale, classes: str) -> str:
     step = -(-len(one.timeline) // _POINTS)
     points = [(0.0, 0), *one.timeline[::-step][::-1]]
     path = " ".join(f"{scale.x(seconds)},{scale.y(size)}" for seconds, size in points)
-    return f'<polyline class="{classes}" points="{path}"><title>{html.escape(one.name)}</title></polyline>'
+    return f'<polyline class="{classes}" points="{path}"><title>{html.escape(one.name[:_MAX_NAME])}</title></polyline>'
 
 
 def _bands(deliveries: Sequence[NodeReport], scale: _Scale) -> Iterator[str]:

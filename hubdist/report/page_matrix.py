@@ -14,9 +14,11 @@ MAX_GROUPS = 20
 """More nodes share rows and columns."""
 
 _WITH_NUMBERS = 8
+_MAX_PLACES = 6
 _CELL, _WIDE_CELL, _ROW = 22, 76, 22
 _HEAD, _SIDE, _TAIL = 132, 168, 130
 _MAX_NAME = 26
+_MAX_TITLE = 200
 
 
 def draw_matrix(deliveries: Sequence[NodeReport], coordinator: str | None) -> Drawing | None:
@@ -33,8 +35,14 @@ def draw_matrix(deliveries: Sequence[NodeReport], coordinator: str | None) -> Dr
     if not sent:
         return None
     nodes = {one.name for one in deliveries}
-    alone = {OWN_STORE, coordinator, *(sender for sender, _ in sent if sender not in nodes)}
-    group_of = _groups(sorted({name for pair in sent for name in pair} - alone, key=_numbered), MAX_GROUPS)
+    places = Counter[str]()
+    for (sender, _), size in sent.items():
+        places[sender] += size if sender not in nodes and sender not in (OWN_STORE, coordinator) else 0
+    kept = [place for place, size in places.most_common(_MAX_PLACES) if size]
+    alone = {OWN_STORE, coordinator, *kept}
+    group_of = dict.fromkeys((place for place, size in places.items() if size and place not in kept), "other places")
+    inside = {name for pair in sent for name in pair} - alone - set(group_of)
+    group_of |= _groups(sorted(inside, key=_numbered), MAX_GROUPS)
     cells: Counter[tuple[str, str]] = Counter()
     for (sender, receiver), size in sent.items():
         cells[group_of.get(sender, sender), group_of.get(receiver, receiver)] += size
@@ -49,7 +57,7 @@ def draw_matrix(deliveries: Sequence[NodeReport], coordinator: str | None) -> Dr
     most, size = by_sender.most_common(1)[0]
     text = (
         f"{len(senders)} senders and {len(receivers)} receivers, {size_text(total)} in all;"
-        f" {most} sent most, {size_text(size)}."
+        f" {most[:_MAX_TITLE]} sent most, {size_text(size)}."
     )
     return Drawing(_svg(senders, receivers, cells, by_sender, text), (), text)
 
@@ -85,10 +93,12 @@ def _svg(
     parts = [f'<text class="axis" x="{_SIDE - 10}" y="{_HEAD - 8}" text-anchor="end">receiver \\ sender</text>']
     for at, sender in enumerate(senders):
         place = f"translate({_SIDE + cell * at + cell // 2 + 4} {_HEAD - 8}) rotate(-40)"
-        parts.append(f'<text transform="{place}">{_short(sender)}<title>{html.escape(sender)}</title></text>')
+        parts.append(
+            f'<text transform="{place}">{_short(sender)}<title>{html.escape(sender[:_MAX_TITLE])}</title></text>'
+        )
     for row, receiver in enumerate(receivers):
         y = _HEAD + _ROW * row
-        name = f"{_short(receiver)}<title>{html.escape(receiver)}</title>"
+        name = f"{_short(receiver)}<title>{html.escape(receiver[:_MAX_TITLE])}</title>"
         parts.append(f'<text x="{_SIDE - 10}" y="{y + 15}" text-anchor="end">{name}</text>')
         for at, sender in enumerate(senders):
             size = cells[sender, receiver]
@@ -96,7 +106,7 @@ def _svg(
                 continue
             strength = (size / largest) ** 0.5 * (0.35 if numbers else 1.0)
             x = _SIDE + cell * at
-            title = html.escape(f"{sender} to {receiver}: {size_text(size)}")
+            title = f"{_short(sender)} to {_short(receiver)}: {size_text(size)}"
             parts.append(
                 f'<rect class="cell" x="{x}" y="{y}" width="{cell - 2}" height="{_ROW - 2}"'
                 f' fill-opacity="{max(strength, 0.04):.2f}"><title>{title}</title></rect>'

@@ -5,19 +5,21 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hubdist.delivery.routes import Route
 from hubdist.errors import HubdistError
-from hubdist.report.delivery import OWN_STORE, NodeReport, size_text
+from hubdist.report.delivery import OWN_STORE, NodeReport, PinReport, size_text
 from hubdist.report.job import JobReport, kind_of, received_text, when_text
 
-_MAX_ROWS = 100
+_MAX_ROWS = 80
 _MAX_REASONS = 30
+_MAX_PINS = 60
 _MAX_ERRORS = 40
 _MAX_CURVES = 6
 _MAX_NAMES = 3
-_MAX_TEXT = 600
+_MAX_TEXT = 400
+_MAX_NAME = 100
 _MAX_ENDING = 28
 
 
@@ -112,7 +114,7 @@ def fact_rows(job: JobReport) -> list[tuple[str, str]]:
     ]
     if not job.session:
         del facts[0]
-    return [(name, value) for name, value in facts if value]
+    return [(name, _cut(value)) for name, value in facts if value]
 
 
 def route_rows(job: JobReport) -> list[RouteRow]:
@@ -176,6 +178,12 @@ def setting_rows(job: JobReport) -> list[tuple[str, str, bool]]:
     return [(key, _cut(_plain(job.settings[key])), key in given) for key in keys]
 
 
+def pin_rows(job: JobReport) -> tuple[list[PinReport], int]:
+    """The newest handles, and how many older ones there are."""
+    shown = [replace(pin, handle=_cut(pin.handle), source=_cut(pin.source, _MAX_NAME)) for pin in job.pins[-_MAX_PINS:]]
+    return shown, job.pins_left_out + len(job.pins) - len(shown)
+
+
 def curves_of(job: JobReport) -> list[tuple[str, list[NodeReport]]]:
     """Handle and its deliveries that bytes came for; the models of most bytes, at most six."""
     groups: dict[tuple[str, str], list[NodeReport]] = {}
@@ -194,7 +202,7 @@ def names(found: Iterable[str], most: int = _MAX_NAMES) -> str:
         most: How many are shown.
     """
     counted = list(dict.fromkeys(found))
-    shown = ", ".join(map(_cut, counted[:most]))
+    shown = ", ".join(_cut(name, _MAX_NAME) for name in counted[:most])
     return f"{shown} and {len(counted) - most} more" if len(counted) > most else shown
 
 
@@ -215,9 +223,9 @@ def _node_row(one: NodeReport) -> NodeRow:
     if one.error is not None:
         notes.insert(0, kind_of(one.error))  # its words stand among the errors
     return NodeRow(
-        one.name,
+        _cut(one.name, _MAX_NAME),
         _ending(one.handle),
-        _cut(one.handle),
+        _cut(one.handle, 2 * _MAX_NAME),
         _route(one),
         _received(one.bytes_received),
         names((_sender(name) for name, _ in one.sources if name != OWN_STORE), most=1),
@@ -254,5 +262,5 @@ def _plain(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _cut(text: str) -> str:
-    return text if len(text) <= _MAX_TEXT else f"{text[:_MAX_TEXT]}..."
+def _cut(text: str, most: int = _MAX_TEXT) -> str:
+    return text if len(text) <= most else f"{text[: most - 3]}..."

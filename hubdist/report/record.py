@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hubdist.delivery.routes import Route
-from hubdist.errors import ConfigError, HubdistError
+from hubdist.errors import HubdistError
 from hubdist.report.delivery import NodeReport, PinReport
 from hubdist.report.job import MAX_DELIVERIES, MAX_ERRORS, MAX_PINS, JobReport, RecordedError, kind_of
 from hubdist.report.plan import RouteTotal
@@ -56,7 +56,7 @@ def read_record(text: str, where: str) -> JobReport:
         where: What errors call the text, such as the name of a file.
 
     Raises:
-        ConfigError: The text is not a record, or one of a format that this version does not know.
+        HubdistError: The text is not a record, or one of a format that this version does not know.
     """
     try:
         values = json.loads(text)
@@ -64,8 +64,8 @@ def read_record(text: str, where: str) -> JobReport:
         if found == FORMAT:
             return _report(values)
     except (ValueError, TypeError, AttributeError, KeyError) as error:
-        raise ConfigError(f"{where} is not the record of a job: {type(error).__name__}") from None
-    raise ConfigError(
+        raise HubdistError(f"{where} is not the record of a job: {type(error).__name__}") from None
+    raise HubdistError(
         f"{where} is not the record of a job in format {FORMAT}: it says format {str(found)[:20]}",
         advice="Read it with the version of hubdist that wrote it, or a newer one.",
     )
@@ -75,18 +75,18 @@ def read_record_file(path: Path) -> JobReport:
     """The job that a file describes.
 
     Raises:
-        ConfigError: The file cannot be read, or is not a record.
+        HubdistError: The file cannot be read, or is not a record.
     """
     try:
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
         if len(data) > MAX_BYTES:
-            raise ConfigError(f"{path} is too large for the record of a job")
+            raise HubdistError(f"{path} is too large for the record of a job")
         return read_record(data.decode(), str(path))
     except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
+        raise HubdistError(f"{path} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise ConfigError(f"{path} is not the record of a job: it is not UTF-8") from None
+        raise HubdistError(f"{path} is not the record of a job: it is not UTF-8") from None
 
 
 _PLAIN = ("job", "session", "coordinator", "began", "written", "closed", "given")

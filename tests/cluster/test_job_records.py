@@ -28,7 +28,9 @@ def test_a_job_leaves_its_record_in_the_logs_of_the_session(tmp_path: Path, hub:
         hubdist.init(store=cluster.store)
         report = hubdist.prefetch(handle)
         context = ray.get_runtime_context()
-        path = Path(context.get_temp_dir(), context.get_session_name(), "logs", "hubdist", f"{context.get_job_id()}.json")
+        path = Path(
+            context.get_temp_dir(), context.get_session_name(), "logs", "hubdist", f"{context.get_job_id()}.json"
+        )
         found = read_record_file(path)
         assert found.session == context.get_session_name()
         assert found.pins == report.pins

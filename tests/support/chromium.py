@@ -14,6 +14,7 @@ import os
 import select
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -22,6 +23,14 @@ from typing import Any, Self
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 _CALL_S = 60.0
+_EXEC = """
+import fcntl, os, sys
+pipes = [fcntl.fcntl(int(end), fcntl.F_DUPFD, 100) for end in sys.argv[1:3]]
+for number, end in enumerate(pipes, 3):
+    os.dup2(end, number)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
+"""Chromium reads commands from descriptor 3 and writes answers to 4."""
 
 
 def find_chromium() -> str | None:
@@ -44,10 +53,10 @@ class Chromium:
         executable = find_chromium()
         assert executable is not None
         command = [
-            "/bin/sh", "-c", f'exec "$0" "$@" 3<&{out_of} 4>&{into}', executable, "--headless=new", "--no-sandbox",
+            sys.executable, "-c", _EXEC, str(out_of), str(into), executable, "--headless=new", "--no-sandbox",
             "--disable-gpu", "--disable-dev-shm-usage", "--remote-debugging-pipe", "--no-first-run",
-            "--hide-scrollbars",
-            "--host-resolver-rules=MAP * ~NOTFOUND", f"--user-data-dir={self._profile}", "about:blank",
+            "--hide-scrollbars", "--host-resolver-rules=MAP * ~NOTFOUND", f"--user-data-dir={self._profile}",
+            "about:blank",
         ]  # fmt: skip
         self._process = subprocess.Popen(
             command, pass_fds=(out_of, into), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL

@@ -24,7 +24,7 @@ from hubdist.cluster.nodes import Node
 from hubdist.cluster.session_logs import records_directory
 from hubdist.config.schema import Config
 from hubdist.config.shown import given_keys, shown_settings
-from hubdist.errors import ConfigError, HubdistError
+from hubdist.errors import HubdistError
 from hubdist.report.delivery import NodeReport, PinReport
 from hubdist.report.job import MAX_ERRORS, MAX_PINS, JobReport
 from hubdist.report.record import read_record_file, write_record
@@ -172,7 +172,7 @@ def _read_earlier(path: Path, session: str) -> JobReport | None:
         return None
     try:
         found = read_record_file(path)
-    except ConfigError as error:
+    except HubdistError as error:
         _ONCE.log("earlier", "hubdist: what the job's record held before is left out: %s", error, level=logging.INFO)
         return None
     return found if found.session == session else None

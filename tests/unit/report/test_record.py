@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from hubdist.delivery.routes import Route
-from hubdist.errors import ConfigError, DigestMismatchError, NodeLostError, StoreFullError
+from hubdist.errors import DigestMismatchError, HubdistError, NodeLostError, StoreFullError
 from hubdist.report.delivery import NodeReport, PinReport, Report
 from hubdist.report.job import MAX_DELIVERIES, MAX_ERRORS, JobReport, RecordedError, kind_of, totals_of
 from hubdist.report.plan import RouteTotal, Status
@@ -138,16 +138,16 @@ def test_a_record_is_bounded_whatever_the_job_did() -> None:
     ],
 )
 def test_what_is_no_record_is_refused_with_the_name_of_its_place(text: str, says: str) -> None:
-    with pytest.raises(ConfigError, match=says) as caught:
+    with pytest.raises(HubdistError, match=says) as caught:
         read_record(text, "/there/01.json")
     assert "/there/01.json" in str(caught.value)
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"none\.json cannot be read: No such file"):
+    with pytest.raises(HubdistError, match=r"none\.json cannot be read: No such file"):
         read_record_file(tmp_path / "none.json")
     (tmp_path / "bytes").write_bytes(b"\xff\xfe")
-    with pytest.raises(ConfigError, match="not UTF-8"):
+    with pytest.raises(HubdistError, match="not UTF-8"):
         read_record_file(tmp_path / "bytes")
 
 
