@@ -14,6 +14,7 @@ from ray.experimental import tqdm_ray
 from hubdist.cluster.connection import CoordinatorConnection
 from hubdist.cluster.enclosure_fetch import fetch_enclosed
 from hubdist.cluster.job import CoordinatorStatus, Membership, Terms
+from hubdist.cluster.metrics import Metrics
 from hubdist.cluster.nodes import ProcessRole
 from hubdist.cluster.pull import pull, read_chunk
 from hubdist.cluster.refresh_marks import RefreshMark, find_mark
@@ -52,6 +53,7 @@ class CoordinatorClient:
         self._own_store = False
         """True if agents do not deliver to this process's store, so that the process fetches models itself."""
         self._drivers_node_id = ""
+        self._metrics = Metrics.of_process(config.export_metrics, self.node_id)
 
     @property
     def node_id(self) -> str:
@@ -170,9 +172,11 @@ class CoordinatorClient:
             StoreError: The store cannot take the model, or has lost it again.
         """
         store = self._open_store()
-        for _ in range(2):  # a snapshot may be evicted right after it was delivered, but not for ever
+        for tried in range(2):  # a snapshot may be evicted right after it was delivered, but not for ever
             snapshot = store.find(pin.digest)
             if snapshot is not None:
+                if not tried:
+                    self._metrics.note_hit()
                 return snapshot
             if self._own_store:
                 pull(self._connection, store, pin.digest)
@@ -281,7 +285,7 @@ class CoordinatorClient:
         config = self._connection.config
         with self._guard:
             if self._store is None or self._store.configured != config.store_root(self.node_id):
-                self._store = open_store(config, self.node_id)
+                self._store = open_store(config, self.node_id, evicted=self._metrics.note_evicted)
             return self._store
 
 

@@ -3,11 +3,13 @@
 They go through `ray.util.metrics`, so Prometheus finds them where it finds Ray's own, with `ray_` before each name and
 `_total` behind that of a counter. The tag `node` is the node that a number is about, whichever process counts it: most
 are counted by the coordinator, which has the report of every delivery. There are no gauges, since Ray may put those of
-several processes on a node into one.
+several processes on a node into one. Ray makes the sum of a histogram from the middles of its buckets, so the counts of
+the buckets are what to go by.
 """
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -109,15 +111,18 @@ class Metrics:
         self._made: dict[str, Any] = {}
 
     @classmethod
-    def of(cls, wanted: bool, node: str) -> Self:
-        """What counts in this process; nothing does where there is no Ray.
+    @functools.cache
+    def of_process(cls, wanted: bool, node_id: str) -> Self:
+        """What counts in this process, always the same object; nothing counts in a process that has no Ray.
 
         Args:
             wanted: What the setting `export_metrics` says.
-            node: Name of the node of this process.
+            node_id: Ray's id of the node of this process.
         """
         ray = sys.modules.get("ray")
-        return cls(node, enabled=wanted and ray is not None and ray.is_initialized())
+        if not wanted or ray is None or not ray.is_initialized():
+            return cls("", enabled=False)
+        return cls(f"{ray.util.get_node_ip_address()}/{node_id[:8]}", enabled=True)
 
     def note_delivery(self, report: NodeReport, driver: str) -> None:
         """Count what a node got.

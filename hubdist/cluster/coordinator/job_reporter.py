@@ -59,6 +59,7 @@ class JobReporter:
         config: The job's settings, with the user's own origins.
         node: The coordinator's node.
         view: What the coordinator knows.
+        metrics: Counts for Prometheus what is noted here.
         find_folder: Finds the directory for the record; None means that no record is kept.
         pause_s: Shortest time from one write to the next.
     """
@@ -69,6 +70,7 @@ class JobReporter:
         config: Config,
         node: Node,
         view: JobView,
+        metrics: Metrics,
         *,
         find_folder: Callable[[], Path | None] = records_directory,
         pause_s: float = 1.0,
@@ -87,19 +89,19 @@ class JobReporter:
         self._changed = asyncio.Event()
         self._writing = asyncio.Lock()
         self._writer: asyncio.Task[None] | None = None
-        self.metrics = Metrics.of(config.export_metrics, node.name)
+        self._metrics = metrics
 
     def note_delivery(self, report: NodeReport) -> None:
         """Take note that a node got a model, or failed to."""
-        self.metrics.note_delivery(report, self._node.name)
+        self._metrics.note_delivery(report, self._node.name)
         self._change()
 
     def note_handle(self, found: PinReport | HubdistError) -> None:
         """Take note that a handle has been resolved, or of the error, which names the handle."""
         if isinstance(found, PinReport):
-            self.metrics.note_resolve(found)
+            self._metrics.note_resolve(found)
         else:
-            self.metrics.note_unresolved()
+            self._metrics.note_unresolved()
             self._errors.pop(str(found), None)  # the newest stands last
             self._errors[str(found)] = found
             while len(self._errors) > MAX_ERRORS:

@@ -20,6 +20,7 @@ from hubdist.cluster.coordinator.route_runner import RouteRunner
 from hubdist.cluster.coordinator.running import RunningDeliveries
 from hubdist.cluster.coordinator.store_groups import StoreGroups, StoreSharing
 from hubdist.cluster.job import Job
+from hubdist.cluster.metrics import Metrics
 from hubdist.cluster.nodes import ClusterView, Node
 from hubdist.report.delivery import PinReport
 from hubdist.resolver.node_store import open_store
@@ -58,11 +59,12 @@ class CoordinatorParts:
 
     def __init__(self, job: Job, node: Node, agents: AgentPool, record: PinRecord, cluster: ClusterView) -> None:
         self.config = job.whole_config(node.id)
-        store = open_store(self.config, node.id)
+        metrics = Metrics.of_process(self.config.export_metrics, node.id)
+        store = open_store(self.config, node.id, evicted=metrics.note_evicted)
         self.work = BlockingWork()
         snapshots = DriverSnapshots(store, self.work)
         self.resolver = Resolver(self.config, store, job.base_dir, job.models)
-        self.reporter = JobReporter(job, self.config, node, _JobView(self))
+        self.reporter = JobReporter(job, self.config, node, _JobView(self), metrics)
         scope = JobScope(store.root / "pins", job.scope, record)
         self.pins = JobPins(self.resolver, scope, snapshots, self.work, note=self.reporter.note_handle)
         self.running = RunningDeliveries(node, agents, cluster, self.config, share=share)

@@ -10,6 +10,7 @@ import pytest
 from hubdist.cluster.coordinator.job_reporter import JobReporter
 from hubdist.cluster.coordinator.report_log import ReportLog
 from hubdist.cluster.job import Job
+from hubdist.cluster.metrics import Metrics
 from hubdist.cluster.nodes import Node
 from hubdist.config.schema import Config
 from hubdist.errors import ModelNotFoundError
@@ -35,7 +36,15 @@ class World:
     def __init__(self, folder: Path | None, session: str = "session_1", pause_s: float = 60.0) -> None:
         self.view = View()
         job = Job.of(CONFIG, None, f"{session}-01000000")
-        self.reporter = JobReporter(job, CONFIG, NODE, self.view, find_folder=lambda: folder, pause_s=pause_s)
+        self.reporter = JobReporter(
+            job,
+            CONFIG,
+            NODE,
+            self.view,
+            Metrics(NODE.name, enabled=False),
+            find_folder=lambda: folder,
+            pause_s=pause_s,
+        )
 
     def deliver(self) -> None:
         self.view.log.note(GOT)
