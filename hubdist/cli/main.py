@@ -7,6 +7,7 @@ import sys
 import click
 
 import hubdist
+from hubdist.cli.commands.grafana import grafana
 from hubdist.cli.commands.report import report
 from hubdist.cli.commands.resolve import resolve
 from hubdist.cli.exits import Exit
@@ -21,7 +22,7 @@ def hubdist_command() -> None:
     """
 
 
-for command in (resolve, report):
+for command in (resolve, report, grafana):
     hubdist_command.add_command(command)
 
 
