@@ -11,8 +11,8 @@ import ray
 import ray.exceptions
 from ray.experimental import tqdm_ray
 
+from hubdist.cluster.bring import bring
 from hubdist.cluster.connection import CoordinatorConnection
-from hubdist.cluster.enclosure_fetch import fetch_enclosed
 from hubdist.cluster.job import CoordinatorStatus, Membership, Terms
 from hubdist.cluster.metrics import Metrics
 from hubdist.cluster.nodes import ProcessRole
@@ -181,10 +181,9 @@ class CoordinatorClient:
             if self._own_store:
                 pull(self._connection, store, pin.digest)
                 continue
-            snapshot = fetch_enclosed(self._connection, store, pin, self.node_id)
+            snapshot = bring(self._connection, store, pin, self.node_id)
             if snapshot is not None:
                 return snapshot
-            self._connection.call(lambda coordinator: coordinator.deliver.remote(pin, self.node_id))
         snapshot = store.find(pin.digest)
         if snapshot is None:
             raise StoreError(

@@ -28,9 +28,9 @@ pytestmark = pytest.mark.cluster
 SIZE = 6 << 20
 
 
-def make_model(folder: Path) -> Path:
+def make_model(folder: Path, size: int = SIZE) -> Path:
     folder.mkdir()
-    (folder / "weights.bin").write_bytes(os.urandom(SIZE))
+    (folder / "weights.bin").write_bytes(os.urandom(size))
     return folder
 
 
@@ -87,6 +87,36 @@ def scrape(port: int) -> Values:
 
 def tags(**values: str) -> frozenset[tuple[str, str]]:
     return frozenset(values.items())
+
+
+@ray.remote(num_cpus=0)
+def traced_resolve(handle: str) -> dict[str, dict[str, object]]:
+    """Resolve a handle in a process that traces; returns the attributes of each span, by its name."""
+    import opentelemetry.trace
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+    from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    opentelemetry.trace.set_tracer_provider(provider)
+    hubdist.resolve(handle)
+    return {each.name: dict(each.attributes or {}) for each in exporter.get_finished_spans()}
+
+
+@pytest.mark.parametrize("size", [1_000, SIZE], ids=["enclosed", "delivered"])
+def test_a_task_that_traces_has_a_span_of_its_delivery(tmp_path: Path, hub: LoopbackHub, size: int) -> None:
+    handle = hub.add_model("acme/big/1", make_model(tmp_path / "model", size))
+    with RayCluster(tmp_path, nodes=2, log_to_driver=False) as cluster:
+        hubdist.init(store=cluster.store)
+        other = cluster.node_ids[1]
+        found = ray.get(traced_resolve.options(**cluster.on(other)).remote(handle), timeout=120)
+        assert set(found) == {"hubdist.resolve", "hubdist.deliver"}
+        deliver = found["hubdist.deliver"]
+        assert deliver["hubdist.route"] == "driver"
+        assert deliver["hubdist.bytes"] == found["hubdist.resolve"]["hubdist.bytes"] == size
+        assert deliver["hubdist.node"] == other
 
 
 @dataclass(frozen=True)
