@@ -30,10 +30,11 @@ format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# The reference of the settings, from hubdist/config/keys.py.
+# The reference of the settings, from hubdist/config/keys.py, and the dashboard, from hubdist/cluster/grafana.py.
 configs: $(READY)
 	$(BIN)/python -m hubdist.config.reference yaml > configs/hubdist.yaml
 	$(BIN)/python -m hubdist.config.reference markdown > docs/reference/settings.md
+	$(BIN)/python -m hubdist.cluster.grafana > configs/grafana-hubdist.json
 
 clean:
 	rm -rf $(VENV) build

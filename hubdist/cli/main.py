@@ -10,10 +10,12 @@ import hubdist
 from hubdist.cli.commands.completion import completion
 from hubdist.cli.commands.config import config
 from hubdist.cli.commands.export import export
+from hubdist.cli.commands.grafana import grafana
 from hubdist.cli.commands.import_file import import_file
 from hubdist.cli.commands.lock import lock
 from hubdist.cli.commands.plan import plan
 from hubdist.cli.commands.prefetch import prefetch
+from hubdist.cli.commands.report import report
 from hubdist.cli.commands.resolve import resolve
 from hubdist.cli.commands.status import status
 from hubdist.cli.exits import Exit
@@ -33,10 +35,12 @@ for command in (
     prefetch,
     plan,
     status,
+    report,
     lock,
     export,
     import_file,
     config,
+    grafana,
     completion,
 ):
     hubdist_command.add_command(command)

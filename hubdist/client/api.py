@@ -16,10 +16,12 @@ from hubdist.errors import DeliveryError
 from hubdist.loading import load_key
 from hubdist.model.handle import handle_text
 from hubdist.model.hints import suggested
+from hubdist.model.redact import redact_url
 from hubdist.report.arrivals import Watch
 from hubdist.report.delivery import Report
 from hubdist.report.plan import Refreshed, Status
 from hubdist.resolver.values import CallOptions
+from hubdist.system.tracing import span
 
 
 def init(config: Config | Mapping[str, Any] | None = None, **overrides: Any) -> None:
@@ -95,19 +97,21 @@ def load(
     """
     process = current_process()
     call = CallOptions.checked(route, read_mode)
-    pin = process.pin_of(handle, call)
-    key = load_key(
-        pin.handle,
-        pin.digest,
-        tags,
-        options,
-        device,
-        route=call.route or pin.settings.route,
-        read_mode=call.read_mode or pin.settings.read_mode,
-    )
-    if own:
-        return process.open(pin, key, call)
-    return process.load(pin, key, call, fresh=process.config.fresh if fresh is None else fresh)
+    with span("hubdist.load", handle=redact_url(handle_text(handle))) as seen:
+        pin = process.pin_of(handle, call)
+        seen.set(digest=str(pin.digest), bytes=pin.total_bytes)
+        key = load_key(
+            pin.handle,
+            pin.digest,
+            tags,
+            options,
+            device,
+            route=call.route or pin.settings.route,
+            read_mode=call.read_mode or pin.settings.read_mode,
+        )
+        if own:
+            return process.open(pin, key, call)
+        return process.load(pin, key, call, fresh=process.config.fresh if fresh is None else fresh)
 
 
 async def load_async(
@@ -195,7 +199,9 @@ def prefetch(
     """
     several = [handles] if isinstance(handles, (str, os.PathLike)) else list(handles)
     texts = [handle_text(handle) for handle in several]
-    report = current_process().backend.prefetch(texts, None if nodes is None else list(nodes), watch)
+    with span("hubdist.prefetch", handles=len(texts)) as seen:
+        report = current_process().backend.prefetch(texts, None if nodes is None else list(nodes), watch)
+        seen.set(deliveries=len(report.nodes), bytes=sum(node.bytes_received for node in report.nodes))
     failures = {node.name: node.error for node in report.nodes if node.error is not None}
     unresolved = [suggested(error, texts) for error in report.unresolved]
     if len(unresolved) == 1 and not failures:

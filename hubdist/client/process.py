@@ -16,10 +16,12 @@ from hubdist.config.schema import Config
 from hubdist.loading import LoadedModels, LoadKey, PickleHooks, import_modules, open_model
 from hubdist.model.handle import handle_text
 from hubdist.model.manifest import Digest
+from hubdist.model.redact import redact_url
 from hubdist.report.plan import Refreshed
 from hubdist.resolver.values import CallOptions, LoaderPin
 from hubdist.store.claims import HandedOutSnapshots
 from hubdist.system.disk import working_directory
+from hubdist.system.tracing import span
 
 _LOG = logging.getLogger(__name__)
 
@@ -83,7 +85,9 @@ class Process:
         asked = _asked(text)
         known_in, pin = self._pins.get(asked, (None, None))
         if pin is None or epoch is None or epoch != known_in:
-            pin = self.backend.pin(text, options)
+            with span("hubdist.resolve", handle=redact_url(text)) as seen:
+                pin = self.backend.pin(text, options)
+                seen.set(digest=str(pin.digest), bytes=pin.total_bytes)
             # The epoch from before the question: a refresh meanwhile makes this answer old.
             self._pins[asked] = epoch, pin
             self._digests.setdefault(asked, set()).add(pin.digest)

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ray
 import ray.exceptions
-from ray.experimental import tqdm_ray
 
+from hubdist.cluster.bring import bring
 from hubdist.cluster.connection import CoordinatorConnection
-from hubdist.cluster.enclosure_fetch import fetch_enclosed
 from hubdist.cluster.job import CoordinatorStatus, Membership, Terms
+from hubdist.cluster.metrics import Metrics
 from hubdist.cluster.nodes import ProcessRole
+from hubdist.cluster.progress_bars import progress_bars, tell_watcher
 from hubdist.cluster.pull import pull, read_chunk
 from hubdist.cluster.refresh_marks import RefreshMark, find_mark
 from hubdist.config.handover import fingerprint, replace_in_process, with_store_of
@@ -24,7 +25,7 @@ from hubdist.model.chunks import Chunk
 from hubdist.model.handle import BUILT_IN_SCHEMES, handle_text, parse_handle
 from hubdist.model.hints import suggesting
 from hubdist.model.manifest import Digest, Manifest
-from hubdist.report.arrivals import Arrival, Watch
+from hubdist.report.arrivals import Watch
 from hubdist.report.delivery import Report
 from hubdist.report.plan import Plan, Refreshed, Status
 from hubdist.resolver.node_store import open_store
@@ -33,10 +34,6 @@ from hubdist.store.snapshot import Snapshot
 from hubdist.store.store import Store
 from hubdist.system.disk import working_directory
 from hubdist.system.ownership import find_root
-
-_PROGRESS_S = 0.5
-_MAX_BARS = 200
-"""Nobody looks at more progress bars."""
 
 
 class CoordinatorClient:
@@ -55,6 +52,7 @@ class CoordinatorClient:
         self._own_store = False
         """True if agents do not deliver to this process's store, so that the process fetches models itself."""
         self._drivers_node_id = ""
+        self._metrics = Metrics.of_process(config.export_metrics, self.node_id)
 
     @property
     def node_id(self) -> str:
@@ -174,17 +172,18 @@ class CoordinatorClient:
             StoreError: The store cannot take the model, or has lost it again.
         """
         store = self._open_store()
-        for _ in range(2):  # a snapshot may be evicted right after it was delivered, but not for ever
+        for tried in range(2):  # a snapshot may be evicted right after it was delivered, but not for ever
             snapshot = store.find(pin.digest)
             if snapshot is not None:
+                if not tried:
+                    self._metrics.note_hit()
                 return snapshot
             if self._own_store:
                 pull(self._connection, store, pin.digest)
                 continue
-            snapshot = fetch_enclosed(self._connection, store, pin, self.node_id)
+            snapshot = bring(self._connection, store, pin, self.node_id)
             if snapshot is not None:
                 return snapshot
-            self._connection.call(lambda coordinator: coordinator.deliver.remote(pin, self.node_id))
         snapshot = store.find(pin.digest)
         if snapshot is None:
             raise StoreError(
@@ -248,10 +247,10 @@ class CoordinatorClient:
         whole = [self._absolute(text) for text in texts]
         wanted = None if nodes is None else list(nodes)
         with contextlib.ExitStack() as stack:
-            shown = watch or stack.enter_context(_progress_bars())
+            shown = watch or stack.enter_context(progress_bars())
             report: Report = self._connection.call(
                 lambda coordinator: coordinator.prefetch.remote(whole, wanted),
-                while_waiting=lambda coordinator: _tell_watcher(coordinator, shown),
+                while_waiting=lambda coordinator: tell_watcher(coordinator, shown),
             )
         return report
 
@@ -283,33 +282,5 @@ class CoordinatorClient:
         config = self._connection.config
         with self._guard:
             if self._store is None or self._store.configured != config.store_root(self.node_id):
-                self._store = open_store(config, self.node_id)
+                self._store = open_store(config, self.node_id, evicted=self._metrics.note_evicted)
             return self._store
-
-
-def _tell_watcher(coordinator: Any, watch: Watch) -> None:
-    try:
-        arrivals = ray.get(coordinator.watch.remote(), timeout=_PROGRESS_S)
-    except ray.exceptions.RayError:
-        return  # progress is not worth an error
-    watch(arrivals)
-
-
-@contextlib.contextmanager
-def _progress_bars() -> Iterator[Watch]:
-    """Draw a bar for each node that receives a model."""
-    bars: dict[tuple[str, str], Any] = {}
-
-    def draw(arrivals: tuple[Arrival, ...]) -> None:
-        for arrival in arrivals[:_MAX_BARS]:
-            key = arrival.node, arrival.digest
-            if key not in bars:
-                label = f"hubdist {arrival.node} {arrival.digest[7:15]}"
-                bars[key] = tqdm_ray.tqdm(desc=label, total=arrival.total_bytes, unit="B")
-            bars[key].update(arrival.arrived_bytes - bars[key].n)
-
-    try:
-        yield draw
-    finally:
-        for bar in bars.values():
-            bar.close()

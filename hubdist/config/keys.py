@@ -287,6 +287,11 @@ models:
         description="Time after which hubdist's actor on a node ends when it has no work, so that the node can scale"
         " down.",
     )
+    export_metrics: bool = Field(
+        default=True,
+        description="Count bytes, deliveries, waits and the like through Ray's metrics, where Prometheus finds them."
+        " A count takes some microseconds.",
+    )
     origins: Annotated[_Origins, AfterValidator(check_origins)] = Field(
         default=FrozenDict({}),
         repr=False,

@@ -38,6 +38,7 @@ class NodeSettings:
     chunk_timeout_s: float
     probe_timeout_s: float
     deadlines: Deadlines
+    export_metrics: bool = True
 
     @property
     def opens_port(self) -> bool:

@@ -198,6 +198,7 @@ class Config(Keys):
             chunk_timeout_s=self.chunk_timeout_s,
             probe_timeout_s=self.probe_timeout_s,
             deadlines=self.deadlines,
+            export_metrics=self.export_metrics,
         )
 
 

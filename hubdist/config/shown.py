@@ -10,10 +10,10 @@ from typing import Annotated, Any
 
 from pydantic import ConfigDict, create_model
 
+from hubdist.config.redacted import redacted_values
 from hubdist.config.reference import NOT_IN_YAML, SECTIONS, default_of
 from hubdist.config.schema import Config
 from hubdist.config.sources import merge_layers
-from hubdist.model.redact import redact_url
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +53,9 @@ def shown_settings(overrides: Mapping[str, Any], places: Mapping[str, str]) -> t
     values, where = merge_layers(dict(os.environ), overrides)
     where |= places
     config = Config(_where=where, **values)
-    dumped = config.model_dump(mode="json", exclude=NOT_IN_YAML)
-    dumped["origins"] = sorted(config.origins)
+    values = redacted_values(config)
     keys = (key for section in SECTIONS.values() for key in section)
-    return tuple(ShownSetting(key, _redacted(dumped[key]), where.get(key, "default")) for key in keys)
+    return tuple(ShownSetting(key, values[key], where.get(key, "default")) for key in keys)
 
 
 def settings_schema() -> dict[str, Any]:
@@ -81,11 +80,3 @@ def _size_text(count: int) -> str:
         if count and count % size == 0:
             return f"{count // size}{unit}"
     return str(count)
-
-
-def _redacted(value: Any) -> Any:
-    if isinstance(value, str):
-        return redact_url(value)
-    if isinstance(value, dict):
-        return {key: _redacted(each) for key, each in value.items()}
-    return [_redacted(each) for each in value] if isinstance(value, list) else value

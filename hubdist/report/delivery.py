@@ -43,6 +43,7 @@ class NodeReport:
         error: Why the node does not have the model, or None.
         predicted_s: Seconds that the planner says for the delivery to all nodes, if the driver's node has the model;
             None without the setting `link`, and for nodes that got nothing by the route `driver`.
+        ended: When the node had the model or had failed, in seconds since 1970; 0 if nobody has noted it.
     """
 
     node: str
@@ -61,6 +62,7 @@ class NodeReport:
     closed_ports: tuple[str, ...] = ()
     error: HubdistError | None = None
     predicted_s: float | None = None
+    ended: float = 0.0
 
     def __str__(self) -> str:
         """One line."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from hubdist.store.store import Store
@@ -11,14 +12,15 @@ if TYPE_CHECKING:  # an agent's process must not load `Config`
     from hubdist.config.schema import Config
 
 
-def open_store(config: Config | NodeSettings, node_id: str) -> Store:
+def open_store(config: Config | NodeSettings, node_id: str, *, evicted: Callable[[], None] = lambda: None) -> Store:
     """Open the store of a node; it is made if it is not there.
 
     Args:
         config: The settings that hold on the node.
         node_id: Ray's id of the node, or what stands for it without Ray.
+        evicted: Is called after each eviction by this process.
 
     Raises:
         StoreError: The directory cannot be told or used, or another user could change it.
     """
-    return Store(config.store_root(node_id), max_bytes=config.max_store_bytes)
+    return Store(config.store_root(node_id), max_bytes=config.max_store_bytes, evicted=evicted)

@@ -8,6 +8,7 @@ import errno
 import fcntl
 import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from hubdist.errors import StoreError
@@ -47,10 +48,12 @@ class Evictor:
 
     Args:
         folders: The store's directories.
+        evicted: Is called after each eviction by this process.
     """
 
-    def __init__(self, folders: StoreFolders) -> None:
+    def __init__(self, folders: StoreFolders, evicted: Callable[[], None] = lambda: None) -> None:
         self._folders = folders
+        self._evicted = evicted
         self._once = LogOnce(_LOG)
 
     def evict(self, path: Path) -> EvictionResult:
@@ -85,7 +88,10 @@ class Evictor:
                 return EvictionResult.FREES_NOTHING
             raise
         self._clear(directory)
-        return EvictionResult.EVICTED if is_first else EvictionResult.KEPT
+        if not is_first:
+            return EvictionResult.KEPT
+        self._evicted()
+        return EvictionResult.EVICTED
 
     def finish_eviction(self, path: Path) -> None:
         """Remove a snapshot that another process has begun to evict; that process may have been stopped.

@@ -61,6 +61,7 @@ class Store:
             store is a directory inside it that is this user's alone (`system.ownership`).
         max_bytes: Most bytes of snapshots to keep. After a publication the store evicts the least recently used
             snapshots that no process uses. None keeps all.
+        evicted: Is called after each eviction by this object.
 
     Attributes:
         configured: The configured directory.
@@ -71,12 +72,14 @@ class Store:
         StoreError: The store can neither be made nor read.
     """
 
-    def __init__(self, configured: Path, *, max_bytes: int | None = None) -> None:
+    def __init__(
+        self, configured: Path, *, max_bytes: int | None = None, evicted: Callable[[], None] = lambda: None
+    ) -> None:
         self.configured = configured
         self._folders = StoreFolders(configured)
         self.root = self._folders.root
         self._max_bytes = max_bytes
-        self._evictor = Evictor(self._folders)
+        self._evictor = Evictor(self._folders, evicted)
         self._quota = Quota(self._folders, self._evict, max_bytes)
 
     @property

@@ -33,6 +33,7 @@ HOMES = {
     "ray": {"cluster", "testing"},
     "click": {"cli"},
     "rich": {"cli"},
+    "jinja2": {"report"},
     "numpy": {"cluster", "delivery", "loading"},
     "tensorflow": {"loading"},
     "matplotlib": {"report"},

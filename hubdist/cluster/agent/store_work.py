@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from hubdist.cluster.metrics import Metrics
 from hubdist.cluster.refresh_marks import grow_mark
 from hubdist.config.node_settings import NodeSettings
 from hubdist.errors import ModelNotFoundError, StoreError
@@ -41,7 +42,8 @@ class StoreWork:
     @functools.cached_property
     def _store(self) -> Store:
         """Made at the first call, because an error of the actor's constructor would lose its type."""
-        return open_store(self._config, self._node_id)
+        metrics = Metrics.of_process(self._config.export_metrics, self._node_id)
+        return open_store(self._config, self._node_id, evicted=metrics.note_evicted)
 
     def holds(self, digest: Digest) -> bool:
         """Return True if the node's store has a complete snapshot of the model."""

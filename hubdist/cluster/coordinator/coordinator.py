@@ -16,9 +16,9 @@ from typing import Any
 from hubdist.cluster.calls import stop_this_actor
 from hubdist.cluster.coordinator.agent_pool import AgentPool
 from hubdist.cluster.coordinator.chunk_reads import read_chunk
-from hubdist.cluster.coordinator.delivery_reports import with_predictions
 from hubdist.cluster.coordinator.lifetime import Lifetime, answering
 from hubdist.cluster.coordinator.parts import CoordinatorParts
+from hubdist.cluster.coordinator.prefetch import bring_to_nodes
 from hubdist.cluster.coordinator.refresh_news import tell_nodes
 from hubdist.cluster.coordinator.report_log import PINS_BYTES, newest
 from hubdist.cluster.job import CoordinatorStatus, Job, JobRecord, Membership, Terms
@@ -30,6 +30,7 @@ from hubdist.model.manifest import Digest, Manifest
 from hubdist.report.arrivals import Arrival
 from hubdist.report.delivery import NodeReport, PinReport, Report
 from hubdist.report.plan import Plan, Refreshed
+from hubdist.report.record import write_record
 from hubdist.resolver.values import CallOptions, LoaderPin, ReadSources
 
 _LOG = logging.getLogger(__name__)
@@ -102,6 +103,7 @@ class Coordinator:
     async def close(self) -> None:
         """The driver shuts the job down: whatever its tasks still ask must not keep a coordinator for long."""
         await asyncio.to_thread(self._record.close_job)
+        await self._parts.reporter.flush(closed=True)
 
     @answering
     async def pin_for_process(self, text: str, node_id: str, options: CallOptions, terms: Terms) -> LoaderPin:
@@ -208,11 +210,14 @@ class Coordinator:
         """
         begin = time.monotonic()
         nodes = choose_nodes(await self._cluster.alive(), wanted)
-        found = await asyncio.gather(*(self._prefetch_one(text, nodes) for text in texts))
+        what = functools.partial(bring_to_nodes, parts=self._parts, here=self._node, agents=self._agents)
+        found = await asyncio.gather(*(what(text, nodes) for text in texts))
         pins = [one for one, _ in found if isinstance(one, PinReport)]
         unresolved = [one for one, _ in found if isinstance(one, HubdistError)]
         reports = [report for _, several in found for report in several]
-        return Report(tuple(pins), tuple(reports), time.monotonic() - begin, tuple(unresolved))
+        report = Report(tuple(pins), tuple(reports), time.monotonic() - begin, tuple(unresolved))
+        await self._parts.reporter.flush()  # a short driver may end right after this call
+        return report
 
     @answering
     async def plan(self, text: str, wanted: list[str] | None, options: CallOptions) -> Plan:
@@ -244,6 +249,11 @@ class Coordinator:
         return CoordinatorStatus(self._node.name, shown, log.newest, self._agents.names, left_out, log.totals)
 
     @answering
+    async def job_record(self) -> str:
+        """The record of this job as it is now; text, so that other versions of hubdist can read it."""
+        return write_record(self._parts.reporter.report)
+
+    @answering
     async def manifest(self, digest: Digest) -> Manifest:
         """The files of a model.
 
@@ -266,23 +276,6 @@ class Coordinator:
         """
         snapshot = await self._parts.pins.snapshot(digest)
         return await asyncio.to_thread(read_chunk, snapshot, chunk)
-
-    async def _prefetch_one(self, text: str, nodes: list[Node]) -> tuple[PinReport | HubdistError, list[NodeReport]]:
-        """Bring one model to nodes. Its failure is returned, so that the other models are not stopped by it."""
-        parts = self._parts
-        ids = [node.id for node in nodes]
-        reader_id = self._node.id if self._node.id in ids or not ids else ids[0]
-        try:
-            options = CallOptions(read_mode="store")
-            pinned = await parts.pin_service.pinned(text, reader_id, options, Terms(), ids, at_once=True)
-        except HubdistError as error:
-            return error, []
-        wanted = parts.config.wanted_route(parts.resolver.policy.settings_of(pinned.handle), None)
-        agents_run = {node.name for node in nodes} <= set(self._agents.names)
-        work = (parts.runner.run_routes(pinned.digest, pinned.handle.redacted, node, wanted) for node in nodes)
-        reports = await asyncio.gather(*work)
-        size, link = pinned.manifest.total_bytes, parts.config.link
-        return pinned.report, await asyncio.to_thread(with_predictions, reports, size, link, agents_run=agents_run)
 
     async def _deliver_configured(self, handles: list[str]) -> None:
         """Bring the models of the configuration to all nodes; a failure shows again when a process loads one."""

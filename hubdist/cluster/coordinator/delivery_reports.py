@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -196,8 +197,13 @@ class DeliveryReports:
     def __init__(self, node: Node, note_holder: Callable[[Digest, Node], None]) -> None:
         self._node = node
         self._note_holder = note_holder
+        self._listeners: list[Callable[[NodeReport], None]] = []
         self.log = ReportLog(_MAX_REPORTS)
         self.arrivals = Arrivals(self._note_arrival)
+
+    def listen(self, listener: Callable[[NodeReport], None]) -> None:
+        """Let a function hear of each report that is noted from now on."""
+        self._listeners.append(listener)
 
     def note(self, digest: Digest, node: Node, report: NodeReport) -> NodeReport:
         """Note what a node got; returns the report as it is handed out, with a shorter timeline.
@@ -230,7 +236,10 @@ class DeliveryReports:
         return self._log(replace(report, seconds=seconds))
 
     def _log(self, report: NodeReport) -> NodeReport:
+        report = replace(report, ended=time.time())
         self.log.note(report)
+        for listener in self._listeners:
+            listener(report)
         _LOG.info("hubdist: %s to %s", report.handle, report)
         return report
 

@@ -124,9 +124,19 @@ class JobPins:
         scope: The job's notes, by which a coordinator that is made again finds what the job pinned.
         snapshots: The driver's store.
         work: Threads for disks and origins.
+        note: Hears of each handle that is resolved, or of the error, which names the handle.
     """
 
-    def __init__(self, resolver: Resolver, scope: JobScope, snapshots: DriverSnapshots, work: BlockingWork) -> None:
+    def __init__(
+        self,
+        resolver: Resolver,
+        scope: JobScope,
+        snapshots: DriverSnapshots,
+        work: BlockingWork,
+        *,
+        note: Callable[[PinReport | HubdistError], None] = lambda _: None,
+    ) -> None:
+        self._note = note
         self._resolver = resolver
         self._scope = scope
         self._snapshots = snapshots
@@ -206,6 +216,8 @@ class JobPins:
         except BaseException as error:
             if feed is not None:
                 feed.fail(error if isinstance(error, HubdistError) else OriginError("the model could not be read"))
+            if isinstance(error, HubdistError):
+                self._note(error.with_context(handle=request.handle.redacted))
             raise
         if feed is not None:
             feed.settle()
@@ -267,6 +279,7 @@ class JobPins:
         await self._work.look(lambda: self._scope.note(pinned.handle, pinned.digest))
         self._pins.keep(pinned)
         await self._snapshots.find(pinned.digest)  # which claims it
+        self._note(pinned.report)
         return pinned
 
     async def _find_or_restore(self, digest: Digest) -> Snapshot:

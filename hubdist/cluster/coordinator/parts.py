@@ -9,16 +9,20 @@ from hubdist.cluster.coordinator.agent_pool import AgentPool
 from hubdist.cluster.coordinator.concurrency import BlockingWork
 from hubdist.cluster.coordinator.enclosures import Enclosures
 from hubdist.cluster.coordinator.job_pins import DriverSnapshots, JobPins
+from hubdist.cluster.coordinator.job_reporter import JobReporter
 from hubdist.cluster.coordinator.job_scope import JobScope, PinRecord
 from hubdist.cluster.coordinator.open_feeds import OpenFeeds
 from hubdist.cluster.coordinator.pin_service import PinService
 from hubdist.cluster.coordinator.planner import Planner
 from hubdist.cluster.coordinator.probes import Probes
+from hubdist.cluster.coordinator.report_log import ReportLog
 from hubdist.cluster.coordinator.route_runner import RouteRunner
 from hubdist.cluster.coordinator.running import RunningDeliveries
 from hubdist.cluster.coordinator.store_groups import StoreGroups, StoreSharing
 from hubdist.cluster.job import Job
+from hubdist.cluster.metrics import Metrics
 from hubdist.cluster.nodes import ClusterView, Node
+from hubdist.report.delivery import PinReport
 from hubdist.resolver.node_store import open_store
 from hubdist.resolver.resolver import Resolver
 from hubdist.store.nonces import Nonces
@@ -46,6 +50,7 @@ class CoordinatorParts:
         running: The deliveries that run.
         runner: Brings models to nodes.
         enclosures: Encloses small models in answers.
+        reporter: Keeps the job's record, and counts for its metrics.
 
     Raises:
         ConfigError: The settings cannot hold on this node.
@@ -54,12 +59,14 @@ class CoordinatorParts:
 
     def __init__(self, job: Job, node: Node, agents: AgentPool, record: PinRecord, cluster: ClusterView) -> None:
         self.config = job.whole_config(node.id)
-        store = open_store(self.config, node.id)
+        metrics = Metrics.of_process(self.config.export_metrics, node.id)
+        store = open_store(self.config, node.id, evicted=metrics.note_evicted)
         self.work = BlockingWork()
         snapshots = DriverSnapshots(store, self.work)
         self.resolver = Resolver(self.config, store, job.base_dir, job.models)
+        self.reporter = JobReporter(job, self.config, node, _JobView(self), metrics)
         scope = JobScope(store.root / "pins", job.scope, record, locked=self.config.locked)
-        self.pins = JobPins(self.resolver, scope, snapshots, self.work)
+        self.pins = JobPins(self.resolver, scope, snapshots, self.work, note=self.reporter.note_handle)
         self.running = RunningDeliveries(node, agents, cluster, self.config, share=share)
         probes = Probes(agents, self.config, cluster)
         stores = StoreGroups(node, agents, Nonces(store), cluster)
@@ -73,6 +80,7 @@ class CoordinatorParts:
             running=self.running,
             sharing=sharing,
         )
+        self.runner.reports.listen(self.reporter.note_delivery)
         self.enclosures = Enclosures(
             node,
             self.config,
@@ -112,3 +120,18 @@ class CoordinatorParts:
             closed_ports=self.running.closed_ports,
             enclosures=self.enclosures,
         )
+
+
+class _JobView:
+    """What the parts of a coordinator know of the job, once they are put together."""
+
+    def __init__(self, parts: CoordinatorParts) -> None:
+        self._parts = parts
+
+    @property
+    def pins(self) -> tuple[PinReport, ...]:
+        return self._parts.pins.reports
+
+    @property
+    def log(self) -> ReportLog:
+        return self._parts.runner.reports.log
