@@ -7,6 +7,8 @@ import sys
 import click
 
 import hubdist
+from hubdist.cli.commands.doctor import doctor
+from hubdist.cli.commands.env import env
 from hubdist.cli.commands.plan import plan
 from hubdist.cli.commands.prefetch import prefetch
 from hubdist.cli.commands.resolve import resolve
@@ -22,7 +24,7 @@ def hubdist_command() -> None:
     """
 
 
-for command in (prefetch, plan, resolve):
+for command in (prefetch, plan, resolve, doctor, env):
     hubdist_command.add_command(command)
 
 
