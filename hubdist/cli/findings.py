@@ -59,7 +59,9 @@ class FindingsTable(Table):
                 level = Text(f"{finding.level:>6}", style=_COLOURS[finding.level])
                 table.add_row(level, Text(finding.node), Text(finding.found))
                 if finding.mend is not None:
-                    table.add_row("", "", Text(f"→ {finding.mend}", style="cyan"))
+                    mend = RichTable.grid(padding=(0, 1))  # lines that are wrapped begin behind the arrow
+                    mend.add_row(Text("→", style="cyan"), Text(finding.mend, style="cyan", overflow="fold"))
+                    table.add_row("", "", mend)
             whole.add_row(Text(_SUBJECTS[name], style="bold"))
             whole.add_row(table)
         return whole
@@ -82,8 +84,11 @@ def to_record(findings: Sequence[Finding]) -> dict[str, Any]:
 
 
 def _by_subject(findings: Iterable[Finding]) -> list[Finding]:
+    """Findings of one subject together, and of these those of one check; otherwise in the order in which they came."""
+    known = list(findings)
+    checks = list(dict.fromkeys(finding.check for finding in known))
     order = list(_SUBJECTS)
-    return sorted(findings, key=lambda finding: order.index(finding.subject))
+    return sorted(known, key=lambda finding: (order.index(finding.subject), checks.index(finding.check)))
 
 
 def _shortened(findings: Sequence[Finding]) -> list[Finding]:

@@ -72,35 +72,37 @@ def read_settings(config: Path | None, settings: tuple[str, ...]) -> dict[str, A
     return values
 
 
+def address_option(command: _F) -> _F:
+    """Give a command `--address`."""
+    return click.option(
+        "--address",
+        default="auto",
+        show_default=True,
+        metavar="ADDRESS",
+        help="Ray's address. auto: that in RAY_ADDRESS, else the Ray of this machine, else none. local: without Ray.",
+    )(command)
+
+
+def settings_options(command: _F) -> _F:
+    """Give a command `--config` and `--set`."""
+    file = click.option(
+        "--config",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="YAML with settings; wins over HUBDIST_CONFIG.",
+    )
+    single = click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="One setting; may be repeated.")
+    return file(single(command))
+
+
 def session_options(command: _F) -> _F:
     """Give a command `--address`, `--config` and `--set`, and run it in a `session`."""
 
+    @address_option
+    @settings_options
     @functools.wraps(command)
     def run(*args: Any, address: str, config: Path | None, settings: tuple[str, ...], **kwargs: Any) -> Any:
         with session(address, config, settings):
             return command(*args, **kwargs)
 
-    return place_options(run)  # type: ignore[return-value]  # a function with three more options
-
-
-def place_options(command: _F) -> _F:
-    """Give a command the options `address`, `config` and `settings`, which say where Ray and the settings are."""
-    options = (
-        click.option(
-            "--address",
-            default="auto",
-            show_default=True,
-            metavar="ADDRESS",
-            help="Ray's address. auto: that in RAY_ADDRESS, else the Ray of this machine, else none. local: no Ray.",
-        ),
-        click.option(
-            "--config",
-            type=click.Path(path_type=Path),
-            metavar="FILE",
-            help="YAML with settings; wins over HUBDIST_CONFIG.",
-        ),
-        click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="One setting; may be repeated."),
-    )
-    for option in reversed(options):
-        command = option(command)
-    return command
+    return run  # type: ignore[return-value]  # a function with three more options

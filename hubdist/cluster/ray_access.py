@@ -52,7 +52,7 @@ else:
 """
 
 
-class RayState(enum.StrEnum):
+class ConnectionStatus(enum.StrEnum):
     """What a process found at an address of Ray."""
 
     CONNECTED = "connected"
@@ -71,21 +71,21 @@ class RayState(enum.StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class RayTry:
+class ConnectionResult:
     """What came of a try to connect.
 
     Attributes:
-        state: What was found.
+        status: What was found.
         address: Where; "" if no address is known.
         words: Ray's own reason; "" if there is none.
     """
 
-    state: RayState
+    status: ConnectionStatus
     address: str = ""
     words: str = ""
 
 
-def try_ray(address: str, *, timeout_s: float = _TRY_S) -> RayTry:
+def try_ray(address: str, *, timeout_s: float = _TRY_S) -> ConnectionResult:
     """Let another process try to connect to Ray.
 
     Args:
@@ -105,7 +105,7 @@ def try_ray(address: str, *, timeout_s: float = _TRY_S) -> RayTry:
             process.stdout.close()
 
 
-def judge_output(said: str, *, ended: bool) -> RayTry:
+def judge_output(said: str, *, ended: bool) -> ConnectionResult:
     """What the output of the process that tried means.
 
     Args:
@@ -115,19 +115,19 @@ def judge_output(said: str, *, ended: bool) -> RayTry:
     told = dict(line[1:].partition(" ")[::2] for line in said.splitlines() if line.startswith("@"))
     at = told.get("at", "")
     for mark, state in (
-        ("connected", RayState.CONNECTED),
-        ("none", RayState.NONE),
-        ("closed", RayState.CLOSED),
-        ("no-token", RayState.NO_TOKEN),
+        ("connected", ConnectionStatus.CONNECTED),
+        ("none", ConnectionStatus.NONE),
+        ("closed", ConnectionStatus.CLOSED),
+        ("no-token", ConnectionStatus.NO_TOKEN),
     ):
         if mark in told:
-            return RayTry(state, at, told[mark])
+            return ConnectionResult(state, at, told[mark])
     if _says_unauthenticated(said):
-        return RayTry(RayState.WRONG_TOKEN, at)
+        return ConnectionResult(ConnectionStatus.WRONG_TOKEN, at)
     if "refused" in told:
-        return RayTry(RayState.REFUSED, at, told["refused"])
+        return ConnectionResult(ConnectionStatus.REFUSED, at, told["refused"])
     last = said.strip().splitlines()[-1] if ended and said.strip() else ""
-    return RayTry(RayState.REFUSED if ended else RayState.SILENT, at, last)
+    return ConnectionResult(ConnectionStatus.REFUSED if ended else ConnectionStatus.SILENT, at, last)
 
 
 def _read(process: subprocess.Popen[bytes], timeout_s: float) -> str:
@@ -152,7 +152,7 @@ def _says_unauthenticated(text: str) -> bool:
     return "InvalidAuthToken" in text or "UNAUTHENTICATED" in text or "Unauthenticated:" in text
 
 
-def judge_ray(tried: RayTry, access: RayAccess) -> Finding:
+def judge_ray(tried: ConnectionResult, access: RayAccess) -> Finding:
     """Judge what came of a try to connect.
 
     Args:
@@ -163,28 +163,28 @@ def judge_ray(tried: RayTry, access: RayAccess) -> Finding:
     token = f"a token from {access.token_from}" if access.token_from else "no token"
     sent = f"{token}, with RAY_AUTH_MODE={access.mode}" if access.mode else f"{token}, and RAY_AUTH_MODE is not set"
     give = "Set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to what the cluster was started with."
-    known: dict[RayState, tuple[Level, str, str | None]] = {
-        RayState.CONNECTED: (Level.OK, f"{at} answers ({sent})", None),
-        RayState.NONE: (Level.OK, "no Ray runs on this machine: this process alone is checked", None),
-        RayState.CLOSED: (
+    known: dict[ConnectionStatus, tuple[Level, str, str | None]] = {
+        ConnectionStatus.CONNECTED: (Level.OK, f"{at} answers ({sent})", None),
+        ConnectionStatus.NONE: (Level.OK, "no Ray runs on this machine: this process alone is checked", None),
+        ConnectionStatus.CLOSED: (
             Level.FAIL,
             f"nobody listens at {redact_url(tried.address)}: {tried.words}",
             "Is Ray started there (`ray status`), is RAY_ADDRESS or --address right, and is the port open?",
         ),
-        RayState.WRONG_TOKEN: (Level.FAIL, f"{at} refuses this process, which sends {sent}", give),
-        RayState.NO_TOKEN: (Level.FAIL, "this process is to send a token, and finds none", give),
-        RayState.SILENT: (
+        ConnectionStatus.WRONG_TOKEN: (Level.FAIL, f"{at} refuses this process, which sends {sent}", give),
+        ConnectionStatus.NO_TOKEN: (Level.FAIL, "this process is to send a token, and finds none", give),
+        ConnectionStatus.SILENT: (
             Level.FAIL,
             f"{at} accepts connections and does not answer",
             "Is it the port of Ray's head (6379; 10001 for ray://)? Through ray://, a wrong token looks the same.",
         ),
-        RayState.REFUSED: (
+        ConnectionStatus.REFUSED: (
             Level.FAIL,
             f"{at} refuses this process: {tried.words}",
             "Use the same ray and Python here as in the cluster; `ray --version` shows them.",
         ),
     }
-    level, found, mend = known[tried.state]
+    level, found, mend = known[tried.status]
     if level is Level.FAIL:
         found += "; the rest is checked without Ray"
     return Finding("ray", level, "", found, mend)

@@ -10,6 +10,7 @@ from hubdist.health.finding import Finding, Level
 
 _WARN_S = 3.0
 _FAIL_S = 300.0
+_UNSEEN_S = 0.1
 _MEND = "Let NTP set its clock (chronyd, or `timedatectl set-ntp true`)."
 _DRIVERS = "the driver's machine"
 
@@ -72,7 +73,7 @@ def _judge(node: str, offset: Offset, whose: str, warn_s: float, fail_s: float) 
         why = "; certificates and tokens are refused then" if level is Level.FAIL else ""
         found = f"its clock is {duration_words(abs(offset.seconds))} {direction} the clock of {whose}{why}"
         return Finding("clock", level, node, found, _MEND)
-    shown = max(abs(offset.seconds), offset.doubt_s)
+    shown = max(_UNSEEN_S, abs(offset.seconds), offset.doubt_s)  # less concerns nobody
     return Finding("clock", Level.OK, node, f"its clock agrees with {whose}'s within {duration_words(shown)}")
 
 

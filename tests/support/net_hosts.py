@@ -49,6 +49,10 @@ class NetHosts:
             if _LIBC.setns(file.fileno(), _CLONE_NEWNET) != 0:
                 raise OSError(ctypes.get_errno(), f"setns to {name}")
 
+    def inside(self, name: str) -> list[str]:
+        """What to put in front of a command that is to run on a host."""
+        return ["ip", "netns", "exec", self._spaces[name]]
+
     def drop(self, sender: str, receiver: str, match: str = "") -> None:
         """Drop packets that a host gets from another one.
 

@@ -12,7 +12,7 @@ import click
 from hubdist.cli.command import Command
 from hubdist.cli.exits import Exit
 from hubdist.cli.output import Output
-from hubdist.cli.session import place_options, read_settings
+from hubdist.cli.session import address_option, read_settings, settings_options
 
 if TYPE_CHECKING:
     from hubdist.config.schema import Config
@@ -38,7 +38,8 @@ if TYPE_CHECKING:
     metavar="SECONDS",
     help="Longest time for one check.",
 )
-@place_options
+@address_option
+@settings_options
 @click.pass_context
 def doctor(
     ctx: click.Context,
@@ -80,13 +81,13 @@ def _examine(
         yield Finding("ray", Level.OK, "", "not asked: this process alone is checked")
         yield from _examine_nodes(LocalProbes(), config, handles, patience, tell, is_driver=True)
         return
-    from hubdist.cluster.ray_access import RayState, judge_ray, try_ray
+    from hubdist.cluster.ray_access import ConnectionStatus, judge_ray, try_ray
     from hubdist.config.variables import ray_access
 
     tell("Ray")
     tried = try_ray(address)
     yield judge_ray(tried, ray_access())
-    if tried.state is not RayState.CONNECTED:
+    if tried.status is not ConnectionStatus.CONNECTED:
         yield from _examine_nodes(LocalProbes(), config, handles, patience, tell, is_driver=True)
         return
     from hubdist.cluster.node_probes import NodeProbes

@@ -10,16 +10,13 @@ import click
 
 from hubdist.cli.command import Command
 from hubdist.cli.output import Output
-from hubdist.cli.session import read_settings
+from hubdist.cli.session import read_settings, settings_options
 
 _WIDTH = 22
 
 
 @click.command(cls=Command, examples=["hubdist env", "hubdist env --json > env.json"])
-@click.option(
-    "--config", type=click.Path(path_type=Path), metavar="FILE", help="YAML with settings; wins over HUBDIST_CONFIG."
-)
-@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="One setting; may be repeated.")
+@settings_options
 @click.pass_obj
 def env(output: Output, config: Path | None, settings: tuple[str, ...]) -> None:
     """Print versions, limits, store and settings of this machine, for a bug report.
