@@ -21,18 +21,20 @@ from hubdist.model.redact import redact_url
 _TRY_S = 20.0
 _END_S = 5.0
 _TRY = """
-import socket, sys
+import os, socket, sys
 import ray
 import ray.exceptions
 from ray._private import services
 
 asked = sys.argv[1]
+if asked == "auto":
+    asked = os.environ.get("RAY_ADDRESS") or asked
 try:
     address = asked if asked.startswith("ray://") else services.canonicalize_bootstrap_address(asked)
 except (ConnectionError, ValueError):
     address = None
 if address is None:
-    print("@none", flush=True)
+    print("@none" if asked == "auto" else "@closed this is no address of Ray", flush=True)
     sys.exit()
 print("@at", address, flush=True)
 host, _, port = address.removeprefix("ray://").partition("/")[0].rpartition(":")
@@ -168,7 +170,7 @@ def judge_ray(tried: ConnectionResult, access: RayAccess) -> Finding:
         ConnectionStatus.NONE: (Level.OK, "no Ray runs on this machine: this process alone is checked", None),
         ConnectionStatus.CLOSED: (
             Level.FAIL,
-            f"nobody listens at {redact_url(tried.address)}: {tried.words}",
+            f"{at} is not reached: {tried.words}",
             "Is Ray started there (`ray status`), is RAY_ADDRESS or --address right, and is the port open?",
         ),
         ConnectionStatus.WRONG_TOKEN: (Level.FAIL, f"{at} refuses this process, which sends {sent}", give),

@@ -6,15 +6,16 @@ can; if not, bytes come from the driver's node.
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from hubdist.config.schema import Config
-from hubdist.errors import HandleError, HubdistError, ModelNotFoundError, TransferError
+from hubdist.errors import HandleError, HubdistError, ModelNotFoundError, TransferError, TransferTimeoutError
 from hubdist.health.clocks import duration_words
 from hubdist.health.finding import Finding, Level, Plain
 from hubdist.model.handle import Handle, Kind, parse_handle
@@ -32,6 +33,11 @@ SHARED_CACHE = "shared-cache"
 ORIGIN = "origin"
 _AT_ONCE = 8
 _REACH = "Can this node reach the host? Look at DNS, firewalls, HTTPS_PROXY and NO_PROXY there."
+
+_LATE = (
+    "Has this node credentials, and can it reach the host? Without credentials, clients of storage wait long."
+    " Look also at DNS, firewalls, HTTPS_PROXY and NO_PROXY."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,25 +113,39 @@ def judge_other_node(plain: Plain) -> Plain:
 def _examine(check: str, text: str, quick: Deadlines) -> Plain:
     redacted, begun = redact_url(text), time.monotonic()
     try:
-        run_within(lambda: _read(text, quick, check), "hubdist-doctor", quick.total_s)
+        run_within(lambda: _read(text, quick, is_cache=check == SHARED_CACHE), "hubdist-doctor", quick.total_s)
+    except ModelNotFoundError as error:
+        if check == SHARED_CACHE:
+            return _judge_empty_cache(redacted, parse_handle(text))
+        return check, Level.FAIL.value, error.what, error.advice or _mend(error)
     except HubdistError as error:
         return check, Level.FAIL.value, error.what, error.advice or _mend(error)
     except TimeoutError:
-        return check, Level.FAIL.value, f"{redacted} could not be read within {quick.total_s:g} s", _REACH
+        return check, Level.FAIL.value, f"{redacted} could not be read within {quick.total_s:g} s", _LATE
     return check, Level.OK.value, f"{redacted} can be read ({duration_words(time.monotonic() - begun)})", None
+
+
+def _judge_empty_cache(redacted: str, handle: Handle) -> Plain:
+    """A shared cache may still be empty. A mount that is missing must not be taken for that."""
+    if handle.kind is Kind.LOCAL and not os.path.isdir(handle.text):  # noqa: PTH112 - no OSError
+        mend = "Mount it on this node, or make the directory where it is missing."
+        return SHARED_CACHE, Level.FAIL.value, f"there is no directory {redacted}", mend
+    return SHARED_CACHE, Level.OK.value, f"{redacted} can be reached, and holds nothing yet", None
 
 
 def _mend(error: HubdistError) -> str:
     if isinstance(error, ModelNotFoundError):
         return "Is the handle spelled right? On object storage, nobody is also told this who may not list the bucket."
+    if isinstance(error, TransferTimeoutError):
+        return _LATE
     return _REACH if isinstance(error, TransferError) else "`hubdist resolve --help` shows how handles are written."
 
 
-def _read(text: str, quick: Deadlines, check: str) -> None:
+def _read(text: str, quick: Deadlines, *, is_cache: bool) -> None:
     handle = parse_handle(text)
     base, deadline = handle.base or handle, Deadline(quick.total_s)
-    if check == SHARED_CACHE:
-        _suppressed(lambda: probe(text, quick, timeout_s=quick.total_s))
+    if is_cache:
+        probe(text, quick, timeout_s=quick.total_s)
     elif base.scheme in ("http", "https"):
         HttpStream(_url(handle), quick, deadline=deadline).close()
     elif base.kind is Kind.KAGGLE:
@@ -138,14 +158,6 @@ def _read(text: str, quick: Deadlines, check: str) -> None:
             stream.read(1)
     else:
         probe(base.text, quick, timeout_s=quick.total_s)
-
-
-def _suppressed(read: Callable[[], None]) -> None:
-    """Read a shared cache, which may still be empty."""
-    try:
-        read()
-    except ModelNotFoundError:
-        return
 
 
 def _url(handle: Handle) -> str:

@@ -80,10 +80,8 @@ def may_mount() -> bool:
     return os.geteuid() == 0 and done.returncode == 0
 
 
-@pytest.fixture(scope="module")
-def examined(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Examined]:
-    """Five nodes: `well`, `old` (hubdist), `late` (clock), `poor` (bucket, store, package) and `full` (disk)."""
-    folder = tmp_path_factory.mktemp("doctor")
+def prepare(folder: Path) -> str:
+    """What nodes find on their disks; the paths of Python's modules."""
     for name in ("old/hubdist", "late", "poor-cache", "full-cache", "late-cache", "packages/only_here"):
         (folder / name).mkdir(parents=True)
     (folder / "old/hubdist/__init__.py").write_text('__version__ = "0.0.9"\n')
@@ -93,39 +91,46 @@ def examined(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Examined]:
         for path in ("hubdist", "hubdist/hubdist-0"):  # root may make a directory in the first
             (folder / "poor-cache" / path).mkdir()
             os.chown(folder / "poor-cache" / path, _OTHER_USER, 0)
-    packages = f"{REPOSITORY}:{folder / 'packages'}"
-    full = ["true"]
-    if may_mount():
-        full = [f"mount -t tmpfs -o size=8m,mode=700 tmpfs {folder}/full-cache"]
-        full += [f"(head -c 16M /dev/zero > {folder}/full-cache/rest || true)"]
-    inside = ["unshare", "--mount", "--propagation", "private"] if may_mount() else []
+    return f"{REPOSITORY}:{folder / 'packages'}"
+
+
+@contextlib.contextmanager
+def faulty_nodes(folder: Path, address: str, env: dict[str, str], packages: str, refusing: str) -> Iterator[None]:
+    """Four nodes, each with faults of its own."""
+    caches = {name: {"XDG_CACHE_HOME": str(folder / f"{name}-cache")} for name in ("late", "poor", "full")}
+    changes = {
+        "old": {"PYTHONPATH": f"{folder / 'old'}:{packages}"},
+        "late": {"PYTHONPATH": f"{folder / 'late'}:{packages}", **caches["late"]},
+        "poor": {"PYTHONPATH": str(REPOSITORY), "STORAGE_EMULATOR_HOST": refusing, **caches["poor"]},
+        "full": caches["full"],
+    }
+    disk = folder / "full-cache"
+    fill = [f"mount -t tmpfs -o size=8m,mode=700 tmpfs {disk}", f"(head -c 16M /dev/zero > {disk}/rest || true)"]
+    with contextlib.ExitStack() as stack:
+        for name, changed in changes.items():
+            options = f"--address={address}", f"--resources={json.dumps({name: 1})}"
+            filled = name == "full" and may_mount()
+            inside = ("unshare", "--mount", "--propagation", "private") if filled else ()
+            before = fill if filled else ()
+            stack.enter_context(ray_node({**env, **changed}, *options, before=before, inside=inside))
+        yield
+
+
+@pytest.fixture(scope="module")
+def examined(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Examined]:
+    """Five nodes: `well`, `old` (hubdist), `late` (clock), `poor` (bucket, store, package) and `full` (disk)."""
+    folder = tmp_path_factory.mktemp("doctor")
+    packages = prepare(folder)
     with contextlib.ExitStack() as stack:
         storage = stack.enter_context(fake_gcs())
         storage.make_bucket("models")
         storage.put("models", "one/saved_model.pb", b"model")
         refusing = stack.enter_context(refusing_storage())
-        hub = stack.enter_context(LoopbackHub())
-        url = hub.add_model("/team/model", {"saved_model.pb": b"model"})
+        url = stack.enter_context(LoopbackHub()).add_model("/team/model", {"saved_model.pb": b"model"})
         own = {"GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false", "PYTHONPATH": packages}
         head = stack.enter_context(ray_head(folder, resources={"well": 1}, environment=own))
         env = dict(head.environment)
-        for name, changes, before in (
-            ("old", {"PYTHONPATH": f"{folder / 'old'}:{packages}"}, ()),
-            ("late", {"PYTHONPATH": f"{folder / 'late'}:{packages}", "XDG_CACHE_HOME": str(folder / "late-cache")}, ()),
-            (
-                "poor",
-                {
-                    "PYTHONPATH": str(REPOSITORY),
-                    "STORAGE_EMULATOR_HOST": refusing,
-                    "XDG_CACHE_HOME": str(folder / "poor-cache"),
-                },
-                (),
-            ),
-            ("full", {"XDG_CACHE_HOME": str(folder / "full-cache")}, full),
-        ):
-            options = f"--address={head.address}", f"--resources={json.dumps({name: 1})}"
-            within = inside if before else ()
-            stack.enter_context(ray_node({**env, **changes}, *options, before=before, inside=within))
+        stack.enter_context(faulty_nodes(folder, head.address, env, packages, refusing))
         names = names_of(head.address, env, "well", "old", "late", "poor", "full")
         with socket.create_server(("127.0.0.1", 0)) as free:
             dead = f"http://127.0.0.1:{free.getsockname()[1]}/team/model"
@@ -258,15 +263,18 @@ def test_a_token_that_is_wrong_is_said_soon_and_the_rest_is_checked(tmp_path: Pa
     assert code_right == 0, out_right
 
 
-def test_no_ray_at_the_address(tmp_path: Path) -> None:
+@pytest.mark.parametrize("form", ["{}", "ray://{}", "nonsense"])
+@pytest.mark.parametrize("by", ["option", "variable"])
+def test_no_ray_at_the_address(tmp_path: Path, form: str, by: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+        address = form.format(f"127.0.0.1:{free.getsockname()[1]}")
     env = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
+    env |= {"RAY_ADDRESS": address} if by == "variable" else {}
     begun = time.monotonic()
-    code, out, _ = doctor("--json", "--address", address, environment=env)
+    code, out, _ = doctor("--json", *(["--address", address] if by == "option" else []), environment=env)
     assert time.monotonic() - begun < 20
     assert code == 1
-    assert "nobody listens at" in only(findings_of(out), "ray")["found"]
+    assert "is not reached" in only(findings_of(out), "ray")["found"]
     assert json.loads(out)["counts"]["fail"] == 1
 
 

@@ -94,7 +94,7 @@ def _examine(
     from hubdist.cluster.nodes import ProcessRole, process_role
     from hubdist.cluster.ray_session import connect, disconnect
 
-    connected = connect(address)
+    connected = connect(tried.address)
     try:
         with NodeProbes() as probes:
             is_driver = process_role() is ProcessRole.DRIVER

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import pytest
 
 from hubdist.config.schema import Config
 from hubdist.errors import HubdistError, TransferTimeoutError
+from hubdist.health import machine as machine_module
+from hubdist.health import probe as probe_module
 from hubdist.health.clocks import Offset, judge_clocks, measure_offset
 from hubdist.health.examination import Patience, Target, examine
 from hubdist.health.finding import Finding, Level, size_words
 from hubdist.health.limits import judge_descriptors, judge_memory, judge_shared_memory
 from hubdist.health.machine import read_facts, read_memory
-from hubdist.health.places import judge_other_node, places_of
+from hubdist.health.places import examine_places, judge_other_node, places_of
 from hubdist.health.ports import choose_pairs, judge_ports, open_port, try_ports
 from hubdist.health.stores import Speed, examine_store, judge_space, judge_speed
 from hubdist.health.versions import judge_versions, needed_packages
@@ -270,6 +275,29 @@ def test_what_only_the_driver_reads_is_not_asked_of_other_nodes(tmp_path: Path) 
     assert [each.level for each in wrong] == [Level.FAIL]
 
 
+@pytest.mark.parametrize(
+    ("name", "level", "word"), [("empty", "ok", "nothing yet"), ("missing", "fail", "no directory")]
+)
+def test_an_empty_shared_cache_is_well_and_a_missing_mount_is_not(
+    tmp_path: Path, name: str, level: str, word: str
+) -> None:
+    (tmp_path / "empty").mkdir()
+    ((check, found, text, mend),) = examine_places({}, [("shared-cache", str(tmp_path / name))], 5)
+    assert (check, found) == ("shared-cache", level)
+    assert word in text
+    assert (mend is None) == (level == "ok")
+
+
+def test_files_archives_and_directories_are_read(tmp_path: Path, hub: LoopbackHub) -> None:
+    (tmp_path / "model").mkdir()
+    for path in ("model/saved_model.pb", "model.onnx", "model.zip"):
+        (tmp_path / path).write_bytes(b"x")
+    handles = [f"{tmp_path}/model", f"{tmp_path}/model.onnx", f"zip://inner::{tmp_path}/model.zip"]
+    handles += [hub.add_model("team/m/1", {"saved_model.pb": b"x"}), hub.add_file("/a.onnx", b"x" * 100)]
+    found = examine_places({}, [("origin", handle) for handle in handles], 5)
+    assert [level for _, level, _, _ in found] == ["ok"] * 5, found
+
+
 def test_a_refusal_elsewhere_only_costs_a_route() -> None:
     check, level, found, mend = judge_other_node(("origin", "fail", "gs://b/dir may not be read", "Give it"))
     assert (check, level) == ("origin", "warn")
@@ -351,3 +379,21 @@ def test_sizes_for_people() -> None:
         "1.5 GiB",
         "200 GiB",
     ]
+
+
+def test_the_probe_is_unpickled_where_there_is_no_hubdist() -> None:
+    for module in (machine_module, probe_module):
+        cloudpickle.register_pickle_by_value(module)
+    try:
+        pickled = cloudpickle.dumps(probe_module.Probe)
+    finally:
+        for module in (machine_module, probe_module):
+            cloudpickle.unregister_pickle_by_value(module)
+    script = (
+        "import sys, pickle\nsys.modules['hubdist'] = None\n"  # an import raises ImportError
+        "probe = pickle.loads(sys.stdin.buffer.read())()\n"
+        "print(probe.facts(('pytest',), ()), probe.clock() > 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], input=pickled, capture_output=True, timeout=60, check=True)
+    assert b"'hubdist': None" in done.stdout
+    assert done.stdout.strip().endswith(b"True")
