@@ -9,6 +9,8 @@ import click
 import hubdist
 from hubdist.cli.commands.completion import completion
 from hubdist.cli.commands.config import config
+from hubdist.cli.commands.doctor import doctor
+from hubdist.cli.commands.env import env
 from hubdist.cli.commands.export import export
 from hubdist.cli.commands.grafana import grafana
 from hubdist.cli.commands.import_file import import_file
@@ -39,6 +41,8 @@ for command in (
     lock,
     export,
     import_file,
+    doctor,
+    env,
     config,
     grafana,
     completion,

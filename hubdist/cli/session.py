@@ -6,9 +6,12 @@ import contextlib
 import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+if TYPE_CHECKING:
+    from hubdist.config.schema import Config
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -27,10 +30,9 @@ def session(address: str, config: Path | None, settings: tuple[str, ...]) -> Ite
     """
     import hubdist
 
-    values, places = read_settings(config, settings)
     with connected(address) as has_ray:
         try:
-            hubdist.init(hubdist.Config.load(values, inherit=not has_ray, places=places))
+            hubdist.init(load_settings(config, settings, inherit=not has_ray))
             yield
         finally:
             hubdist.shutdown()
@@ -101,6 +103,23 @@ def read_settings(config: Path | None, settings: tuple[str, ...]) -> tuple[dict[
         values |= given
         places |= dict.fromkeys(given, where)
     return values, places
+
+
+def load_settings(config: Path | None, settings: tuple[str, ...], *, inherit: bool = True) -> Config:
+    """The settings of a command: those of the command line, the environment, and the defaults.
+
+    Args:
+        config: A YAML file.
+        settings: Settings that win, each as `key=value`.
+        inherit: As for `Config.load`.
+
+    Raises:
+        ConfigError: A setting is wrong, or the file cannot be read.
+    """
+    from hubdist.config.schema import Config
+
+    values, places = read_settings(config, settings)
+    return Config.load(values, inherit=inherit, places=places)
 
 
 def read_text(file: Path) -> str:

@@ -35,6 +35,7 @@ _PROTOCOL = 4
 _COORDINATOR_CALLS = 10_000
 _AGENT_THREADS = 96
 _SEND_THREADS = 32
+_PROBE_THREADS = 8
 _LOST_CALLS = 5
 """How often Ray sends a call to an agent again that got lost on the way; the methods may run twice."""
 
@@ -227,3 +228,14 @@ def make_agent(config: Config, node: Node) -> Any:
         )
         .remote(config.node_settings, node.id, host=node.address)
     )
+
+
+def make_probe(kind: type[Any], node_id: str) -> Any:
+    """A process on a node that measures for `hubdist doctor`; it ends with the process that makes it.
+
+    Args:
+        kind: The class of the probe.
+        node_id: Ray's id of the node.
+    """
+    strategy = NodeAffinitySchedulingStrategy(node_id, soft=False)
+    return ray.remote(kind).options(num_cpus=0, max_concurrency=_PROBE_THREADS, scheduling_strategy=strategy).remote()

@@ -112,6 +112,11 @@ def replace_in_process(
     return changed
 
 
+def plain_values(config: Config) -> dict[str, Any]:
+    """The keys that were given, for a process that may have another version of hubdist; no functions and no handles."""
+    return config.model_dump(mode="json", include=config.model_fields_set - {"origins", "models"})
+
+
 def hand_down(config: Config, node_id: str) -> None:
     """Let processes that this one starts have the same settings, but for `origins`, which only Ray can send.
 

@@ -11,9 +11,11 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import functools
+import importlib.util
 import os
 import shutil
 import tarfile
+import time
 from pathlib import Path
 
 from hubdist.errors import (
@@ -31,6 +33,8 @@ from hubdist.model.source import FileSink
 from hubdist.origins.archive_origin import ArchiveOrigin
 from hubdist.origins.base import Origin
 from hubdist.origins.directory import DirectoryOrigin
+from hubdist.origins.http.request import HttpRequester
+from hubdist.origins.http.retries import retry_step
 from hubdist.system.answers import retry_after_s
 from hubdist.system.deadline import Deadline, Deadlines
 from hubdist.system.disk import disk_errors
@@ -44,6 +48,8 @@ from hubdist.system.threads import leave_behind, start_thread
 
 _POLL_S = 0.2
 """Seconds between two counts of the bytes that have arrived."""
+
+_SITE = "https://www.kaggle.com/"
 
 _MARKERS = ".complete"
 """The directory beside the model's files where kagglehub notes what is complete. Source: kagglehub 1.0.2, cache.py."""
@@ -164,6 +170,29 @@ class KaggleOrigin(Origin):
         if found.fault in (Fault.LATE, Fault.INTERRUPTED, Fault.DAMAGED, Fault.OTHER):
             return OriginError(f"Kaggle cannot be read ({name})", advice="Is www.kaggle.com reachable from the driver?")
         return error_for(found, redacted, name=name, scheme="kaggle")
+
+
+def check_kaggle(deadlines: Deadlines, deadline: Deadline) -> None:
+    """Check that kaggle.com answers and that kagglehub is installed; credentials are not tried.
+
+    Args:
+        deadlines: Timeouts and retries.
+        deadline: When it must have answered.
+
+    Raises:
+        HandleError: kagglehub is not installed.
+        OriginError, TransferTimeoutError: There is no answer.
+    """
+    if importlib.util.find_spec("kagglehub") is None:
+        raise HandleError(
+            "Kaggle models need the package kagglehub, which is not installed where the driver runs",
+            advice="Run: pip install 'hubdist[kaggle]'",
+        )
+    requester = HttpRequester(_SITE, deadlines, deadline, headers=None, session=None)
+    try:
+        retry_step(lambda: requester.get({}), _SITE, deadlines, deadline, time.sleep).close()
+    finally:
+        requester.close()
 
 
 def _size(folder: Path) -> int:

@@ -9,21 +9,9 @@ import fsspec
 
 from hubdist.errors import HandleError, HubdistError
 from hubdist.model.handle import Handle
+from hubdist.remote.packages import PACKAGES
 from hubdist.system.deadline import Deadlines
 from hubdist.system.quiet import quiet
-
-_PACKAGES = {
-    "gs": "gcsfs",
-    "s3": "s3fs",
-    "az": "adlfs",
-    "abfs": "adlfs",
-    "abfss": "adlfs",
-    "adl": "adlfs",
-    "hf": "huggingface_hub",
-    "hdfs": "pyarrow",
-    "oci": "ocifs",
-    "oss": "ossfs",
-}
 
 
 def open_files(handle: Handle, deadlines: Deadlines) -> tuple[Any, str]:
@@ -61,7 +49,7 @@ def open_files(handle: Handle, deadlines: Deadlines) -> tuple[Any, str]:
         _check_account(files, named, handle)
         return files, str(files._strip_protocol(handle.text))
     except ImportError:
-        package = _PACKAGES.get(scheme, scheme)
+        package = PACKAGES.get(scheme, scheme)
         what, advice = f"needs the package {package}, which is not installed here", f"Run: pip install {package}"
     except HubdistError:
         raise

@@ -11,7 +11,7 @@ import click
 from hubdist.cli.command import Command
 from hubdist.cli.exits import Exit
 from hubdist.cli.output import Output, Table
-from hubdist.cli.session import address_option, read_settings, session, settings_options
+from hubdist.cli.session import address_option, load_settings, session, settings_options
 
 if TYPE_CHECKING:
     from hubdist.client.lock_update import LockedHandle, LockTask
@@ -63,13 +63,11 @@ def lock(
     out of date if it lacks a handle, or if an origin has other bytes. It holds no secrets of handles.
     """
     from hubdist.client.lock_update import LockTask
-    from hubdist.config.schema import Config
 
     if check and upgrade:
         raise click.UsageError("--check changes nothing, and --upgrade does.")
     task = LockTask.CHECK if check else LockTask.UPGRADE if upgrade else LockTask.ADD
-    values, places = read_settings(config, settings)
-    found = Config.load(values, places=places)
+    found = load_settings(config, settings)
     path = lock_file or Path(found.lock_file or "hubdist.lock").expanduser()
     with session(address, config, (*settings, *_WITHOUT_PINS)):
         done, failures = _run(path, handles, found, task)

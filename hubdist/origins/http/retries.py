@@ -62,6 +62,8 @@ def retry_step(
             return TransferTimeoutError(
                 f"{redacted} was not read within {deadline.timeout_s:g} s; last failure: {error.words}"
             )
+        if tries == 1:
+            return OriginError(f"{redacted} failed: {error.words}")
         return OriginError(f"{redacted} failed {tries} times in a row; last failure: {error.words}")
 
     def log(error: Exception, failures: int, wait_s: float) -> None:
