@@ -1,4 +1,4 @@
-# make demo, make test, make test-unit (tests/unit alone, without Ray and TensorFlow), make check:
+# make demo, make test, make test-unit (tests/unit alone, without Ray and TensorFlow), make check, make docs:
 # each sets up .venv first. Needs Python 3.11, 3.12 or 3.13, and a package index.
 # The first that runs is taken: a version manager's stand-in may be there and not run.
 PYTHON ?= $(shell for python in python3.11 python3.12 python3.13; do \
@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 VERSION := -c 'import sys; print(*sys.version_info[:2])'
 WHEEL := build/demo/basic_pitch-0.4.0-py2.py3-none-any.whl
 
-.PHONY: demo test test-unit check format configs clean
+.PHONY: demo test test-unit check docs format configs clean
 
 demo: $(READY) $(WHEEL)
 	$(BIN)/python examples/quickstart.py $(WHEEL) --out build/demo
@@ -21,10 +21,14 @@ test: $(READY) $(WHEEL)
 test-unit: $(READY)
 	$(BIN)/python -m pytest tests/unit --hypothesis-profile quick --numprocesses auto
 
-check: $(READY)
+check: docs
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+# Always from the beginning: warnings of pages that did not change would not be told again.
+docs: $(READY)
+	$(BIN)/python -m sphinx -E -W --keep-going -q -d build/doctrees docs build/docs
 
 format: $(READY)
 	$(BIN)/ruff format .
