@@ -34,10 +34,12 @@ format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# The reference of the settings, from hubdist/config/keys.py.
+# The reference: settings from hubdist/config/keys.py, commands and errors from their classes.
 configs: $(READY)
 	$(BIN)/python -m hubdist.config.reference yaml > configs/hubdist.yaml
 	$(BIN)/python -m hubdist.config.reference markdown > docs/reference/settings.md
+	$(BIN)/python docs/make_reference.py commands > docs/reference/commands.md
+	$(BIN)/python docs/make_reference.py errors > docs/reference/errors.md
 
 clean:
 	rm -rf $(VENV) build

@@ -26,6 +26,7 @@ copyright = author  # noqa: A001 - Sphinx's name
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton"]
 highlight_language = "text"
+smartquotes = False  # options begin with two hyphens
 nitpicky = False
 myst_heading_anchors = 4
 myst_enable_extensions = ["attrs_block"]
