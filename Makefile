@@ -26,8 +26,9 @@ check: docs
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-# Always from the beginning: warnings of pages that did not change would not be told again.
+# Always from the beginning: pages that are gone would stay, and warnings of those that did not change be told once.
 docs: $(READY)
+	rm -rf build/docs
 	$(BIN)/python -m sphinx -E -W --keep-going -q -d build/doctrees docs build/docs
 
 format: $(READY)
