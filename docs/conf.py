@@ -54,7 +54,7 @@ templates_path: list[str] = []
 
 _FENCES = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\]\((?![a-z]+:|#)([^)\s]+)\)")
-_ITEM = re.compile(r"^- +\[([^\]]+)\]\(((?!\.\./)[^)#\s]+)\.md\)", re.MULTILINE)
+_ITEM = re.compile(r"^- +\[([^\]]+)\]\(((?!\.\./)[^)#\s]+)\.md\)(.*)$", re.MULTILINE)
 
 
 def link_to_github(text: str, page: str) -> str:
@@ -127,13 +127,23 @@ def write_llms_txt(app: Sphinx, error: Exception | None) -> None:
         return
     lines = ["# hubdist", "", "> " + (hubdist.__doc__ or "").partition("\n")[0]]
     for section in re.split(r"^## ", (DOCS / "index.md").read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]:
-        items = [f"- [{found[1]}](_sources/{found[2]}.md.txt)" for found in _ITEM.finditer(section)]
+        items = [f"- [{found[1]}](_sources/{found[2]}.md.txt){found[3]}" for found in _ITEM.finditer(section)]
         lines += ["", f"## {section.partition(chr(10))[0]}", "", *items] if items else []
     (Path(app.outdir) / "llms.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def mark_code(_app: Sphinx, _what: str, _name: str, _object: object, _options: object, lines: list[str]) -> None:
+    """Let indented examples in docstrings be blocks of Python, which Sphinx would take for quotations."""
+    for number in range(len(lines) - 1, 0, -1):
+        if lines[number].startswith("    ") and not lines[number - 1].strip():
+            before = next((line for line in reversed(lines[:number]) if line.strip()), "")
+            if before and not before.startswith(" "):
+                lines[number:number] = [".. code-block:: python", ""]
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register what this file adds to Sphinx."""
     app.connect("source-read", on_source)
+    app.connect("autodoc-process-docstring", mark_code, priority=400)  # before napoleon, which takes 500
     app.connect("build-finished", write_llms_txt)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -62,6 +62,7 @@ class World:
         self._hub = hub
         self._folder = folder
         self._ran: set[str] = set()
+        self._is_own_job = False
         files = _export_model(folder / "model")
         for name in HUB_MODELS:
             hub.add_model(name, files)
@@ -128,6 +129,8 @@ class World:
                     shown = "".join(traceback.format_exception(error)[-1:])
                     raise AssertionError(f"{_failing_line(block, error)}: {shown}") from error
         finally:
+            if "serve" in names:
+                names["serve"].shutdown()
             names.clear()
             gc.collect()  # ends the actors that the page has made
             self._connect()
@@ -136,7 +139,7 @@ class World:
         """Be the driver of the cluster, as a new job if a page gives options of its own."""
         import ray
 
-        if options or getattr(self, "_is_own_job", False) or not ray.is_initialized():
+        if options or self._is_own_job or not ray.is_initialized():
             hubdist.shutdown()
             ray.shutdown()
             ray.init(address=self.cluster.address, log_to_driver=False, **options)
@@ -174,6 +177,8 @@ class World:
     def _run_session(self, names: dict[str, Any], block: Block) -> None:
         """Run what stands behind the prompts; what is printed has the words that the page shows."""
         for example in doctest.DocTestParser().get_examples(self.text(block)):
+            if "report." in example.source:  # the page has printed it, and now draws it
+                names["report"] = hubdist.prefetch(names["handle"])
             said = io.StringIO()
             shown = _SHOWN_ERROR.match(example.want)
             with contextlib.redirect_stdout(said):
@@ -184,9 +189,6 @@ class World:
                     if shown is None:
                         raise
                     said.write(f"{type(error).__module__}.{type(error).__qualname__}: {error}")
-            # The report that a later line of the page draws.
-            if "prefetch(" in example.source:
-                names["report"] = hubdist.status().deliveries and hubdist.prefetch(names["handle"])
             missing = _words(example.want) - _words(said.getvalue())
             assert not missing, f"{example.source.strip()} prints {said.getvalue()!r}, without {sorted(missing)}"
 
