@@ -28,6 +28,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         # Before the cluster starts: its processes inherit it.
         patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
         patch.setenv("HUBDIST_STORE", str(folder / "stores" / "{node_id}"))
+        # A process that has imported TensorFlow waits for the next page.
+        patch.setenv("RAY_idle_worker_killing_time_threshold_ms", "600000")
         with RayCluster(folder, nodes=NODES, cpus=1, log_to_driver=False) as cluster:
             yield World(cluster, hub, gcs, folder / "root")
 

@@ -16,7 +16,7 @@ from hubdist.cli.session import session_options
     examples=[
         "hubdist plan gs://my-bucket/model",
         "hubdist plan gs://my-bucket/model --nodes 512 --link 25Gbit/s --size 10GiB",
-        "hubdist plan gs://my-bucket/model --nodes 8 --link 10Gbit/s --link 1Gbit/s --size 2GiB",
+        "hubdist plan gs://my-bucket/model --nodes 2 --link 10Gbit/s --link 1Gbit/s --size 2GiB",
     ],
 )
 @click.argument("handle")
