@@ -1,4 +1,4 @@
-# make demo, make test, make test-unit (tests/unit alone, without Ray and TensorFlow), make check:
+# make demo, make test, make test-unit (tests/unit alone, without Ray and TensorFlow), make check, make docs:
 # each sets up .venv first. Needs Python 3.11, 3.12 or 3.13, and a package index.
 # The first that runs is taken: a version manager's stand-in may be there and not run.
 PYTHON ?= $(shell for python in python3.11 python3.12 python3.13; do \
@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 VERSION := -c 'import sys; print(*sys.version_info[:2])'
 WHEEL := build/demo/basic_pitch-0.4.0-py2.py3-none-any.whl
 
-.PHONY: demo test test-unit check format configs clean
+.PHONY: demo test test-unit check docs format configs clean
 
 demo: $(READY) $(WHEEL)
 	$(BIN)/python examples/quickstart.py $(WHEEL) --out build/demo
@@ -21,19 +21,26 @@ test: $(READY) $(WHEEL)
 test-unit: $(READY)
 	$(BIN)/python -m pytest tests/unit --hypothesis-profile quick --numprocesses auto
 
-check: $(READY)
+check: docs
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+# Always from the beginning: pages that are gone would stay, and warnings of those that did not change be told once.
+docs: $(READY)
+	rm -rf build/docs
+	$(BIN)/python -m sphinx -E -W --keep-going -q -d build/doctrees docs build/docs
 
 format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# The reference of the settings, from hubdist/config/keys.py, and the dashboard, from hubdist/cluster/grafana.py.
+# The reference: settings from hubdist/config/keys.py, commands and errors from their classes; and the dashboard.
 configs: $(READY)
 	$(BIN)/python -m hubdist.config.reference yaml > configs/hubdist.yaml
 	$(BIN)/python -m hubdist.config.reference markdown > docs/reference/settings.md
+	$(BIN)/python docs/make_reference.py commands > docs/reference/commands.md
+	$(BIN)/python docs/make_reference.py errors > docs/reference/errors.md
 	$(BIN)/python -m hubdist.cluster.grafana > configs/grafana-hubdist.json
 
 clean:

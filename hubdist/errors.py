@@ -125,19 +125,30 @@ def _set_errno(error: OSError, number: int | None) -> None:
 
 
 class ConfigError(HubdistError, ValueError):
-    """A configuration value is unknown, of the wrong type or out of range."""
+    """A configuration value is unknown, of the wrong type or out of range.
+
+    What to do: Correct the setting that the text names.
+    """
 
 
 class HandleError(HubdistError, ValueError):
-    """The handle cannot be understood, or its kind is not allowed or not installed."""
+    """The handle cannot be understood, or its kind is not allowed or not installed.
+
+    What to do: Correct the handle, or install what the text names.
+    """
 
 
 class NotAModelError(HubdistError, ValueError):
-    """The files are not a SavedModel or TF1 hub module, or are several versions of one: they cannot be loaded."""
+    """The files are not a SavedModel or TF1 hub module, or are several versions of one: they cannot be loaded.
+
+    What to do: Use `resolve` for their directory; of several versions, name one.
+    """
 
 
 class MissingOperationError(HubdistError):
     """The model uses an operation that no package has registered in this process.
+
+    What to do: Import the package in the process, or name it under `imports`.
 
     Attributes:
         operation: The operation's name.
@@ -149,7 +160,10 @@ class MissingOperationError(HubdistError):
 
 
 class TravelError(HubdistError):
-    """A loaded model was changed in a way that a pickle or a copy of it cannot reproduce."""
+    """A loaded model was changed in a way that a pickle or a copy of it cannot reproduce.
+
+    What to do: Send values, or save the model and load that.
+    """
 
 
 class ResolveError(HubdistError):
@@ -157,7 +171,10 @@ class ResolveError(HubdistError):
 
 
 class ModelNotFoundError(ResolveError, FileNotFoundError):
-    """The origin has nothing under this handle. `filename` is the handle."""
+    """The origin has nothing under this handle. `filename` is the handle.
+
+    What to do: Check the handle.
+    """
 
     def __init__(self, what: str, *, handle: str | None = None, **context: str | None) -> None:
         super().__init__(what, handle=handle, **context)
@@ -171,7 +188,10 @@ class ModelNotFoundError(ResolveError, FileNotFoundError):
 
 
 class AccessDeniedError(ResolveError, PermissionError):
-    """The origin wants credentials, or other ones. `filename` is the handle."""
+    """The origin wants credentials, or other ones. `filename` is the handle.
+
+    What to do: Give credentials to the node that the text names, which is nearly always the driver's.
+    """
 
     def __init__(self, what: str, *, handle: str | None = None, **context: str | None) -> None:
         super().__init__(what, handle=handle, **context)
@@ -185,7 +205,10 @@ class AccessDeniedError(ResolveError, PermissionError):
 
 
 class NotPinnedError(ResolveError):
-    """Only pinned models are allowed (frozen, locked, offline, or an old pickle), and this one is not."""
+    """Only pinned models are allowed (frozen, locked, offline, or an old pickle), and this one is not.
+
+    What to do: Pin the model, or load it by its handle where the origin may be asked.
+    """
 
 
 class TransferError(HubdistError):
@@ -193,27 +216,45 @@ class TransferError(HubdistError):
 
 
 class OriginError(TransferError):
-    """The origin failed although every retry was made, or in a way that no retry mends; the text says which."""
+    """The origin failed although every retry was made, or in a way that no retry mends; the text says which.
+
+    What to do: See what the origin says, and try again later if the text names no other mend.
+    """
 
 
 class PeerError(TransferError):
-    """A node failed to hand on a chunk."""
+    """A node failed to hand on a chunk.
+
+    What to do: Look at that node, if it happens often; another node usually served the chunk already.
+    """
 
 
 class NodeLostError(PeerError):
-    """A node, or the agent on it, is gone."""
+    """A node, or the agent on it, is gone.
+
+    What to do: Look at that node, for example for its memory.
+    """
 
 
 class SenderLostError(PeerError):
-    """The node that should send a chunk, or the agent on it, is gone."""
+    """The node that should send a chunk, or the agent on it, is gone.
+
+    What to do: Look at that node, for example for its memory.
+    """
 
 
 class PortClosedError(PeerError):
-    """The port of the node that should send a chunk cannot be reached."""
+    """The port of the node that should send a chunk cannot be reached.
+
+    What to do: Open the ports between nodes, or set `data_ports` to a range that is open.
+    """
 
 
 class TransferTimeoutError(TransferError, TimeoutError):
-    """Nothing arrived before the deadline."""
+    """Nothing arrived before the deadline.
+
+    What to do: Look at what gave nothing; raise the time-out that the text names if it is slow and not dead.
+    """
 
     def __init__(self, what: str, **context: str | None) -> None:
         super().__init__(what, **context)
@@ -221,15 +262,23 @@ class TransferTimeoutError(TransferError, TimeoutError):
 
 
 class IntegrityError(HubdistError):
-    """The bytes are not the ones they claim to be. They were discarded."""
+    """The bytes are not the ones they claim to be. They were discarded.
+
+    What to do: Find out who changed them.
+    """
 
 
 class LengthMismatchError(IntegrityError):
-    """A body or file is shorter or longer than promised."""
+    """A body or file is shorter or longer than promised.
+
+    What to do: Try again; if it stays, find out what cuts the files.
+    """
 
 
 class DigestMismatchError(IntegrityError):
     """A digest differs.
+
+    What to do: If the change is wanted, remove the pin; else find out who changed the bytes.
 
     Attributes:
         expected: The digest that was promised, as text.
@@ -243,11 +292,16 @@ class DigestMismatchError(IntegrityError):
 
 
 class UnsafeArchiveError(IntegrityError):
-    """An archive or listing tries what no model needs: links, names that leave the directory, bombs."""
+    """An archive or listing tries what no model needs: links, names that leave the directory, bombs.
+
+    What to do: Do not use that archive; ask whoever made it.
+    """
 
 
 class StoreError(HubdistError, OSError):
     """This node's disk refuses.
+
+    What to do: Give the user of the process the right to write there, or set `store` to another disk.
 
     Attributes:
         path: The path concerned, which `filename` is too, or None.
@@ -262,6 +316,8 @@ class StoreError(HubdistError, OSError):
 
 class StoreFullError(StoreError):
     """No room for the snapshot on this node's disk, quota or limit.
+
+    What to do: Free space, raise `max_store_bytes`, or set `store` to another disk.
 
     Attributes:
         need_bytes: Bytes that were asked for.
@@ -285,11 +341,16 @@ class StoreFullError(StoreError):
 
 
 class UnsafeStoreError(StoreError):
-    """Somebody else owns the store's directory or may write to it."""
+    """Somebody else owns the store's directory or may write to it.
+
+    What to do: Take the rights away as the text says, or set `store` to a directory of your own.
+    """
 
 
 class DeliveryError(HubdistError):
     """A delivery reached some nodes and not others.
+
+    What to do: Look at the nodes in `failures`; the others have the model. Another try fetches only what is missing.
 
     Attributes:
         failures: Node name -> the error of that node.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import runpy
 from pathlib import Path
 
 import pytest
@@ -88,13 +89,42 @@ def test_the_log_lines_of_the_reference_are_those_of_the_code() -> None:
     assert [line for line in quoted if re.sub(r"<[^>]*>", "<>", line) not in code] == []
 
 
-def test_every_error_is_in_the_reference() -> None:
-    import hubdist.errors
+def messages(page: str) -> list[str]:
+    """The messages that a page quotes: indented lines up to a blank one, each from its class or `hubdist:` on."""
+    quoted = re.findall(r"(?:^    \S.*\n)+", read(page), flags=re.MULTILINE)
+    one = re.compile(r"(?=\b[A-Z]\w+Error: |\bhubdist: )")
+    return [part.strip() for text in quoted for part in one.split(" ".join(text.split())) if part.strip()]
 
-    text = read("docs/reference/errors.md")
-    kinds = {name for name in vars(hubdist.errors) if name.endswith("Error")}
-    families = {"HubdistError", "ResolveError", "TransferError", "IntegrityError"}
-    assert [kind for kind in sorted(kinds - families) if f"`{kind}`" not in text] == []
+
+def test_the_messages_of_troubleshooting_are_those_of_the_code() -> None:
+    code = " ".join(re.sub(r"\W+", " ", strings()).split())
+    found = messages("docs/operations/troubleshooting.md")
+    assert len(found) > 12
+    for message in found:
+        kind, _, text = message.rpartition("Error: ")
+        assert not kind or hasattr(hubdist.errors, f"{kind}Error"), message
+        # Words in a row, without names, numbers and paths that differ each time.
+        plain = [re.findall(r"[A-Za-z_]+", part) for part in re.split(r"\S*[\d/]\S*|\.\.\.|`", text)]
+        length = 3 if sum(map(len, plain)) > 6 else 2
+        rows = [" ".join(part[at : at + length]) for part in plain for at in range(len(part) - length + 1)]
+        unknown = [row for row in rows if row not in code]
+        assert len(unknown) <= len(rows) / length, f"{message}: {unknown}"  # words where a text was filled in
+
+
+@pytest.mark.parametrize("page", ["commands", "errors"])
+def test_the_reference_is_what_its_script_writes(page: str) -> None:
+    scope = runpy.run_path(str(REPOSITORY / "docs" / "make_reference.py"))
+    assert scope[f"{page}_page"]() == read(f"docs/reference/{page}.md")  # else: make configs
+
+
+def test_every_error_says_what_to_do() -> None:
+    families = {"HubdistError", "ResolveError", "TransferError"}
+    kinds = {name: kind for name, kind in vars(hubdist.errors).items() if name.endswith("Error")}
+    assert len(kinds) > 20
+    silent = {
+        name for name, kind in kinds.items() if not re.search(r"^ *What to do: [A-Z]", kind.__doc__, re.MULTILINE)
+    }
+    assert silent == families
 
 
 def test_what_the_pages_call_is_there() -> None:

@@ -15,8 +15,8 @@ from hubdist.cli.session import session_options
     cls=Command,
     examples=[
         "hubdist plan gs://my-bucket/model",
-        "hubdist plan gs://my-bucket/model --nodes 512 --link 25Gbit/s",
-        "hubdist plan gs://my-bucket/model --nodes 8 --link 10Gbit/s --link 1Gbit/s --size 2GiB",
+        "hubdist plan gs://my-bucket/model --nodes 512 --link 25Gbit/s --size 10GiB",
+        "hubdist plan gs://my-bucket/model --nodes 2 --link 10Gbit/s --link 1Gbit/s --size 2GiB",
     ],
 )
 @click.argument("handle")

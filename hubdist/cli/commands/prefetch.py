@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     cls=Command,
     examples=[
         "hubdist prefetch https://tfhub.dev/google/nnlm-en-dim50/2 gs://my-bucket/model",
-        "hubdist prefetch --config configs/hubdist.yaml",
+        "hubdist prefetch --config hubdist.yaml",
         "ray job submit -- hubdist prefetch gs://my-bucket/model",
     ],
 )
