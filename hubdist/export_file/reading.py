@@ -91,7 +91,7 @@ class ExportReader:
             if segment.is_last and whole.hexdigest() != segment.entry.digest.value:
                 raise self._error(f"the blocks of {segment.entry.path} fit, and the whole file does not", at)
             yield segment, data
-        with disk_errors(Path(self._name)):
+        with disk_errors(Path(self._name), setting="the file"):
             if self._stream.read(1):
                 raise self._error("there are bytes behind the end of the export", self.offset)
 
@@ -102,7 +102,7 @@ class ExportReader:
     def _read(self, size: int) -> memoryview:
         filled = 0
         while filled < size:
-            with disk_errors(Path(self._name)):
+            with disk_errors(Path(self._name), setting="the file"):
                 data = self._stream.read(size - filled)
             if not data:
                 end = self.offset + filled

@@ -14,6 +14,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+from hubdist.errors import StoreFullError
 from hubdist.model.chunks import Piece, chunk_of
 from hubdist.model.manifest import BLOCK_BYTES, DIGEST_BYTES, Digest, Entry, Manifest
 from hubdist.store.chunk_stage import COMING, ChunkStage
@@ -45,7 +46,14 @@ def stage_again(store: Store, manifest: Manifest) -> Iterator[tuple[ChunkStage, 
     """
     with contextlib.ExitStack() as stack:
         left = [] if store.read_only else _lock_left(store.root / "staging", manifest.digest, stack)
-        stage = stack.enter_context(store.stage_chunks(manifest))
+        try:
+            stage = stack.enter_context(store.stage_chunks(manifest))
+        except StoreFullError:
+            if not left:
+                raise
+            left = []
+            stack.close()  # which removes what is left; perhaps only that fills the disk
+            stage = stack.enter_context(store.stage_chunks(manifest))
         with disk_errors(stage.path):
             (stage.path / _MARK).write_text(str(manifest.digest))
             kept = sum(_take_up(stage, manifest, path) for path in left)

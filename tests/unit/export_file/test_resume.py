@@ -162,6 +162,23 @@ def test_a_stage_of_a_living_process_is_not_taken_up(exporter: Exporter, tmp_pat
         assert sorted(staged(store)) == sorted([living.path, other.path])
 
 
+def test_what_is_left_makes_way_where_the_disk_has_no_room_for_both(
+    whole: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(tmp_path / "to")
+    interrupt(whole, store, len(whole) // 2)
+    room = sum(len(data) for files in MODELS.values() for data in files.values()) + (64 << 10)
+
+    def free(folder: Path) -> int:
+        return room - sum(file.stat().st_size for file in folder.parent.rglob("*") if file.is_file())
+
+    monkeypatch.setattr("hubdist.store.quota.free_bytes", free)
+    assert free(store.root / "staging") < room * 2 // 3
+    found, _ = import_bytes(whole, store)
+    assert all(files in MODELS.values() for files in found)
+    assert staged(store) == []
+
+
 def test_a_stage_of_another_model_is_swept_away(exporter: Exporter, tmp_path: Path) -> None:
     store = Store(tmp_path / "to")
     one, other = (model.manifest for model in exporter.layout.models)
