@@ -12,7 +12,13 @@ from hubdist.remote.packages import PACKAGES
 TENSORFLOW = "tensorflow|tensorflow-cpu|tensorflow-tpu|tf-nightly|tensorflow-intel"
 """Names under which a package index has TensorFlow; the first stands for all."""
 
-PACKAGES_EVERYWHERE = ("ray", TENSORFLOW, "fsspec", "gcsfs")
+REQUIRED = (
+    *("click", "cloudpickle", "fsspec", "gcsfs", "numpy", "pydantic", "pyyaml", "ray", "requests", "rich", "tenacity"),
+    "urllib3",
+)
+"""The packages that hubdist itself needs, as `pyproject.toml` lists them."""
+
+PACKAGES_EVERYWHERE = (*REQUIRED, TENSORFLOW)
 _REST = "; its store, port and origins are not checked"
 _SHOWN = ("ray", "tensorflow", "fsspec", "gcsfs")
 
@@ -50,6 +56,7 @@ def judge_versions(
         *_judge_hubdist(node, facts["hubdist"], here["hubdist"]),
         *_judge_python(node, facts["python"], here["python"]),
         *_judge_packages(node, facts["packages"], here["packages"]),
+        *_judge_required(node, facts),
         *_judge_needed(node, facts["packages"], needed, reads_origins=reads_origins),
     ]
     if facts["missing"]:
@@ -71,6 +78,14 @@ def _judge_hubdist(node: str, found: str | None, here: str | None) -> list[Findi
         what = f"hubdist {found}, but {here} where this command runs{_REST}"
         return [Finding("versions", Level.FAIL, node, what, install)]
     return []
+
+
+def _judge_required(node: str, facts: Mapping[str, Any]) -> list[Finding]:
+    missing = [name for name in REQUIRED if facts["packages"].get(name) is None]
+    if not missing or facts["hubdist"] is None:
+        return []
+    found = f"hubdist cannot work here without {', '.join(missing)}"
+    return [Finding("versions", Level.FAIL, node, found, f"Run there: pip install {' '.join(missing)}")]
 
 
 def _judge_python(node: str, found: str, here: str) -> list[Finding]:

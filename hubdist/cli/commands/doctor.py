@@ -96,6 +96,9 @@ def _examine(
     connected = connect(tried.address)
     try:
         with NodeProbes() as probes:
+            count = len(probes.targets)
+            found = f"the driver's node, which reads origins; {count} node{'s are' if count > 1 else ' is'} alive"
+            yield Finding("ray", Level.OK, probes.driver.name, found)
             is_driver = process_role() is ProcessRole.DRIVER
             yield from _examine_nodes(probes, config, handles, patience, tell, is_driver=is_driver)
     finally:

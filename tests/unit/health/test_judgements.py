@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import random
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +25,15 @@ from hubdist.health.machine import read_facts, read_memory
 from hubdist.health.places import examine_places, judge_other_node, places_of
 from hubdist.health.ports import choose_pairs, judge_ports, open_port, try_ports
 from hubdist.health.stores import Speed, examine_store, judge_space, judge_speed
-from hubdist.health.versions import judge_versions, needed_packages
+from hubdist.health.versions import REQUIRED, judge_versions, needed_packages
 from hubdist.testing.hub import LoopbackHub
+from tests.support import REPOSITORY
 
 MIB, GIB = 1 << 20, 1 << 30
 
 
 def facts(**changes: Any) -> dict[str, Any]:
-    packages = {"ray": "2.60.0", "tensorflow": "2.21.0", "fsspec": "1", "gcsfs": "1"} | changes.pop("packages", {})
+    packages = dict.fromkeys(REQUIRED, "1") | {"ray": "2.60.0", "tensorflow": "2.21.0"} | changes.pop("packages", {})
     return {"hubdist": "1.0", "python": "3.11.7", "packages": packages, "missing": []} | changes
 
 
@@ -47,6 +50,7 @@ def facts(**changes: Any) -> dict[str, Any]:
         ({"packages": {"ray": "2.59.0"}}, Level.FAIL, "ray 2.59.0"),
         ({"packages": {"tensorflow": "2.20.0"}}, Level.WARN, "tensorflow 2.20.0"),
         ({"packages": {"tensorflow": None}}, Level.WARN, "TensorFlow is missing"),
+        ({"packages": {"tenacity": None}}, Level.FAIL, "cannot work here without tenacity"),
         ({"missing": ["tensorflow_text"]}, Level.FAIL, "cannot import tensorflow_text"),
     ],
 )
@@ -61,6 +65,11 @@ def test_equal_nodes_are_well() -> None:
     (found,) = judge_versions("n", facts(), facts(), {}, reads_origins=False)
     assert found.level is Level.OK
     assert "tensorflow 2.21.0" in found.found
+
+
+def test_what_hubdist_requires_is_what_it_is_installed_with() -> None:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert sorted(REQUIRED) == sorted(re.split(r"[\[>=<~! ]", each)[0] for each in project["dependencies"])
 
 
 @pytest.mark.parametrize(("reads_origins", "level"), [(True, Level.FAIL), (False, Level.WARN)])
