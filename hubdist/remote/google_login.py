@@ -35,10 +35,10 @@ _PATIENT_S = 10.0
 
 _RENEW_S = 4.0
 _FRESH_S = 300.0
-_LOOK_AGAIN_S = 300.0
+_KEEP_S = 300.0
+_KEEP_FAILURE_S = 30.0
 _CONNECT_S = 1.5
 _REACH_S = 2.0
-_REACH_AGAIN_S = 30.0
 
 
 class _NoMetadataServerError(Exception):
@@ -84,7 +84,8 @@ class _Request(google.auth.transport.requests.Request):
 class GoogleLogin:
     """The credentials that this node has. Safe for several threads.
 
-    They are looked up again after `_LOOK_AGAIN_S` seconds if there were none, because the user may have logged in.
+    They are looked up again after minutes, and after `_KEEP_FAILURE_S` seconds if there were none: the user may have
+    logged in, or the metadata server of a new pod may have begun to answer.
 
     Args:
         look: Looks them up, with True if the metadata server counts; returns them and the project, or two Nones.
@@ -115,7 +116,8 @@ class GoogleLogin:
         with self._lock, quiet():
             if self._clock() >= self._until.get(on_google, 0.0):
                 self._found[on_google] = self._look(on_google)
-                self._until[on_google] = self._clock() + _LOOK_AGAIN_S
+                kept_s = _KEEP_FAILURE_S if self._found[on_google][0] is None else _KEEP_S
+                self._until[on_google] = self._clock() + kept_s
             found = self._found[on_google]
         if found[0] is not None:
             self.renew(found[0])
@@ -146,7 +148,7 @@ class GoogleLogin:
             until, failure = self._reached.get(host, (0.0, None))
             if self._clock() >= until:
                 failure = _reach(host, port)
-                kept_s = _LOOK_AGAIN_S if failure is None else _REACH_AGAIN_S
+                kept_s = _KEEP_S if failure is None else _KEEP_FAILURE_S
                 self._reached[host] = self._clock() + kept_s, failure
             return failure
 

@@ -155,10 +155,10 @@ NAMES: dict[str, list[str]] = {}
 """Kind of origin -> its causes, for the names of the tests; the ports come when they run."""
 for _origin in ORIGINS:
     _ports = Servers(*[0] * 10)
-    _missing = ["no credentials, denied", "no credentials, refused", "no credentials, no host"]
-    _missing += ["no credentials, dropped", "denied", "refused", "token refused", "clock"]
+    _google = ["no credentials, denied", "no credentials, refused", "no credentials, no host"]
+    _google += ["no credentials, dropped", "denied", "refused", "token refused", "clock"]
     NAMES[_origin] = [*network(_origin, _ports)]
-    NAMES[_origin] += _missing if _origin == "gs" else [*access(_origin, _ports, Path())]
+    NAMES[_origin] += _google if _origin == "gs" else [*access(_origin, _ports, Path())]
 
 
 @dataclass(frozen=True)
@@ -216,6 +216,7 @@ def outcomes(
             pytest.skip(f"{package} is not installed")
         folder = tmp_path_factory.mktemp(origin)
         cases = {**network(origin, at), **access(origin, at, folder)}
+        assert list(cases) == NAMES[origin]
         if origin in DIRECTORIES:
             for name, each in list(cases.items()):
                 cases[f"node: {name}"] = replace(each, case={**each.case, "place": "node"})
