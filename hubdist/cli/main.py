@@ -7,7 +7,12 @@ import sys
 import click
 
 import hubdist
+from hubdist.cli.commands.gc import gc
+from hubdist.cli.commands.keep import keep, release
+from hubdist.cli.commands.ls import ls
 from hubdist.cli.commands.resolve import resolve
+from hubdist.cli.commands.rm import rm
+from hubdist.cli.commands.verify import verify
 from hubdist.cli.exits import Exit
 
 
@@ -20,7 +25,7 @@ def hubdist_command() -> None:
     """
 
 
-for command in (resolve,):
+for command in (resolve, ls, verify, rm, gc, keep, release):
     hubdist_command.add_command(command)
 
 

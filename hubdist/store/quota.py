@@ -9,11 +9,15 @@ from pathlib import Path
 
 from hubdist.errors import HubdistError, IntegrityError, StoreError, StoreFullError
 from hubdist.model.manifest import Digest, Manifest
+from hubdist.store.eviction import EvictionResult
 from hubdist.store.folders import MANIFEST, StoreFolders
 from hubdist.store.holds import IN_USE
 from hubdist.system.disk import disk_errors, free_bytes
 
 _LOG = logging.getLogger(__name__)
+
+_COUNTS_NO_LONGER = (EvictionResult.EVICTED, EvictionResult.ABSENT, EvictionResult.FREES_NOTHING)
+"""Results after which a snapshot counts no longer; the bytes of one in an image's layer stay anyway."""
 
 
 class Quota:
@@ -21,11 +25,11 @@ class Quota:
 
     Args:
         folders: The store's directories.
-        evict: Tries to delete the snapshot in a directory; True if the snapshot counts no longer.
+        evict: Tries to delete the snapshot in a directory.
         max_bytes: Most bytes of snapshots, without those that processes use; None for no limit but the disk.
     """
 
-    def __init__(self, folders: StoreFolders, evict: Callable[[Path], bool], max_bytes: int | None) -> None:
+    def __init__(self, folders: StoreFolders, evict: Callable[[Path], EvictionResult], max_bytes: int | None) -> None:
         self._folders = folders
         self._evict = evict
         self._max_bytes = max_bytes
@@ -95,7 +99,7 @@ class Quota:
             path = self._folders.snapshot(digest)
             try:
                 with disk_errors(path):
-                    if digest != keep and self._evict(path):
+                    if digest != keep and self._evict(path) in _COUNTS_NO_LONGER:
                         total -= size
             except StoreError as error:  # the new model can be loaded all the same
                 _LOG.warning("hubdist: snapshot %s in %s cannot be evicted: %s", digest, self._folders.root, error)

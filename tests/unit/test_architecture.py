@@ -21,7 +21,7 @@ LAYERS = [
     {"model", "system"},
     {"delivery", "remote", "store", "streams"},
     {"config", "loading", "origins", "report", "shared_cache"},
-    {"resolver"},
+    {"care", "resolver"},
     {"cluster"},
     {"client", "testing", "__init__"},
     {"cli"},
