@@ -16,6 +16,7 @@ from hubdist.store.claims import is_claimed
 from hubdist.store.folders import MANIFEST
 from hubdist.store.holds import IN_USE
 from hubdist.store.kept import kept_digests
+from hubdist.store.pins import last_pins
 from hubdist.store.store import Store
 from hubdist.system.directories import children
 from hubdist.system.locks import locked_files
@@ -100,7 +101,7 @@ def handles_by_digest(root: Path) -> dict[Digest, tuple[str, ...]]:
         root: The store's root.
     """
     named: defaultdict[Digest, set[str]] = defaultdict(set)
-    for path in children(root / "pins"):
+    for path in children(last_pins(root)):
         if path.suffix == ".json":
             with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError, HandleError):
                 note = json.loads(path.read_bytes())

@@ -47,12 +47,11 @@ def place(where: str, address: str, config: Path | None, settings: tuple[str, ..
         def joined() -> bool:
             if address == "local":
                 return False
-            from hubdist.cluster.ray_session import connect, disconnect
+            from hubdist.cluster.ray_session import connect, disconnect, is_connected
 
             if connect(address):
                 opened.callback(disconnect)
-                return True
-            return False
+            return is_connected()
 
         def peers(closing: contextlib.ExitStack) -> Sequence[BlockSource]:
             if not joined():

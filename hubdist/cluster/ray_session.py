@@ -37,6 +37,13 @@ def connect(address: str) -> bool:
     return True
 
 
+def is_connected() -> bool:
+    """True if this process is connected to a cluster."""
+    import ray
+
+    return bool(ray.is_initialized())
+
+
 def disconnect() -> None:
     """End this process's connection to Ray."""
     import ray

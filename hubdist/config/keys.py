@@ -143,6 +143,22 @@ class Keys(BaseModel):
         " On file systems without locks the store deletes nothing, because nobody can tell there what is in use."
         " `null`: no limit.",
     )
+    low_store_percent: int = Field(
+        default=90,
+        ge=1,
+        le=100,
+        description="Low mark of a store that is above `max_store_bytes`, in percent of it."
+        " Once it has to delete models, the store goes on down to this mark, so that it does not have to at every new"
+        " model. A model that is larger than the distance between the marks is not deleted for the low mark alone.",
+    )
+    scrub_rate: Annotated[float, BeforeValidator(parse_link), Field(gt=0)] | None = Field(
+        default=None,
+        description="How fast a node's agent reads its store again while it has no work, such as `20MB/s`, to find"
+        " bytes that the disk has lost."
+        " Damaged models are repaired from other nodes, or from the shared cache; those that cannot be are moved aside,"
+        " and brought anew by the next load. An agent without work ends after `agent_idle_s`; the next one goes on"
+        " where it stopped. `null`: nothing is read again but by `hubdist verify`.",
+    )
     models: Annotated[_Models, AfterValidator(check_models)] = Field(
         default=(),
         description="Models that are brought to all nodes as soon as the job first uses hubdist."

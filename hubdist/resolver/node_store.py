@@ -21,4 +21,4 @@ def open_store(config: Config | NodeSettings, node_id: str) -> Store:
     Raises:
         StoreError: The directory cannot be told or used, or another user could change it.
     """
-    return Store(config.store_root(node_id), max_bytes=config.max_store_bytes)
+    return Store(config.store_root(node_id), max_bytes=config.max_store_bytes, low_percent=config.low_store_percent)

@@ -34,6 +34,15 @@ _writing = threading.Lock()
 """The threads of a process take turns by this lock, also where the file system has no locks."""
 
 
+def last_pins(root: Path) -> Path:
+    """The directory of the pins that say what a handle stood for when it was last resolved into a store.
+
+    Args:
+        root: The store's root.
+    """
+    return root / "pins" / "last"
+
+
 class Pins:
     """Pins in a directory, one small durable file for each handle. Any process may read and write them.
 

@@ -1,4 +1,9 @@
-"""The quota of a store: makes room for new models by evicting the snapshots that were not used for the longest time."""
+"""The quota of a store: makes room for new models by evicting the snapshots that were not used for the longest time.
+
+Above the high mark, which is the quota, the store evicts down to the low mark, so that a full store does not evict at
+every publication. But below the high mark a snapshot goes only if the store stays at or above the low mark: so a store
+of a few large models evicts no more than it has to.
+"""
 
 from __future__ import annotations
 
@@ -27,12 +32,21 @@ class Quota:
         folders: The store's directories.
         evict: Tries to delete the snapshot in a directory.
         max_bytes: Most bytes of snapshots, without those that processes use; None for no limit but the disk.
+        low_percent: The low mark, in percent of `max_bytes`; 100 evicts no more than it has to.
     """
 
-    def __init__(self, folders: StoreFolders, evict: Callable[[Path], EvictionResult], max_bytes: int | None) -> None:
+    def __init__(
+        self,
+        folders: StoreFolders,
+        evict: Callable[[Path], EvictionResult],
+        max_bytes: int | None,
+        *,
+        low_percent: int = 100,
+    ) -> None:
         self._folders = folders
         self._evict = evict
         self._max_bytes = max_bytes
+        self._low_percent = low_percent
 
     def digests(self) -> list[Digest]:
         """The digests of all published snapshots, least recently used first.
@@ -67,7 +81,7 @@ class Quota:
                     free_bytes=self._max_bytes,
                     advice="Raise max_store_bytes.",
                 )
-            self._evict_down_to(self._max_bytes - total_bytes)
+            self._evict_for(total_bytes)
         free = free_bytes(self._folders.staging)
         if total_bytes > free:
             raise StoreFullError(
@@ -88,13 +102,24 @@ class Quota:
             StoreError: The disk refuses.
         """
         if self._max_bytes is not None:
-            self._evict_down_to(self._max_bytes, keep=keep)
+            self._evict_for(0, keep=keep)
 
-    def _evict_down_to(self, max_bytes: int, keep: Digest | None = None) -> None:
+    def _evict_for(self, new_bytes: int, keep: Digest | None = None) -> None:
+        """Evict down to the marks, if the store is above the high mark.
+
+        Args:
+            new_bytes: Bytes that are about to come, below both marks.
+            keep: A snapshot that stays.
+        """
+        assert self._max_bytes is not None
+        high = self._max_bytes - new_bytes
+        low = self._max_bytes * self._low_percent // 100 - new_bytes
         sizes = {digest: _size(self._folders.snapshot(digest)) for digest in self.digests()}
         total = sum(sizes.values())
+        if total <= high:
+            return
         for digest, size in sizes.items():
-            if total <= max(0, max_bytes):
+            if total <= max(0, low) or (total <= high and total - size < low):
                 return
             path = self._folders.snapshot(digest)
             try:

@@ -58,6 +58,7 @@ class Store:
             store is a directory inside it that is this user's alone (`system.ownership`).
         max_bytes: Most bytes of snapshots to keep. After a publication the store evicts the least recently used
             snapshots that no process uses. None keeps all.
+        low_percent: If it has to evict, it goes on down to this part of `max_bytes`, in percent (`quota`).
 
     Attributes:
         configured: The configured directory.
@@ -68,14 +69,14 @@ class Store:
         StoreError: The store can neither be made nor read.
     """
 
-    def __init__(self, configured: Path, *, max_bytes: int | None = None) -> None:
+    def __init__(self, configured: Path, *, max_bytes: int | None = None, low_percent: int = 100) -> None:
         self.configured = configured
         self._folders = StoreFolders(configured)
         self.root = self._folders.root
         self._max_bytes = max_bytes
         self._evictor = Evictor(self._folders)
         self._finder = Finder(self._folders, self._evictor)
-        self._quota = Quota(self._folders, self._evictor.evict, max_bytes)
+        self._quota = Quota(self._folders, self._evictor.evict, max_bytes, low_percent=low_percent)
 
     @property
     def read_only(self) -> bool:

@@ -15,7 +15,7 @@ from hubdist.model.handle import parse_handle
 from hubdist.model.manifest import Digest
 from hubdist.store.claims import Claims
 from hubdist.store.eviction import EvictionResult
-from hubdist.store.pins import Pins
+from hubdist.store.pins import Pins, last_pins
 from hubdist.store.store import Store
 from hubdist.system.directories import remove_tree
 from tests.support.store_models import home, model, publish
@@ -42,7 +42,7 @@ def test_a_listing_tells_size_use_handles_and_why_a_model_stays(store: Store) ->
     collection.keep(store, [second])
     os.utime(home(store, second) / "in-use", (2, 2))
     handle = parse_handle("https://user:secret@example.com/model.tgz")
-    Pins(store.root / "pins").keep(handle, third)
+    Pins(last_pins(store.root)).keep(handle, third)
     claims = Claims(store.root)
     claims.keep(first)
     found = list_models(store)

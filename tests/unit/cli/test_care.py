@@ -15,6 +15,7 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
+import hubdist
 from hubdist.care import collection
 from hubdist.care.listing import StoredModel
 from hubdist.cli.amounts import parse_age, parse_size, show_age, show_size
@@ -22,7 +23,7 @@ from hubdist.cli.filters import parse_filter, sort_models
 from hubdist.cli.main import hubdist_command
 from hubdist.model.handle import parse_handle
 from hubdist.model.manifest import Digest
-from hubdist.store.pins import Pins
+from hubdist.store.pins import Pins, last_pins
 from hubdist.store.store import Store
 from hubdist.system.directories import remove_tree
 from tests.support import REPOSITORY
@@ -96,7 +97,7 @@ def test_ls_filters_sorts_and_limits(store: Store) -> None:
 def test_ls_gives_records_for_programs(store: Store) -> None:
     collection.keep(store, [digest_of(2)])
     handle = parse_handle("gs://bucket/model")
-    Pins(store.root / "pins").keep(handle, digest_of(2))
+    Pins(last_pins(store.root)).keep(handle, digest_of(2))
     records = json.loads(run("ls", "--json").stdout)
     record = next(each for each in records if each["digest"] == str(digest_of(2)))
     assert record["kept"]
@@ -116,9 +117,19 @@ def test_a_filter_that_is_none_is_wrong_use(store: Store, wrong: str) -> None:
     assert "Usage" in run("ls", "--filter", wrong, code=2).stderr
 
 
+def test_a_model_is_named_by_the_handle_that_it_was_resolved_by(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "saved_model.pb").write_bytes(b"graph")
+    handle = str(tmp_path / "mine")
+    hubdist.resolve(handle)
+    assert run("ls", "-q", "--filter", f"handle={handle}").stdout
+    assert "running program uses its path" in run("rm", "-y", handle, code=1).stderr
+    run("keep", handle)
+
+
 @pytest.mark.parametrize("target", ["handle", "digest", "prefix", "bare prefix"])
 def test_rm_takes_handles_digests_and_their_first_digits(store: Store, target: str) -> None:
-    Pins(store.root / "pins").keep(parse_handle("gs://bucket/model"), digest_of(1))
+    Pins(last_pins(store.root)).keep(parse_handle("gs://bucket/model"), digest_of(1))
     digest = str(digest_of(1))
     named = {"handle": "gs://bucket/model", "digest": digest, "prefix": digest[:13], "bare prefix": digest[7:13]}
     run("rm", "-y", named[target])
@@ -185,7 +196,7 @@ def test_verify_repairs_from_the_origin_if_nobody_else_has_the_model(
     origin = tmp_path / "origin"
     origin.mkdir()
     (origin / "saved_model.pb").write_bytes(model(2, 2000)["saved_model.pb"])
-    Pins(store.root / "pins").keep(parse_handle(str(origin)), digest_of(2))
+    Pins(last_pins(store.root)).keep(parse_handle(str(origin)), digest_of(2))
     damage(store, 2)
     result = run("verify", "--repair", "--address", "local")
     assert f"repaired, from the origin of {origin}" in result.stdout
