@@ -1,4 +1,4 @@
-"""Where a repair gets blocks from: another store, the shared cache, or the origin."""
+"""Where a repair gets blocks from beside other stores: the shared cache, or the origin."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import contextlib
 import logging
 from collections.abc import Sequence
 
-from hubdist.care.inspection import read_manifest
 from hubdist.errors import HubdistError, IntegrityError
 from hubdist.model.chunks import Piece
 from hubdist.model.handle import parse_handle
@@ -14,55 +13,12 @@ from hubdist.model.manifest import Digest, Manifest
 from hubdist.origins import OriginSettings, open_origin
 from hubdist.remote import open_tree
 from hubdist.shared_cache.cache import SharedCache, SharedSnapshot
-from hubdist.store.folders import FILES
 from hubdist.store.stage import StreamStage
 from hubdist.store.store import Store
 from hubdist.system.deadline import Deadline, Deadlines
 from hubdist.system.disk import disk_errors, read_range
 
 _LOG = logging.getLogger(__name__)
-
-
-class StoreBlocks:
-    """A `BlockSource` of what lies in a store, whole or not. Nothing in it is moved, held or checked.
-
-    Args:
-        store: The store.
-    """
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-
-    @property
-    def name(self) -> str:
-        """The store's root."""
-        return str(self._store.root)
-
-    def manifest(self, digest: Digest) -> Manifest | None:
-        """The manifest of a snapshot; None if it is not there or cannot be read.
-
-        Raises:
-            StoreError: The disk refuses.
-        """
-        return read_manifest(self._store.root / "snapshots" / digest.value, digest)[0]
-
-    def read(self, manifest: Manifest, piece: Piece) -> bytes:
-        """Bytes of one file, which nobody has checked.
-
-        Args:
-            manifest: The model.
-            piece: Which bytes of which file.
-
-        Raises:
-            IntegrityError: The file is missing or too short.
-            StoreError: The disk refuses.
-        """
-        data = bytearray(piece.size)
-        folder = self._store.root / "snapshots" / manifest.digest.value / FILES
-        path = folder / manifest.entries[piece.entry_index].path
-        with disk_errors(path):
-            read_range(path, piece.start, memoryview(data))
-        return bytes(data)
 
 
 class SharedBlocks:

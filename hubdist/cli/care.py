@@ -29,7 +29,7 @@ def place(where: str, address: str, config: Path | None, settings: tuple[str, ..
 
     Args:
         where: `node`, `all` or `shared`.
-        address: Ray's address, as `--address`; `node` needs it only for a repair.
+        address: Ray's address, as `--address`; `node` needs it for a repair, or if the store's path has the node's id.
         config: A YAML file with settings; None takes `HUBDIST_CONFIG`.
         settings: Settings that win, each as `key=value`.
 
@@ -65,7 +65,12 @@ def place(where: str, address: str, config: Path | None, settings: tuple[str, ..
                 "--where all needs a cluster, and no Ray answers",
                 advice="Give its --address, or run the command on a node of it.",
             )
-        yield opened.enter_context(open_care(where, values, peers=peers))
+        node_id = None
+        if where == "node" and "{node_id}" in values.store and joined():
+            from hubdist.cluster.care import own_node_id
+
+            node_id = own_node_id()
+        yield opened.enter_context(open_care(where, values, node_id=node_id, peers=peers))
 
 
 def place_options(command: _F) -> _F:

@@ -31,7 +31,7 @@ PLACES = ("node", "all", "shared")
 
 
 def open_care(
-    where: str = "node", config: Config | None = None, *, peers: Peers | None = None
+    where: str = "node", config: Config | None = None, *, node_id: str | None = None, peers: Peers | None = None
 ) -> contextlib.AbstractContextManager[CarePlace]:
     """Open a place whose models are to be cared for.
 
@@ -39,6 +39,7 @@ def open_care(
         where: `node`: this node's store, without Ray. `all`: the stores of all nodes of the cluster that this process
             is connected to. `shared`: the shared cache.
         config: The settings; None reads them from `HUBDIST_CONFIG` and the environment.
+        node_id: Ray's id of this node, if the store's path has it; None: the path has none.
         peers: For `node`: finds stores of other nodes that a repair may ask; None: there are none.
 
     Raises:
@@ -47,14 +48,19 @@ def open_care(
     """
     config = config or Config.load()
     if where == "node":
-        return _this_node(config, peers)
+        return _this_node(config, node_id, peers)
     if where == "all":
         from hubdist.cluster.care import ClusterCare
 
         return ClusterCare(config)
     if where != "shared":
         raise ConfigError(f"there is no place {where!r}", advice=f"Places are {', '.join(PLACES)}.")
-    raise ConfigError("not yet")
+    cache = shared_cache_of(config)
+    if cache is None:
+        raise ConfigError("there is no shared cache", advice="Set shared_cache, or give it by --set shared_cache=URL.")
+    from hubdist.care.shared_place import SharedPlace
+
+    return SharedPlace(cache, config.deadlines, _own_store(config))
 
 
 def targets_in(care: CarePlace, texts: Sequence[str]) -> list[Digest]:
@@ -90,17 +96,26 @@ def failed(answers: Answers[object]) -> DeliveryError | StoreError:
     )
 
 
-def _this_node(config: Config, peers: Peers | None) -> NodeStore:
+def _own_store(config: Config) -> Store | None:
+    """This node's store, if it is there."""
     name = socket.gethostname()
-    root = config.store_root(name)
+    with contextlib.suppress(StoreError):
+        if find_root(config.store_root(name)).is_dir():
+            return open_store(config, name)
+    return None
+
+
+def _this_node(config: Config, node_id: str | None, peers: Peers | None) -> NodeStore:
+    name = socket.gethostname()
+    root = config.store_root(node_id or name)
     if not find_root(root).is_dir():
-        if "{node_id}" in config.store:
+        if "{node_id}" in config.store and node_id is None:
             raise ConfigError(
                 f"the store {config.store} has the id of a Ray node in its path, which is not known without Ray",
                 advice="Use --where all, or give the directory by --set store=/the/directory.",
             )
         return NodeStore(name, None)
-    store = open_store(config, name)
+    store = open_store(config, node_id or name)
     return NodeStore(name, store, _sources(config, store, peers))
 
 

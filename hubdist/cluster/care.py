@@ -17,7 +17,7 @@ from hubdist.care.node_store import sources_of, verify_all
 from hubdist.care.place import Answers
 from hubdist.care.repair import BlockSource
 from hubdist.care.verification import Verified
-from hubdist.cluster.agent.care_agent import PeerBlocks
+from hubdist.cluster.agent.peer_blocks import PeerBlocks
 from hubdist.cluster.calls import ray_errors, stop_actor, translated
 from hubdist.cluster.connection import make_care_agent
 from hubdist.cluster.nodes import Node, ProcessRole, alive_nodes, process_role

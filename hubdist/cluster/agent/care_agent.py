@@ -8,101 +8,23 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Any
 
 from hubdist.care import collection, listing
-from hubdist.care.block_sources import StoreBlocks
 from hubdist.care.collection import Removal
 from hubdist.care.listing import StoredModel
 from hubdist.care.node_store import sources_of, verify_all
 from hubdist.care.repair import BlockSource
+from hubdist.care.store_blocks import StoreBlocks
 from hubdist.care.verification import Verified
-from hubdist.cluster.calls import ray_errors, translated
+from hubdist.cluster.agent.peer_blocks import PeerBlocks, RequestAgent, request_agent
+from hubdist.cluster.agent.scrubbing import node_cache
 from hubdist.config.node_settings import NodeSettings
-from hubdist.errors import IntegrityError
 from hubdist.model.chunks import Piece
 from hubdist.model.manifest import Digest, Manifest
 from hubdist.resolver.node_store import open_store
-from hubdist.shared_cache.cache import SharedCache
 from hubdist.store.store import Store
-
-
-class RequestAgent(Protocol):
-    """Calls a method of another node's care agent and waits for the answer; tests pass a fake."""
-
-    def __call__(self, agent: Any, method: str, *args: Any, timeout_s: float, node: str) -> Any:
-        """Call.
-
-        Args:
-            agent: The agent's handle.
-            method: The method's name.
-            *args: The method's arguments.
-            timeout_s: Deadline in seconds.
-            node: The node's name, for errors.
-
-        Raises:
-            HubdistError: The method raised this, or the agent gives no answer.
-        """
-        ...
-
-
-def request_agent(agent: Any, method: str, *args: Any, timeout_s: float, node: str) -> Any:
-    """Call a method of another node's care agent and wait for the answer.
-
-    Args:
-        agent: The agent's handle.
-        method: The method's name.
-        *args: The method's arguments.
-        timeout_s: Deadline in seconds.
-        node: The node's name, for errors.
-
-    Raises:
-        HubdistError: The method raised this, or the agent gives no answer.
-    """
-    import ray
-
-    try:
-        return ray.get(getattr(agent, method).remote(*args), timeout=timeout_s)
-    except ray_errors() as error:
-        raise translated(error, node) from error
-
-
-class PeerBlocks:
-    """A `BlockSource` of another node's store.
-
-    Args:
-        node: The node's name.
-        agent: The handle of the node's care agent.
-        timeout_s: Deadline of each call in seconds.
-        request: Calls the agent.
-    """
-
-    def __init__(self, node: str, agent: Any, timeout_s: float, request: RequestAgent = request_agent) -> None:
-        self.name = node
-        self._request: Callable[..., Any] = functools.partial(request, agent, timeout_s=timeout_s, node=node)
-
-    def manifest(self, digest: Digest) -> Manifest | None:
-        """The manifest that the node has of a model; None if it has none.
-
-        Raises:
-            HubdistError: The node gives no answer, or its disk refuses.
-        """
-        found: Manifest | None = self._request("give_manifest", digest)
-        return found
-
-    def read(self, manifest: Manifest, piece: Piece) -> bytes:
-        """Bytes of one file on that node, which nobody has checked.
-
-        Args:
-            manifest: The model.
-            piece: Which bytes of which file.
-
-        Raises:
-            HubdistError: The node gives no answer, the file is not there, or the disk refuses.
-        """
-        data: bytes = self._request("give", manifest.digest, piece)
-        return data
 
 
 class CareAgent:
@@ -152,7 +74,7 @@ class CareAgent:
             return blocks
 
         deadlines = self._settings.deadlines
-        sources = sources_of(self._store, peers=find, cache=self._shared_cache(), deadlines=deadlines)
+        sources = sources_of(self._store, peers=find, cache=node_cache(self._settings), deadlines=deadlines)
         return verify_all(self._store, digests, sources, quarantine=quarantine)
 
     def remove(self, digests: Sequence[Digest], dry_run: bool) -> list[Removal]:
@@ -196,20 +118,4 @@ class CareAgent:
         Raises:
             IntegrityError: They are not here.
         """
-        blocks = StoreBlocks(self._store)
-        manifest = blocks.manifest(digest)
-        if manifest is None or not 0 <= piece.entry_index < len(manifest.entries):
-            raise IntegrityError(f"the store lacks {digest}")
-        return blocks.read(manifest, piece)
-
-    def _shared_cache(self) -> SharedCache | None:
-        settings = self._settings
-        if settings.shared_cache is None:
-            return None
-        return SharedCache(
-            settings.shared_cache,
-            settings.deadlines,
-            in_flight_bytes=settings.max_in_flight_bytes,
-            max_bytes=settings.max_store_bytes,
-            read_only=True,
-        )
+        return StoreBlocks(self._store).give(digest, piece)

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from hubdist.care.block_sources import StoreBlocks
 from hubdist.care.inspection import Pace, StoppedError
+from hubdist.care.store_blocks import StoreBlocks
 from hubdist.care.verification import Verified, verify
 from hubdist.errors import TransferTimeoutError
 from hubdist.model.chunks import Piece

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import subprocess
@@ -41,6 +42,17 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
         os.utime(home(store, digest_of(number)) / "in-use", (used, used))
     yield store
     remove_tree(tmp_path / "store")
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before() -> Iterator[None]:
+    """Each command sets logging up for a process of its own; here many run in one."""
+    loggers = [logging.getLogger(), logging.getLogger("hubdist")]
+    before = [(each, each.handlers[:], each.level, each.propagate) for each in loggers]
+    yield
+    for each, handlers, level, propagate in before:
+        each.handlers[:], each.propagate = handlers, propagate
+        each.setLevel(level)
 
 
 def digest_of(number: int) -> Digest:
@@ -228,7 +240,7 @@ def test_verify_moves_aside_what_nobody_can_mend(store: Store) -> None:
 
 def test_a_store_by_node_is_not_guessed_without_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HUBDIST_STORE", str(tmp_path / "{node_id}"))
-    assert "--where all" in run("ls", code=2).stderr
+    assert "--where all" in run("ls", "--address", "local", code=2).stderr
 
 
 @pytest.mark.parametrize("command", ["ls", "verify", "rm", "gc", "keep", "release"])
