@@ -6,7 +6,7 @@ A snapshot that a process uses, that a job has pinned, or that a person keeps, s
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,26 +56,33 @@ class Removal:
         }
 
 
-def remove(store: Store, digests: Sequence[Digest], *, dry_run: bool = False) -> list[Removal]:
+def remove(
+    store: Store, digests: Sequence[Digest], *, dry_run: bool = False, needed: Collection[Digest] = ()
+) -> list[Removal]:
     """Delete snapshots that no process uses and nobody keeps.
 
     Args:
         store: The store.
         digests: The snapshots.
         dry_run: Only tell what would be deleted, as far as it can be told without a try.
+        needed: Snapshots that stay in any case, because somebody on another node needs them.
 
     Raises:
         StoreError: The disk refuses.
     """
     known = {model.digest: model for model in list_models(store)}
-    return [_remove(store, digest, known.get(digest), dry_run=dry_run) for digest in digests]
+    return [_remove(store, digest, known.get(digest), dry_run=dry_run, needed=needed) for digest in digests]
 
 
-def _remove(store: Store, digest: Digest, model: StoredModel | None, *, dry_run: bool) -> Removal:
+def _remove(
+    store: Store, digest: Digest, model: StoredModel | None, *, dry_run: bool, needed: Collection[Digest]
+) -> Removal:
     if model is None:
         return Removal(digest, 0, (), removed=False, why=_WHY[EvictionResult.ABSENT])
     result = EvictionResult.EVICTED
-    if not dry_run:
+    if digest in needed:
+        result = EvictionResult.CLAIMED
+    elif not dry_run:
         result = store.try_evict(digest)
     elif model.kept:
         result = EvictionResult.KEPT
@@ -90,6 +97,7 @@ def collect(
     max_bytes: int | None,
     max_age_s: float | None,
     dry_run: bool = False,
+    needed: Collection[Digest] = (),
     now: float | None = None,
 ) -> list[Removal]:
     """Delete what dead processes left, and snapshots that are too old or too many.
@@ -99,6 +107,7 @@ def collect(
         max_bytes: Most bytes of snapshots that stay; the least recently used go first. None for no limit.
         max_age_s: Snapshots that were not used for more seconds than this go. None for no limit.
         dry_run: Only tell which snapshots would go.
+        needed: Snapshots that stay in any case, because somebody on another node needs them.
         now: The time in seconds since 1970; None asks the clock.
 
     Returns:
@@ -118,7 +127,7 @@ def collect(
         too_old = oldest is not None and model.used_at < oldest
         too_many = max_bytes is not None and total > max_bytes
         if too_old or too_many:
-            removal = _remove(store, model.digest, model, dry_run=dry_run)
+            removal = _remove(store, model.digest, model, dry_run=dry_run, needed=needed)
             total -= model.size if removal.removed else 0
             removals.append(removal)
     return removals

@@ -126,13 +126,12 @@ class SharedPlace:
         for digest in sorted(marks.digests_in(tree, "removals")):
             model = models.pop(digest, None) or StoredModel(digest, (), 0, 0, 0.0)
             done.append(_settle(removals, model, dry_run=dry_run))
-        going = {removal.digest for removal in done if removal.removed or removal.why}
         total = sum(model.size for model in models.values())
         now = time.time()
         for model in sorted(models.values(), key=lambda model: (model.used_at, model.digest)):
             too_old = max_age_s is not None and now - model.used_at > max_age_s
             too_many = max_bytes is not None and total > max_bytes
-            if model.digest not in going and (too_old or too_many):
+            if too_old or too_many:
                 removal = self._mark(removals, model, dry_run=dry_run)
                 total -= 0 if model.kept else model.size
                 done.append(removal)

@@ -96,13 +96,14 @@ class ClusterCare:
         return Answers(_merged(first.by_store, again.by_store), {**first.failures, **again.failures})
 
     def remove(self, digests: Sequence[Digest], *, dry_run: bool) -> Answers[list[Removal]]:
-        """Delete models that nobody uses and nobody keeps.
+        """Delete models that nobody keeps, and nobody on any node uses: a job pins its models on its driver's node.
 
         Args:
             digests: The models.
             dry_run: Only tell what would be deleted.
         """
-        return self._ask(lambda agent: agent.remove.remote(digests, dry_run))
+        needed = self._needed()
+        return self._ask(lambda agent: agent.remove.remote(digests, dry_run, needed))
 
     def collect(self, *, max_bytes: int | None, max_age_s: float | None, dry_run: bool) -> Answers[list[Removal]]:
         """Delete what dead processes left, and models that are too old or too many.
@@ -112,7 +113,8 @@ class ClusterCare:
             max_age_s: Models that were not used for more seconds than this go; None for no limit.
             dry_run: Only tell what would be deleted.
         """
-        return self._ask(lambda agent: agent.collect.remote(max_bytes, max_age_s, dry_run))
+        needed = self._needed()
+        return self._ask(lambda agent: agent.collect.remote(max_bytes, max_age_s, dry_run, needed))
 
     def keep(self, digests: Sequence[Digest]) -> Answers[list[Digest]]:
         """Never evict models, until `release`; the answer has those that are on each node."""
@@ -129,6 +131,11 @@ class ClusterCare:
             for node in self._nodes
             if node.id != self._own_id
         ]
+
+    def _needed(self) -> frozenset[Digest]:
+        """The models that a process on any node uses, or that a running job has pinned."""
+        listed = self.list_models().by_store.values()
+        return frozenset(model.digest for models in listed for model in models if model.in_use)
 
     def _peers(self, of: Node) -> list[tuple[str, Any]]:
         return [(node.name, self._agents[node.id]) for node in self._nodes if node.id != of.id]

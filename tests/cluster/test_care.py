@@ -128,11 +128,13 @@ def test_all_nodes_are_listed_kept_and_cleared(cluster: RayCluster, handles: lis
     assert [snapshots(cluster, node) for node in cluster.node_ids] == [[]] * NODES
 
 
-def test_a_model_that_a_job_has_pinned_stays_where_the_job_needs_it(cluster: RayCluster, handles: list[str]) -> None:
+def test_a_model_that_a_job_has_pinned_stays_on_all_nodes(cluster: RayCluster, handles: list[str]) -> None:
     hubdist.init(store=cluster.store)
     path = hubdist.resolve(handles[0])
-    assert "stays" in run(cluster, "rm", "-y", handles[0], code=1).stderr
+    assert "a running job has pinned it" in run(cluster, "rm", "-y", handles[0], code=1).stderr
+    run(cluster, "gc", "--max-bytes", "0")
     assert Path(path, "saved_model.pb").is_file()
+    assert [len(snapshots(cluster, node)) for node in cluster.node_ids] == [1] * NODES
     hubdist.shutdown()
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from hubdist.care import collection, listing
@@ -77,24 +77,28 @@ class CareAgent:
         sources = sources_of(self._store, peers=find, cache=node_cache(self._settings), deadlines=deadlines)
         return verify_all(self._store, digests, sources, quarantine=quarantine)
 
-    def remove(self, digests: Sequence[Digest], dry_run: bool) -> list[Removal]:
+    def remove(self, digests: Sequence[Digest], dry_run: bool, needed: Collection[Digest]) -> list[Removal]:
         """Delete models that nobody uses and nobody keeps.
 
         Args:
             digests: The models.
             dry_run: Only tell what would be deleted.
+            needed: Models that somebody on any node needs.
         """
-        return collection.remove(self._store, digests, dry_run=dry_run)
+        return collection.remove(self._store, digests, dry_run=dry_run, needed=needed)
 
-    def collect(self, max_bytes: int | None, max_age_s: float | None, dry_run: bool) -> list[Removal]:
+    def collect(
+        self, max_bytes: int | None, max_age_s: float | None, dry_run: bool, needed: Collection[Digest]
+    ) -> list[Removal]:
         """Delete what dead processes left, and models that are too old or too many.
 
         Args:
             max_bytes: Most bytes of models that stay; None for no limit.
             max_age_s: Models that were not used for more seconds than this go; None for no limit.
             dry_run: Only tell what would be deleted.
+            needed: Models that somebody on any node needs.
         """
-        return collection.collect(self._store, max_bytes=max_bytes, max_age_s=max_age_s, dry_run=dry_run)
+        return collection.collect(self._store, max_bytes=max_bytes, max_age_s=max_age_s, dry_run=dry_run, needed=needed)
 
     def keep(self, digests: Sequence[Digest]) -> list[Digest]:
         """Never evict models; returns those that are here."""
