@@ -12,14 +12,19 @@ from hubdist.cli.commands.config import config
 from hubdist.cli.commands.doctor import doctor
 from hubdist.cli.commands.env import env
 from hubdist.cli.commands.export import export
+from hubdist.cli.commands.gc import gc
 from hubdist.cli.commands.grafana import grafana
 from hubdist.cli.commands.import_file import import_file
+from hubdist.cli.commands.keep import keep, release
 from hubdist.cli.commands.lock import lock
+from hubdist.cli.commands.ls import ls
 from hubdist.cli.commands.plan import plan
 from hubdist.cli.commands.prefetch import prefetch
 from hubdist.cli.commands.report import report
 from hubdist.cli.commands.resolve import resolve
+from hubdist.cli.commands.rm import rm
 from hubdist.cli.commands.status import status
+from hubdist.cli.commands.verify import verify
 from hubdist.cli.exits import Exit
 
 
@@ -38,6 +43,12 @@ for command in (
     plan,
     status,
     report,
+    ls,
+    verify,
+    rm,
+    gc,
+    keep,
+    release,
     lock,
     export,
     import_file,

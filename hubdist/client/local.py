@@ -129,6 +129,8 @@ class LocalBackend:
             with self.locate(pin) as snapshot:
                 return ReadSources.ordered(snapshot.manifest, {}, None)
         pinned = replace(pins[0], direct=None)
+        if pinned.shared is not None and not self._resolver.admit_shared(pin.digest):
+            pinned = replace(pinned, shared=None)
         wanted = self._config.wanted_route(pin.settings, None)
         if wanted in (None, Route.DIRECT):
             # Listed anew for each load: TensorFlow opens these files, and nobody verifies what it reads.

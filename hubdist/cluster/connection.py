@@ -36,6 +36,7 @@ _COORDINATOR_CALLS = 10_000
 _AGENT_THREADS = 96
 _SEND_THREADS = 32
 _PROBE_THREADS = 8
+_CARE_THREADS = 32
 _LOST_CALLS = 5
 """How often Ray sends a call to an agent again that got lost on the way; the methods may run twice."""
 
@@ -239,3 +240,25 @@ def make_probe(kind: type[Any], node_id: str) -> Any:
     """
     strategy = NodeAffinitySchedulingStrategy(node_id, soft=False)
     return ray.remote(kind).options(num_cpus=0, max_concurrency=_PROBE_THREADS, scheduling_strategy=strategy).remote()
+
+
+def make_care_agent(config: Config, node: Node) -> Any:
+    """A new care agent on a node. It ends with the process that makes it at the latest.
+
+    Args:
+        config: The settings that hold on the node.
+        node: The node.
+    """
+    from hubdist.cluster.agent.care_agent import CareAgent  # most processes make none
+
+    return (
+        ray.remote(CareAgent)
+        .options(
+            num_cpus=0,
+            max_restarts=0,
+            max_task_retries=_LOST_CALLS,
+            max_concurrency=_CARE_THREADS,
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False),
+        )
+        .remote(config.node_settings, node.id)
+    )

@@ -28,6 +28,7 @@ _OF_JOB = {
     "chunk_timeout_s",
     "probe_timeout_s",
     "agent_idle_s",
+    "scrub_rate",
 }
 """Keys that the job's coordinator and agents alone use; a single task or actor cannot change them."""
 
@@ -101,8 +102,9 @@ def replace_in_process(
     idle = {key for key in overrides if key in _OF_JOB and getattr(changed, key) != getattr(config, key)}
     if set(overrides.get("origins", ())) - set(schemes):
         idle.add("origins")
-    if changed.max_store_bytes != config.max_store_bytes and changed.store == config.store:
-        idle.add("max_store_bytes")  # the agent on this node, and not this process, keeps the job's store small
+    if changed.store == config.store:  # the agent on this node, and not this process, keeps the job's store small
+        marks = ("max_store_bytes", "low_store_percent")
+        idle |= {key for key in marks if getattr(changed, key) != getattr(config, key)}
     if idle:
         raise ConfigError(
             f"{', '.join(sorted(idle))}: no effect in a task or actor, where the job's coordinator and agents read"

@@ -30,6 +30,8 @@ class NodeSettings:
     store: str
     names_store: bool
     max_store_bytes: int | None
+    low_store_percent: int
+    scrub_rate: float | None
     max_in_flight_bytes: int
     shared_cache: str | None
     data_port: str

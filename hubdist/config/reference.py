@@ -19,7 +19,7 @@ from pydantic.fields import FieldInfo
 from hubdist.config.schema import Config
 
 SECTIONS = {
-    "Where models are kept": ("store", "max_store_bytes"),
+    "Where models are kept": ("store", "max_store_bytes", "low_store_percent", "scrub_rate"),
     "Which models": ("models",),
     "How a node gets a model": (
         "route",

@@ -190,6 +190,8 @@ class Config(Keys):
             store=self.store,
             names_store=self.names_store,
             max_store_bytes=None if self.max_store_bytes is None else int(self.max_store_bytes),
+            low_store_percent=self.low_store_percent,
+            scrub_rate=self.scrub_rate,
             max_in_flight_bytes=int(self.max_in_flight_bytes),
             shared_cache=self.shared_cache,
             data_port=self.data_port,

@@ -13,7 +13,7 @@ from typing import Any
 import aiohttp
 from fsspec.asyn import sync
 
-from hubdist.errors import HubdistError, LengthMismatchError
+from hubdist.errors import HubdistError, LengthMismatchError, ModelNotFoundError
 from hubdist.model.handle import Handle
 from hubdist.remote.fsspec_files import open_files
 from hubdist.remote.retry import call_storage
@@ -187,6 +187,25 @@ class FsspecClient:
         if "chunksize" in known:
             options["chunksize"] = PART_BYTES
         self.call(redacted, method, str(body), name, verb="written", try_s=self._deadlines.total_s, **options)
+
+    def delete(self, redacted: str, name: str, version: str = "") -> None:
+        """Delete a file; one that is missing, or has another version on gs://, is not an error.
+
+        Args:
+            redacted: The file's URL without secrets, for errors.
+            name: The file's name in the file system.
+            version: The generation to delete on gs://; other file systems have no such option and delete any.
+
+        Raises:
+            ResolveError, TransferError: The file cannot be deleted.
+        """
+        with contextlib.suppress(ModelNotFoundError, FileExistsError):  # gcsfs says the latter of another generation
+            if version and "gs" in self.files.protocol:
+                bucket, _, key = name.lstrip("/").partition("/")
+                place = ("DELETE", "b/{}/o/{}", bucket, key)
+                self.call(redacted, "call", *place, verb="deleted", ifGenerationMatch=version)
+            else:
+                self.call(redacted, "rm_file", name, verb="deleted")
 
     def _function(self, name: str) -> Callable[..., Any]:
         found: Callable[..., Any] = getattr(self.files, f"_{name}" if self.files.async_impl else name)

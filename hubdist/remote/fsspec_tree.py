@@ -209,10 +209,14 @@ class RemoteTree(Tree):
         """
         return self._put(path, file, create=create)
 
-    def delete(self, path: str) -> None:
-        """Delete a file; a missing file is not an error."""
-        with contextlib.suppress(ModelNotFoundError):
-            self._call(path, "rm_file", self._name(path), verb="deleted")
+    def delete(self, path: str, version: str = "") -> None:
+        """Delete a file; a missing file is not an error.
+
+        Args:
+            path: The file.
+            version: Delete this version only; on gs://, ignored elsewhere.
+        """
+        self._fsspec.delete(self.url(path), self._name(path), version)
 
     def _name(self, path: str) -> str:
         return f"{self._root}/{path}" if path else self._root

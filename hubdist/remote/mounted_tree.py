@@ -141,12 +141,18 @@ class MountedTree(Tree):
 
         return self._put(path, copy, create=create)
 
-    def delete(self, path: str) -> None:
-        """Delete a file."""
+    def delete(self, path: str, version: str = "") -> None:
+        """Delete a file.
+
+        Args:
+            path: The file.
+            version: Delete this version only; "" deletes any.
+        """
         target = self._root / path
         with contextlib.suppress(ModelNotFoundError), self._errors(target, "deleted"):
             self._check_inside(target)
-            target.unlink()
+            if not version or _stored(target.lstat()).version == version:
+                target.unlink()
 
     def _errors(self, path: Path, verb: str) -> contextlib.AbstractContextManager[None]:
         return os_errors(path, verb, on_driver=self._on_driver)

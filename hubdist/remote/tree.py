@@ -227,8 +227,14 @@ class Tree(abc.ABC):
         """
 
     @abc.abstractmethod
-    def delete(self, path: str) -> None:
-        """Delete a file; a missing file is not an error."""
+    def delete(self, path: str, version: str = "") -> None:
+        """Delete a file; a missing file is not an error.
+
+        Args:
+            path: The file.
+            version: Delete this version only, and let another one stay; "" deletes any. gs:// does so in one step, a
+                mount looks first, other storage deletes any.
+        """
 
     def url(self, path: str) -> str:
         """The URL of a file, without secrets."""

@@ -16,7 +16,7 @@ from hubdist.report.delivery import PinReport
 from hubdist.resolver.values import Pinned, ResolvedFrom
 from hubdist.shared_cache.best_effort import BestEffortCache
 from hubdist.store.lock_file import LockFile, check_pin
-from hubdist.store.pins import Pins
+from hubdist.store.pins import Pins, last_pins
 from hubdist.store.store import Store
 from hubdist.system.disk import optional_note
 
@@ -119,7 +119,7 @@ class PinPolicy:
         self.asks_origins = config.locked
         self._store = store
         self._models = config.model_settings() if models is None else models
-        self._last_pins = Pins(store.root / "pins" / "last")
+        self._last_pins = Pins(last_pins(store.root))
         self._lock_file: LockFile | None = None
         if config.lock_file is not None:
             path = drivers_path(config.lock_file, "lock_file (HUBDIST_LOCK_FILE)", base_dir)

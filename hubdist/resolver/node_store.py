@@ -23,4 +23,9 @@ def open_store(config: Config | NodeSettings, node_id: str, *, evicted: Callable
     Raises:
         StoreError: The directory cannot be told or used, or another user could change it.
     """
-    return Store(config.store_root(node_id), max_bytes=config.max_store_bytes, evicted=evicted)
+    return Store(
+        config.store_root(node_id),
+        max_bytes=config.max_store_bytes,
+        low_percent=config.low_store_percent,
+        evicted=evicted,
+    )

@@ -102,6 +102,8 @@ class Fetcher:
         Raises:
             StoreError: The disk of the driver's node refuses.
         """
+        if not self._cache.admit(manifest.digest):
+            return None
         try:
             with self._store.stage_chunks(manifest) as stage:
                 with OlderBlocks(self._store, manifest) as older:

@@ -179,6 +179,10 @@ class Resolver:
         self._proven.keep(read.manifest, read.copy)
         return accepted or pinned
 
+    def admit_shared(self, digest: Digest) -> bool:
+        """Announce a read of the shared cache's snapshot; False if it is being removed, and must not be read."""
+        return self._cache.admit(digest)
+
     def restore(self, pins: Sequence[Pinned]) -> tuple[Snapshot, Pinned]:
         """Put a pinned model that the driver's store has lost there again, from the shared cache or from an origin.
 

@@ -6,6 +6,8 @@ import contextlib
 import functools
 import logging
 import re
+import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import TypeVar
@@ -22,6 +24,8 @@ from hubdist.system.log_once import LogOnce
 
 _LOG = logging.getLogger(__name__)
 _T = TypeVar("_T")
+_ADMITTED_S = 600.0
+"""Seconds for which an admission is remembered; with the longest read it must be shorter than the grace time."""
 
 
 class BestEffortCache:
@@ -55,6 +59,9 @@ class BestEffortCache:
         self._read_only = read_only
         self._cache: SharedCache | None = None
         self._once = LogOnce(_LOG)
+        self._guard = threading.Lock()
+        self._admitted: dict[Digest, float] = {}
+        """Snapshot -> when its admission has to be renewed, by the monotonic clock."""
         if url is not None and not (offline and "://" in url):
             self._cache = SharedCache(
                 url, deadlines, in_flight_bytes=in_flight_bytes, max_bytes=max_bytes, read_only=read_only
@@ -65,6 +72,24 @@ class BestEffortCache:
         if self._cache is None or digest is None:
             return None
         return self._try(functools.partial(self._cache.find, digest))
+
+    def admit(self, digest: Digest, *, for_s: float = _ADMITTED_S) -> bool:
+        """Announce reads of a snapshot that begin soon; False if it is being removed, or the cache cannot be asked.
+
+        Args:
+            digest: The snapshot.
+            for_s: Seconds for which an answer is remembered.
+        """
+        if self._cache is None:
+            return False
+        now = time.monotonic()
+        with self._guard:
+            if now < self._admitted.get(digest, 0.0):
+                return True
+        admitted = bool(self._try(functools.partial(self._cache.admit, digest)))
+        with self._guard:
+            self._admitted[digest] = now + for_s if admitted else 0.0
+        return admitted
 
     def digest_of(self, handle: Handle) -> Digest | None:
         """The digest that the handle stood for when it was last put into the cache, or None."""

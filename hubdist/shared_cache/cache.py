@@ -4,6 +4,7 @@
     <url>/snapshots/<digest>.json       the record: manifest, and the version of each object; written last
     <url>/handles/<Handle.key>.json     the digest that a handle stood for; its snapshot may not be there yet
     <url>/leases/                       the leases of `hubdist.shared_cache.lease`
+    <url>/removals/, uses/, kept/       what goes, what was used, what stays (`hubdist.shared_cache.removals`)
     <url>/<sha1>/                       models that TensorFlow Hub itself put there; read, never written
 
 For readers, a snapshot without a record does not exist, and a snapshot whose objects differ from its record is not a
@@ -16,7 +17,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from hubdist.errors import AccessDeniedError, HandleError, HubdistError, IntegrityError, OriginError
@@ -25,6 +26,7 @@ from hubdist.model.manifest import Digest, Manifest
 from hubdist.model.redact import redact_url
 from hubdist.remote import StoredFile, Tree, open_tree, tfhub_cache
 from hubdist.remote.snapshot_copy import RemoteCopy, find_difference
+from hubdist.shared_cache.removals import Removals, grace_for
 from hubdist.shared_cache.upload import fill_folder
 from hubdist.store.snapshot import Snapshot
 from hubdist.system.deadline import Deadlines
@@ -56,10 +58,12 @@ class SharedCache:
         in_flight_bytes: Most bytes in memory while files are uploaded.
         max_bytes: Most bytes of the content of one object that is stored compressed; None: no limit.
         read_only: Never write to the cache.
+        grace_s: Seconds between the mark of a snapshot and its removal; None: as long as the longest read demands.
 
     Attributes:
         url: The directory, which may hold secrets.
         redacted: The directory without secrets.
+        grace_s: Seconds between the mark of a snapshot and its removal.
     """
 
     def __init__(
@@ -70,6 +74,7 @@ class SharedCache:
         in_flight_bytes: int,
         max_bytes: int | None = None,
         read_only: bool = False,
+        grace_s: float | None = None,
     ) -> None:
         self.url = url.rstrip("/")
         self.redacted = redact_url(self.url)
@@ -77,6 +82,25 @@ class SharedCache:
         self._in_flight_bytes = in_flight_bytes
         self._max_bytes = max_bytes
         self._read_only = read_only
+        self.grace_s = grace_for(deadlines.total_s) if grace_s is None else grace_s
+
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[tuple[Tree, Removals]]:
+        """The directory, and what goes from it, for as long as the block runs."""
+        with self._open() as tree:
+            yield tree, Removals(tree, self.grace_s)
+
+    def admit(self, digest: Digest) -> bool:
+        """Announce a read of a snapshot, for at most the grace time; False if it is being removed.
+
+        Raises:
+            ResolveError, TransferError: The cache cannot be read.
+        """
+        with self.opened() as (_, removals):
+            try:
+                return removals.admit(digest, read_only=self._read_only)
+            except AccessDeniedError:  # to write
+                return removals.admit(digest, read_only=True)
 
     def find(self, digest: Digest) -> SharedSnapshot | None:
         """The snapshot with this digest, or None; a damaged snapshot is not a hit, and is logged.
@@ -133,7 +157,9 @@ class SharedCache:
                 advice="Fill it from a cluster that may write, or unset shared_cache_read_only.",
             )
         digest = snapshot.manifest.digest
-        with self._open() as tree:
+        with self.opened() as (tree, removals):
+            if removals.is_removed(digest) or not removals.admit(digest):
+                raise OriginError(f"{tree.url(snapshot_folder(digest))} is being removed by another process")
             for _ in range(_MAX_TRIES):
                 with contextlib.suppress(IntegrityError):  # damaged: the fill below repairs it
                     found = self._find(tree, digest)

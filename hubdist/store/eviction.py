@@ -16,9 +16,10 @@ from hubdist.model.manifest import Digest
 from hubdist.store.claims import is_claimed, sweep_claims
 from hubdist.store.folders import StoreFolders
 from hubdist.store.holds import IN_USE, HeldDirectory, remove_unheld, sweep
+from hubdist.store.kept import is_kept
 from hubdist.store.snapshot import Snapshot, SnapshotDirectory
 from hubdist.system.directories import children, make_private, remove_tree
-from hubdist.system.disk import unique_name
+from hubdist.system.disk import disk_errors, unique_name
 from hubdist.system.locks import LockResult, try_proven_lock, unlock_and_close
 from hubdist.system.log_once import LogOnce
 
@@ -34,12 +35,20 @@ class EvictionResult(enum.Enum):
 
     Attributes:
         EVICTED: The snapshot is gone.
-        KEPT: A process uses the snapshot, it is not there, or the file system has no locks.
+        ABSENT: The snapshot is not there, or another process is evicting it.
+        IN_USE: A process has the snapshot open.
+        CLAIMED: A process that runs needs the snapshot: a job has pinned it, or a program has got its path.
+        KEPT: A person has told the store to keep the snapshot.
+        NO_LOCKS: The file system has no locks, so nobody can tell whether a process uses the snapshot.
         FREES_NOTHING: The snapshot lies in a layer of the container's image, so its bytes would stay on the disk.
     """
 
     EVICTED = enum.auto()
+    ABSENT = enum.auto()
+    IN_USE = enum.auto()
+    CLAIMED = enum.auto()
     KEPT = enum.auto()
+    NO_LOCKS = enum.auto()
     FREES_NOTHING = enum.auto()
 
 
@@ -66,21 +75,32 @@ class Evictor:
             OSError: The disk refuses.
         """
         with contextlib.suppress(FileNotFoundError, NotADirectoryError), SnapshotDirectory(path) as directory:
+            wanted = self._wanted(path)  # first without the lock, at which other processes would take it for evicted
+            if wanted is not None:
+                return wanted
             marker = os.open(IN_USE, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory.descriptor)
             try:
                 result = try_proven_lock(marker, fcntl.LOCK_EX, IN_USE, folder=directory.descriptor)
                 if result is LockResult.UNSUPPORTED:
                     self._log_no_locks()
-                if result is LockResult.TAKEN:
-                    return self._evict(directory)
+                    return EvictionResult.NO_LOCKS
+                return EvictionResult.IN_USE if result is LockResult.HELD else self._evict(directory)
             finally:
                 unlock_and_close(marker)
-        return EvictionResult.KEPT
+        return EvictionResult.ABSENT
+
+    def _wanted(self, path: Path) -> EvictionResult | None:
+        """Why the snapshot in a directory has to stay although no process may have it open; None if nothing says so."""
+        digest = Digest(path.name)
+        if is_kept(self._folders.root, digest):
+            return EvictionResult.KEPT
+        return EvictionResult.CLAIMED if is_claimed(self._folders.root, digest) else None
 
     def _evict(self, directory: SnapshotDirectory) -> EvictionResult:
         """Delete a snapshot on which this process has an exclusive lock."""
-        if is_claimed(self._folders.root, Digest(directory.path.name)):
-            return EvictionResult.KEPT
+        wanted = self._wanted(directory.path)
+        if wanted is not None:
+            return wanted
         try:
             is_first = directory.begin_eviction()
         except OSError as error:
@@ -89,7 +109,7 @@ class Evictor:
             raise
         self._clear(directory)
         if not is_first:
-            return EvictionResult.KEPT
+            return EvictionResult.ABSENT
         self._evicted()
         return EvictionResult.EVICTED
 
@@ -106,7 +126,7 @@ class Evictor:
             hold = directory.hold()
             if hold is not None:
                 hold.release()
-            elif not is_claimed(self._folders.root, Digest(path.name)):  # else the other process will keep it, too
+            elif self._wanted(path) is None:  # else the other process will let it stay, too
                 self._clear(directory)
 
     def sweep(self) -> None:
@@ -190,6 +210,23 @@ class Evictor:
         ):
             if snapshot.is_in(directory.descriptor):
                 self.quarantine(directory, reason)
+
+    def quarantine_path(self, path: Path, reason: str) -> None:
+        """Move the snapshot at a path to the quarantine; does nothing if none is there.
+
+        Args:
+            path: The snapshot's directory.
+            reason: The damage, for the log.
+
+        Raises:
+            StoreError: The snapshot cannot be moved.
+        """
+        with (
+            disk_errors(path),
+            contextlib.suppress(FileNotFoundError, NotADirectoryError, ReplacedError),
+            SnapshotDirectory(path) as directory,
+        ):
+            self.quarantine(directory, reason)
 
     def quarantine_stray(self, path: Path) -> None:
         """Move something that is not a directory away from a snapshot's path. A directory is left where it is."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from hubdist.errors import StoreError
 from hubdist.model.manifest import Digest
 from hubdist.system.directories import children
-from hubdist.system.disk import disk_errors, mode_below
+from hubdist.system.disk import NEW_FILE, disk_errors, mode_below
 from hubdist.system.ownership import check_folder, make_root, place_for_store
 
 FILES = "files"
@@ -19,6 +19,11 @@ FILES = "files"
 
 MANIFEST = "manifest.json"
 """Name of the manifest inside a snapshot, beside the model's directory."""
+
+_CACHE_TAG = b"""Signature: 8a477f597d28d172789f06886806bc55
+# This file says that the directory is a cache, which programs that make backups may leave out.
+# hubdist made it. See https://bford.info/cachedir/
+"""
 
 _UNWRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT, errno.EIO)
 """Errors that make a store read-only instead of useless: it still serves the snapshots that it has."""
@@ -81,6 +86,12 @@ class StoreFolders:
         mode = mode_below(self.root)
         for folder in (self.snapshots, self.staging, self.quarantine, self.locks, self.root / "pins"):
             folder.mkdir(mode=mode, exist_ok=True)
+        with contextlib.suppress(OSError):  # it is there, or the store can do without
+            tag = os.open(self.root / "CACHEDIR.TAG", NEW_FILE, mode & 0o644)
+            try:
+                os.write(tag, _CACHE_TAG)
+            finally:
+                os.close(tag)
 
     def check(self, *folders: Path) -> None:
         """Check that nobody but this user (or root) owns or may write to directories of the store.

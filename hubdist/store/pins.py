@@ -13,6 +13,15 @@ from hubdist.system.directories import make_private
 from hubdist.system.disk import disk_errors, mode_below, unique_name, write_durably
 
 
+def last_pins(root: Path) -> Path:
+    """The directory of the pins that say what a handle stood for when it was last resolved into a store.
+
+    Args:
+        root: The store's root.
+    """
+    return root / "pins" / "last"
+
+
 class Pins:
     """Pins in a directory, one small durable file for each handle. Any process may read and write them.
 

@@ -124,7 +124,7 @@ def complete_stage(stage: StageDirectory, manifest: Manifest, root: Path) -> Non
     try:
         mode = mode_below(root)
         write_durably(stage.path / MANIFEST, manifest.to_json(), "new", mode=mode & 0o644)
-        _make_read_only(stage.files)
+        make_read_only(stage.files)
         stage.path.chmod(mode)
         sync_directories(stage.path)
         check_snapshot(manifest.digest, stage.path)
@@ -166,7 +166,12 @@ def move_to_path(stage: StageDirectory, path: Path, folders: StoreFolders) -> bo
     return True
 
 
-def _make_read_only(files: Path) -> None:
+def make_read_only(files: Path) -> None:
+    """Take the right to write from all files in a directory, and from the directory.
+
+    Raises:
+        OSError: The disk refuses.
+    """
     for folder, _, names in os.walk(files, topdown=False):
         for name in names:
             Path(folder, name).chmod(0o444)

@@ -8,7 +8,9 @@
     <root>/locks/                             turns of processes that would do the same work (`turns`)
     <root>/pins/                              which digest a handle stands for (`pins`)
     <root>/claims/                            snapshots that processes need, without an open file each (`claims`)
+    <root>/kept/                              snapshots that a person wants to stay (`kept`)
     <root>/nonces/                            names by which nodes find out that they share the store (`nonces`)
+    <root>/CACHEDIR.TAG                       tells programs that make backups to leave the store out
 
 Rules for all processes and threads. A snapshot appears whole, by one rename of a directory, or not at all. A process
 removes a snapshot through the snapshot's descriptor, never by its path (`snapshot_directory`). Two writers of one
@@ -20,22 +22,22 @@ are made again. Locks save double work only: results are right without them, als
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from hubdist.errors import IntegrityError, StoreError, UnsafeStoreError
+from hubdist.errors import IntegrityError, StoreError
 from hubdist.model.chunks import Chunk
 from hubdist.model.manifest import BLOCK_BYTES, Digest, Manifest
 from hubdist.model.savedmodel import check_checkpoint
 from hubdist.store.chunk_stage import ChunkStage
-from hubdist.store.eviction import EvictionResult, Evictor, ReplacedError
+from hubdist.store.eviction import EvictionResult, Evictor
+from hubdist.store.finder import MAX_LOOKS, Finder
 from hubdist.store.folders import FILES, StoreFolders
 from hubdist.store.quota import Quota
-from hubdist.store.snapshot import Snapshot, SnapshotDirectory, check_snapshot
+from hubdist.store.snapshot import Snapshot
 from hubdist.store.stage import StreamStage
 from hubdist.store.stage_directory import complete_stage, move_to_path
 from hubdist.store.turns import take_turn
@@ -44,13 +46,8 @@ from hubdist.system.disk import disk_errors
 
 _LOG = logging.getLogger(__name__)
 
-_MAX_LOOKS = 100
-"""How often a process looks again when others replaced what it looked at; each time, another process got on."""
-
 _PAUSE_STEP_S = 0.001
 """Seconds by which each pause between two tries to publish is longer than the one before."""
-
-_NO_MARKER = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 
 
 class Store:
@@ -61,6 +58,7 @@ class Store:
             store is a directory inside it that is this user's alone (`system.ownership`).
         max_bytes: Most bytes of snapshots to keep. After a publication the store evicts the least recently used
             snapshots that no process uses. None keeps all.
+        low_percent: If it has to evict, it goes on down to this part of `max_bytes`, in percent (`quota`).
         evicted: Is called after each eviction by this object.
 
     Attributes:
@@ -73,14 +71,20 @@ class Store:
     """
 
     def __init__(
-        self, configured: Path, *, max_bytes: int | None = None, evicted: Callable[[], None] = lambda: None
+        self,
+        configured: Path,
+        *,
+        max_bytes: int | None = None,
+        low_percent: int = 100,
+        evicted: Callable[[], None] = lambda: None,
     ) -> None:
         self.configured = configured
         self._folders = StoreFolders(configured)
         self.root = self._folders.root
         self._max_bytes = max_bytes
         self._evictor = Evictor(self._folders, evicted)
-        self._quota = Quota(self._folders, self._evict, max_bytes)
+        self._finder = Finder(self._folders, self._evictor)
+        self._quota = Quota(self._folders, self._evictor.evict, max_bytes, low_percent=low_percent)
 
     @property
     def read_only(self) -> bool:
@@ -97,61 +101,7 @@ class Store:
         Raises:
             StoreError: The disk refuses, or a damaged snapshot cannot be moved away.
         """
-        path = self._folders.snapshot(digest)
-        with disk_errors(self.root):
-            try:
-                self._folders.check(self.root, self._folders.snapshots)
-            except (UnsafeStoreError, FileNotFoundError):
-                return None
-        with disk_errors(path):
-            for _ in range(_MAX_LOOKS):
-                try:
-                    with SnapshotDirectory(path) as directory:
-                        return self._open(directory, digest)
-                except ReplacedError:
-                    continue
-                except FileNotFoundError:
-                    return None
-                except NotADirectoryError:
-                    self._evictor.quarantine_stray(path)
-                    return None
-        return None
-
-    def _open(self, directory: SnapshotDirectory, digest: Digest) -> Snapshot | None:
-        """The snapshot in a directory; None if it is damaged, and is quarantined then, or is being evicted."""
-        try:
-            hold = directory.hold()
-        except OSError as error:
-            if error.errno == errno.EACCES and self.read_only:
-                return self._open_unheld(digest)
-            if error.errno not in _NO_MARKER:
-                raise
-            self._evictor.quarantine(directory, "its marker of use is missing")
-            return None
-        if hold is None:
-            return None
-        with contextlib.ExitStack() as unless_found:
-            unless_found.callback(hold.release)
-            try:
-                manifest = check_snapshot(digest, directory.path)
-            except (IntegrityError, FileNotFoundError, NotADirectoryError) as error:
-                self._evictor.quarantine(directory, str(error))
-                return None
-            if not directory.is_there():  # the check went by the path, and may have looked at another snapshot
-                raise ReplacedError
-            unless_found.pop_all()
-        hold.touch()
-        return Snapshot(directory.path / FILES, manifest, hold)
-
-    def _open_unheld(self, digest: Digest) -> Snapshot | None:
-        """The snapshot in a store that root has filled for all users, who can read it but cannot lock files in it."""
-        path = self._folders.snapshot(digest)
-        with disk_errors(path):
-            try:
-                return Snapshot(path / FILES, check_snapshot(digest, path))
-            except (IntegrityError, FileNotFoundError, NotADirectoryError) as error:
-                _LOG.warning("hubdist: snapshot %s in %s is damaged: %s", digest, self.root, error)
-                return None
+        return self._finder.find(digest)
 
     def stage(self, *, watch: Callable[[Chunk], None] | None = None, chunk_bytes: int = BLOCK_BYTES) -> StreamStage:
         """A stage for files from an origin; use it as a context manager.
@@ -215,7 +165,7 @@ class Store:
         with disk_errors(path, need_bytes=manifest.total_bytes):
             check_checkpoint(stage.files, [entry.path for entry in manifest.entries])
             complete_stage(stage, manifest, self.root)
-        for tries in range(_MAX_LOOKS):
+        for tries in range(MAX_LOOKS):
             with disk_errors(path):
                 if move_to_path(stage, path, self._folders):
                     snapshot: Snapshot | None = Snapshot(path / FILES, manifest, stage.hand_over())
@@ -232,6 +182,18 @@ class Store:
             path=str(path),
             advice="Remove it.",
         )
+
+    def quarantine(self, digest: Digest, reason: str) -> None:
+        """Move a damaged snapshot to the quarantine; does nothing if it is not there.
+
+        Args:
+            digest: The snapshot.
+            reason: The damage, for the log.
+
+        Raises:
+            StoreError: The snapshot cannot be moved.
+        """
+        self._evictor.quarantine_path(self._folders.snapshot(digest), reason)
 
     def refresh(self) -> None:
         """Make a network file system ask its server which snapshots there are; it may remember an earlier miss."""
@@ -259,7 +221,15 @@ class Store:
         return self._quota.digests()
 
     def evict(self, digest: Digest) -> bool:
-        """Delete a snapshot that no process uses; True if it was deleted.
+        """Delete a snapshot that no process uses and nobody keeps; True if it was deleted. `try_evict` tells more.
+
+        Raises:
+            StoreError: The disk refuses.
+        """
+        return self.try_evict(digest) is EvictionResult.EVICTED
+
+    def try_evict(self, digest: Digest) -> EvictionResult:
+        """Delete a snapshot that no process uses and nobody keeps; returns what came of it.
 
         Where the file system has no locks, nobody knows who uses a snapshot, and the store deletes none. A snapshot in
         a layer of the container's image stays too: its bytes would stay on the disk.
@@ -269,11 +239,15 @@ class Store:
         """
         path = self._folders.snapshot(digest)
         with disk_errors(path):
-            return self._evictor.evict(path) is EvictionResult.EVICTED
+            return self._evictor.evict(path)
 
-    def _evict(self, path: Path) -> bool:
-        """Evict a snapshot for the quota. One in an image's layer counts no longer either: its bytes stay anyway."""
-        return self._evictor.evict(path) is not EvictionResult.KEPT
+    def check_writable(self) -> None:
+        """Check that this user may write to the store.
+
+        Raises:
+            StoreError: The store is read-only, or the disk refuses.
+        """
+        self._folders.check_writable()
 
     def sweep(self) -> None:
         """Remove what dead processes left, and all but the newest snapshot in the quarantine."""

@@ -63,7 +63,7 @@ def check_filled(place: Place, digest: Digest, files: Mapping[str, bytes]) -> No
     there = place.files()
     folder = f"snapshots/{digest.value}/"
     assert {path.removeprefix(folder): data for path, data in there.items() if path.startswith(folder)} == files
-    assert {path for path in there if not path.startswith((folder, "leases/"))} == {
+    assert {path for path in there if not path.startswith((folder, "leases/", "uses/"))} == {
         f"snapshots/{digest.value}.json",
         f"handles/{HANDLE.key}.json",
     }

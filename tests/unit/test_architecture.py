@@ -21,7 +21,7 @@ LAYERS = [
     {"model", "system"},
     {"delivery", "remote", "store", "streams"},
     {"config", "export_file", "loading", "origins", "report", "shared_cache"},
-    {"health", "resolver"},
+    {"care", "health", "resolver"},
     {"cluster"},
     {"client", "testing", "__init__"},
     {"cli"},

@@ -10,11 +10,14 @@ import functools
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+from hubdist.care.store_blocks import StoreBlocks
 from hubdist.cluster.metrics import Metrics
 from hubdist.cluster.refresh_marks import grow_mark
 from hubdist.config.node_settings import NodeSettings
 from hubdist.errors import ModelNotFoundError, StoreError
+from hubdist.model.chunks import Piece
 from hubdist.model.digest_sink import DigestSink
 from hubdist.model.handle import parse_handle
 from hubdist.model.manifest import Digest, Manifest
@@ -83,6 +86,33 @@ class StoreWork:
             return True
         self._store.refresh()
         return self.holds(digest)
+
+    def give_manifest(self, digest: Digest) -> Manifest | None:
+        """The manifest of a model, for a node that repairs its own; None if there is none here that can be read."""
+        return StoreBlocks(self._store).manifest(digest)
+
+    def give(self, digest: Digest, piece: Piece) -> bytes:
+        """Bytes of a model, for a node that repairs its own and checks them.
+
+        Args:
+            digest: The model.
+            piece: Which bytes of which file.
+
+        Raises:
+            IntegrityError: They are not here.
+        """
+        return StoreBlocks(self._store).give(digest, piece)
+
+    def scrub(self, for_s: float, peers: Sequence[tuple[str, Any]]) -> int:
+        """Read the node's store again at the rate of the settings; return how many models were damaged.
+
+        Args:
+            for_s: Seconds after which the work ends.
+            peers: Name and agent of other nodes, which may have right blocks.
+        """
+        from hubdist.cluster.agent.scrubbing import scrub_store  # no agent needs it to start
+
+        return scrub_store(self._store, self._config, for_s, peers)
 
     def probe(self, url: str) -> None:
         """Check that this node can read a directory on object storage or a mount.

@@ -20,6 +20,9 @@ _LOG = logging.getLogger(__name__)
 START_TIMEOUT_S = 180.0
 """Deadline of an agent's first answer: its process may have to be started, on a node that is busy."""
 
+_END_S = 1.0
+"""Seconds before an agent's end at which its idle work ends."""
+
 AGENT_TRIES = 3
 """After this many agents that were lost on a living node, the work there is given up."""
 
@@ -84,6 +87,13 @@ class AgentPool:
             if self._uses[node.id] == 0 and node.id in self._agents:
                 loop = asyncio.get_running_loop()
                 self._ends[node.id] = loop.call_later(self._config.agent_idle_s, self._end, node.id)
+                self._scrub(node.id)
+
+    def _scrub(self, node_id: str) -> None:
+        """Let an agent without work read its store again until it ends, if the settings want that; nobody waits."""
+        if self._config.scrub_rate is not None:
+            peers = [(node.name, agent) for other, (node, agent) in self._agents.items() if other != node_id]
+            self._agents[node_id][1].scrub.remote(max(0.0, self._config.agent_idle_s - _END_S), peers)
 
     def pickled(self, agent: Any) -> bytes:
         """Return the handle of an agent as bytes, for other agents to call it."""

@@ -195,7 +195,7 @@ class Coordinator:
         """How a process can read a pinned model by itself."""
         manifest = await self._parts.pins.manifest(pin.digest)
         wanted = self._parts.config.wanted_route(pin.settings, None)
-        return ReadSources.ordered(manifest, self._parts.runner.copies(pin.digest), wanted)
+        return ReadSources.ordered(manifest, await self._parts.runner.admitted_copies(pin.digest), wanted)
 
     @answering
     async def prefetch(self, texts: list[str], wanted: list[str] | None) -> Report:

@@ -153,6 +153,10 @@ class JobPins:
         """The pin of a handle; None if this coordinator has not pinned it."""
         return self._pins.find(handle)
 
+    async def admit_shared(self, digest: Digest) -> bool:
+        """Announce reads of the shared cache's snapshot; False if it is being removed, and must not be read."""
+        return await self._work.look(lambda: self._resolver.admit_shared(digest))
+
     def of_digest(self, digest: Digest) -> list[Pinned]:
         """The pins of a model; several handles may stand for the same bytes."""
         return self._pins.of_digest(digest)

@@ -87,6 +87,13 @@ class RouteRunner:
         pins = self._pins.of_digest(digest)
         return pins[0].copies if pins else {}
 
+    async def admitted_copies(self, digest: Digest) -> dict[Route, RemoteCopy]:
+        """The copies that nodes may begin to read now: not one in a shared cache that is being removed from it."""
+        copies = self.copies(digest)
+        if Route.SHARED in copies and not await self._pins.admit_shared(digest):
+            del copies[Route.SHARED]
+        return copies
+
     async def _wait_for_sharer(
         self, digest: Digest, handle: str, node: Node, wanted: Route | None
     ) -> NodeReport | None:
@@ -144,7 +151,8 @@ class RouteRunner:
         manifest = await self._pins.manifest(digest)
         if node.id == self._node.id and await self._snapshots.find(digest) is not None:
             return replace(report, route=Route.STORE, reason=_DRIVERS_NODE)
-        copies = {route: copy for route, copy in self.copies(digest).items() if copy.fits(manifest)}
+        admitted = await self.admitted_copies(digest)
+        copies = {route: copy for route, copy in admitted.items() if copy.fits(manifest)}
         order = await self._probes.order(node, {route: copy.url for route, copy in copies.items()}, wanted)
         for refused in order.refused:
             if refused.route in copies:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
-from typing import cast
 
 from hubdist.config.schema import Config
 from hubdist.model.digest_sink import DigestSink
@@ -29,7 +28,9 @@ def test_blocks_that_an_older_snapshot_has_are_not_read(tmp_path: Path) -> None:
     only_changed = bytes(2 * BLOCK_BYTES) + new[2 * BLOCK_BYTES : 3 * BLOCK_BYTES] + bytes(3 * BLOCK_BYTES)
     (shared / "saved_model.pb").write_bytes(only_changed)  # whoever reads another block gets wrong bytes
     config, store = Config(), Store(tmp_path / "store")
-    fetcher = Fetcher(config, store, cast(BestEffortCache, None), cast(ProvenCopies, None), None)
+    proven = ProvenCopies(tmp_path / "notes")
+    cache = BestEffortCache(str(tmp_path / "cache"), config.deadlines, proven, in_flight_bytes=4 << 20)
+    fetcher = Fetcher(config, store, cache, proven, None)
     copy = list_copy(str(shared), config.deadlines)
     assert fetcher.from_copy(manifest, copy) is None
     publish(store, {"saved_model.pb": old}).release()
