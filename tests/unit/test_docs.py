@@ -104,7 +104,7 @@ def test_the_messages_of_troubleshooting_are_those_of_the_code() -> None:
         kind, _, text = message.rpartition("Error: ")
         assert not kind or hasattr(hubdist.errors, f"{kind}Error"), message
         # Words in a row, without names, numbers and paths that differ each time.
-        plain = [re.findall(r"[A-Za-z_]+", part) for part in re.split(r"\S*[\d/]\S*|\.\.\.|`", text)]
+        plain = [re.findall(r"[A-Za-z_]+", part) for part in re.split(r"\S*[\d/]\S*|\S+\.\S+|\.\.\.|`", text)]
         length = 3 if sum(map(len, plain)) > 6 else 2
         rows = [" ".join(part[at : at + length]) for part in plain for at in range(len(part) - length + 1)]
         unknown = [row for row in rows if row not in code]

@@ -197,7 +197,7 @@ def test_the_mend_is_that_of_the_storage_below_an_archive() -> None:
 
 
 def test_every_text_of_the_table_is_explained() -> None:
-    page = (REPOSITORY / "docs" / "reference" / "errors.md").read_text(encoding="utf-8")
+    page = (REPOSITORY / "docs" / "reference" / "origin-failures.md").read_text(encoding="utf-8")
     untold = {Fault.INTERRUPTED, Fault.OTHER}  # they name an exception
     for fault in TABLE.keys() - untold:
         longest = max(re.split(r"\{\w+\}", TABLE[fault].what), key=len)
