@@ -30,6 +30,7 @@ from hubdist.testing.cluster import RayCluster
 from hubdist.testing.hub import LoopbackHub
 from tests.support import REPOSITORY
 from tests.support.gcs import FakeGcs
+from tests.support.page_tools import make_tools
 from tests.support.pages import Block
 
 HUB = "https://tfhub.dev/"
@@ -76,7 +77,7 @@ class World:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(data)
         (folder / "hubdist.yaml").write_text(f"models: ['{hub.url}/{NNLM}']\n", encoding="utf-8")
-        self._tools = _make_tools(folder / "bin")
+        self._tools = make_tools(folder / "bin")
 
     def text(self, block: Block) -> str:
         """A block with this world's hub, paths and connection in place of those that the page names."""
@@ -275,33 +276,3 @@ def _export_model(folder: Path) -> dict[str, bytes]:
     )
     tf.saved_model.save(model, str(folder))
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def _make_tools(folder: Path) -> Path:
-    """Programs by the names that pages use: the command of this repository, this Python, and a pip that only looks."""
-    folder.mkdir()
-    pip = (
-        f'import sys; sys.path.insert(0, "{REPOSITORY}"); from tests.support.page_world import look; look(sys.argv[1:])'
-    )
-    for name, arguments in {"hubdist": '-m hubdist "$@"', "python": '"$@"', "pip": f"-c '{pip}' \"$@\""}.items():
-        path = folder / name
-        path.write_text(f"#!/bin/sh\nexec {sys.executable} {arguments}\n", encoding="utf-8")
-        path.chmod(0o755)
-    return folder
-
-
-def look(arguments: list[str]) -> None:
-    """Stand for `pip install`: what is to be installed is this package, with extras that it has.
-
-    Raises:
-        ValueError: It is not.
-    """
-    import tomllib
-
-    from packaging.requirements import Requirement
-
-    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    for text in arguments[1:]:
-        requirement = Requirement(text)
-        if requirement.name != project["name"] or requirement.extras - set(project["optional-dependencies"]):
-            raise ValueError(f"pip {' '.join(arguments)}: {project['name']} has no such extra")
