@@ -29,7 +29,7 @@ _PROGRESS_S = 0.5
 _CLOSE_S = 5.0
 _TELL_S = 5.0
 NAMESPACE = "hubdist"
-_PROTOCOL = 4
+_PROTOCOL = 5
 """Part of the coordinator's name: processes that speak another protocol have a coordinator of their own."""
 
 _COORDINATOR_CALLS = 10_000

@@ -5,11 +5,18 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import socket
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
 
 from hubdist.errors import ConfigError
+
+_PORT_S = 5.0
+
+_ADVICE = (
+    "Set RAY_AUTH_MODE=token, and the cluster's token in RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token."
+)
 
 _NO_RAY = "Could not find any running Ray instance"
 """How Ray says that `auto` has found none; it has no error of its own for that. Source: ray 2.60, services.py."""
@@ -32,10 +39,12 @@ def connect(address: str) -> bool:
         ConfigError: There is no Ray at the address, or it refuses this process.
     """
     import ray
+    import ray.exceptions
 
     if ray.is_initialized():
         return False
     with _captured_stderr() as said:
+        _check_port(address)
         try:
             ray.init(address=address, log_to_driver=False, configure_logging=False, logging_level=logging.ERROR)
         except ConnectionError as error:
@@ -44,18 +53,38 @@ def connect(address: str) -> bool:
                     return False
                 raise ConfigError(f"no Ray runs at {address}", advice="`--address local` works without Ray.") from error
             if _REFUSED in said():
-                raise ConfigError(
-                    f"{_first_line(error)}: it refuses this process's token",
-                    advice="Set RAY_AUTH_MODE=token, and the cluster's token in RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or"
-                    " ~/.ray/auth_token.",
-                ) from error
+                raise ConfigError(f"{_first_line(error)}: it refuses this process's token", advice=_ADVICE) from error
             raise ConfigError(
                 _first_line(error),
                 advice="Is the address right, and can this machine reach it? `--address local` works without Ray.",
             ) from error
+        except ray.exceptions.AuthenticationError as error:
+            raise ConfigError("this process is to send Ray a token, and finds none", advice=_ADVICE) from error
         except RuntimeError as error:  # ray's way to say that its version is another one
             raise ConfigError(f"Ray refuses this process: {_first_line(error)}") from error
     return True
+
+
+def _check_port(address: str) -> None:
+    """Raise an error if nobody listens where Ray is said to be: Ray itself would wait there for minutes."""
+    from ray._private import services  # the only way to learn what `auto` means, RAY_ADDRESS included
+
+    host_and_port: str | None = address.removeprefix("ray://").partition("/")[0]
+    if not address.startswith("ray://"):
+        try:
+            host_and_port = services.canonicalize_bootstrap_address(address)
+        except (ConnectionError, ValueError):
+            return  # `ray.init` says it better
+    host, _, port = (host_and_port or "").rpartition(":")
+    if not port.isdigit():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_PORT_S).close()
+    except OSError as error:
+        raise ConfigError(
+            f"no Ray answers at {host_and_port}: {error.strerror or type(error).__name__}",
+            advice="Is the address right, and can this machine reach it? `--address local` works without Ray.",
+        ) from error
 
 
 def is_connected() -> bool:

@@ -13,7 +13,7 @@ PAGES = sorted(
 RUN = ("python", "pycon", "bash", "yaml")
 """The languages of blocks that are run."""
 
-SHOWN = ("text",)
+SHOWN = ("json", "text")
 """The languages of blocks that are only looked at."""
 
 _FENCE = re.compile(r"^```(?P<language>[^\s`]*)\s*$")
