@@ -1,7 +1,7 @@
 """Spans of OpenTelemetry for programs that trace, without a dependency on it.
 
 A program that traces has imported OpenTelemetry and set a tracer provider. In every other program a span is nothing and
-costs about a microsecond. A span is a child of the span that the caller is in.
+costs some microseconds. A span is a child of the span that the caller is in.
 """
 
 from __future__ import annotations

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import re
 import subprocess
@@ -42,17 +41,6 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
         os.utime(home(store, digest_of(number)) / "in-use", (used, used))
     yield store
     remove_tree(tmp_path / "store")
-
-
-@pytest.fixture(autouse=True)
-def logging_as_before() -> Iterator[None]:
-    """Each command sets logging up for a process of its own; here many run in one."""
-    loggers = [logging.getLogger(), logging.getLogger("hubdist")]
-    before = [(each, each.handlers[:], each.level, each.propagate) for each in loggers]
-    yield
-    for each, handlers, level, propagate in before:
-        each.handlers[:], each.propagate = handlers, propagate
-        each.setLevel(level)
 
 
 def digest_of(number: int) -> Digest:
