@@ -17,7 +17,8 @@ from hubdist.client.local import LocalBackend
 from hubdist.client.read_modes import Reader
 from hubdist.cluster.agent.agent import NodeAgent
 from hubdist.cluster.coordinator.concurrency import BlockingWork
-from hubdist.cluster.coordinator.job_pins import DriverSnapshots, JobPins, PinRequest
+from hubdist.cluster.coordinator.driver_snapshots import DriverSnapshots
+from hubdist.cluster.coordinator.job_pins import JobPins, PinRequest
 from hubdist.cluster.coordinator.job_scope import JobScope
 from hubdist.config.schema import Config
 from hubdist.delivery.routes import Route

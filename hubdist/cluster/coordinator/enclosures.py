@@ -11,7 +11,8 @@ from typing import Any
 from hubdist.cluster.agent.chunk_rpc import result_count, split_into_results
 from hubdist.cluster.coordinator.concurrency import BlockingWork, SingleFlight
 from hubdist.cluster.coordinator.delivery_reports import DeliveryReports
-from hubdist.cluster.coordinator.job_pins import DriverSnapshots, JobPins
+from hubdist.cluster.coordinator.driver_snapshots import DriverSnapshots
+from hubdist.cluster.coordinator.job_pins import JobPins
 from hubdist.cluster.enclosure import chunks_of, fits
 from hubdist.cluster.nodes import ClusterView, Node, choose_nodes
 from hubdist.config.schema import Config

@@ -7,8 +7,9 @@ import functools
 from hubdist.cluster.calls import share
 from hubdist.cluster.coordinator.agent_pool import AgentPool
 from hubdist.cluster.coordinator.concurrency import BlockingWork
+from hubdist.cluster.coordinator.driver_snapshots import DriverSnapshots
 from hubdist.cluster.coordinator.enclosures import Enclosures
-from hubdist.cluster.coordinator.job_pins import DriverSnapshots, JobPins
+from hubdist.cluster.coordinator.job_pins import JobPins
 from hubdist.cluster.coordinator.job_reporter import JobReporter
 from hubdist.cluster.coordinator.job_scope import JobScope, PinRecord
 from hubdist.cluster.coordinator.open_feeds import OpenFeeds

@@ -10,7 +10,8 @@ from dataclasses import replace
 from hubdist.cluster.calls import unexpected_error
 from hubdist.cluster.coordinator.concurrency import SingleFlight
 from hubdist.cluster.coordinator.delivery_reports import DeliveryReports, empty_report, with_copied, with_received
-from hubdist.cluster.coordinator.job_pins import DriverSnapshots, JobPins
+from hubdist.cluster.coordinator.driver_snapshots import DriverSnapshots
+from hubdist.cluster.coordinator.job_pins import JobPins
 from hubdist.cluster.coordinator.probes import Probes
 from hubdist.cluster.coordinator.running import RunningDeliveries
 from hubdist.cluster.coordinator.store_groups import StoreSharing

@@ -13,7 +13,7 @@ from typing import Any
 
 from hubdist.cluster.coordinator.agent_pool import START_TIMEOUT_S, AgentPool
 from hubdist.cluster.coordinator.concurrency import SingleFlight
-from hubdist.cluster.coordinator.job_pins import DriverSnapshots
+from hubdist.cluster.coordinator.driver_snapshots import DriverSnapshots
 from hubdist.cluster.coordinator.liveness import DEFAULT_TIMES, Liveness, LivenessTimes
 from hubdist.cluster.coordinator.probes import Probes
 from hubdist.cluster.nodes import ClusterView, Node

@@ -17,7 +17,8 @@ import pytest
 
 from hubdist import errors
 from hubdist.cluster.coordinator.concurrency import BlockingWork
-from hubdist.cluster.coordinator.job_pins import DriverSnapshots, JobPins, PinRequest
+from hubdist.cluster.coordinator.driver_snapshots import DriverSnapshots
+from hubdist.cluster.coordinator.job_pins import JobPins, PinRequest
 from hubdist.cluster.coordinator.job_scope import JobScope, PinRecord, remove_old_scopes
 from hubdist.config.schema import Config
 from hubdist.model.manifest import Digest

@@ -11,7 +11,8 @@ from typing import Any, cast
 
 import pytest
 
-from hubdist.cluster.coordinator.job_pins import DriverSnapshots, JobPins
+from hubdist.cluster.coordinator.driver_snapshots import DriverSnapshots
+from hubdist.cluster.coordinator.job_pins import JobPins
 from hubdist.cluster.coordinator.open_feeds import OpenFeeds
 from hubdist.cluster.coordinator.origin_feed import OriginFeed
 from hubdist.cluster.coordinator.probes import Probes

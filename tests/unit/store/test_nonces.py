@@ -12,7 +12,8 @@ from typing import Any, cast
 import pytest
 
 from hubdist.cluster.coordinator.agent_pool import AgentPool
-from hubdist.cluster.coordinator.job_pins import DriverSnapshots, JobPins
+from hubdist.cluster.coordinator.driver_snapshots import DriverSnapshots
+from hubdist.cluster.coordinator.job_pins import JobPins
 from hubdist.cluster.coordinator.probes import Probes
 from hubdist.cluster.coordinator.route_runner import RouteRunner
 from hubdist.cluster.coordinator.running import RunningDeliveries
