@@ -53,7 +53,7 @@ def draw_report(folder: Path) -> None:
             page = write_page(find_report(None, address="auto"), folder / "report.html")
     with Chromium() as browser:
         browser.open(page)
-        browser.screenshot(PICTURES / "report.png")
+        browser.screenshot(PICTURES / "report.png", end="#nodes")
 
 
 def main() -> None:

@@ -15,8 +15,13 @@ def redacted_values(config: Config) -> dict[str, Any]:
 
 
 def given_keys(config: Config) -> tuple[str, ...]:
-    """The keys whose values were given; the others have their defaults."""
-    return tuple(sorted(config.model_fields_set))
+    """The keys whose values were given and are not the defaults.
+
+    A job's settings come without models and with the origins filled in, so what was set in code counts only if it says
+    something.
+    """
+    fields = type(config).model_fields
+    return tuple(sorted(key for key in config.model_fields_set if getattr(config, key) != fields[key].default))
 
 
 def _redacted(value: Any) -> Any:

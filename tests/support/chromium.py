@@ -115,9 +115,20 @@ class Chromium:
         assert "exceptionDetails" not in found, found
         return found["result"].get("value")
 
-    def screenshot(self, path: Path) -> None:
-        """Save a picture of the whole page as PNG."""
-        data = self._call("Page.captureScreenshot", format="png", captureBeyondViewport=True)["data"]
+    def screenshot(self, path: Path, end: str | None = None) -> None:
+        """Save a picture of the page as PNG.
+
+        Args:
+            path: The file to write.
+            end: CSS selector of the element that the picture ends above; None for the whole page.
+        """
+        clip = {}
+        if end is not None:
+            place = self.evaluate(
+                f"({{y: document.querySelector({end!r}).getBoundingClientRect().top, x: innerWidth}})"
+            )
+            clip = {"clip": {"x": 0, "y": 0, "width": place["x"], "height": place["y"], "scale": 1}}
+        data = self._call("Page.captureScreenshot", format="png", captureBeyondViewport=True, **clip)["data"]
         path.write_bytes(base64.b64decode(data))
 
     def pdf(self) -> bytes:

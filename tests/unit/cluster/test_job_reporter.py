@@ -13,6 +13,7 @@ from hubdist.cluster.job import Job
 from hubdist.cluster.metrics import Metrics
 from hubdist.cluster.nodes import Node
 from hubdist.config.schema import Config
+from hubdist.config.shown import given_keys
 from hubdist.errors import ModelNotFoundError
 from hubdist.report.delivery import PinReport
 from hubdist.report.job import MAX_ERRORS, JobReport
@@ -128,6 +129,7 @@ def test_settings_stand_there_without_their_secrets(folder: Path) -> None:
         found = read(folder)
         assert found.settings["max_store_bytes"] == 20 << 30
         assert found.given == ("max_store_bytes", "models")
+        assert given_keys(CONFIG.replace({"origins": {}, "models": (), "offline": False})) == ("max_store_bytes",)
 
     asyncio.run(work())
 
