@@ -39,16 +39,6 @@ def parse_age(text: str) -> float:
     return float(found[1]) * _TIMES[found[2]]
 
 
-def show_size(size: int) -> str:
-    """A size for people, with three digits or so: `16.8 MB`."""
-    amount = float(size)
-    for unit in ("B", "kB", "MB", "GB"):
-        if amount < 1000:
-            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
-        amount /= 1000
-    return f"{amount:.1f} TB"
-
-
 def show_age(seconds: float) -> str:
     """How long ago something was, for people: `3 days ago`."""
     for word, length in _WORDS:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from hubdist.cli.amounts import show_size
 from hubdist.cli.output import Table
 from hubdist.cli.session import load_settings
 
@@ -128,12 +127,14 @@ def removal_table(answers: Answers[list[Removal]], done: str) -> Table:
         answers: What each store did.
         done: What the table says of a model that went.
     """
+    from hubdist.report.delivery import size_text
+
     several = len(answers.by_store) > 1
     rows = [
         [
             *([name] if several else []),
             short(removal.digest),
-            show_size(removal.size),
+            size_text(removal.size),
             removal.why if removal.why and removal.removed else done if removal.removed else f"stays: {removal.why}",
             named(removal.handles),
         ]

@@ -187,6 +187,10 @@ class Report:
 
 def size_text(count: int) -> str:
     """A number of bytes as people read it, such as `1.5 MB`."""
+    if count < 1000:
+        return f"{count} B"
     if count < 1 << 20:
         return f"{count / 1e3:.1f} kB"
-    return f"{count / 1e6:.1f} MB" if count < 1e9 else f"{count / 1e9:.2f} GB"
+    if count < 1e9:
+        return f"{count / 1e6:.1f} MB"
+    return f"{count / 1e9:.2f} GB" if count < 1e12 else f"{count / 1e12:.2f} TB"

@@ -61,8 +61,10 @@ def import_file(
 
 
 def _show(output: Output, report: FileReport) -> None:
+    from hubdist.report.delivery import size_text
+
     rows = [
-        (handle, f"{each.total_bytes:,}", each.digest[:19], each.directory)
+        (handle, size_text(each.total_bytes), each.digest[:19], each.directory)
         for each in report.models
         for handle in each.handles
     ]
@@ -80,4 +82,4 @@ def _show(output: Output, report: FileReport) -> None:
         ],
     }
     paths: Sequence[str] = [each.directory for each in report.models]
-    output.give([Table(("HANDLE", "BYTES>", "DIGEST", "DIRECTORY"), rows), *paths], record, paths)
+    output.give([Table(("HANDLE", "SIZE>", "DIGEST", "DIRECTORY"), rows), *paths], record, paths)

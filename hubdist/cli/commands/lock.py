@@ -99,10 +99,12 @@ def _run(
 
 
 def _show(output: Output, path: Path, done: Sequence[LockedHandle], failed: Sequence[str]) -> None:
+    from hubdist.report.delivery import size_text
+
     rows = [
         (
             each.handle,
-            "" if each.total_bytes is None else f"{each.total_bytes:,}",
+            "" if each.total_bytes is None else size_text(each.total_bytes),
             str(each.found or each.pinned or "")[:19],
             str(each.state),
         )
@@ -123,7 +125,7 @@ def _show(output: Output, path: Path, done: Sequence[LockedHandle], failed: Sequ
         "failed": list(failed),
     }
     values = [str(each.found or each.pinned or "") for each in done]
-    output.give(Table(("HANDLE", "BYTES>", "DIGEST", "STATE"), rows), record, values)
+    output.give(Table(("HANDLE", "SIZE>", "DIGEST", "STATE"), rows), record, values)
 
 
 def _error(failures: dict[str, HubdistError], done: int) -> HubdistError:

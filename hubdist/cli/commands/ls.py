@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hubdist.cli.amounts import show_age, show_size
+from hubdist.cli.amounts import show_age
 from hubdist.cli.care import named, place_options, raise_failures, short
 from hubdist.cli.command import Command
 from hubdist.cli.filters import parse_filter, sort_models
@@ -42,13 +42,15 @@ if TYPE_CHECKING:
 @place_options
 def ls(output: Output, care: CarePlace, filters: tuple[str, ...], sort: str, limit: int | None) -> None:
     """List the models on disk: digest, size, last use, and the handles that stood for them."""
+    from hubdist.report.delivery import size_text
+
     conditions, now = [parse_filter(text) for text in filters], time.time()
     answers = care.list_models()
     found = [(name, model) for name, models in answers.by_store.items() for model in models]
     wanted = [pair for pair in sort_models(found, sort) if all(holds(pair[1], now) for holds in conditions)]
     shown = wanted[:limit]
     total = sum(model.size for _, model in wanted)
-    summary = f"{len(wanted)} model{'' if len(wanted) == 1 else 's'}, {show_size(total)}"
+    summary = f"{len(wanted)} model{'' if len(wanted) == 1 else 's'}, {size_text(total)}"
     if len(shown) < len(wanted):
         summary += f"; the first {len(shown)} are shown"
     output.give(
@@ -60,11 +62,13 @@ def ls(output: Output, care: CarePlace, filters: tuple[str, ...], sort: str, lim
 
 
 def _table(models: list[tuple[str, StoredModel]], now: float, *, several: bool) -> Table:
+    from hubdist.report.delivery import size_text
+
     rows = [
         [
             *([name] if several else []),
             short(model.digest),
-            show_size(model.size),
+            size_text(model.size),
             str(model.files) if model.files else "?",
             show_age(now - model.used_at),
             ", ".join(["kept"] * model.kept + ["in use"] * model.in_use),

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hubdist.cli.amounts import show_size
 from hubdist.cli.care import place_options, raise_failures, records, removal_table
 from hubdist.cli.command import Command
 from hubdist.cli.output import Output
@@ -38,6 +37,7 @@ def rm(output: Output, care: CarePlace, targets: tuple[str, ...], dry_run: bool,
     """
     from hubdist.client.care import targets_in
     from hubdist.errors import HubdistError
+    from hubdist.report.delivery import size_text
 
     digests = targets_in(care, targets)
     if not (dry_run or yes):
@@ -46,7 +46,7 @@ def rm(output: Output, care: CarePlace, targets: tuple[str, ...], dry_run: bool,
     found = [removal for removals in answers.by_store.values() for removal in removals]
     gone = [removal for removal in found if removal.removed]
     done = "would be deleted" if dry_run else "deleted"
-    summary = f"{show_size(sum(removal.size for removal in gone))} {done}"
+    summary = f"{size_text(sum(removal.size for removal in gone))} {done}"
     output.give([removal_table(answers, done), summary], records(answers), [str(one.digest) for one in gone])
     raise_failures(answers)
     stays = [removal for removal in found if not removal.removed and removal.size]

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hubdist.cli.amounts import show_size
 from hubdist.cli.care import place_options, raise_failures, records, short
 from hubdist.cli.command import Command
 from hubdist.cli.output import Output, Table
@@ -41,13 +40,14 @@ def verify(output: Output, care: CarePlace, targets: tuple[str, ...], repair: bo
     """
     from hubdist.client.care import targets_in
     from hubdist.errors import IntegrityError
+    from hubdist.report.delivery import size_text
 
     answers = care.verify(targets_in(care, targets) if targets else None, repair=repair)
     several = len(answers.by_store) > 1
     found = [(name, one) for name, results in answers.by_store.items() for one in results]
     damaged = [(name, one) for name, one in found if one.damage]
     left = [one for _, one in damaged if one.damaged]
-    size = show_size(sum(one.size for _, one in found))
+    size = size_text(sum(one.size for _, one in found))
     summary = f"{len(found)} model{'' if len(found) == 1 else 's'}, {size}: " + (
         "all whole" if not damaged else f"{len(damaged)} damaged, {len(damaged) - len(left)} of them repaired"
     )

@@ -18,11 +18,12 @@ from click.testing import CliRunner, Result
 import hubdist
 from hubdist.care import collection
 from hubdist.care.listing import StoredModel
-from hubdist.cli.amounts import parse_age, parse_size, show_age, show_size
+from hubdist.cli.amounts import parse_age, parse_size, show_age
 from hubdist.cli.filters import parse_filter, sort_models
 from hubdist.cli.main import hubdist_command
 from hubdist.model.handle import parse_handle
 from hubdist.model.manifest import Digest
+from hubdist.report.delivery import size_text
 from hubdist.store.pins import Pins, last_pins
 from hubdist.store.store import Store
 from hubdist.system.directories import remove_tree
@@ -252,11 +253,11 @@ def test_sizes_and_times_are_read_and_shown() -> None:
             parse_size(wrong)
     with pytest.raises(click.BadParameter):
         parse_age("30")
-    assert [show_size(size) for size in (0, 999, 16_800_000, 2_500_000_000_000)] == [
+    assert [size_text(size) for size in (0, 999, 16_800_000, 2_500_000_000_000)] == [
         "0 B",
         "999 B",
         "16.8 MB",
-        "2.5 TB",
+        "2.50 TB",
     ]
     assert [show_age(age) for age in (0, 61, 7200, 90000)] == ["now", "1 minute ago", "2 hours ago", "1 day ago"]
 

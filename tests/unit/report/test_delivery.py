@@ -59,7 +59,7 @@ def test_what_a_node_had_is_neither_sent_nor_the_work_of_another_node() -> None:
     last = str(report(had, had)).splitlines()[-1]
     assert last == "4.2 MB sent in 2.60 s: 4.2 MB by 10.0.0.1/aaaa; 29.4 MB were in older snapshots"
     whole = node(1, bytes_received=0, sources=((OWN_STORE, 16 * MIB),))
-    assert str(report(whole)).splitlines()[-1] == "0.0 kB sent in 2.60 s; 16.8 MB were in older snapshots"
+    assert str(report(whole)).splitlines()[-1] == "0 B sent in 2.60 s; 16.8 MB were in older snapshots"
 
 
 def test_a_report_ends_with_who_sent_how_much() -> None:

@@ -178,7 +178,7 @@ def test_as_text_it_names_the_job_what_came_and_what_failed() -> None:
     assert "hubdist 0.1.0, ray 2.60.0" in first
     assert "ModelNotFoundError: nothing is there" in text
     assert "10.0.0.3/cccc: failed: the node is gone" in text
-    assert text.endswith("all together: 1 driver (16.8 MB), 1 failed (0.0 kB)")
+    assert text.endswith("all together: 1 driver (16.8 MB), 1 failed (0 B)")
 
 
 def test_the_format_is_a_promise() -> None:
