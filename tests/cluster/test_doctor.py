@@ -135,7 +135,7 @@ def examined(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Examined]:
         with socket.create_server(("127.0.0.1", 0)) as free:
             dead = f"http://127.0.0.1:{free.getsockname()[1]}/team/model"
         arguments = ["--address", head.address, "--set", "imports=[only_here]"]
-        arguments += [url, dead, "gs://models/one", "s3://bucket/directory"]
+        arguments += [url, dead, "gs://models/one", "az://container/directory"]
         begun = time.monotonic()
         code, out, err = doctor("--json", *arguments, environment=env)
         seconds = time.monotonic() - begun
@@ -180,10 +180,10 @@ def test_a_module_that_one_node_lacks(examined: Examined) -> None:
 
 
 def test_a_package_that_a_handle_needs(examined: Examined) -> None:
-    levels = {each["node"]: each["level"] for each in examined.findings if "package s3fs is missing" in each["found"]}
+    levels = {each["node"]: each["level"] for each in examined.findings if "package adlfs is missing" in each["found"]}
     assert levels.pop(examined.names["well"]) == "fail"
     assert set(levels.values()) == {"warn"}
-    assert any(each["mend"] == "Run there: pip install s3fs" for each in examined.findings)
+    assert any(each["mend"] == "Run there: pip install adlfs" for each in examined.findings)
 
 
 def test_a_dead_hub(examined: Examined) -> None:
@@ -223,7 +223,7 @@ def test_nodes_reach_each_others_ports(examined: Examined) -> None:
 
 def test_the_healthy_node_has_no_fault_of_its_own(examined: Examined) -> None:
     bad = [each for each in examined.findings if each["node"] == examined.names["well"] and each["level"] != "ok"]
-    assert {each["check"] for each in bad} == {"versions", "origin"}  # s3fs, and the dead hub
+    assert {each["check"] for each in bad} == {"versions", "origin"}  # adlfs, and the dead hub
 
 
 def test_people_read_each_fault_and_a_count(examined: Examined) -> None:
