@@ -13,7 +13,7 @@ import itertools
 import re
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import click
 
@@ -53,6 +53,22 @@ unchanged.
 [troubleshooting](../operations/troubleshooting.md) begins with what you see.
 """
 
+_NOT_RUN = {
+    "--watch": "ends with Ctrl-C only",
+    "| jq": "needs jq",
+    "session_latest": "needs a job of that number",
+    "--job 01000000": "needs a job of that number",
+    "--where shared": "needs a shared cache",
+    "9f86d081": "needs a model with that digest",
+    "old-model": "needs that model",
+    "ssh ": "needs another machine",
+    "/shared/": "needs that file",
+    "/etc/grafana": "needs a Grafana",
+    "zsh": "needs zsh",
+    "fish": "needs fish",
+}
+"""What is in examples that the tests cannot run, and why."""
+
 _FIELDS = """\
 Every error has the fields `what`, `handle`, `node` and `advice`, which are None where nothing is to say.
 """
@@ -80,9 +96,20 @@ def commands_page() -> str:
         ]
         if own:
             parts.append(option_table(own))
-        if getattr(command, "examples", ()):
-            parts.append("```bash\n" + "\n".join(command.examples) + "\n```\n")
+        parts += example_blocks(getattr(command, "examples", ()))
     return "\n".join(parts)
+
+
+def example_blocks(examples: Iterable[str]) -> Iterator[str]:
+    """Blocks of the examples: those that the tests run, and those that they do not, with the reason."""
+    by_reason: dict[str | None, list[str]] = {None: []}
+    for example in examples:
+        reason = next((why for part, why in _NOT_RUN.items() if part in example), None)
+        by_reason.setdefault(reason, []).append(example)
+    for reason, lines in by_reason.items():
+        if lines:
+            marker = "" if reason is None else f"<!-- not run: {reason} -->\n"
+            yield f"{marker}```bash\n" + "\n".join(lines) + "\n```\n"
 
 
 def walk(group: click.Group, names: tuple[str, ...]) -> Iterator[tuple[str, click.Command]]:

@@ -46,7 +46,7 @@ def schema(output: Output) -> None:
     output.give(text, found, [text])
 
 
-@config.command(cls=Command, examples=["hubdist config validate configs/*.yaml"])
+@config.command(cls=Command, examples=["hubdist config validate hubdist.yaml"])
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.pass_obj
 @click.pass_context

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     examples=[
         "hubdist rm gs://my-bucket/old-model --dry-run",
         "hubdist rm sha256:9f86d081 -y",
-        'hubdist ls -q --filter "used>90d" | xargs hubdist rm -y',
+        'hubdist ls -q --filter "used>90d" | xargs -r hubdist rm -y',
     ],
 )
 @click.argument("targets", nargs=-1, required=True, metavar="HANDLE|DIGEST...")

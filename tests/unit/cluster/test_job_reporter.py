@@ -12,8 +12,8 @@ from hubdist.cluster.coordinator.report_log import ReportLog
 from hubdist.cluster.job import Job
 from hubdist.cluster.metrics import Metrics
 from hubdist.cluster.nodes import Node
+from hubdist.config.redacted import given_keys
 from hubdist.config.schema import Config
-from hubdist.config.shown import given_keys
 from hubdist.errors import ModelNotFoundError
 from hubdist.report.delivery import PinReport
 from hubdist.report.job import MAX_ERRORS, JobReport
