@@ -41,6 +41,7 @@ def read(path: str | Path) -> Any:
 
 def test_each_file_has_a_test() -> None:
     tested = {"hubdist.yaml", "hubdist-shared-cache.yaml", "runtime-env.yaml", *LAUNCHER_FILES, *RAY_JOBS}
+    tested.add("grafana-hubdist.json")  # tests/unit/cluster/test_grafana.py
     assert {path.name for path in CONFIGS.iterdir()} == tested
 
 
