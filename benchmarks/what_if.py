@@ -108,7 +108,7 @@ def measure(topology: Topology, rounds: int) -> list[float]:
     rates = [f"{rate}mbit" for rate in (topology.source, *topology.nodes)]
     with Hosts(len(topology.nodes), rates) as hosts:
         hosts.start_ray()
-        arguments = ["--inside", "--mib", str(topology.mib), "--rounds", str(rounds)]
+        arguments = ["--inside", "topology", "--mib", str(topology.mib), "--rounds", str(rounds)]
         found = [row["s"] for row in run_inside(__file__, hosts, arguments)]
     return found[1:]
 

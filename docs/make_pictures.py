@@ -122,7 +122,7 @@ def prefetch_live(stage: Stage) -> RenderableType:
         table.note(arrivals)
         if arrivals and not table.summary.endswith(" 0 B/s"):  # the first look tells no rate
             share = sum(each.arrived_bytes for each in arrivals) / sum(each.total_bytes for each in arrivals)
-            frames.append((abs(share - 0.5), table.draw(20)))
+            frames.append((abs(share - 0.5), table.draw(20, COLUMNS)))
 
     hubdist.init(store=stage.cluster.store)
     hubdist.prefetch(handle, watch=watch)

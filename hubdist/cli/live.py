@@ -25,6 +25,13 @@ _OTHER_LINES = 4
 """Lines of the terminal that the rows of nodes leave free."""
 
 _BAR_CELLS = 16
+_WIDE = 110
+"""Columns from which on there is room for bars."""
+
+_HEADINGS = (("NODE", 0), ("MODEL", 0), ("ARRIVED", 1), ("", 0), ("RATE", 1), ("FROM", 0))
+"""Each column's name, and 1 if its cells stand right."""
+
+_MODEL = 1
 
 
 @dataclass(frozen=True)
@@ -86,31 +93,37 @@ class ArrivalTable:
         text = f"{seconds:.0f} s: {done} of {len(rows)} deliveries done"
         return f"{text}, {size_text(arrived)} of {size_text(total)}, {size_text(int(rate))}/s"
 
-    def rows(self, most: int) -> list[tuple[str, str, str, str, str, str]]:
-        """The cells of the rows: node, model, bytes, bar, rate, from whom; what is slowest comes first.
+    def rows(self, most: int, bar_cells: int = 0) -> list[tuple[str, str, str, str, str, str]]:
+        """The cells of the rows: node, model, bytes, share, rate, from whom; what is slowest comes first.
 
         Args:
             most: Most rows.
+            bar_cells: Length of the bar beside the share; 0 for no bar.
         """
         found = sorted(self._rows.values(), key=lambda row: (row.done, _share(row.arrival)))
-        return [_cells(row) for row in found[:most]]
+        return [_cells(row, bar_cells) for row in found[:most]]
 
-    def draw(self, height: int) -> RenderableType:
-        """The table as rich draws it.
+    def draw(self, height: int, width: int) -> RenderableType:
+        """The table as rich draws it. In a narrow terminal shares stand without bars, and only who sends is cut.
 
         Args:
             height: Lines of the terminal.
+            width: Columns of the terminal.
         """
         from rich.console import Group
         from rich.table import Table
         from rich.text import Text
 
         most = max(1, height - _OTHER_LINES)
+        rows = self.rows(most, bar_cells=_BAR_CELLS if width >= _WIDE else 0)
+        shown = [at for at in range(6) if at != _MODEL or len({arrival for _, arrival in self._rows}) > 1]
         table = Table(box=None, pad_edge=False, header_style="bold")
-        for heading, right in (("NODE", 0), ("MODEL", 0), ("ARRIVED", 1), ("", 0), ("RATE", 1), ("FROM", 0)):
-            table.add_column(heading, justify="right" if right else "left", no_wrap=True)
-        for row in self.rows(most):
-            table.add_row(*map(Text, row), style="green" if row[4] == "done" else None)
+        for at in shown:
+            heading, right = _HEADINGS[at]
+            whole = max(len(row[at]) for row in rows) if rows and heading != "FROM" else None
+            table.add_column(heading, justify="right" if right else "left", no_wrap=True, min_width=whole)
+        for row in rows:
+            table.add_row(*(Text(row[at]) for at in shown), style="green" if row[4] == "done" else None)
         more = len(self._rows) - most
         lines: list[RenderableType] = [table, Text(self.summary, style="dim")]
         if more > 0:
@@ -145,7 +158,7 @@ def watching(output: Output) -> Iterator[Watch]:
 
         def draw(arrivals: tuple[Arrival, ...]) -> None:
             table.note(arrivals)
-            live.update(table.draw(console.height), refresh=True)
+            live.update(table.draw(console.height, console.width), refresh=True)
 
         draw(())
         yield draw
@@ -155,16 +168,17 @@ def _share(arrival: Arrival) -> float:
     return arrival.arrived_bytes / arrival.total_bytes if arrival.total_bytes else 0.0
 
 
-def _cells(row: _Row) -> tuple[str, str, str, str, str, str]:
+def _cells(row: _Row, bar_cells: int) -> tuple[str, str, str, str, str, str]:
     arrival = row.arrival
     share = 1.0 if row.done else _share(arrival)
-    filled = round(share * _BAR_CELLS)
+    filled = round(share * bar_cells)
+    bar = f"{'━' * filled}{'╌' * (bar_cells - filled)} " if bar_cells else ""
     first, others = next(iter(arrival.senders), ""), len(arrival.senders) - 1
     return (
         arrival.node,
         arrival.digest.removeprefix("sha256:")[:12],
         size_text(arrival.total_bytes if row.done else arrival.arrived_bytes),
-        f"{'━' * filled}{'╌' * (_BAR_CELLS - filled)} {share:4.0%}",
+        f"{bar}{share:4.0%}",
         "done" if row.done else f"{size_text(int(row.rate))}/s",
         f"{first} and {others} more" if others > 0 else first,
     )

@@ -12,7 +12,7 @@ from tests.support.gcs import fake_gcs
 from tests.support.page_world import World
 from tests.support.pages import PAGES, RUN, Block, blocks
 
-pytestmark = [pytest.mark.cluster, pytest.mark.tf, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.cluster, pytest.mark.tf, pytest.mark.timeout(600)]
 
 FOUND = {page: [block for block in blocks(page) if block.language in RUN and not block.not_run] for page in PAGES}
 WITH_CODE = sorted((page for page, found in FOUND.items() if found), key=lambda page: page.endswith("/jobs.md"))
