@@ -124,7 +124,7 @@ def judge_output(said: str, *, ended: bool) -> ConnectionResult:
     ):
         if mark in told:
             return ConnectionResult(state, at, told[mark])
-    if _says_unauthenticated(said):
+    if says_unauthenticated(said):
         return ConnectionResult(ConnectionStatus.WRONG_TOKEN, at)
     if "refused" in told:
         return ConnectionResult(ConnectionStatus.REFUSED, at, told["refused"])
@@ -145,12 +145,13 @@ def _read(process: subprocess.Popen[bytes], timeout_s: float) -> str:
             if not part:
                 process.wait(_END_S)
                 break
-            if "@connected" in text or _says_unauthenticated(text) or time.monotonic() > deadline:
+            if "@connected" in text or says_unauthenticated(text) or time.monotonic() > deadline:
                 break
     return said.decode(errors="replace")
 
 
-def _says_unauthenticated(text: str) -> bool:
+def says_unauthenticated(text: str) -> bool:
+    """True if what Ray prints says that the cluster refuses a token; Ray's own error says something else."""
     return "InvalidAuthToken" in text or "UNAUTHENTICATED" in text or "Unauthenticated:" in text
 
 

@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 
+from hubdist.cluster.ray_access import says_unauthenticated
 from hubdist.errors import ConfigError
 
 _PORT_S = 5.0
@@ -20,9 +21,6 @@ _ADVICE = (
 
 _NO_RAY = "Could not find any running Ray instance"
 """How Ray says that `auto` has found none; it has no error of its own for that. Source: ray 2.60, services.py."""
-
-_REFUSED = "InvalidAuthToken"
-"""What Ray's client writes to standard error about a token; the error itself says only that there is no connection."""
 
 
 def connect(address: str) -> bool:
@@ -52,7 +50,7 @@ def connect(address: str) -> bool:
                 if address == "auto":
                     return False
                 raise ConfigError(f"no Ray runs at {address}", advice="`--address local` works without Ray.") from error
-            if _REFUSED in said():
+            if says_unauthenticated(said()):
                 raise ConfigError(f"{_first_line(error)}: it refuses this process's token", advice=_ADVICE) from error
             raise ConfigError(
                 _first_line(error),

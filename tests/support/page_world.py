@@ -125,7 +125,8 @@ class World:
         try:
             for block in found:
                 try:
-                    runners[block.language](block)
+                    with contextlib.chdir(self._folder):  # pages write files where they stand
+                        runners[block.language](block)
                 except Exception as error:
                     shown = "".join(traceback.format_exception(error)[-1:])
                     raise AssertionError(f"{_failing_line(block, error)}: {shown}") from error
