@@ -24,7 +24,7 @@ LAYERS = [
     {"care", "health", "resolver"},
     {"cluster"},
     {"client", "testing", "__init__"},
-    {"cli"},
+    {"cli", "integrations"},
     {"__main__"},
 ]
 """From the bottom up. A module may import from layers below its own; a package is one part."""
