@@ -8,13 +8,15 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 VERSION := -c 'import sys; print(*sys.version_info[:2])'
 WHEEL := build/demo/basic_pitch-0.4.0-py2.py3-none-any.whl
+TEXT_WHEEL := build/demo/guesslang-2.2.1-py3-none-any.whl
+LEGACY := build/legacy/.ready
 
 .PHONY: demo test test-unit check docs format configs clean
 
 demo: $(READY) $(WHEEL)
 	$(BIN)/python examples/quickstart.py $(WHEEL) --out build/demo
 
-test: $(READY) $(WHEEL)
+test: $(READY) $(WHEEL) $(TEXT_WHEEL) $(LEGACY)
 	$(BIN)/python -m pytest
 
 # For the inner loop: on all cores, and with fewer random examples than `make test`.
@@ -64,4 +66,14 @@ $(READY): pyproject.toml constraints.txt
 
 $(WHEEL): | $(READY)
 	$(BIN)/python -m pip download --quiet --no-deps --only-binary :all: --dest $(@D) basic-pitch==0.4.0
+	touch $@
+
+$(TEXT_WHEEL): | $(READY)
+	$(BIN)/python -m pip download --quiet --no-deps --only-binary :all: --dest $(@D) guesslang==2.2.1
+	touch $@
+
+# tensorflow_hub and Keras 2, which some tests put on the path of processes of their own: both want the package
+# `tensorflow` and would install it over `tensorflow-cpu`, and setuptools 81 has no pkg_resources any more.
+$(LEGACY): | $(READY)
+	$(BIN)/python -m pip install --quiet --no-deps --target $(@D) tensorflow-hub==0.16.1 tf-keras==2.21.0 'setuptools<81'
 	touch $@
