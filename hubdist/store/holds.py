@@ -45,13 +45,18 @@ class Hold:
         proven: True if other processes see the lock.
 
     Attributes:
-        descriptor: The same; -1 after `release`.
         proven: The same.
     """
 
     def __init__(self, descriptor: int, *, proven: bool) -> None:
-        self.descriptor = descriptor
+        self._open = [descriptor]
+        """The open file; empty after `release`."""
         self.proven = proven
+
+    @property
+    def descriptor(self) -> int:
+        """The open file `in-use`; -1 after `release`."""
+        return next(iter(self._open), -1)
 
     @classmethod
     def take(cls, file: Path, *, folder: int | None = None, flags: int = os.O_RDONLY) -> Self | None:
@@ -84,8 +89,10 @@ class Hold:
 
     def release(self) -> None:
         """Hold the directory no longer. A child that was forked meanwhile may use it, and still holds it."""
-        descriptor, self.descriptor = self.descriptor, -1
-        if descriptor >= 0:
+        # One step, since several threads may call this, and a finalizer in the midst of it, which no lock would bear.
+        # A second close could hit a file that has got the same number meanwhile.
+        with contextlib.suppress(IndexError):
+            descriptor = self._open.pop()
             with contextlib.suppress(OSError):  # the kernel has freed the lock in any case
                 os.close(descriptor)
 

@@ -82,8 +82,13 @@ def _lock_left(staging: Path, digest: Digest, stack: contextlib.ExitStack) -> li
             if (path / _MARK).read_text() != str(digest):
                 continue
             marker = os.open(path / IN_USE, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
-            if try_proven_lock(marker, fcntl.LOCK_EX, path / IN_USE) is not LockResult.TAKEN:
-                os.close(marker)
+            taken = False
+            try:
+                taken = try_proven_lock(marker, fcntl.LOCK_EX, path / IN_USE) is LockResult.TAKEN
+            finally:
+                if not taken:
+                    os.close(marker)
+            if not taken:
                 continue
             stack.callback(_remove, path)  # called last, when the lock is free again
             stack.callback(unlock_and_close, marker)

@@ -112,11 +112,18 @@ class StreamServer:
 
     def stop(self) -> None:
         """Close the port and all connections; a second call does nothing."""
-        if self._stopped.is_set():  # `_wake` is closed, and another file may have its number
-            return
-        self._stopped.set()
+        with self._guard:
+            if self._stopped.is_set():
+                return
+            self._stopped.set()
         os.eventfd_write(self._wake, 1)
         self._thread.join(_JOIN_S)
+        # Closed here and not by the thread: it may see `_stopped` before it is woken, and another file could have the
+        # number of `_wake` by the time that this method writes to it.
+        if not self._thread.is_alive():
+            self._selector.close()
+            self._listener.close()
+            os.close(self._wake)
         with self._guard:
             streams = dict(self._streams)
         for connection in streams:
@@ -141,9 +148,6 @@ class StreamServer:
         finally:
             for guest in list(self._guests.values()):
                 self._dismiss(guest)
-            self._selector.close()
-            self._listener.close()
-            os.close(self._wake)
 
     def _accept(self) -> None:
         try:

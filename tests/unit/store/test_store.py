@@ -35,6 +35,7 @@ from hubdist.errors import (
 )
 from hubdist.model.chunks import cut_chunks
 from hubdist.model.manifest import BLOCK_BYTES, Digest, Manifest
+from hubdist.store.holds import Hold
 from hubdist.store.store import Store
 from hubdist.system.directories import remove_tree
 from hubdist.system.disk import disk_errors, free_bytes, write_durably
@@ -1050,3 +1051,23 @@ def test_a_small_file_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatc
     with pytest.raises(OSError, match="Input/output"):
         write_durably(file, b"new", "2")
     assert content(tmp_path) == {"pin.json": b"old"}
+
+
+def test_a_hold_closes_its_file_once_however_many_release_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several threads may release a snapshot, and a second close could hit a file that has got its number."""
+    (tmp_path / "in-use").touch()
+    hold = Hold.take(tmp_path / "in-use")
+    assert hold is not None
+    descriptor, close = hold.descriptor, os.close
+
+    def close_slowly(number: int) -> None:
+        hold.release()  # as another thread would in this moment
+        close(number)
+
+    monkeypatch.setattr(os, "close", close_slowly)
+    hold.release()
+    hold.release()
+    monkeypatch.undo()
+    assert hold.descriptor == -1
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(descriptor)

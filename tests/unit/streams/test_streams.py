@@ -436,6 +436,23 @@ def test_digests_are_those_of_the_files(make: Callable[..., Node]) -> None:
     stream.close()
 
 
+def test_a_server_whose_thread_ends_before_it_is_woken_stops_without_an_error() -> None:
+    server = StreamServer("127.0.0.1", {}.get)
+
+    class Slow(threading.Event):
+        def set(self) -> None:
+            super().set()
+            server._thread.join(5)  # it looks up now and then without being woken
+
+    server._stopped = Slow()
+    server.stop()
+    assert not server._thread.is_alive()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(server._wake)
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(server.address, timeout=2).close()
+
+
 def test_a_server_that_stopped_leaves_no_thread_behind(make: Callable[..., Node]) -> None:
     """The thread of a stream whose child has gone ends beside `stop`, which waits for it all the same."""
     for _ in range(20):
