@@ -16,8 +16,9 @@ LEGACY := build/legacy/.ready
 demo: $(READY) $(WHEEL)
 	$(BIN)/python examples/quickstart.py $(WHEEL) --out build/demo
 
+# In two processes, the tests with clusters first: those wait for much, and the others fill the gaps.
 test: $(READY) $(WHEEL) $(TEXT_WHEEL) $(LEGACY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder
 
 # For the inner loop: on all cores, and with fewer random examples than `make test`.
 test-unit: $(READY)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +27,23 @@ os.environ.update(
     TF_CPP_MIN_LOG_LEVEL="3",
     GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT="false",
 )
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Ray notes the cluster of this machine in its directory: two processes with tests would find each other's.
+    os.environ["RAY_TMPDIR"] = tempfile.mkdtemp(prefix="hd-")  # short: the paths of Ray's sockets end at 107 characters
+    atexit.register(shutil.rmtree, os.environ["RAY_TMPDIR"], ignore_errors=True)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Say what one process must run where tests are spread over two: what shares a cluster, and what takes root."""
+    for item in items:
+        if "root" in item.keywords:
+            group = "root"  # network namespaces and mounts have names that all processes of a machine see
+        elif "tests/cluster/shared/" in item.nodeid:
+            group = "shared"
+        else:
+            group = item.nodeid.partition("::")[0]
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(autouse=True)

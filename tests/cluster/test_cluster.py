@@ -64,7 +64,8 @@ def test_64_cold_tasks_read_the_origin_once_and_write_each_store_once(
 ) -> None:
     handle = hub.add_model("acme/plain/1", plain_model)
     nodes = cluster.node_ids
-    answers = ray.get([read_model.options(**cluster.on(nodes[i % 3])).remote(handle) for i in range(64)], timeout=200)
+    task = read_model.options  # 24 at a time, each in a process of its own
+    answers = ray.get([task(**cluster.on(nodes[i % 3]), num_cpus=0.25).remote(handle) for i in range(64)], timeout=200)
 
     assert hub.reads(handle) == 1
     assert {node for node, _ in answers} == set(nodes)
