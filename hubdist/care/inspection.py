@@ -16,6 +16,7 @@ from hubdist.model.manifest import BLOCK_BYTES, DIGEST_BYTES, Digest, Entry, Ent
 from hubdist.store.folders import FILES, MANIFEST
 from hubdist.store.holds import IN_USE
 from hubdist.system.disk import disk_errors
+from hubdist.system.portable import will_read_in_order
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +175,7 @@ def digest_file(file: Path, name: str, pace: Pace) -> Entry:
     with disk_errors(file):
         descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
-            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_SEQUENTIAL)
+            will_read_in_order(descriptor)
             while data := os.read(descriptor, BLOCK_BYTES):
                 digester.update(data)
                 pace.took(len(data))

@@ -27,6 +27,7 @@ from hubdist.store.snapshot import check_snapshot
 from hubdist.store.stage_directory import make_read_only, write_all
 from hubdist.system.directories import remove_tree
 from hubdist.system.disk import disk_errors, mode_below, unique_name, write_durably
+from hubdist.system.portable import sync_file
 
 _LOG = logging.getLogger(__name__)
 _MAX_READ_BYTES = 4 << 20
@@ -153,7 +154,7 @@ def _mend(
                 return error
             else:
                 write_all(descriptor, data, piece.start)
-        os.fsync(descriptor)
+        sync_file(descriptor)
     return failure
 
 

@@ -17,6 +17,7 @@ from hubdist.model.manifest import BLOCK_BYTES, Digest
 from hubdist.store.holds import is_same
 from hubdist.store.snapshot import Snapshot
 from hubdist.system.disk import disk_errors, read_open_file, sync_directory
+from hubdist.system.portable import sync_file
 
 _PLACE = "the file"
 
@@ -81,7 +82,7 @@ def write_export(path: Path, layout: ExportLayout, source: ExportSource, progres
             done += pending.size
             progress(done, total)
             pending = next(segments, None)
-        os.fsync(descriptor)
+        sync_file(descriptor)
         part.rename(path)
         sync_directory(path.parent)
     return kept

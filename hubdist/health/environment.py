@@ -17,6 +17,7 @@ from hubdist.health.versions import TENSORFLOW
 from hubdist.model.redact import redact_url
 from hubdist.remote.packages import PACKAGES
 from hubdist.system.disk import free_bytes
+from hubdist.system.portable import usable_cpus
 
 _PACKAGES = (
     *("ray", TENSORFLOW, "tensorflow-hub", "tf_keras", "keras", "numpy", "fsspec", "cloudpickle", "pydantic"),
@@ -41,7 +42,7 @@ def describe_environment(config: Config) -> dict[str, Any]:
             "machine": platform.machine(),
             "libc": " ".join(platform.libc_ver()).strip() or "unknown",
             "cpus": os.cpu_count(),
-            "usable_cpus": len(os.sched_getaffinity(0)),
+            "usable_cpus": usable_cpus(),
         },
         "limits": read_limits(),
         "store": describe_store(config),

@@ -20,6 +20,7 @@ from hubdist.health.finding import Level, Plain, of_error, size_words
 from hubdist.store.store import Store
 from hubdist.system.disk import NEW_FILE, disk_errors, free_bytes, unique_name
 from hubdist.system.ownership import place_for_store
+from hubdist.system.portable import forget_pages, sync_file
 
 _TRIAL_BYTES = 32 << 20
 _PART_BYTES = 1 << 20
@@ -131,7 +132,7 @@ def measure_speed(root: Path, *, trial_bytes: int = _TRIAL_BYTES, trial_s: float
         descriptor = os.open(path, NEW_FILE, 0o600)
         try:
             size, write_s = _write(descriptor, trial_bytes, trial_s)
-            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+            forget_pages(descriptor)
             read_size, read_s = _read(path, trial_s)
         finally:
             os.close(descriptor)
@@ -144,7 +145,7 @@ def _write(descriptor: int, trial_bytes: int, trial_s: float) -> tuple[int, floa
     part, size, begun = os.urandom(_PART_BYTES), 0, time.monotonic()
     while size < trial_bytes and time.monotonic() - begun < trial_s:
         size += os.write(descriptor, part)
-    os.fsync(descriptor)
+    sync_file(descriptor)
     return size, max(1e-6, time.monotonic() - begun)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable
 
 from hubdist.errors import NotAModelError
 from hubdist.model.handle import inner_handle
-from hubdist.model.paths import ARCHIVE_SUFFIXES, SAVED_MODEL_FILES, Ending, ending_of
+from hubdist.model.paths import ARCHIVE_SUFFIXES, SAVED_MODEL_FILES, Ending, ending_of, fold_path
 
 _SHOWN = 5
 _SHARD = re.compile(r"\.data-\d{5}-of-\d{5}$")
@@ -85,7 +85,7 @@ def model_folder(paths: Collection[str]) -> str | None:
     if len(folders) != 1 or not folders[0] or "/" in folders[0]:
         return None
     prefix = f"{folders[0]}/"
-    inside = {path.removeprefix(prefix).partition("/")[0].casefold() for path in paths if path.startswith(prefix)}
+    inside = {fold_path(path.removeprefix(prefix).partition("/")[0]) for path in paths if path.startswith(prefix)}
     for path in paths:
         if path.startswith(prefix):
             continue
@@ -93,7 +93,7 @@ def model_folder(paths: Collection[str]) -> str | None:
         carried = top.startswith((".", "PaxHeader")) or top in ("__MACOSX", "pax_global_header")
         if not carried and (is_folder or ending_of(top) not in (Ending.ARCHIVE, Ending.OTHER_ARCHIVE)):
             return None
-        if top.casefold() in inside:
+        if fold_path(top) in inside:
             return None
     return folders[0]
 

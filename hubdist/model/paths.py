@@ -7,6 +7,7 @@ handles, origins, archives and the advice in errors.
 from __future__ import annotations
 
 import enum
+import unicodedata
 from pathlib import Path
 
 from hubdist.errors import ConfigError, UnsafeArchiveError
@@ -116,15 +117,27 @@ def check_entry_path(path: str) -> str:
     return path
 
 
+def fold_path(path: str) -> str:
+    """The path as file systems compare names that ignore case and the composition of letters, as macOS's do.
+
+    Two paths that fold to the same text are one file there.
+    """
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", path).casefold())
+
+
 class PathSet:
-    """The paths of one model while they come in; refuses duplicates, case-fold and file-directory clashes."""
+    """The paths of one model while they come in: refuses those that clash.
+
+    Two clash if they are equal, if they are one file on some systems, or if one is a file where the other needs a
+    directory.
+    """
 
     def __init__(self) -> None:
         self._kinds: dict[str, tuple[str, bool]] = {}
 
     def repeats(self, path: str) -> bool:
         """True if a file with exactly this path was added before."""
-        return self._kinds.get(path.casefold()) == (path, True)
+        return self._kinds.get(fold_path(path)) == (path, True)
 
     def add_file(self, path: str) -> None:
         """Add the path of a file, and its parents as directories.
@@ -150,7 +163,7 @@ class PathSet:
             self._claim("/".join(names[:depth]), is_file=False)
 
     def _claim(self, path: str, *, is_file: bool) -> None:
-        key = path.casefold()
+        key = fold_path(path)
         known = self._kinds.get(key)
         if known is None:
             self._kinds[key] = (path, is_file)

@@ -18,6 +18,7 @@ from hubdist.remote.file_system import os_errors, walk_files
 from hubdist.remote.temporary_files import sweep_files, temporary_file
 from hubdist.remote.tree import MAX_OBJECT_BYTES, StoredFile, Tree
 from hubdist.system.disk import NEW_FILE, sync_directory
+from hubdist.system.portable import sync_file
 
 STAGING = "staging"
 """Name of the folder with files that are being written; a listing of the whole directory leaves it out."""
@@ -169,7 +170,7 @@ class MountedTree(Tree):
             with temporary_file(staging) as temporary:
                 with _open_file(temporary, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC) as handle:
                     fill(handle)
-                    os.fsync(handle)
+                    sync_file(handle)
                 if create:
                     return _link(temporary, target, fill)
                 temporary.rename(target)
@@ -204,7 +205,7 @@ def _link(temporary: Path, target: Path, fill: Callable[[int], None]) -> bool:
         try:
             with _open_file(target, NEW_FILE) as handle:
                 fill(handle)
-                os.fsync(handle)
+                sync_file(handle)
         except FileExistsError:
             return False
     sync_directory(target.parent)

@@ -34,6 +34,7 @@ from hubdist.store.store import Store
 from hubdist.system.clones import clone_range
 from hubdist.system.disk import disk_errors, read_open_file
 from hubdist.system.log_once import LogOnce
+from hubdist.system.portable import TMPFILE
 
 _LOG = logging.getLogger(__name__)
 
@@ -204,9 +205,9 @@ class OlderBlocks:
     def _open_twin(self, stage: ChunkStage) -> Iterator[int | None]:
         """A file without a name on the stage's disk; None if that disk cannot share blocks or has no such files."""
         descriptor = -1
-        if self._can_clone:
+        if self._can_clone and TMPFILE is not None:
             try:
-                descriptor = os.open(stage.path, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+                descriptor = os.open(stage.path, TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
             except OSError:
                 self._can_clone = False
         try:

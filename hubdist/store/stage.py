@@ -20,6 +20,7 @@ from hubdist.store.stage_directory import StageDirectory, write_all
 from hubdist.system.directories import remove_tree
 from hubdist.system.disk import disk_errors
 from hubdist.system.disk_space import Scratch, SpaceBudget
+from hubdist.system.portable import sync_file
 
 
 class StreamStage(StageDirectory):
@@ -82,7 +83,7 @@ class StreamStage(StageDirectory):
         try:
             yield _StagedFile(descriptor, digester, self, ordinal, self._budget)
             with disk_errors(self.files / path):
-                os.fsync(descriptor)
+                sync_file(descriptor)
         finally:
             with disk_errors(self.files / path):
                 os.close(descriptor)

@@ -19,6 +19,7 @@ from hubdist.store.folders import FILES, MANIFEST, StoreFolders
 from hubdist.store.holds import HeldDirectory
 from hubdist.store.snapshot import check_snapshot
 from hubdist.system.disk import NEW_FILE, disk_errors, mode_below, read_range, sync_directory, write_durably
+from hubdist.system.portable import sync_file
 
 
 class StageDirectory(HeldDirectory):
@@ -80,7 +81,7 @@ def sync_files(files: Path, manifest: Manifest) -> None:
         for entry in manifest.entries:
             descriptor = os.open(files / entry.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
             try:
-                os.fsync(descriptor)
+                sync_file(descriptor)
             finally:
                 os.close(descriptor)
 

@@ -13,6 +13,7 @@ from hubdist.streams.frames import NO_END, PART_BYTES, FrameKind, Header, Reques
 from hubdist.streams.lag import WINDOW, Progress
 from hubdist.streams.sockets import send
 from hubdist.streams.units import Units
+from hubdist.system.portable import MSG_MORE
 
 HEARTBEAT_S = 0.5
 """How often a parent that has nothing to send shows that it lives, and how far it is."""
@@ -100,7 +101,7 @@ def _send_part(connection: socket.socket, chunk: Chunk, file: _OpenFile, head: b
         file.get(chunk.pieces[0].entry_index)
     except HubdistError as error:
         raise _NotSentError(error) from None
-    connection.sendall(head, socket.MSG_MORE)  # with the first bytes, in one packet
+    connection.sendall(head, MSG_MORE)  # with the first bytes, in one packet
     for piece in chunk.pieces:
         descriptor, at = file.get(piece.entry_index), piece.start
         while at < piece.end:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import secrets
 import selectors
 import socket
@@ -97,7 +96,7 @@ class StreamServer:
             undo.callback(self._listener.close)
             self._selector = selectors.DefaultSelector()
             undo.callback(self._selector.close)
-            self._wake = os.eventfd(0, os.EFD_CLOEXEC)
+            self._woken, self._wake = socket.socketpair()
             undo.pop_all()
         self.address: tuple[str, int] = (host, self._listener.getsockname()[1])
         self._guests: dict[socket.socket, _Guest] = {}
@@ -107,7 +106,7 @@ class StreamServer:
         """Those that ended are taken out when the next one opens."""
         self._stopped = threading.Event()
         self._selector.register(self._listener, selectors.EVENT_READ)
-        self._selector.register(self._wake, selectors.EVENT_READ)
+        self._selector.register(self._woken, selectors.EVENT_READ)
         self._thread, _ = start_thread(self._greet_guests, "hubdist-streams")
 
     def stop(self) -> None:
@@ -116,14 +115,12 @@ class StreamServer:
             if self._stopped.is_set():
                 return
             self._stopped.set()
-        os.eventfd_write(self._wake, 1)
+        self._wake.send(b".")
         self._thread.join(_JOIN_S)
-        # Closed here and not by the thread: it may see `_stopped` before it is woken, and another file could have the
-        # number of `_wake` by the time that this method writes to it.
+        # Closed here and not by the thread, which may see `_stopped` before it is woken.
         if not self._thread.is_alive():
-            self._selector.close()
-            self._listener.close()
-            os.close(self._wake)
+            for each in (self._selector, self._listener, self._woken, self._wake):
+                each.close()
         with self._guard:
             streams = dict(self._streams)
         for connection in streams:
@@ -140,7 +137,7 @@ class StreamServer:
                 for key, _ in self._selector.select(_TICK_S):
                     if key.fileobj is self._listener:
                         self._accept()
-                    elif key.fileobj is not self._wake:
+                    elif key.fileobj is not self._woken:
                         self._read(self._guests.get(key.fileobj))  # type: ignore[call-overload]  # a socket
                 now = time.monotonic()
                 for guest in [guest for guest in self._guests.values() if guest.deadline < now]:

@@ -10,6 +10,7 @@ import socket
 import struct
 
 from hubdist.errors import PeerError, TransferTimeoutError
+from hubdist.system.portable import bound_unanswered
 
 _CONNECT_S = 2.0
 _TIMEVAL = struct.Struct("@ll")
@@ -42,7 +43,7 @@ def set_timeouts(connection: socket.socket, *, receive_s: float, send_s: float) 
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval(receive_s))
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(send_s))
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(send_s * 1000))
+    bound_unanswered(connection, send_s)
 
 
 def receive_into(connection: socket.socket, view: memoryview) -> None:

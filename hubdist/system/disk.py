@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from hubdist.errors import HubdistError, IntegrityError, LengthMismatchError, StoreError, StoreFullError
+from hubdist.system.portable import sync_file
 
 _LOG = logging.getLogger(__name__)
 
@@ -111,7 +112,7 @@ def sync_directory(path: Path) -> None:
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        os.fsync(descriptor)
+        sync_file(descriptor)
     finally:
         os.close(descriptor)
 
@@ -150,7 +151,7 @@ def write_durably(
                 os.fchmod(descriptor, stat.S_IMODE(like.st_mode))
             file.write(data)
             file.flush()
-            os.fsync(file.fileno())
+            sync_file(file.fileno())
         temporary.rename(path)
     except BaseException:
         temporary.unlink(missing_ok=True)

@@ -294,6 +294,8 @@ def test_a_refused_path_is_shown_cut_and_escaped() -> None:
         ("a", "a/b"),
         ("a/b", "a"),
         ("straße", "STRASSE"),
+        ("caf\u00e9", "cafe\u0301"),
+        ("caf\u00c9/a", "cafe\u0301/b"),
     ],
 )
 def test_files_that_clash_are_refused(first: str, second: str) -> None:
