@@ -197,7 +197,7 @@ class World:
     def _run_commands(self, block: Block) -> None:
         lines = self.text(block).splitlines()
         alone = all(line.startswith(("hubdist ", "ray ", "pip ", "ls ", "cd ")) for line in lines)
-        for command in lines if alone else ["\n".join(lines)]:
+        for command in (re.sub(r"\s+#.*", "", line) for line in lines) if alone else ["\n".join(lines)]:
             if command in self._ran:
                 continue
             self._ran.add(command)
