@@ -20,7 +20,7 @@ from hubdist.testing.hub import LoopbackHub
 from tests.support import REPOSITORY
 from tests.support.doctor_cluster import Findings, doctor, findings_of, names_of, only, ray_node
 from tests.support.gcs import fake_gcs
-from tests.support.ray_head import ray_head
+from tests.support.ray_head import Head, ray_head
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
@@ -235,32 +235,42 @@ def test_people_read_each_fault_and_a_count(examined: Examined) -> None:
     assert examined.human.splitlines()[-1].endswith(f"{len(failures)} failures")
 
 
+RIGHT, WRONG = "a" * 64, "b" * 64
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
+    """A head that wants the token RIGHT."""
+    environment = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": RIGHT}
+    with ray_head(tmp_path_factory.mktemp("guarded"), environment=environment) as head:
+        yield head
+
+
 @pytest.mark.parametrize("way", ["wrong", "missing", "off"])
-def test_a_token_that_is_wrong_is_said_soon_and_the_rest_is_checked(tmp_path: Path, way: str) -> None:
-    right, wrong = "a" * 64, "b" * 64
+def test_a_token_that_is_wrong_is_said_soon_and_the_rest_is_checked(guarded: Head, tmp_path: Path, way: str) -> None:
     tokens = {
-        "wrong": {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": wrong},
+        "wrong": {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": WRONG},
         "missing": {"RAY_AUTH_MODE": "token"},
         "off": {"RAY_AUTH_MODE": "disabled"},
     }[way]
-    with ray_head(tmp_path, environment={"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": right}) as head:
-        env = {name: value for name, value in head.environment.items() if not name.startswith("RAY_AUTH")}
-        env |= {"HOME": str(tmp_path), **tokens}
-        begun = time.monotonic()
-        code, out, err = doctor("--json", "--address", head.address, environment=env)
-        assert time.monotonic() - begun < 20, err
-        assert right not in out + err
-        assert wrong not in out + err
-        code_right, out_right, _ = doctor(
-            "--json", "--address", head.address, environment={**env, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": right}
-        )
+    env = {name: value for name, value in guarded.environment.items() if not name.startswith("RAY_AUTH")}
+    env |= {"HOME": str(tmp_path), **tokens}
+    begun = time.monotonic()
+    code, out, err = doctor("--json", "--address", guarded.address, environment=env)
+    assert time.monotonic() - begun < 20, err
+    assert RIGHT not in out + err
+    assert WRONG not in out + err
     assert code == 1
     found = only(findings_of(out), "ray")
     assert found["level"] == "fail"
     assert "RAY_AUTH_TOKEN" in found["mend"]
     assert "token" in found["found"]
     assert {"store-speed", "limits-files"} <= {each["check"] for each in findings_of(out)}
-    assert code_right == 0, out_right
+
+
+def test_the_right_token_opens_all_checks(guarded: Head) -> None:
+    code, out, _ = doctor("--json", "--address", guarded.address, environment=dict(guarded.environment))
+    assert code == 0, out
 
 
 @pytest.mark.parametrize("form", ["{}", "ray://{}", "nonsense"])

@@ -21,9 +21,9 @@ PLACES = 10
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model of 64 MiB in three files and some small ones."""
+    """A model of 24 MiB in three files and some small ones."""
     root = tmp_path_factory.mktemp("model")
-    for name, mib in (("saved_model.pb", 1), ("one", 40), ("two", 23)):
+    for name, mib in (("saved_model.pb", 1), ("one", 14), ("two", 9)):
         (root / name).write_bytes(os.urandom(mib * MIB))
     (root / "assets").mkdir()
     for number in range(20):
