@@ -112,6 +112,7 @@ def test_the_source_distribution_resolves_without_tensorflow(
     install(fresh, str(built[".gz"]))
     (tmp_path / "model").mkdir()
     (tmp_path / "model/saved_model.pb").write_text("graph", encoding="utf-8")
-    assert run([str(fresh), "-c", RESOLVE, str(tmp_path / "model")], where=tmp_path).split() == ["graph", "True"]
-    path = run([str(fresh.parent / "hubdist"), "resolve", "--quiet", str(tmp_path / "model")], where=tmp_path)
+    model = str(tmp_path / "model")
+    assert run([str(fresh), "-c", RESOLVE, model], where=tmp_path).split() == ["graph", "True"]
+    path = run([str(fresh.parent / "hubdist"), "resolve", "--quiet", "--address", "local", model], where=tmp_path)
     assert Path(path.strip(), "saved_model.pb").read_text(encoding="utf-8") == "graph"
