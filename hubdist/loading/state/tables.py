@@ -160,7 +160,8 @@ def remembers_calls(parts: Iterable[Any]) -> bool:
     """
     seen: set[str] = set()
     for part in parts:
-        graph = vars(part).get("graph") if "graph" in vars(part) else getattr(part, "graph", None)
+        own = getattr(part, "__dict__", {})  # what wraps a dict in TensorFlow 2.16 has none
+        graph = own.get("graph") if "graph" in own else getattr(part, "graph", None)
         if graph is None:
             continue
         if any(map(_is_seeded, graph.get_operations())):
