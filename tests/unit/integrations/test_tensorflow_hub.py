@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import hubdist
 from hubdist.integrations import tensorflow_hub
 from hubdist.integrations.setup_hooks import with_setup_hook
 from tests.support.legacy import LEGACY, legacy_environment
@@ -86,6 +87,14 @@ def test_all_else_is_left_to_tensorflow_hub(handle: object) -> None:
 def test_what_is_on_this_node_is_opened_where_it_is(tmp_path: Path, scheme: str) -> None:
     tensorflow_hub.install()
     assert not tensorflow_hub.HubdistResolver().is_supported(f"{scheme}{tmp_path}")
+
+
+def test_the_chinese_hub_is_read_where_tensorflow_hub_reads_it_and_errors_are_os_errors(tmp_path: Path) -> None:
+    hubdist.init(store=str(tmp_path), offline=True)
+    archive = r"https://gcs\.tensorflow\.google\.cn/tfhub-modules/google/bit/1\.tar\.gz"
+    with pytest.raises(OSError, match=archive) as caught:
+        tensorflow_hub.HubdistResolver()("https://hub.tensorflow.google.cn/google/bit/1")
+    assert isinstance(caught.value.__cause__, hubdist.errors.NotPinnedError)
 
 
 _IMPORT = """
