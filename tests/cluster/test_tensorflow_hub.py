@@ -32,8 +32,10 @@ OWN_HOOK = "tests.support.hooked_workers.own_hook"
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayCluster]:
-    with RayCluster(tmp_path_factory.mktemp("cluster"), nodes=3, cpus=1) as running:
-        yield running
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", legacy_environment()["PYTHONPATH"])  # which the nodes' workers inherit
+        with RayCluster(tmp_path_factory.mktemp("cluster"), nodes=3, cpus=1, log_to_driver=False) as running:
+            yield running
 
 
 @pytest.mark.tf
@@ -81,7 +83,7 @@ def told(command: list[str], environment: dict[str, str]) -> dict[str, Any]:
 def test_workers_install_it_at_their_start_and_import_nothing_for_it(
     cluster: RayCluster, variables: dict[str, str], given: dict[str, str] | None, expected: dict[str, Any]
 ) -> None:
-    environment = {**os.environ, "RAY_ADDRESS": cluster.address, "PYTHONPATH": str(REPOSITORY), **variables}
+    environment = {**os.environ, "RAY_ADDRESS": cluster.address, **variables}
     command = [sys.executable, "-m", "tests.support.hooked_workers", *([] if given is None else [json.dumps(given)])]
     assert told(command, environment) == expected
 
