@@ -45,20 +45,15 @@ def run(cluster: RayCluster, handle: str, processes: int, variables: dict[str, s
     return time.monotonic() - begin, [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
 
 
-def main() -> None:
-    """Run the program without hubdist and with it, and compare."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", type=Path)
-    parser.add_argument("--nodes", type=int, default=3)
-    parser.add_argument("--processes", type=int, default=4, help="on each node")
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as root, RayCluster(Path(root), nodes=1, cpus=0) as cluster:
+def measure(root: Path, options: argparse.Namespace) -> None:
+    """Run the program on a cluster whose stores and temporary files are in a directory."""
+    with RayCluster(root, nodes=1, cpus=0) as cluster:
         for number in range(options.nodes):
-            own = Path(root, f"tmp-{number}")
+            own = root / f"tmp-{number}"
             own.mkdir()
             cluster.add_node(num_cpus=options.processes, env_vars={"TMPDIR": str(own)})
         said = []
-        for name, variables in (("without hubdist", {}), ("with hubdist", {"HUBDIST_STORE": cluster.store, **HOOK})):
+        for name, variables in (("without hubdist", {}), ("with hubdist", HOOK)):
             with LoopbackHub() as hub:
                 handle = hub.add_model("acme/words/1", options.model)
                 seconds, answers = run(cluster, handle, options.nodes * options.processes, variables)
@@ -72,6 +67,18 @@ def main() -> None:
                 flush=True,
             )
     print("equal answers" if said[0] == said[1] else "DIFFERENT ANSWERS")
+
+
+def main() -> None:
+    """Run the program without hubdist and with it, and compare."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--nodes", type=int, default=3)
+    parser.add_argument("--processes", type=int, default=4, help="on each node")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as root:
+        os.environ["HUBDIST_STORE"] = f"{root}/stores/{{node_id}}"  # which the nodes' workers inherit
+        measure(Path(root), options)
 
 
 if __name__ == "__main__":

@@ -23,8 +23,6 @@ pytestmark = pytest.mark.cluster
 PROGRAM = REPOSITORY / "examples" / "unchanged_tensorflow_hub.py"
 INTEGRATION = "hubdist.integrations.tensorflow_hub"
 KEY = "worker_process_setup_hook"
-
-
 BY_NAME = {KEY: f"{INTEGRATION}.install"}
 BY_VARIABLE = {"RAY_RUNTIME_ENV_HOOK": f"{INTEGRATION}.install_everywhere"}
 OWN_HOOK = "tests.support.hooked_workers.own_hook"
@@ -32,18 +30,20 @@ OWN_HOOK = "tests.support.hooked_workers.own_hook"
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayCluster]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", legacy_environment()["PYTHONPATH"])  # which the nodes' workers inherit
-        with RayCluster(tmp_path_factory.mktemp("cluster"), nodes=3, cpus=1, log_to_driver=False) as running:
+    folder = tmp_path_factory.mktemp("cluster")
+    with pytest.MonkeyPatch.context() as patch:  # of what the nodes' workers inherit
+        patch.setenv("PYTHONPATH", legacy_environment()["PYTHONPATH"])
+        patch.setenv("HUBDIST_STORE", str(folder / "stores" / "{node_id}"))
+        with RayCluster(folder, nodes=3, cpus=1, log_to_driver=False) as running:
             yield running
 
 
 @pytest.mark.tf
 def test_an_unmodified_program_reads_the_hub_once_for_all_nodes(
-    cluster: RayCluster, hub: LoopbackHub, models: Path, tmp_path: Path
+    cluster: RayCluster, hub: LoopbackHub, models: Path
 ) -> None:
     handle = hub.add_model("acme/words/1", models / "tf2")
-    settings = {**BY_VARIABLE, "HUBDIST_STORE": cluster.store, "RAY_ADDRESS": cluster.address}
+    settings = {**BY_VARIABLE, "RAY_ADDRESS": cluster.address}
     done = subprocess.run(
         [sys.executable, PROGRAM, handle, "--processes", "3", "--reference", str(models / "tf2")],
         env=legacy_environment() | settings,
@@ -57,6 +57,7 @@ def test_an_unmodified_program_reads_the_hub_once_for_all_nodes(
     assert len({answer["node"] for answer in answers}) == 3
     assert all(answer["answers"] == answer["reference"] for answer in answers)
     assert hub.reads(handle) == 1
+    assert [len(list((cluster.store_of(node) / "snapshots").iterdir())) for node in cluster.node_ids] == [1, 1, 1]
 
 
 def told(command: list[str], environment: dict[str, str]) -> dict[str, Any]:
