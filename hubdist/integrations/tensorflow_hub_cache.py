@@ -16,6 +16,7 @@ import shutil
 import socket
 from pathlib import Path
 
+from hubdist.model.paths import SAVED_MODEL_FILES
 from hubdist.model.redact import redact_url
 from hubdist.system.disk import unique_name
 from hubdist.system.log_once import LogOnce
@@ -39,6 +40,9 @@ def fill_cache(cache: Path, handle: str, directory: Path) -> None:
         if _is_filled(target):
             return
         _copy_files(directory, stage)
+        if any((stage / file).exists() for file in SAVED_MODEL_FILES):
+            # TensorFlow saves every model with this directory, and a snapshot has no directory without files.
+            (stage / "assets").mkdir(exist_ok=True)
         Path(f"{target}.descriptor.txt").write_text(_description(handle), encoding="utf-8")
         stage.rename(target)
     except OSError as error:

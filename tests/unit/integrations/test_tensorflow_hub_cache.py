@@ -41,6 +41,15 @@ def test_a_model_and_where_it_comes_from_are_in_the_cache_and_can_be_deleted(tmp
     shutil.rmtree(cache)
 
 
+def test_a_saved_model_has_the_directory_of_its_assets_also_without_any(tmp_path: Path) -> None:
+    for name in ("saved_model.pb", "other.bin"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / name).touch()
+        fill_cache(tmp_path / f"cache-{name}", HANDLE, tmp_path / name)
+    assert (tmp_path / "cache-saved_model.pb" / NAME / "assets").is_dir()
+    assert not (tmp_path / "cache-other.bin" / NAME / "assets").exists()
+
+
 def test_what_the_cache_has_is_left_alone(tmp_path: Path, model: Path) -> None:
     (tmp_path / NAME).mkdir()
     (tmp_path / NAME / "other").touch()
