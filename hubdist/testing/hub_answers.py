@@ -13,7 +13,7 @@ import re
 import tarfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 _LAST_MODIFIED = "Mon, 05 Feb 2024 10:00:00 GMT"
 _CHANGED = "Tue, 06 Feb 2024 10:00:00 GMT"
@@ -175,6 +175,9 @@ def file_answer(file: HubFile, asked_range: str | None, if_range: str | None, fa
 def pack_model(files: Mapping[str, bytes] | Path) -> bytes:
     """Pack a model as a tar.gz with the files at its root; the same files give the same bytes.
 
+    Each directory has a member in front of its files: tensorflow_hub, which should be able to read this too, makes no
+    directory that is not named.
+
     Args:
         files: Path in the model -> content, or the model's directory.
     """
@@ -187,6 +190,10 @@ def pack_model(files: Mapping[str, bytes] | Path) -> bytes:
         gzip.GzipFile(fileobj=packed, mode="wb", mtime=0) as zipped,
         tarfile.open(fileobj=zipped, mode="w") as archive,
     ):
+        for folder in sorted({str(parent) for path in files for parent in PurePosixPath(path).parents} - {"."}):
+            directory = tarfile.TarInfo(folder)
+            directory.type, directory.mode = tarfile.DIRTYPE, 0o755
+            archive.addfile(directory)
         for path, data in sorted(files.items()):
             member = tarfile.TarInfo(path)
             member.size = len(data)

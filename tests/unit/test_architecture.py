@@ -38,6 +38,7 @@ HOMES = {
     "tensorflow": {"loading"},
     "matplotlib": {"report"},
     "tf_keras": {"loading"},
+    "tensorflow_hub": {"integrations"},
     "fsspec": {"remote"},
     "gcsfs": {"remote"},
     "kagglehub": {"origins"},

@@ -245,6 +245,10 @@ def test_a_directory_and_then_its_files_again_are_one_model(tmp_path: Path, inne
     assert stage_in(tmp_path / "store", out.getvalue()) == {f"model/{path}": data for path, data in MODEL.items()}
 
 
+def test_a_member_of_a_zip_may_come_again_with_the_same_bytes() -> None:
+    assert unpacked(RawZip().add("a/x").add("a/y").add("a/x").build()) == {"a/x": b"data", "a/y": b"data"}
+
+
 def test_a_member_that_nobody_wants_may_come_again() -> None:
     assert unpacked(member("other") + member("a/x") + member("other") + END, inner="a") == {"x": b"data"}
     assert unpacked(RawZip().add("other").add("a/x").add("other").build(), inner="a") == {"x": b"data"}
