@@ -1,4 +1,4 @@
-"""The examples run as their own words say; `examples/job_submit` has `test_job_submit.py`."""
+"""The examples run as their own words say; those for jobs and services have `test_job_submit.py`."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_a_model_with_a_vocabulary_answers_from_a_remote_tensorflow_worker() -> 
 
 def test_every_example_is_run_by_a_test() -> None:
     examples = {path.relative_to("examples").parts[0] for path in Path("examples").rglob("*.py")}
-    assert examples == {"quickstart.py", "remote_tf_worker.py", "job_submit"}
+    assert examples == {"quickstart.py", "remote_tf_worker.py", "job_submit", "rayservice"}
 
 
 @pytest.mark.cluster
