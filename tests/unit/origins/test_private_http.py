@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-import ssl
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -21,57 +18,11 @@ from hubdist.origins.http.stream import HttpStream
 from hubdist.origins.http.text import fetch_text
 from hubdist.system.deadline import Deadlines
 from tests.support.failing_servers import Authority
+from tests.support.recorder import DATA, Recorder
 
 SECRET = "s3cr3t-of-the-hub"
 PASSWORD = "p4ssw0rd"
 DEADLINES = Deadlines(retries=0, connect_s=5, stall_s=5, total_s=20)
-DATA = b"\x00" * 2000
-
-
-class Recorder:
-    """A server that notes the headers of every request, wants what it is told to, and redirects where it is told to."""
-
-    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
-        self.seen: list[dict[str, str]] = []
-        self.wants: str | None = None
-        self.redirect: str | None = None
-        recorder = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                recorder.seen.append({name.lower(): value for name, value in self.headers.items()})
-                status = 200
-                if recorder.wants is not None and recorder.wants not in self.headers.values():
-                    status = 403
-                elif recorder.redirect is not None:
-                    status = 302
-                self.send_response(status)
-                if status == 302:
-                    self.send_header("Location", str(recorder.redirect))
-                body = DATA if status == 200 else b""
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        if tls is not None:
-            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05})
-        self._thread.start()
-        self.port = int(self._server.server_address[1])
-        self.url = f"{'http' if tls is None else 'https'}://127.0.0.1:{self.port}"
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
-
-    @property
-    def last(self) -> dict[str, str]:
-        return self.seen[-1]
 
 
 @pytest.fixture
