@@ -12,9 +12,6 @@ import logging
 from collections.abc import Mapping
 from typing import Any, Self
 
-import ray
-import ray.exceptions
-
 from hubdist.cluster.nodes import ProcessRole
 from hubdist.config.origin_access import driver_values, lend_tokens, origin_access
 from hubdist.config.schema import Config
@@ -47,6 +44,8 @@ class DriverAccess:
         """
         if role is ProcessRole.TASK:
             return cls()
+        import ray
+
         values = driver_values(config, same_disk=role is ProcessRole.DRIVER)
         return cls(ray.put(values) if values else None)
 
@@ -60,6 +59,8 @@ class DriverAccess:
 
     def _get(self) -> Mapping[str, str]:
         if self._values is None and self._reference is not None:
+            import ray.exceptions
+
             try:
                 found: Mapping[str, str] = ray.get(self._reference, timeout=self._timeout_s)
                 self._values = found
