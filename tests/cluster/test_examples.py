@@ -1,4 +1,4 @@
-"""The examples run as their own words say; those for jobs and services have `test_job_submit.py`."""
+"""The examples run as their own words say; `examples/job_submit` has `test_job_submit.py`."""
 
 from __future__ import annotations
 
@@ -44,6 +44,35 @@ def test_a_model_with_a_vocabulary_answers_from_a_remote_tensorflow_worker() -> 
         "blue: [0.0, 0.0, 1.0]",
         "mauve: [0.5, 0.5, 0.5]",
     ]
+
+
+_SERVICE = """
+import sys, hubdist, embedder
+from ray import serve
+
+class Request:
+    async def json(self):
+        return ["hello", "world"]
+
+application = embedder.app({"handle": sys.argv[1]})
+print(serve.run(application, _local_testing_mode=True).remote(Request()).result(timeout_s=60))
+"""
+
+
+@pytest.mark.tf
+def test_the_service_answers_texts_with_vectors(tmp_path: Path, models: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path.cwd()), os.environ.get("PYTHONPATH", "")])}
+    done = subprocess.run(
+        [sys.executable, "-c", _SERVICE, str(models / "tf2")],
+        cwd="examples/rayservice",
+        env={**environment, "XDG_CACHE_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.splitlines()[-1].startswith("[[")
 
 
 def test_every_example_is_run_by_a_test() -> None:
