@@ -191,12 +191,29 @@ class AccessDeniedError(ResolveError, PermissionError):
     """The origin wants credentials, or other ones. `filename` is the handle.
 
     What to do: Give credentials to the node that the text names, which is nearly always the driver's.
+
+    Attributes:
+        identity: Who was refused, without any secret: `anonymously`, `as service account x@y`; None if not known.
     """
 
     def __init__(self, what: str, *, handle: str | None = None, **context: str | None) -> None:
         super().__init__(what, handle=handle, **context)
         _set_errno(self, errno.EACCES)
         self.filename = handle
+        self.identity: str | None = None
+
+    def asked(self, identity: str) -> Self:
+        """A copy of this error that says who was refused, if this one does not say so yet.
+
+        Args:
+            identity: Who asked, without any secret.
+        """
+        if self.identity is not None:
+            return self
+        told = copy.copy(self)
+        told.identity = identity
+        told.what = f"{self.what}, asked {identity}"
+        return told
 
     def with_context(self, *, handle: str | None = None, node: str | None = None) -> Self:  # noqa: D102 - as above
         with_context = super().with_context(handle=handle, node=node)

@@ -20,8 +20,8 @@ from hubdist.care.verification import Sources
 from hubdist.config.schema import Config
 from hubdist.errors import ConfigError, DeliveryError, StoreError
 from hubdist.model.manifest import Digest
-from hubdist.origins import OriginSettings
 from hubdist.resolver.node_store import open_store
+from hubdist.resolver.origin_settings import origin_settings
 from hubdist.shared_cache.cache import SharedCache
 from hubdist.store.store import Store
 from hubdist.system.disk import working_directory
@@ -121,7 +121,7 @@ def _this_node(config: Config, node_id: str | None, peers: Peers | None) -> Node
 
 def _sources(config: Config, store: Store, peers: Peers | None) -> Sources:
     cache = shared_cache_of(config)
-    origins = None if config.offline else OriginSettings(config.deadlines, config.max_store_bytes, config.origins)
+    origins = None if config.offline else origin_settings(config)
     return sources_of(store, peers=peers, cache=cache, origins=origins, deadlines=config.deadlines)
 
 

@@ -19,6 +19,7 @@ from hubdist.model.manifest import Digest, Manifest
 from hubdist.report.arrivals import Watch
 from hubdist.report.delivery import NodeReport, PinReport, Report
 from hubdist.report.plan import NodePlan, Plan, Refreshed, Status
+from hubdist.resolver.identities import with_identities
 from hubdist.resolver.lookup import PinTable
 from hubdist.resolver.node_store import open_store
 from hubdist.resolver.plan_view import plan_of
@@ -195,13 +196,14 @@ class LocalBackend:
         handle = self._parse(text)
         pinned = self._pins.find(handle)
         found = pinned or self._resolver.look(handle)
-        return plan_of(
+        plan = plan_of(
             handle,
             found,
             pinned_by="this process" if pinned else None,
             read_mode=self._config.wanted_read_mode(self._resolver.policy.settings_of(handle), options.read_mode),
             nodes=[NodePlan(self._node, self._node, RouteOrder((_choice(found),)))],
         )
+        return with_identities(plan, handle, self._config, self._resolver.settings, self._node)
 
     def status(self) -> Status:
         """What this process has resolved."""

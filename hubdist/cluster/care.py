@@ -25,8 +25,8 @@ from hubdist.config.handover import literal_store
 from hubdist.config.schema import Config
 from hubdist.errors import ConfigError, HubdistError, TransferTimeoutError
 from hubdist.model.manifest import Digest
-from hubdist.origins import OriginSettings
 from hubdist.resolver.node_store import open_store
+from hubdist.resolver.origin_settings import origin_settings
 
 START_TIMEOUT_S = 180.0
 """Deadline in seconds for an answer beside the time that the work may take: a process may have to be started."""
@@ -146,7 +146,7 @@ class ClusterCare:
             return
         config = config_on(self._config, self._own_id, self._own_id)
         store = open_store(config, self._own_id)
-        origins = OriginSettings(config.deadlines, config.max_store_bytes, config.origins)
+        origins = origin_settings(config)
         sources = sources_of(store, origins=origins, deadlines=config.deadlines)
         verify_all(store, digests, sources, quarantine=False)
 

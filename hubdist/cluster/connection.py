@@ -15,6 +15,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from hubdist.cluster.agent.chunk_rpc import ANSWER_GROUP, SEND_GROUP
 from hubdist.cluster.calls import lost_errors, stop_actor, translated
+from hubdist.cluster.driver_access import DriverAccess
 from hubdist.cluster.job import Job, JobRecord
 from hubdist.cluster.nodes import Node, ProcessRole, alive_nodes, driver_node, process_role
 from hubdist.config.handover import literal_store, rooted
@@ -64,6 +65,8 @@ class CoordinatorConnection:
         self._job_id = str(context.get_job_id())
         self._guard = threading.Lock()
         self._coordinator: Any = None
+        self._values: DriverAccess | None = None
+        """Kept as long as this process may be asked for them."""
 
     def call(self, method: Callable[[Any], Any], while_waiting: Callable[[Any], None] | None = None) -> Any:
         """Call the coordinator. If it dies meanwhile, wait for its restart or make a new one, and call again.
@@ -128,7 +131,10 @@ class CoordinatorConnection:
         with self._guard:
             if self._coordinator is None:
                 coordinator = find_coordinator(self._job_id)
-                self._coordinator = coordinator or make_coordinator(self._original_job(), self._job_id, self.role)
+                if coordinator is None:
+                    self._values = self._values or DriverAccess.of_driver(self.config, self.role)
+                    coordinator = make_coordinator(self._original_job(), self._job_id, self.role, self._values)
+                self._coordinator = coordinator
             return self._coordinator
 
     def _original_job(self) -> Job:
@@ -164,7 +170,7 @@ def coordinator_name(job_id: str) -> str:
     return f"coordinator-{_PROTOCOL}-{job_id}"
 
 
-def make_coordinator(job: Job, job_id: str, here: ProcessRole) -> Any:
+def make_coordinator(job: Job, job_id: str, here: ProcessRole, values: DriverAccess) -> Any:
     """The job's coordinator, made if there is none.
 
     A coordinator that the driver makes ends with the driver. One that a task makes must outlive that task's process, so
@@ -174,6 +180,7 @@ def make_coordinator(job: Job, job_id: str, here: ProcessRole) -> Any:
         job: What the coordinator is made from.
         job_id: Ray's id of the job.
         here: What this process is to the job.
+        values: The way to the driver's variables for origins.
     """
     from hubdist.cluster.coordinator.coordinator import Coordinator  # most processes find the coordinator made
 
@@ -192,7 +199,15 @@ def make_coordinator(job: Job, job_id: str, here: ProcessRole) -> Any:
             max_concurrency=_COORDINATOR_CALLS,
             scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False),
         )
-        .remote(job, job_id=job_id, node=node, make_agent=make_agent, record=JobRecord(job_id), detached=detached)
+        .remote(
+            job,
+            job_id=job_id,
+            node=node,
+            make_agent=make_agent,
+            record=JobRecord(job_id),
+            detached=detached,
+            values=values,
+        )
     )
 
 

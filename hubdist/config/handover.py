@@ -24,6 +24,8 @@ _OF_JOB = {
     "swarm_reads",
     "lock_file",
     "locked",
+    "netrc",
+    "origin_headers",
     "tfhub_cache_dir",
     "chunk_timeout_s",
     "probe_timeout_s",

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ByteSize, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, PlainSerializer
 
 from hubdist.config.amounts import parse_link
 from hubdist.config.checks import (
@@ -31,6 +31,7 @@ from hubdist.config.model_settings import (
     RouteSetting,
     redacted_fields,
 )
+from hubdist.config.origin_headers import OriginHeaders, check_origin_headers, plain_headers
 from hubdist.model.source import Source
 
 _Origins = Mapping[str, Callable[[str], Source]]
@@ -138,6 +139,32 @@ models:
         description="A TensorFlow Hub cache on the driver's node; complete models in it are used before the network is"
         " asked. A relative path is relative to the driver's directory."
         " `$TFHUB_CACHE_DIR` wins over a YAML file's value if it is a local directory. `null`: no such cache.",
+    )
+    origin_headers: Annotated[OriginHeaders, AfterValidator(check_origin_headers), PlainSerializer(plain_headers)] = (
+        Field(
+            default={},
+            validate_default=True,
+            description="Headers for single servers of hubs and archives, for those behind a token or a proxy."
+            " A value names a variable of the driver's environment, as `env:HUB_TOKEN` or `Bearer env:HUB_TOKEN`;"
+            " a value that stands in the text itself is refused. A server is an https host, `hub.example.com`, with its"
+            " port if that is not 443, or `http://hub.local:8080`. No header goes to another host or port than its own,"
+            " nor from https to http, also where an answer redirects.",
+            examples=[
+                """\
+origin_headers:
+  hub.example.com:
+    Authorization: Bearer env:HUB_TOKEN
+  gitlab.example.com:8443:
+    PRIVATE-TOKEN: env:GITLAB_TOKEN"""
+            ],
+        )
+    )
+    netrc: bool = Field(
+        default=True,
+        description="Use the logins of `.netrc` on the driver's node, or of the file that `NETRC` names there."
+        " A login goes over https only (or to this machine itself), to the host of its entry, and not where that host"
+        " redirects to. Its `default` entry is not used. A login in the handle and an `Authorization` of"
+        " `origin_headers` win over it.",
     )
     lock_file: Annotated[str | None, AfterValidator(check_lock_file)] = Field(
         default=None,

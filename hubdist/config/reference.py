@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import sys
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, get_args, get_origin
 
 import yaml
@@ -32,6 +32,7 @@ SECTIONS = {
         "tfhub_cache_dir",
         "origins",
     ),
+    "What private origins get to know": ("origin_headers", "netrc"),
     "Which bytes are accepted": ("lock_file", "frozen", "locked"),
     "Loaded models in each process": ("fresh", "max_loaded_models", "max_loaded_bytes", "imports"),
     "Time and retries": ("timeout_s", "connect_timeout_s", "stall_timeout_s", "chunk_timeout_s", "origin_retries"),
@@ -106,6 +107,8 @@ def default_of(key: str) -> str:
         return f"{value >> 20}MiB"
     if isinstance(value, tuple):
         return "[]"
+    if isinstance(value, Mapping) and key not in NOT_IN_YAML:
+        return "{}"
     if isinstance(value, float):
         return f"{value:g}"
     return yaml.safe_dump(value).partition("\n")[0] if key not in NOT_IN_YAML else "none"
@@ -131,7 +134,7 @@ def _words(key: str, annotation: Any) -> str:
     if get_origin(annotation) is tuple:
         return "list"
     named = {bool: "`true` or `false`", int: "number"}
-    return named.get(annotation, "mapping" if key in NOT_IN_YAML else "text")
+    return named.get(annotation, "mapping" if get_origin(annotation) is Mapping else "text")
 
 
 def _table(keys: Sequence[str]) -> str:

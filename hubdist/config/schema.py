@@ -214,6 +214,8 @@ def _explained(error: ValidationError, where: Mapping[str, str]) -> ConfigError:
         close = difflib.get_close_matches(str(first["loc"][-1]), known, n=1)
         meant = f"Did you mean {close[0]!r}? " if close else ""
         return ConfigError(f"unknown key {key!r} in {stands_in}", advice=f"{meant}Known keys: {', '.join(known)}.")
+    if first["loc"] and first["loc"][0] == "origin_headers":  # a secret may stand where a name must be
+        return ConfigError(f"bad value for 'origin_headers' in {stands_in}: {first['msg']}")
     shown = redact_url(repr(first["input"]))
     return ConfigError(f"bad value {shown} for {key!r} in {stands_in}: {first['msg']}")
 

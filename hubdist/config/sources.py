@@ -28,6 +28,10 @@ VARIABLE = "HUBDIST_INHERITED"
 """Not a setting; only `hubdist.config.handover.hand_down` writes it."""
 
 
+_IN_YAML = ("models", "imports", "origin_headers")
+"""Keys whose values in the environment are YAML, because they are no plain texts."""
+
+
 def merge_layers(environment: Mapping[str, str], overrides: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
     """Put all layers together; a later layer wins key by key.
 
@@ -148,7 +152,7 @@ def _flag(name: str) -> str | None:
 def _environment_value(key: str, value: str, name: str) -> Any:
     if value.strip() == "null":
         return None
-    return parse_yaml(f"{key}: {value}", name)[key] if key in ("models", "imports") else value
+    return parse_yaml(f"{key}: {value}", name)[key] if key in _IN_YAML else value
 
 
 def write_inherited(environment: MutableMapping[str, str], values: Mapping[str, Any]) -> None:

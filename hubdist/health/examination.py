@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from hubdist.config.origin_access import driver_values
 from hubdist.config.schema import Config
 from hubdist.errors import HubdistError
 from hubdist.health.clocks import Offset, judge_clocks, measure_offset
@@ -213,7 +214,8 @@ def _places(probes: Probes, asked: _Asked) -> Iterator[Finding]:
         is_driver = target.name == probes.driver.name
         wanted = [(place.check, place.text) for place in asked.places if is_driver or not place.driver_only]
         if wanted:
-            arguments[target.name] = (asked.settings[target.name], wanted, check_s)
+            values = driver_values(asked.config) if is_driver else None
+            arguments[target.name] = (asked.settings[target.name], wanted, check_s, values)
     for name, answer in probes.ask("places", arguments, check_s + asked.patience.grace_s).items():
         if isinstance(answer, HubdistError):
             yield _unanswered("origin", name, answer)

@@ -6,6 +6,7 @@ can; if not, bytes come from the driver's node.
 
 from __future__ import annotations
 
+import functools
 import os
 import time
 from collections.abc import Collection, Mapping, Sequence
@@ -14,10 +15,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from hubdist.config.origin_access import origin_access
 from hubdist.config.schema import Config
 from hubdist.errors import HandleError, HubdistError, ModelNotFoundError, TransferError, TransferTimeoutError
 from hubdist.health.clocks import duration_words
 from hubdist.health.finding import Finding, Level, Plain
+from hubdist.model.access import OriginAccess
 from hubdist.model.handle import Handle, Kind, parse_handle
 from hubdist.model.paths import Ending, ending_of
 from hubdist.model.redact import redact_url
@@ -81,23 +84,30 @@ def places_of(
     return list(places.values()), findings
 
 
-def examine_places(settings: Mapping[str, Any], wanted: Sequence[tuple[str, str]], timeout_s: float) -> list[Plain]:
+def examine_places(
+    settings: Mapping[str, Any],
+    wanted: Sequence[tuple[str, str]],
+    timeout_s: float,
+    values: Mapping[str, str] | None = None,
+) -> list[Plain]:
     """Read a little of each place, with the rights of this process.
 
     Args:
         settings: Keys of the configuration.
         wanted: The check and the text of each place.
         timeout_s: Longest time in seconds for each.
+        values: The driver's variables for origins; None for none.
 
     Returns:
         A finding for each place, in the same order; what fails is a failure.
     """
-    deadlines = Config(**settings).deadlines
+    config = Config(**settings)
+    deadlines, access = config.deadlines, origin_access(config, values)
     quick = replace(
         deadlines, retries=0, total_s=timeout_s, stall_s=timeout_s, connect_s=min(deadlines.connect_s, timeout_s)
     )
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        return list(pool.map(lambda place: _examine(place[0], place[1], quick), wanted))
+        return list(pool.map(lambda place: _examine(place[0], place[1], quick, access), wanted))
 
 
 def judge_other_node(plain: Plain) -> Plain:
@@ -110,10 +120,11 @@ def judge_other_node(plain: Plain) -> Plain:
     return check, Level.WARN.value, f"{found}; this node cannot take the route {route}", mend
 
 
-def _examine(check: str, text: str, quick: Deadlines) -> Plain:
+def _examine(check: str, text: str, quick: Deadlines, access: OriginAccess) -> Plain:
     redacted, begun = redact_url(text), time.monotonic()
     try:
-        run_within(lambda: _read(text, quick, is_cache=check == SHARED_CACHE), "hubdist-doctor", quick.total_s)
+        read = functools.partial(_read, text, quick, access, is_cache=check == SHARED_CACHE)
+        run_within(read, "hubdist-doctor", quick.total_s)
     except ModelNotFoundError as error:
         if check == SHARED_CACHE:
             return _judge_empty_cache(redacted, parse_handle(text))
@@ -141,13 +152,13 @@ def _mend(error: HubdistError) -> str:
     return _REACH if isinstance(error, TransferError) else "`hubdist resolve --help` shows how handles are written."
 
 
-def _read(text: str, quick: Deadlines, *, is_cache: bool) -> None:
+def _read(text: str, quick: Deadlines, access: OriginAccess, *, is_cache: bool) -> None:
     handle = parse_handle(text)
     base, deadline = handle.base or handle, Deadline(quick.total_s)
     if is_cache:
         probe(text, quick, timeout_s=quick.total_s)
     elif base.scheme in ("http", "https"):
-        HttpStream(_url(handle), quick, deadline=deadline).close()
+        HttpStream(_url(handle), quick, deadline=deadline, access=access).close()
     elif base.kind is Kind.KAGGLE:
         check_kaggle(quick, deadline)
     elif base.kind is Kind.LOCAL and not is_directory(Path(base.text)):

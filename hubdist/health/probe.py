@@ -42,17 +42,24 @@ class Probe:
 
         return examine_store(settings, node_id)
 
-    def places(self, settings: Mapping[str, Any], wanted: Sequence[tuple[str, str]], timeout_s: float) -> list[Any]:
+    def places(
+        self,
+        settings: Mapping[str, Any],
+        wanted: Sequence[tuple[str, str]],
+        timeout_s: float,
+        values: Mapping[str, str] | None = None,
+    ) -> list[Any]:
         """Plain findings of what handles name; see `hubdist.health.places`.
 
         Args:
             settings: Keys of the configuration.
             wanted: What to read, and what for.
             timeout_s: Longest time in seconds for each.
+            values: The driver's variables for origins; None for none.
         """
         from hubdist.health.places import examine_places
 
-        return examine_places(settings, wanted, timeout_s)
+        return examine_places(settings, wanted, timeout_s, values)
 
     def open_port(self, settings: Mapping[str, Any], host: str, secret: bytes) -> Any:
         """Open a port as a delivery would; host and port, or words that say why there is none.

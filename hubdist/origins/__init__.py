@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from hubdist.model.access import OriginAccess
 from hubdist.model.handle import Handle, Kind, other_archive_error
 from hubdist.model.paths import Ending, ending_of
 from hubdist.model.source import Source
@@ -28,11 +29,14 @@ class OriginSettings:
         deadlines: Timeouts and retries.
         max_bytes: Most bytes of one model, and of what is downloaded for it; None: no limit.
         custom: Scheme -> function that makes a `Source` from a handle; for the user's own schemes.
+        find_access: Returns the headers and logins for servers of hubs and archives; called for each read, because
+            they may change.
     """
 
     deadlines: Deadlines
     max_bytes: int | None = None
     custom: Mapping[str, Callable[[str], Source]] = field(default_factory=dict)
+    find_access: Callable[[], OriginAccess] = OriginAccess
 
 
 def open_origin(
@@ -84,7 +88,8 @@ def _open(handle: Handle, settings: OriginSettings, scratch: Scratch | Path, dea
     if handle.kind is Kind.FILE or ending not in (None, Ending.ARCHIVE):
         from hubdist.origins.local import FileOrigin
 
-        return FileOrigin(handle, deadlines, deadline)
+        return FileOrigin(handle, deadlines, deadline, access=settings.find_access())
     from hubdist.origins.archive_origin import ArchiveOrigin
 
-    return ArchiveOrigin(handle, deadlines, room, deadline, max_bytes=max_bytes)
+    access = settings.find_access()
+    return ArchiveOrigin(handle, deadlines, room, deadline, max_bytes=max_bytes, access=access)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from hubdist.errors import IntegrityError
+from hubdist.model.access import OriginAccess
 from hubdist.model.handle import Handle, Kind
 from hubdist.model.source import ByteStream, FileSink
 from hubdist.origins.archive import ArchiveFormat, detect_format, other_format, unpack_stream, unpack_zip
@@ -35,6 +36,7 @@ class ArchiveOrigin(Origin):
         scratch: Keeps a remote zip while it is read, because zip needs a seekable file.
         deadline: When everything must have been read.
         max_bytes: Most bytes of an archive on gs:// that is stored compressed once more; None: no limit.
+        access: The headers and logins of this node; None for none.
     """
 
     def __init__(
@@ -45,8 +47,10 @@ class ArchiveOrigin(Origin):
         deadline: Deadline,
         *,
         max_bytes: int | None = None,
+        access: OriginAccess | None = None,
     ) -> None:
         super().__init__(handle.redacted, deadline)
+        self._access = access
         self._inner = handle.inner
         self._wanted = handle.format
         self._base = handle.base or handle
@@ -59,7 +63,7 @@ class ArchiveOrigin(Origin):
             with open_local(Path(self._base.text)) as local:
                 self._unpack(local, sink, local.file)
         elif self._base.scheme in ("http", "https"):
-            with HttpStream(self._url(), self._deadlines, deadline=self.deadline) as stream:
+            with HttpStream(self._url(), self._deadlines, deadline=self.deadline, access=self._access) as stream:
                 # The label of a .tar.gz and a gzip around any archive look alike. Decompressed once, both are archives.
                 content = Inflated(stream, self._base.redacted) if stream.gzipped else stream
                 self._unpack(content, sink, None)

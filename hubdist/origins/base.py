@@ -11,7 +11,7 @@ import functools
 from collections.abc import Callable, Iterator
 from typing import TypeVar, final
 
-from hubdist.errors import OriginError, TransferTimeoutError
+from hubdist.errors import AccessDeniedError, OriginError, TransferTimeoutError
 from hubdist.model.handle import Handle
 from hubdist.model.listing import check_versions
 from hubdist.model.source import FileSink, FileWriter, Source, SourceFile, copy_source
@@ -29,7 +29,12 @@ class Origin(abc.ABC):
     Args:
         redacted: What is read, without secrets, for errors.
         deadline: When everything must have been read.
+
+    Attributes:
+        identity: Who asks, for errors of rights that do not say so themselves; None for nothing to say.
     """
+
+    identity: str | None = None
 
     def __init__(self, redacted: str, deadline: Deadline) -> None:
         self.redacted = redacted
@@ -46,7 +51,15 @@ class Origin(abc.ABC):
             HubdistError: Anything else failed. Errors of libraries and users' functions are translated, and are not
                 in its chain.
         """
-        call_foreign(lambda: self._fetch(_TimedSink(sink, self.deadline, self.redacted)), self.redacted)
+        try:
+            call_foreign(lambda: self._fetch(_TimedSink(sink, self.deadline, self.redacted)), self.redacted)
+        except AccessDeniedError as error:
+            if self.identity is None:
+                raise
+            refused = error.asked(self.identity)
+        else:
+            return
+        raise refused
 
     @abc.abstractmethod
     def _fetch(self, sink: FileSink) -> None:
@@ -101,6 +114,7 @@ class CustomOrigin(Origin):
 
     def __init__(self, handle: Handle, make: Callable[[str], Source], deadline: Deadline) -> None:
         super().__init__(handle.redacted, deadline)
+        self.identity = f"by the function for {handle.scheme}://"
         self._text = handle.text
         self._make = make
         self._worker = Worker(f"hubdist-{handle.scheme}")

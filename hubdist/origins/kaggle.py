@@ -35,6 +35,7 @@ from hubdist.origins.base import Origin
 from hubdist.origins.directory import DirectoryOrigin
 from hubdist.origins.http.request import HttpRequester
 from hubdist.origins.http.retries import retry_step
+from hubdist.origins.identity import kaggle_identity
 from hubdist.system.answers import retry_after_s
 from hubdist.system.deadline import Deadline, Deadlines
 from hubdist.system.disk import disk_errors
@@ -162,7 +163,8 @@ class KaggleOrigin(Origin):
         if found.fault is Fault.FULL or isinstance(error, HubdistError):
             return own_error(error, redacted)
         if found.fault in (Fault.DENIED, Fault.NO_CREDENTIALS, Fault.REFUSED_CREDENTIALS):
-            return AccessDeniedError(f"Kaggle wants credentials for {redacted}", advice=CREDENTIALS["kaggle"])
+            refused = AccessDeniedError(f"Kaggle wants credentials for {redacted}", advice=CREDENTIALS["kaggle"])
+            return refused.asked(kaggle_identity())
         if found.fault is Fault.MISSING:
             return ModelNotFoundError(f"Kaggle has no model {redacted}")
         if name == "DataCorruptionError":

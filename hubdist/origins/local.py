@@ -12,6 +12,7 @@ from typing import BinaryIO
 from urllib.parse import unquote, urlsplit
 
 from hubdist.errors import HandleError
+from hubdist.model.access import OriginAccess
 from hubdist.model.handle import Handle, Kind
 from hubdist.model.paths import Ending, ending_of
 from hubdist.model.source import READ_BYTES, ByteStream, FileSink
@@ -130,10 +131,14 @@ class FileOrigin(Origin):
         handle: The handle of the file.
         deadlines: Timeouts and retries.
         deadline: When everything must have been read.
+        access: The headers and logins of this node; None for none.
     """
 
-    def __init__(self, handle: Handle, deadlines: Deadlines, deadline: Deadline) -> None:
+    def __init__(
+        self, handle: Handle, deadlines: Deadlines, deadline: Deadline, *, access: OriginAccess | None = None
+    ) -> None:
         super().__init__(handle.redacted, deadline)
+        self._access = access
         self._handle = handle
         self._deadlines = deadlines
 
@@ -149,7 +154,7 @@ class FileOrigin(Origin):
             with open_local(Path(self._handle.text)) as local:
                 yield local
             return
-        with HttpStream(self._handle.text, self._deadlines, deadline=self.deadline) as stream:
+        with HttpStream(self._handle.text, self._deadlines, deadline=self.deadline, access=self._access) as stream:
             # A server may compress the file unasked. For a file that is a gzip itself it may send the same label and
             # mean the file.
             is_gzip = stream.gzipped and not name.lower().endswith(".gz")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from hubdist.errors import AccessDeniedError, HandleError, HubdistError, ModelNotFoundError, OriginError
 from hubdist.model.paths import check_entry_path
+from hubdist.remote.identity import this_user
 from hubdist.system.foreign import words_of
 
 _MAX_DEPTH = 32
@@ -99,11 +100,9 @@ def _missing(path: Path, *, on_driver: bool) -> ModelNotFoundError:
 
 
 def _denied(path: Path, verb: str, error: OSError, *, on_driver: bool) -> AccessDeniedError:
+    what = f"{path} may not be {verb} ({words_of(error)})"
+    advice = "Give this user rights to the directory."
     if on_driver:
-        return AccessDeniedError(
-            f"{path} may not be {verb} by this user",
-            advice="Give the user that runs the driver the right to read it, and to enter every directory above it.",
-        )
-    return AccessDeniedError(
-        f"{path} may not be {verb} ({words_of(error)})", advice="Give this user rights to the directory."
-    )
+        what = f"{path} may not be {verb} by this user"
+        advice = "Give the user that runs the driver the right to read it, and to enter every directory above it."
+    return AccessDeniedError(what, advice=advice).asked(this_user())

@@ -13,9 +13,10 @@ from typing import Any
 import aiohttp
 from fsspec.asyn import sync
 
-from hubdist.errors import HubdistError, LengthMismatchError, ModelNotFoundError
+from hubdist.errors import AccessDeniedError, HubdistError, LengthMismatchError, ModelNotFoundError
 from hubdist.model.handle import Handle
 from hubdist.remote.fsspec_files import open_files
+from hubdist.remote.identity import identity_of_files
 from hubdist.remote.retry import call_storage
 from hubdist.remote.tree import StoredFile
 from hubdist.system.deadline import Deadline, Deadlines
@@ -56,6 +57,7 @@ class FsspecClient:
         self, handle: Handle, deadlines: Deadlines, deadline: Deadline | None, closing: threading.Event
     ) -> None:
         self._redacted = handle.redacted
+        self._scheme = handle.scheme
         self._deadlines = deadlines
         self._deadline = deadline
         self._closing = closing
@@ -72,6 +74,10 @@ class FsspecClient:
         self.anonymous: bool | None = None
         if handle.scheme == "gs":
             self.anonymous = getattr(self.files.credentials, "credentials", None) is None
+
+    def find_identity(self) -> str:
+        """Who this process is to the storage, in words without secrets."""
+        return identity_of_files(self._scheme, self.files)
 
     def close(self) -> None:
         """Close the connections; the file system itself would leave them to the garbage collector."""
@@ -218,7 +224,16 @@ class FsspecClient:
             wait_s = (self._deadline or Deadline(deadlines.total_s)).within(deadlines.stall_s)
             return self._workers.call(lambda: open_files(handle, deadlines), wait_s)
 
-        return call_storage(attempt, self._redacted, deadlines, self._closing, verb="opened", deadline=self._deadline)
+        try:
+            return call_storage(
+                attempt, self._redacted, deadlines, self._closing, verb="opened", deadline=self._deadline
+            )
+        except AccessDeniedError as error:
+            if handle.scheme != "gs":
+                raise
+            from hubdist.remote.gcs_files import login_words
+
+            raise error.asked(login_words()) from None
 
 
 def stored_file(info: dict[str, Any]) -> StoredFile:

@@ -54,6 +54,7 @@ class RemoteTree(Tree):
         self._deadline = deadline
         self._closing = threading.Event()
         self._fsspec = FsspecClient(handle, deadlines, deadline, self._closing)
+        self.find_identity = self._fsspec.find_identity
         self._root = self._fsspec.root
         self._gcs: GcsContents | None = None
         self._gcs_usable: bool | None = None

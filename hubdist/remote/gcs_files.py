@@ -14,13 +14,14 @@ import gcsfs.retry
 
 from hubdist.errors import AccessDeniedError
 from hubdist.remote.google_login import GoogleLogin
+from hubdist.remote.identity import ANONYMOUSLY, google_words
 from hubdist.system.mends import CREDENTIALS
 from hubdist.system.quiet import quiet
 
 _login = GoogleLogin()
 
 
-def open_gcs(redacted: str, settings: dict[str, Any], login: GoogleLogin = _login) -> Any:
+def open_gcs(redacted: str, settings: dict[str, Any], login: GoogleLogin | None = None) -> Any:
     """A gcsfs file system that only the caller uses.
 
     Without credentials on this node, it reads as anybody may, which is right for public buckets.
@@ -28,12 +29,13 @@ def open_gcs(redacted: str, settings: dict[str, Any], login: GoogleLogin = _logi
     Args:
         redacted: The URL that it is for, without secrets, for errors.
         settings: Arguments of gcsfs; what the user configured for fsspec comes on top.
-        login: The credentials of this node.
+        login: The credentials of this node; None takes those that this process shares.
 
     Raises:
         AccessDeniedError: There are no credentials, and Google's server cannot be reached without.
         Exception: Whatever else gcsfs and google-auth raise.
     """
+    login = login or _login
     with quiet():
         if any("token" in fsspec.config.conf.get(name, {}) for name in ("gs", "gcs")):
             return _tried_once(fsspec.filesystem("gs", skip_instance_cache=True, **settings))
@@ -54,6 +56,11 @@ def is_anonymous(files: Any) -> bool:
     return files.credentials.credentials is None
 
 
+def login_words() -> str:
+    """Who this process is to Google, as far as it has found out."""
+    return google_words(_login.known)
+
+
 def _check_reach(files: Any, redacted: str, login: GoogleLogin) -> None:
     host = urlsplit(files._location).hostname
     failure = login.reach(host, urlsplit(files._location).port or 443)
@@ -63,7 +70,7 @@ def _check_reach(files: Any, redacted: str, login: GoogleLogin) -> None:
             f"{redacted} may not be read: there are no Google credentials on this node, and {host} cannot be asked"
             f" without ({reason})",
             advice=f"{CREDENTIALS['gs']} If the bucket is public, mend the way from this node to {host}.",
-        )
+        ).asked(ANONYMOUSLY)
 
 
 def _tried_once(files: Any) -> Any:

@@ -123,6 +123,12 @@ class GoogleLogin:
             self.renew(found[0])
         return found
 
+    @property
+    def known(self) -> Any:
+        """The credentials that were found last; None if there were none. Nothing is looked up."""
+        with self._lock:
+            return next((found for found, _ in self._found.values() if found is not None), None)
+
     def renew(self, credentials: Any) -> None:
         """Renew credentials that end within minutes, in one try.
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from hubdist.errors import OriginError
+from hubdist.errors import AccessDeniedError, OriginError
 from hubdist.model.source import READ_BYTES, ByteStream
 from hubdist.system.foreign import call_foreign, iterate_foreign
 
@@ -68,10 +68,13 @@ class Tree(abc.ABC):
     Attributes:
         redacted: The directory's URL without secrets.
         exclusive: `create` lets exactly one of several writers win. Where this is False, two may.
+        find_identity: Tells who this process is to the storage, without secrets, for errors of rights; None if the
+            errors say so themselves.
     """
 
     redacted: str
     exclusive: bool
+    find_identity: Callable[[], str] | None = None
 
     def __init_subclass__(cls) -> None:
         for name in _GUARDED & vars(cls).keys():
@@ -272,7 +275,24 @@ def _guarded(method: Callable[..., Any], verb: str) -> Callable[..., Any]:
     @functools.wraps(method)
     def call(tree: Tree, *args: Any, **options: Any) -> Any:
         redacted = tree.url(args[0]) if args and isinstance(args[0], str) else tree.redacted
-        found = call_foreign(lambda: method(tree, *args, **options), redacted, verb)
-        return iterate_foreign(found, redacted, verb) if isinstance(found, Iterator) else found
+        with _told(tree):
+            found = call_foreign(lambda: method(tree, *args, **options), redacted, verb)
+        return _iterate(tree, found, redacted, verb) if isinstance(found, Iterator) else found
 
     return call
+
+
+def _iterate(tree: Tree, found: Iterator[Any], redacted: str, verb: str) -> Iterator[Any]:
+    with _told(tree):
+        yield from iterate_foreign(found, redacted, verb)
+
+
+@contextlib.contextmanager
+def _told(tree: Tree) -> Iterator[None]:
+    """Let errors of rights in the block say who was refused."""
+    try:
+        yield
+    except AccessDeniedError as error:
+        if tree.find_identity is None:
+            raise
+        raise error.asked(tree.find_identity()) from None

@@ -35,6 +35,9 @@ class Plan:
         read_mode: What TensorFlow would open.
         nodes: One for each node that was asked about.
         notes: What else would happen, such as bytes that go by calls of Ray because a port cannot be reached.
+        identity: Who the origin would be asked as, and on which node, without any secret; None if it would not be
+            asked, because the settings are offline.
+        cache_identity: The same of the shared cache, by the driver's node; None without a shared cache.
     """
 
     handle: str
@@ -44,6 +47,8 @@ class Plan:
     read_mode: str
     nodes: tuple[NodePlan, ...]
     notes: tuple[str, ...] = ()
+    identity: str | None = None
+    cache_identity: str | None = None
 
     def __str__(self) -> str:
         """A few lines; nodes that would do the same stand together."""
@@ -52,6 +57,10 @@ class Plan:
         else:
             size = "" if self.total_bytes is None else f", {size_text(self.total_bytes)}"
             lines = [f"{self.handle}: {self.digest[:19]}...{size}, known to {self.known}"]
+        if self.identity is not None:
+            lines.append(f"the origin would be asked {self.identity}")
+        if self.cache_identity is not None:
+            lines.append(f"the shared cache would be asked {self.cache_identity}")
         lines.append(f"read mode {self.read_mode}")
         groups: dict[RouteOrder, list[str]] = {}
         for node in self.nodes:

@@ -7,16 +7,18 @@ answers `<handle>?tf-hub-format=uncompressed` with status 303 and a `gs://` dire
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 from hubdist.config.schema import Config
 from hubdist.errors import HandleError, HubdistError, ModelNotFoundError, OriginError
+from hubdist.model.access import OriginAccess
 from hubdist.model.handle import Handle, Kind, parse_handle
 from hubdist.model.manifest import Manifest
 from hubdist.model.paths import Ending, ending_of
 from hubdist.model.redact import redact_url
 from hubdist.origins.directory import is_object
-from hubdist.origins.http.stream import fetch_text
+from hubdist.origins.http.text import fetch_text
 from hubdist.origins.local import is_directory
 from hubdist.remote.snapshot_copy import ProvenCopies, RemoteCopy, list_copy
 from hubdist.system.deadline import Deadlines
@@ -27,13 +29,16 @@ _ONE_FILE = "the handle names one file, which only the driver reads"
 _LOG = logging.getLogger(__name__)
 
 
-def direct_url(handle: Handle, deadlines: Deadlines, *, ask_hub: bool) -> str | None:
+def direct_url(
+    handle: Handle, deadlines: Deadlines, *, ask_hub: bool, access: OriginAccess | None = None
+) -> str | None:
     """Find the directory that a handle names: on object storage, or a path that may be a mount of all nodes.
 
     Args:
         handle: Any handle.
         deadlines: Timeouts and retries of the request to a hub.
         ask_hub: Ask a hub for its uncompressed copy; otherwise a hub's handle names no directory.
+        access: The headers and logins for hubs; None for none.
 
     Returns:
         The directory; or None if the handle names none and nothing was asked, or nothing is at the driver's path.
@@ -43,10 +48,10 @@ def direct_url(handle: Handle, deadlines: Deadlines, *, ask_hub: bool) -> str | 
         AccessDeniedError: This user may not see what is at the driver's path, or the hub refuses.
         TransferTimeoutError: The hub did not answer in time.
     """
-    return call_foreign(lambda: _direct_url(handle, deadlines, ask_hub=ask_hub), handle.redacted)
+    return call_foreign(lambda: _direct_url(handle, deadlines, access, ask_hub=ask_hub), handle.redacted)
 
 
-def _direct_url(handle: Handle, deadlines: Deadlines, *, ask_hub: bool) -> str | None:
+def _direct_url(handle: Handle, deadlines: Deadlines, access: OriginAccess | None, *, ask_hub: bool) -> str | None:
     is_file = handle.kind is Kind.FILE
     if handle.kind is Kind.TREE:
         # Only a name that looks like a file's is worth a request; nodes find no directory at any other file.
@@ -64,12 +69,12 @@ def _direct_url(handle: Handle, deadlines: Deadlines, *, ask_hub: bool) -> str |
         return None
     if handle.kind is not Kind.HUB:
         raise OriginError(_ONE_FILE if is_file else _ONLY_ARCHIVES, handle=handle.redacted)
-    return _ask_hub(handle, deadlines)
+    return _ask_hub(handle, deadlines, access)
 
 
-def _ask_hub(handle: Handle, deadlines: Deadlines) -> str:
+def _ask_hub(handle: Handle, deadlines: Deadlines, access: OriginAccess | None) -> str:
     url = handle.text + ("&" if "?" in handle.text else "?") + "tf-hub-format=uncompressed"
-    status, body = fetch_text(url, deadlines)
+    status, body = fetch_text(url, deadlines, access=access)
     if status != 303:
         raise OriginError(f"{_ONLY_ARCHIVES}: it answers {status}, not 303, to uncompressed", handle=handle.redacted)
     try:
@@ -90,9 +95,13 @@ class DirectSource:
     Args:
         config: The job's settings.
         proven: The directories whose files are known to be a model.
+        find_access: Returns the headers and logins for hubs.
     """
 
-    def __init__(self, config: Config, proven: ProvenCopies) -> None:
+    def __init__(
+        self, config: Config, proven: ProvenCopies, find_access: Callable[[], OriginAccess] = OriginAccess
+    ) -> None:
+        self._find_access = find_access
         self._config = config
         self._proven = proven
 
@@ -107,7 +116,8 @@ class DirectSource:
         if self._config.offline and handle.kind is not Kind.LOCAL:
             return None
         try:
-            return direct_url(handle, self._config.deadlines, ask_hub=wanted)
+            access = self._find_access() if wanted else None
+            return direct_url(handle, self._config.deadlines, ask_hub=wanted, access=access)
         except HubdistError as error:
             _LOG.warning("hubdist: %s cannot be read directly: %s", handle.redacted, error.what)
             return None

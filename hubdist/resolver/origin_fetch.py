@@ -26,6 +26,7 @@ from hubdist.origins.directory import DirectoryOrigin
 from hubdist.remote import tfhub_cache
 from hubdist.remote.copy_reader import copy_remote
 from hubdist.remote.snapshot_copy import FALLBACK_ERRORS, ProvenCopies, RemoteCopy, check_copy, list_copy
+from hubdist.resolver.origin_settings import origin_settings
 from hubdist.resolver.values import ResolvedFrom
 from hubdist.shared_cache.best_effort import BestEffortCache
 from hubdist.store.older_blocks import OlderBlocks
@@ -74,16 +75,24 @@ class Fetcher:
         cache: The shared cache, if there is one.
         proven: Notes the directories that were read.
         base_dir: What a relative `tfhub_cache_dir` is relative to; None refuses a relative one.
+        settings: How origins are read; None takes them from `config` and this process's environment.
 
     Raises:
         ConfigError: `tfhub_cache_dir` begins with `~` where no home is known, or is relative without a `base_dir`.
     """
 
     def __init__(
-        self, config: Config, store: Store, cache: BestEffortCache, proven: ProvenCopies, base_dir: Path | None
+        self,
+        config: Config,
+        store: Store,
+        cache: BestEffortCache,
+        proven: ProvenCopies,
+        base_dir: Path | None,
+        *,
+        settings: OriginSettings | None = None,
     ) -> None:
         self._config = config
-        self._settings = OriginSettings(config.deadlines, config.max_store_bytes, config.origins)
+        self._settings = settings or origin_settings(config)
         self._store = store
         self._cache = cache
         self._proven = proven
@@ -150,6 +159,7 @@ class Fetcher:
             ResolveError, TransferError, IntegrityError: The origin does not give the model.
             StoreError: The disk of the driver's node refuses.
         """
+        self._settings.find_access()  # also brings the tokens that clients of hubs find in the environment
         snapshot = None if anew else self._from_tfhub(handle, deadline)
         if snapshot is not None:
             return snapshot, ResolvedFrom.TFHUB_CACHE

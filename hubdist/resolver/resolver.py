@@ -15,15 +15,17 @@ from pathlib import Path
 from hubdist.config.model_settings import ModelSettings
 from hubdist.config.schema import Config
 from hubdist.errors import DigestMismatchError, HubdistError
+from hubdist.model.access import OriginAccess
 from hubdist.model.handle import Handle, parse_handle
 from hubdist.model.manifest import Digest, Manifest
 from hubdist.origins.local import look_at
 from hubdist.remote.snapshot_copy import ProvenCopies
 from hubdist.resolver.direct_source import DirectSource
 from hubdist.resolver.lookup import Lookup, PinPolicy, check_unchanged, is_immutable
+from hubdist.resolver.node_store import open_cache
 from hubdist.resolver.origin_fetch import Feed, Fetcher
+from hubdist.resolver.origin_settings import origin_settings
 from hubdist.resolver.values import NodeRead, Pinned, ResolvedFrom
-from hubdist.shared_cache.best_effort import BestEffortCache
 from hubdist.store.snapshot import Snapshot
 from hubdist.store.store import Store
 from hubdist.system.deadline import Deadline
@@ -42,34 +44,35 @@ class Resolver:
         store: The driver's store.
         base_dir: What relative paths are relative to; None refuses them.
         models: `Handle.key` -> what the configuration says of the model; None takes it from `config`.
+        find_access: Returns what servers of hubs and archives get to know; None asks this process's environment.
 
     Attributes:
         policy: Which digests the configuration and the lock file allow.
         direct: Finds the directories that nodes can read themselves.
+        settings: How origins are read.
 
     Raises:
         ConfigError: A path in the settings begins with `~` where no home is known, or is relative without a `base_dir`.
     """
 
     def __init__(
-        self, config: Config, store: Store, base_dir: Path | None, models: Mapping[str, ModelSettings] | None = None
+        self,
+        config: Config,
+        store: Store,
+        base_dir: Path | None,
+        models: Mapping[str, ModelSettings] | None = None,
+        *,
+        find_access: Callable[[], OriginAccess] | None = None,
     ) -> None:
         self._config = config
         self._store = store
         self._base_dir = base_dir
         self._proven = ProvenCopies(store.root / "pins" / "places")
-        self._cache = BestEffortCache(
-            config.shared_cache,
-            config.deadlines,
-            self._proven,
-            in_flight_bytes=config.max_in_flight_bytes,
-            max_bytes=config.max_store_bytes,
-            read_only=config.shared_cache_read_only,
-            offline=config.offline,
-        )
-        self._fetcher = Fetcher(config, store, self._cache, self._proven, base_dir)
+        self._cache = open_cache(config, self._proven)
+        self.settings = origin_settings(config, find_access)
+        self._fetcher = Fetcher(config, store, self._cache, self._proven, base_dir, settings=self.settings)
         self.policy = PinPolicy(config, store, base_dir, models)
-        self.direct = DirectSource(config, self._proven)
+        self.direct = DirectSource(config, self._proven, self.settings.find_access)
         self._lookup = Lookup(config, store, self._cache, self.policy)
 
     def parse(self, text: str) -> Handle:

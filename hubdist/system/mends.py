@@ -35,7 +35,10 @@ CREDENTIALS = {
         "Set AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY on this node, run `az login` there, or give the"
         " node an identity that may read the container."
     ),
-    "http": "Give credentials that may read it, or a fresh signed URL.",
+    "http": (
+        "Give credentials that may read it: a header by `origin_headers`, a login in .netrc where the driver runs, or a"
+        " fresh signed URL."
+    ),
     "": "Give this node credentials for this storage.",
 }
 _TRUST = {

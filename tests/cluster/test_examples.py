@@ -46,12 +46,42 @@ def test_a_model_with_a_vocabulary_answers_from_a_remote_tensorflow_worker() -> 
     ]
 
 
+_SERVICE = """
+import sys, hubdist, embedder
+from ray import serve
+
+class Request:
+    async def json(self):
+        return ["hello", "world"]
+
+application = embedder.app({"handle": sys.argv[1]})
+print(serve.run(application, _local_testing_mode=True).remote(Request()).result(timeout_s=60))
+"""
+
+
+@pytest.mark.tf
+def test_the_service_answers_texts_with_vectors(tmp_path: Path, models: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path.cwd()), os.environ.get("PYTHONPATH", "")])}
+    done = subprocess.run(
+        [sys.executable, "-c", _SERVICE, str(models / "tf2")],
+        cwd="examples/rayservice",
+        env={**environment, "XDG_CACHE_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.splitlines()[-1].startswith("[[")
+
+
 def test_every_example_is_run_by_a_test() -> None:
     examples = {path.relative_to("examples").parts[0] for path in Path("examples").rglob("*.py")}
     assert examples == {
-        "quickstart.py",
-        "remote_tf_worker.py",
         "job_submit",
+        "quickstart.py",
+        "rayservice",
+        "remote_tf_worker.py",
         "unchanged_tensorflow_hub.py",  # by tests/cluster/test_tensorflow_hub.py
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import logging
@@ -27,11 +28,23 @@ from tests.support import REPOSITORY
 CONFIGS = REPOSITORY / "configs"
 LAUNCHER_FILES = ("cluster-local.yaml", "cluster-gcp.yaml", "cluster-gcp-shared-cache.yaml", "cluster-gcp-tpu.yaml")
 RAY_JOBS = ("kuberay-rayjob.yaml", "kuberay-rayjob-shared-cache.yaml")
+RAY_SERVICES = ("kuberay-rayservice.yaml",)
+RAY_CLUSTERS = ("kuberay-raycluster.yaml",)
+KUBERAY = {
+    **dict.fromkeys(RAY_JOBS, "RayJob"),
+    **dict.fromkeys(RAY_SERVICES, "RayService"),
+    **dict.fromkeys(RAY_CLUSTERS, "RayCluster"),
+}
+"""File -> what it is."""
+
+CLUSTER_SPECS = {"RayJob": "rayClusterSpec", "RayService": "rayClusterConfig"}
+"""Where an object has its cluster; a RayCluster is one itself."""
+
 RUNTIME_ENVS = (
     "configs/runtime-env.yaml",
     "examples/job_submit/runtime_env.yaml",
     "examples/job_submit/runtime_env_gcs.yaml",
-    *(f"configs/{name}" for name in RAY_JOBS),
+    *(f"configs/{name}" for name in (*RAY_JOBS, *RAY_SERVICES)),
 )
 
 
@@ -40,7 +53,7 @@ def read(path: str | Path) -> Any:
 
 
 def test_each_file_has_a_test() -> None:
-    tested = {"hubdist.yaml", "hubdist-shared-cache.yaml", "runtime-env.yaml", *LAUNCHER_FILES, *RAY_JOBS}
+    tested = {"hubdist.yaml", "hubdist-shared-cache.yaml", "runtime-env.yaml", *LAUNCHER_FILES, *KUBERAY}
     tested.add("grafana-hubdist.json")  # tests/unit/cluster/test_grafana.py
     assert {path.name for path in CONFIGS.iterdir()} == tested
 
@@ -105,7 +118,10 @@ def test_the_settings_with_a_shared_cache_are_accepted() -> None:
 
 def runtime_env_in(path: str) -> dict[str, Any]:
     content = read(path)
-    if "spec" in content:
+    if content.get("kind") == "RayService":
+        (application,) = yaml.safe_load(content["spec"]["serveConfigV2"])["applications"]
+        content = application["runtime_env"]
+    elif "spec" in content:
         content = yaml.safe_load(content["spec"]["runtimeEnvYAML"])
     assert isinstance(content, dict)
     return content
@@ -253,67 +269,108 @@ def test_tpu_workers_are_a_kind_that_ray_knows_with_as_many_chips_as_they_say() 
     assert "tensorflow-tpu" in " ".join(config["worker_setup_commands"])
 
 
-@pytest.mark.parametrize("name", RAY_JOBS)
-class TestRayJob:
-    def job(self, name: str) -> dict[str, Any]:
+@functools.cache
+def kuberay_validator(kind: str) -> jsonschema.Draft202012Validator:
+    """What `kubectl apply --validate=strict` refuses; made by tests/support/make_kuberay_schemas.py."""
+    schema = json.loads((REPOSITORY / "tests/contract/schemas/kuberay.schema.json").read_text(encoding="utf-8"))
+    jsonschema.Draft202012Validator.check_schema(schema)
+    return jsonschema.Draft202012Validator({**schema, "$ref": f"#/$defs/{kind}"})
+
+
+def cluster_in(content: dict[str, Any]) -> dict[str, Any]:
+    """The spec of the cluster in an object of KubeRay's."""
+    inner = CLUSTER_SPECS.get(content["kind"])
+    return dict(content["spec"][inner] if inner else content["spec"])
+
+
+def pods_in(content: dict[str, Any]) -> list[dict[str, Any]]:
+    """The pods of the head and of each group of workers."""
+    spec = cluster_in(content)
+    return [group["template"]["spec"] for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"])]
+
+
+def mounts_of(pod: dict[str, Any]) -> dict[str, str]:
+    (container,) = pod["containers"]
+    mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+    assert sorted(mounts) == sorted(volume["name"] for volume in pod["volumes"])
+    return mounts
+
+
+MISTAKES: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("object", {"apiVersion": "ray.io/v1alpha1"}),
+    ("object", {"kind": "RayCronJob"}),
+    ("object", {"spec": {"runtimeEnv": ""}}),
+    ("object", {"metadata": {"name": "x" * 60}}),
+    ("cluster", {"rayversion": "2"}),
+    ("cluster", {"headGroupSpec": {"rayStartParams": {"num-cpus": 0}}}),
+    ("cluster", {"headGroupSpec": {"template": {"containers": []}}}),
+    ("cluster", {"headGroupSpec": {"template": {"spec": {"containers": [{"image": "without a name"}]}}}}),
+    ("cluster", {"headGroupSpec": {"template": {"spec": {"volumes": [{"name": "m", "emptydir": {}}]}}}}),
+    ("cluster", {"headGroupSpec": {"template": {"spec": {"volumes": [{"name": "m", "emptyDir": {"sizeLimit": []}}]}}}}),
+    ("cluster", {"workerGroupSpecs": [{"groupName": "workers", "replicas": "two", "template": {}}]}),
+)
+"""Where a mistake is made, and what it is."""
+
+
+@pytest.mark.parametrize("name", KUBERAY)
+class TestKubeRay:
+    def content(self, name: str) -> dict[str, Any]:
         return dict(read(CONFIGS / name))
 
-    def schema(self) -> dict[str, Any]:
-        return dict(
-            json.loads(
-                (REPOSITORY / "tests" / "contract" / "schemas" / "rayjob.schema.json").read_text(encoding="utf-8")
-            )
-        )
+    def test_its_fields_are_those_of_its_kind(self, name: str) -> None:
+        assert self.content(name)["kind"] == KUBERAY[name]
+        assert [error.message for error in kuberay_validator(KUBERAY[name]).iter_errors(self.content(name))] == []
 
-    def test_is_a_rayjob_without_unknown_fields(self, name: str) -> None:
-        jsonschema.Draft202012Validator.check_schema(self.schema())
-        jsonschema.validate(self.job(name), self.schema(), cls=jsonschema.Draft202012Validator)
+    @pytest.mark.parametrize(("where", "change"), MISTAKES)
+    def test_the_schema_refuses_mistakes(self, name: str, where: str, change: dict[str, Any]) -> None:
+        inner = CLUSTER_SPECS.get(KUBERAY[name])
+        whole = change if where == "object" else {"spec": {inner: change} if inner else change}
+        assert not kuberay_validator(KUBERAY[name]).is_valid(merged(self.content(name), whole))
 
-    @pytest.mark.parametrize(
-        "change",
-        [
-            {"apiVersion": "ray.io/v1alpha1"},
-            {"kind": "RayCluster"},
-            {"spec": {"runtimeEnv": ""}},
-            {"spec": {"submissionMode": "SshMode"}},
-            {"spec": {"rayClusterSpec": {"rayversion": "2"}}},
-            {"spec": {"rayClusterSpec": {"headGroupSpec": {"rayStartParams": {"num-cpus": 0}}}}},
-            {"spec": {"rayClusterSpec": {"headGroupSpec": {"template": {"containers": []}}}}},
-        ],
-    )
-    def test_the_schema_refuses_mistakes(self, name: str, change: dict[str, Any]) -> None:
-        with pytest.raises(jsonschema.ValidationError):
-            jsonschema.validate(merged(self.job(name), change), self.schema(), cls=jsonschema.Draft202012Validator)
-
-    def test_fields_agree_with_each_other(self, name: str) -> None:
-        """What the KubeRay operator checks beyond the schema, and what would start but not work."""
-        spec = self.job(name)["spec"]
-        assert spec["shutdownAfterJobFinishes"]  # ttlSecondsAfterFinished is refused without it
-        head = spec["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]
-        for group in spec["rayClusterSpec"]["workerGroupSpecs"]:
+    def test_groups_agree_with_each_other(self, name: str) -> None:
+        spec = cluster_in(self.content(name))
+        head, *_ = pods_in(self.content(name))
+        for group in spec["workerGroupSpecs"]:
             assert group["minReplicas"] <= group["replicas"] <= group["maxReplicas"]
             (worker,) = group["template"]["spec"]["containers"]
             assert worker["image"] == head["containers"][0]["image"]
-        _, script, _ = spec["entrypoint"].split()
-        assert str(Path(script).parent) == self.mounts(head)["job"]
-        assert (REPOSITORY / "examples" / "job_submit" / Path(script).name).is_file()
-
-    def mounts(self, pod: dict[str, Any]) -> dict[str, str]:
-        (container,) = pod["containers"]
-        mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
-        assert sorted(mounts) == sorted(volume["name"] for volume in pod["volumes"])
-        return mounts
+            assert spec["rayVersion"] in worker["image"]
 
     def test_every_pod_has_the_store_on_a_volume_that_is_large_enough(self, name: str) -> None:
-        spec = self.job(name)["spec"]["rayClusterSpec"]
-        settings = Config.from_yaml(runtime_env_in(f"configs/{name}")["env_vars"]["HUBDIST_CONFIG"])
-        for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"]):
-            pod = group["template"]["spec"]
-            assert Path(settings.store).parent == Path(self.mounts(pod)["models"])
+        for pod in pods_in(self.content(name)):
+            variables = {each["name"]: each["value"] for each in pod["containers"][0].get("env", ())}
+            variables = variables or runtime_env_in(f"configs/{name}")["env_vars"]
+            settings = Config.load(environment={key: text for key, text in variables.items() if "HUBDIST" in key})
+            assert Path(settings.store).parent == Path(mounts_of(pod)["models"])
             (volume,) = [volume for volume in pod["volumes"] if volume["name"] == "models"]
             limit = TypeAdapter(ByteSize).validate_python(f"{volume['emptyDir']['sizeLimit']}B")
             assert settings.max_store_bytes is not None
             assert settings.max_store_bytes < limit
+
+
+@pytest.mark.parametrize("name", RAY_JOBS)
+def test_a_rayjob_runs_its_script_and_ends(name: str) -> None:
+    """What the KubeRay operator checks beyond the schema, and what would start but not work."""
+    content = read(CONFIGS / name)
+    assert content["spec"]["shutdownAfterJobFinishes"]  # ttlSecondsAfterFinished is refused without it
+    _, script, _ = content["spec"]["entrypoint"].split()
+    head, *_ = pods_in(content)
+    assert str(Path(script).parent) == mounts_of(head)["job"]
+    assert (REPOSITORY / "examples" / "job_submit" / Path(script).name).is_file()
+
+
+@pytest.mark.parametrize("name", RAY_SERVICES)
+def test_a_rayservice_finds_its_application_in_every_pod(name: str) -> None:
+    from ray.serve.schema import ServeDeploySchema
+
+    content = read(CONFIGS / name)
+    (application,) = ServeDeploySchema(**yaml.safe_load(content["spec"]["serveConfigV2"])).applications
+    module, _, function = application.import_path.partition(":")
+    script = REPOSITORY / "examples" / "rayservice" / f"{module}.py"
+    assert re.search(rf"^def {function}\(", script.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    for pod in pods_in(content):
+        assert mounts_of(pod)["serve"] == application.runtime_env["env_vars"]["PYTHONPATH"]
+        assert any(port["containerPort"] == 8000 for port in pod["containers"][0]["ports"])
 
 
 def merged(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:

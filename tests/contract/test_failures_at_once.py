@@ -100,17 +100,24 @@ def access(origin: str, at: Servers, folder: Path) -> dict[str, Case]:
     """What can be wrong with credentials."""
     plain = f"http://{HOST}:{at.plain}"
     to = functools.partial(target, origin, plain)
-    denied = Case("AccessDeniedError", ("credentials",), to("denied"))
+    identity = {
+        "gs": "asked anonymously",
+        "s3": "asked with the key of fsspec's configuration",
+        "own": "asked by the function for own://",
+    }
+    who = identity.get(origin, "asked anonymously")
+    denied = Case("AccessDeniedError", ("credentials", who), to("denied"))
     if origin == "gs":
         login = ("gcloud auth application-default login", "GOOGLE_APPLICATION_CREDENTIALS", "service account")
-        none = ("there are no credentials for it on this node", *login)
+        account = "asked as service account tests@project.iam.gserviceaccount.com"
+        none = ("there are no credentials for it on this node", who, *login)
         keys = {name: google_key(folder, f"{plain}/token/{name}") for name in ("granted", "refused", "clock")}
 
         def with_key(name: str, bucket: str) -> dict[str, Any]:
             return {**to(bucket), "env": {"GOOGLE_APPLICATION_CREDENTIALS": str(keys[name])}}
 
         google = {"handle": "gs://private/m", "conf": {"gs": {}}}
-        unreachable = ("there are no Google credentials on this node", "cannot be asked without", *login)
+        unreachable = ("there are no Google credentials on this node", "cannot be asked without", who, *login)
         deaf = {"gs": {"endpoint_url": f"http://127.0.0.1:{at.deaf}/storage.googleapis.com"}}
         no_host = {"gs": {"endpoint_url": "https://storage.googleapis.com.invalid"}}
         metadata = {"GCE_METADATA_IP": f"127.0.0.1:{at.deaf}"}
@@ -121,32 +128,42 @@ def access(origin: str, at: Servers, folder: Path) -> dict[str, Case]:
             "no credentials, dropped": Case(
                 "AccessDeniedError", unreachable, {**google, "conf": deaf, "env": metadata}
             ),
-            "denied": Case("AccessDeniedError", ("may not be read", *login), with_key("granted", "denied")),
-            "refused": Case("AccessDeniedError", ("credentials .*are refused", *login), with_key("granted", "refused")),
-            "token refused": Case("AccessDeniedError", ("credentials .*are refused", *login), with_key("refused", "m")),
-            "clock": Case("AccessDeniedError", ("clock of this node", "Set the clock"), with_key("clock", "m")),
+            "denied": Case("AccessDeniedError", ("may not be read", account, *login), with_key("granted", "denied")),
+            "refused": Case(
+                "AccessDeniedError", ("credentials .*are refused", account, *login), with_key("granted", "refused")
+            ),
+            "token refused": Case(
+                "AccessDeniedError", ("credentials .*are refused", account, *login), with_key("refused", "m")
+            ),
+            "clock": Case(
+                "AccessDeniedError", ("clock of this node", account, "Set the clock"), with_key("clock", "m")
+            ),
         }
     if origin == "s3":
         mend = ("AWS_ACCESS_KEY_ID", "role")
         without = {**to("denied"), "conf": {"s3": {"endpoint_url": plain}}}
         return {
-            "no credentials": Case("AccessDeniedError", ("there are no credentials", *mend, "FSSPEC_S3_ANON"), without),
-            "denied": Case("AccessDeniedError", ("may not be read", *mend), to("denied")),
-            "expired token": Case("AccessDeniedError", ("are refused", "expired", *mend), to("expired")),
-            "refused": Case("AccessDeniedError", ("are refused", *mend), to("refused")),
-            "clock": Case("AccessDeniedError", ("clock of this node", "Set the clock"), to("clock")),
+            "no credentials": Case(
+                "AccessDeniedError",
+                ("there are no credentials", "asked without credentials", *mend, "FSSPEC_S3_ANON"),
+                without,
+            ),
+            "denied": Case("AccessDeniedError", ("may not be read", who, *mend), to("denied")),
+            "expired token": Case("AccessDeniedError", ("are refused", "expired", who, *mend), to("expired")),
+            "refused": Case("AccessDeniedError", ("are refused", who, *mend), to("refused")),
+            "clock": Case("AccessDeniedError", ("clock of this node", who, "Set the clock"), to("clock")),
             "region": Case("HandleError", ("settings of this node", "AWS_DEFAULT_REGION"), to("region")),
         }
     if origin == "hf":
         mend = ("hf auth login", "HF_TOKEN")
         return {
             "private": Case("ModelNotFoundError", ("neither a file nor a directory", *mend), to("private")),
-            "gated": Case("AccessDeniedError", ("may not be read", "accept its terms", *mend), to("gated")),
+            "gated": Case("AccessDeniedError", ("may not be read", "accept its terms", who, *mend), to("gated")),
         }
     mends = {"http": ("signed URL",), "kaggle": ("KAGGLE_API_TOKEN",), "own": ()}
     ways = {"denied": Case("AccessDeniedError", (*denied.words, *mends[origin]), denied.case)}
     if origin in ("http", "own"):
-        ways["refused"] = Case("AccessDeniedError", ("credentials",), to("refused"))
+        ways["refused"] = Case("AccessDeniedError", ("credentials", who), to("refused"))
         ways["proxy"] = Case("OriginError", ("proxy answered 407", "HTTP_PROXY"), to("asks"))
     return ways
 

@@ -62,7 +62,7 @@ def prepare(case: dict[str, Any]) -> None:
         from hubdist.remote import gcs_files
         from hubdist.remote.google_login import GoogleLogin
 
-        gcs_files.open_gcs.__defaults__ = (GoogleLogin(),)  # as in a new process
+        gcs_files._login = GoogleLogin()  # as in a new process
 
 
 def run(case: dict[str, Any]) -> dict[str, Any]:

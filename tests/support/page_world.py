@@ -250,8 +250,8 @@ def _failing_line(block: Block, error: Exception) -> str:
 
 
 def _pod_schema() -> dict[str, Any]:
-    """The schema of a pod's `spec`, which that of a RayJob holds."""
-    path = REPOSITORY / "tests" / "contract" / "schemas" / "rayjob.schema.json"
+    """The schema of a pod's `spec`, which KubeRay's objects hold."""
+    path = REPOSITORY / "tests" / "contract" / "schemas" / "kuberay.schema.json"
     schema: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     found = list(_schemas_with(schema, "containers"))
     return {**found[0], "$defs": schema.get("$defs", {}), "required": []}

@@ -118,6 +118,40 @@ def ray_head(
     assert not left, f"processes of the head that had to be killed: {left}"
 
 
+@contextlib.contextmanager
+def ray_worker(head: Head, folder: Path, *, resources: Mapping[str, float], labels: str) -> Iterator[None]:
+    """Start a second node on this machine, with a store of its own; it is ended with the block.
+
+    Args:
+        head: A head node; keep it for longer than the block.
+        folder: Gets `cache`, where hubdist's store of this node goes by default.
+        resources: Custom resources that it offers.
+        labels: Its labels, as `ray start --labels` takes them.
+
+    Raises:
+        RuntimeError: It did not start.
+    """
+    variables = {**head.environment, "XDG_CACHE_HOME": str(folder / "cache")}
+    command = [*RAY, "start", f"--address={head.address}", "--block", "--disable-usage-stats", "--num-cpus=2"]
+    command += ["--object-store-memory=100000000", f"--resources={json.dumps(dict(resources))}", f"--labels={labels}"]
+    command += ["--min-worker-port=0", "--max-worker-port=0"]
+    ports = ("dashboard-agent-listen-port", "dashboard-agent-grpc-port", "runtime-env-agent-port")
+    command += [f"--{name}={port}" for name, port in zip(ports, _free_ports(len(ports)), strict=True)]
+    process = subprocess.Popen(
+        command,
+        env=variables,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    try:
+        _wait_until_started(process)
+        yield
+    finally:
+        end_family(process)
+
+
 _PORTS = (
     "port",
     "dashboard-port",

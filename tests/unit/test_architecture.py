@@ -43,6 +43,8 @@ HOMES = {
     "gcsfs": {"remote"},
     "kagglehub": {"origins"},
     "aiohttp": {"remote"},
+    "botocore": {"remote"},
+    "huggingface_hub": {"remote"},
     "google": {"remote"},
     "requests": {"origins", "testing"},
     "urllib3": {"origins"},

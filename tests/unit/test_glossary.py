@@ -14,10 +14,10 @@ from tests.support import REPOSITORY
 PACKAGES = ("delivery", "cluster")
 
 PLAIN = """
-    answer arrival arrived awaited blocking book choice client cluster connection context direct error evidence
-    failed finish found goal group held incoming job joined judged lifetime link living log mark membership node
-    open order part pending pool process progress read ready record refresh remembered request result role room run
-    scope service set size stats status task terms time view waiting watch work
+    access answer arrival arrived awaited blocking book choice client cluster connection context direct error
+    evidence failed finish found goal group held incoming job joined judged lifetime link living log mark
+    membership node open order part pending pool process progress read ready record refresh remembered request
+    result role room run scope service set size stats status task terms time view waiting watch work
 """
 """Words that mean in a class name what they mean elsewhere. A word with a meaning of its own has a row in the table."""
 

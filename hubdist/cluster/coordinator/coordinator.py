@@ -21,6 +21,7 @@ from hubdist.cluster.coordinator.parts import CoordinatorParts
 from hubdist.cluster.coordinator.prefetch import bring_to_nodes
 from hubdist.cluster.coordinator.refresh_news import tell_nodes
 from hubdist.cluster.coordinator.report_log import PINS_BYTES, newest
+from hubdist.cluster.driver_access import DriverAccess
 from hubdist.cluster.job import CoordinatorStatus, Job, JobRecord, Membership, Terms
 from hubdist.cluster.nodes import ClusterView, Node, choose_nodes, job_is_over
 from hubdist.config.schema import Config
@@ -50,6 +51,7 @@ class Coordinator:
         record: What the cluster remembers of the job.
         detached: End the process after a long time without work; a driver's coordinator ends with the driver.
         cluster: Tells which nodes are alive, and the time; None asks Ray.
+        values: The way to the driver's variables for origins; None if there is none.
     """
 
     def __init__(
@@ -62,8 +64,10 @@ class Coordinator:
         record: JobRecord,
         detached: bool,
         cluster: ClusterView | None = None,
+        values: DriverAccess | None = None,
     ) -> None:
         self._job = job
+        self._values = values or DriverAccess()
         self._job_id = job_id
         self._node = node
         self._record = record
@@ -78,7 +82,7 @@ class Coordinator:
     @functools.cached_property
     def _parts(self) -> CoordinatorParts:
         """Made at the first call and not before: an error of the constructor would reach nobody with its type."""
-        return CoordinatorParts(self._job, self._node, self._agents, self._record, self._cluster)
+        return CoordinatorParts(self._job, self._node, self._agents, self._record, self._cluster, values=self._values)
 
     @answering
     async def join(self, handles: list[str]) -> Membership:

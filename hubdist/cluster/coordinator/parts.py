@@ -20,6 +20,7 @@ from hubdist.cluster.coordinator.report_log import ReportLog
 from hubdist.cluster.coordinator.route_runner import RouteRunner
 from hubdist.cluster.coordinator.running import RunningDeliveries
 from hubdist.cluster.coordinator.store_groups import StoreGroups, StoreSharing
+from hubdist.cluster.driver_access import DriverAccess
 from hubdist.cluster.job import Job
 from hubdist.cluster.metrics import Metrics
 from hubdist.cluster.nodes import ClusterView, Node
@@ -40,6 +41,7 @@ class CoordinatorParts:
         agents: Agents by node.
         record: Where the cluster notes the job's pins.
         cluster: Tells which nodes are alive, and the time.
+        values: The way to the driver's variables for origins.
 
     Attributes:
         config: The job's settings, with the user's own origins.
@@ -58,13 +60,23 @@ class CoordinatorParts:
         StoreError: The store of the driver's node cannot be used.
     """
 
-    def __init__(self, job: Job, node: Node, agents: AgentPool, record: PinRecord, cluster: ClusterView) -> None:
+    def __init__(
+        self,
+        job: Job,
+        node: Node,
+        agents: AgentPool,
+        record: PinRecord,
+        cluster: ClusterView,
+        *,
+        values: DriverAccess,
+    ) -> None:
         self.config = job.whole_config(node.id)
         metrics = Metrics.of_process(self.config.export_metrics, node.id)
         store = open_store(self.config, node.id, evicted=metrics.note_evicted)
         self.work = BlockingWork()
         snapshots = DriverSnapshots(store, self.work)
-        self.resolver = Resolver(self.config, store, job.base_dir, job.models)
+        access = functools.partial(values.access, self.config)
+        self.resolver = Resolver(self.config, store, job.base_dir, job.models, find_access=access)
         self.reporter = JobReporter(job, self.config, node, _JobView(self), metrics)
         scope = JobScope(store.root / "pins", job.scope, record, locked=self.config.locked)
         self.pins = JobPins(self.resolver, scope, snapshots, self.work, note=self.reporter.note_handle)
@@ -95,7 +107,7 @@ class CoordinatorParts:
         self.pin_service = PinService(
             node, self.config, resolver=self.resolver, pins=self.pins, work=self.work, probes=probes, feeds=feeds
         )
-        self.planner = self._make_planner(probes, stores)
+        self.planner = self._make_planner(node, probes, stores)
 
     def _make_feeds(
         self, node: Node, store: Store, stores: StoreGroups, probes: Probes, cluster: ClusterView
@@ -110,8 +122,9 @@ class CoordinatorParts:
             find_known=functools.partial(known_digests, store),
         )
 
-    def _make_planner(self, probes: Probes, stores: StoreGroups) -> Planner:
+    def _make_planner(self, node: Node, probes: Probes, stores: StoreGroups) -> Planner:
         return Planner(
+            node,
             self.config,
             resolver=self.resolver,
             pins=self.pins,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -19,6 +20,7 @@ from hubdist.delivery.routes import ENCLOSED, Evidence, Route, RouteOrder, order
 from hubdist.errors import HubdistError
 from hubdist.model.manifest import Digest
 from hubdist.report.plan import NodePlan, Plan
+from hubdist.resolver.identities import with_identities
 from hubdist.resolver.plan_view import places_to_probe, plan_of
 from hubdist.resolver.resolver import Resolver
 from hubdist.resolver.values import CallOptions
@@ -28,6 +30,7 @@ class Planner:
     """Makes plans. Owned by the coordinator's event loop.
 
     Args:
+        node: The driver's node.
         config: The job's settings.
         resolver: Knows what handles stand for.
         pins: The job's pins.
@@ -40,6 +43,7 @@ class Planner:
 
     def __init__(
         self,
+        node: Node,
         config: Config,
         *,
         resolver: Resolver,
@@ -50,6 +54,7 @@ class Planner:
         closed_ports: ClosedPorts,
         enclosures: Enclosures,
     ) -> None:
+        self._node = node
         self._config = config
         self._resolver = resolver
         self._pins = pins
@@ -93,6 +98,10 @@ class Planner:
             read_mode=self._config.wanted_read_mode(settings, options.read_mode),
             nodes=[NodePlan(node.id, node.name, order) for node, order in zip(nodes, orders, strict=True)],
         )
+        named = functools.partial(
+            with_identities, planned, handle, self._config, self._resolver.settings, self._node.name
+        )
+        planned = await self._work.look(named)
         travels = any(order.first.route in (Route.DRIVER, Route.SHARED) for order in orders)
         return replace(planned, notes=self._closed_ports.notes) if travels else planned
 

@@ -22,7 +22,9 @@ import urllib3.exceptions
 from requests.auth import HTTPBasicAuth
 
 from hubdist.errors import HubdistError, OriginError
+from hubdist.model.access import OriginAccess, server_of
 from hubdist.model.redact import redact_url
+from hubdist.origins.http.credentials import ANONYMOUSLY, Credentials, HttpCredentials
 from hubdist.origins.http.retries import InterruptedReadError
 from hubdist.origins.http.rules import RETRIED_STATUSES
 from hubdist.origins.http.targets import (
@@ -66,6 +68,7 @@ class HttpRequester:
         deadline: When the whole read must be done.
         headers: The caller's headers, sent to the URL's own host only.
         session: Proxies, certificates, headers and authentication of the caller; None makes a new session.
+        access: The headers and logins of this node, for the servers that they belong to; None for none.
 
     Raises:
         HandleError: The URL may not be asked; see `check_url`.
@@ -79,8 +82,11 @@ class HttpRequester:
         *,
         headers: Mapping[str, str] | None,
         session: requests.Session | None,
+        access: OriginAccess | None = None,
     ) -> None:
-        self._url, self._userinfo = split_userinfo(check_url(url))
+        self._url, userinfo = split_userinfo(check_url(url))
+        self._credentials = HttpCredentials(self._url, userinfo, access or OriginAccess())
+        self._shown = Credentials(ANONYMOUSLY)
         self.final_url = self._url
         self._deadlines = deadlines
         self._deadline = deadline
@@ -103,13 +109,13 @@ class HttpRequester:
         """
         url = self._url
         for _ in range(_MAX_REDIRECTS + 1):
+            self.final_url = url
             response = self._send(url, extra)
             status, location = response.status_code, response.headers.get("Location")
             if status in _REDIRECTS and location is not None:
                 response.close()
                 url = redirect_target(url, _decode_header(location))
                 continue
-            self.final_url = url
             if status in RETRIED_STATUSES:
                 response.close()
                 now = dt.datetime.now(dt.UTC)
@@ -117,6 +123,12 @@ class HttpRequester:
                 raise InterruptedReadError(f"it answered with status {status}", retry_after_s=wait_s)
             return response
         raise OriginError(f"{redact_url(self._url)} redirects more than {_MAX_REDIRECTS} times")
+
+    @property
+    def identity(self) -> str:
+        """Who the newest request asked as, and where, if that is another host than the URL's."""
+        elsewhere = "" if same_origin(self.final_url, self._url) else f" at {server_of(self.final_url)}"
+        return self._shown.words + elsewhere
 
     def read_some(self, response: requests.Response, size: int) -> bytes:
         """The next bytes of a body as they were sent; empty at its end.
@@ -165,20 +177,17 @@ class HttpRequester:
     def _prepare(self, url: str, extra: Mapping[str, str]) -> tuple[requests.PreparedRequest, dict[str, Any]]:
         """The request, and the session's proxies and certificates for it."""
         settings = dict(self._session.merge_environment_settings(url, {}, True, None, None))
-        own = {"Accept-Encoding": "identity", **extra}
+        self._shown = shown = self._credentials.choose(url)
+        own = {**shown.headers, "Accept-Encoding": "identity", **extra}
         if not same_origin(url, self._url):
             return requests.Request("GET", url, headers=own).prepare(), settings
-        request = requests.Request("GET", url, headers={**self._headers, **own}, auth=self._auth())
+        request = requests.Request("GET", url, headers={**self._headers, **own}, auth=self._auth(shown.login))
         return self._session.prepare_request(request), settings
 
-    def _auth(self) -> Callable[[requests.PreparedRequest], requests.PreparedRequest]:
-        """Authentication from the URL or the session; never silently from ~/.netrc.
-
-        A password that a user keeps there for another tool is not meant for any host that a handle names. requests
-        does not look there if it gets any callable.
-        """
-        if self._userinfo is not None:
-            name, password = self._userinfo
+    def _auth(self, login: tuple[str, str] | None) -> Callable[[requests.PreparedRequest], requests.PreparedRequest]:
+        """Authentication by a login or the session; requests never looks into ~/.netrc if it gets any callable."""
+        if login is not None:
+            name, password = login
             return HTTPBasicAuth(name.encode(), password.encode())
         session_auth: Any = self._session.auth
         if isinstance(session_auth, tuple):

@@ -2,7 +2,7 @@
 
 This module joins the others of this package: `rules` decides when a read resumes, `targets` where a request may go,
 `request` sends one request, and `retries` repeats it. Proxies and certificates are set as for requests: HTTPS_PROXY,
-NO_PROXY, REQUESTS_CA_BUNDLE. Passwords from ~/.netrc are not used.
+NO_PROXY, REQUESTS_CA_BUNDLE. `credentials` decides which headers and logins a request shows.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from typing import Self
 
 import requests
 
-from hubdist.errors import OriginError
+from hubdist.errors import AccessDeniedError, OriginError
+from hubdist.model.access import OriginAccess
 from hubdist.model.redact import redact_url
 from hubdist.origins.http.request import HttpRequester
 from hubdist.origins.http.retries import InterruptedReadError, retry_step
@@ -27,7 +28,6 @@ from hubdist.origins.http.rules import (
     looks_like_html,
     plan_body,
     resume_headers,
-    status_error,
 )
 from hubdist.system.deadline import Deadline, Deadlines
 
@@ -51,6 +51,7 @@ class HttpStream:
         deadline: When the whole stream must have been read; None is `deadlines.total_s` from now.
         headers: Further headers, sent to the URL's own host and not to the hosts that it redirects to.
         session: The session whose proxies, certificates and authentication are used; it stays open. None makes one.
+        access: The headers and logins of this node; None for none.
         sleep: Waits for a number of seconds; tests pass their own.
 
     Raises:
@@ -69,11 +70,12 @@ class HttpStream:
         deadline: Deadline | None = None,
         headers: Mapping[str, str] | None = None,
         session: requests.Session | None = None,
+        access: OriginAccess | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._redacted = redact_url(url)
         until = deadline or Deadline(deadlines.total_s)
-        self._requester = HttpRequester(url, deadlines, until, headers=headers, session=session)
+        self._requester = HttpRequester(url, deadlines, until, headers=headers, session=session, access=access)
         self._retry = functools.partial(
             retry_step, redacted=self._redacted, deadlines=deadlines, deadline=until, sleep=sleep
         )
@@ -173,6 +175,9 @@ class HttpStream:
                 if self.length is None:
                     self._identity = plan.identity
             self._status, self._stop = response.status_code, plan.stop
+        except AccessDeniedError as error:
+            self._drop()
+            raise error.asked(self._requester.identity) from None
         except BaseException:
             self._drop()
             raise
@@ -188,10 +193,11 @@ class HttpStream:
         if looks_like_html(content_type, first):
             raise OriginError(
                 f"{self._redacted} answered a web page instead of a model",
-                advice="A login page, a proxy or a landing page may be in the way.",
+                advice="A login page, a proxy or a landing page may be in the way. It was asked "
+                f"{self._requester.identity}.",
             )
         if len(first) < SNIFF_BYTES:
-            _check_complete(len(first), stop)
+            check_complete(len(first), stop)
         self._at, self._pending = len(first), first
 
     def _skip(self, response: requests.Response, count: int) -> None:
@@ -220,7 +226,7 @@ class HttpStream:
             data = self._requester.read_some(self._response, size) if self._at != self._stop else b""
             if data:
                 return data
-            _check_complete(self._at, self._stop)
+            check_complete(self._at, self._stop)
             self._drop()
             if self.length is None or self._at >= self.length:
                 self._ended = True
@@ -233,67 +239,15 @@ class HttpStream:
             self._response = None
 
 
-def fetch_text(
-    url: str,
-    deadlines: Deadlines = _DEFAULT_DEADLINES,
-    max_bytes: int = 4096,
-    *,
-    deadline: Deadline | None = None,
-    sleep: Callable[[float], None] = time.sleep,
-) -> tuple[int, str]:
-    """Status and text of a small answer, with the retries of `HttpStream`.
-
-    For TensorFlow Hub's uncompressed protocol, which answers 303 without a Location and with a `gs://` path as the
-    body.
+def check_complete(at: int, stop: int | None) -> None:
+    """Check that a body reached its end.
 
     Args:
-        url: An http or https URL.
-        deadlines: Timeouts and retries.
-        max_bytes: Longest body that is accepted.
-        deadline: When the answer must have been read; None is `deadlines.total_s` from now.
-        sleep: Waits for a number of seconds; tests pass their own.
-
-    Returns:
-        The status, 200 or 303 without a Location, and the body as text.
+        at: How many bytes came.
+        stop: How many bytes the answer announced; None if it did not say.
 
     Raises:
-        HandleError: The URL may not be asked; see `hubdist.origins.http.targets`.
-        AccessDeniedError: The origin answered 401 or 403.
-        ModelNotFoundError: The origin answered 404 or 410.
-        OriginError: The body is too long, encoded or not UTF-8; another refusal; or the retries were used up.
-        TransferTimeoutError: The deadline has passed.
+        InterruptedReadError: Some bytes are missing.
     """
-    redacted = redact_url(url)
-    until = deadline or Deadline(deadlines.total_s)
-    requester = HttpRequester(url, deadlines, until, headers=None, session=None)
-
-    def fetch() -> tuple[int, bytes]:
-        with requester.get({}) as response:
-            status, body = response.status_code, b""
-            if status not in (200, 303):
-                raise status_error(status, redacted)
-            if response.headers.get("Content-Encoding", "identity").lower() != "identity":
-                raise OriginError(f"{redacted} answered an encoded text, although none was asked for")
-            while data := requester.read_some(response, max_bytes + 1 - len(body)):
-                body += data
-                if len(body) > max_bytes:
-                    raise OriginError(
-                        f"{redacted} answered more than {max_bytes} bytes where a short text was expected"
-                    )
-            length = response.headers.get("Content-Length", "")
-            _check_complete(len(body), int(length) if length.isdecimal() else None)
-            return status, body
-
-    try:
-        status, body = retry_step(fetch, redacted, deadlines, until, sleep)
-    finally:
-        requester.close()
-    try:
-        return status, body.decode("utf-8")
-    except UnicodeDecodeError:
-        raise OriginError(f"{redacted} answered bytes where a text was expected") from None
-
-
-def _check_complete(at: int, stop: int | None) -> None:
     if stop is not None and at < stop:
         raise InterruptedReadError(f"the body ended after {at} of {stop} bytes")

@@ -14,7 +14,7 @@ from __future__ import annotations
 import ipaddress
 import socket
 from typing import Any
-from urllib.parse import SplitResult, unquote, urldefrag, urljoin, urlsplit, urlunsplit
+from urllib.parse import unquote, urldefrag, urljoin, urlsplit, urlunsplit
 
 from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
@@ -23,10 +23,11 @@ from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
 from urllib3.util.connection import allowed_gai_family, create_connection
 
 from hubdist.errors import HandleError, HubdistError, OriginError
+from hubdist.model.access import server_parts
 from hubdist.model.redact import redact_url
 from hubdist.system.faults import fault_of
 
-_PORTS = {"http": 80, "https": 443}
+_SCHEMES = ("http", "https")
 _METADATA_HOSTS = frozenset({"metadata.google.internal", "metadata.goog"})
 # Link-local addresses, and those where clouds serve credentials: EC2 and GCE over IPv6, Alibaba, Oracle, Azure.
 _FORBIDDEN_NETWORKS = tuple(
@@ -57,7 +58,7 @@ def check_url(url: str) -> str:
     except ValueError:
         raise HandleError(f"{redacted!r} is not a valid URL") from None
     # Parsers of URLs disagree on where a host ends at a backslash or a control character, so both are refused.
-    if parts.scheme not in _PORTS or not parts.hostname or port == 0 or "\\" in parts.netloc or not url.isprintable():
+    if parts.scheme not in _SCHEMES or not parts.hostname or port == 0 or "\\" in parts.netloc or not url.isprintable():
         raise HandleError(f"{redacted!r} is not an http or https URL")
     if is_forbidden_host(parts.hostname):
         raise HandleError(f"{redacted} is a link-local or metadata address, which hubdist never asks")
@@ -98,7 +99,7 @@ def same_origin(one: str, other: str) -> bool:
         one: An http or https URL.
         other: Another one.
     """
-    return _origin(urlsplit(one)) == _origin(urlsplit(other))
+    return server_parts(urlsplit(one)) == server_parts(urlsplit(other))
 
 
 def split_userinfo(url: str) -> tuple[str, tuple[str, str] | None]:
@@ -130,10 +131,6 @@ def is_forbidden_address(text: str) -> bool:
 
 def _nat64(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
     return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF) if address in _NAT64 else None
-
-
-def _origin(parts: SplitResult) -> tuple[str, str, int | None]:
-    return parts.scheme, (parts.hostname or "").rstrip("."), parts.port or _PORTS.get(parts.scheme)
 
 
 class ForbiddenAddressError(Exception):

@@ -39,8 +39,9 @@ from hubdist.origins.http.rules import (
     plan_body,
     resume_headers,
 )
-from hubdist.origins.http.stream import HttpStream, fetch_text
+from hubdist.origins.http.stream import HttpStream
 from hubdist.origins.http.targets import check_url, is_forbidden_address, redirect_target, same_origin
+from hubdist.origins.http.text import fetch_text
 from hubdist.system.answers import parse_retry_after
 from hubdist.system.deadline import Deadline, Deadlines
 from hubdist.system.retry import retry_wait_s
@@ -463,7 +464,9 @@ def test_a_session_lends_its_authentication_and_stays_open(hub: LoopbackHub) -> 
     assert all(request.authorization for request in hub.requests)
 
 
-def test_netrc_is_not_used(hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+def test_netrc_is_not_used_unless_it_is_passed(
+    hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
     (tmp_path / "netrc").write_text("machine 127.0.0.1 login me password secret\n")
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
 
