@@ -106,10 +106,13 @@ class HubLayer(_Layer):  # type: ignore[misc]  # keras has no types
         self.supports_jit = False  # the model may look up strings, which XLA cannot
         self.resolved_object = model  # TensorFlow tracks it: tables and assets get into exports
         with keras.name_scope(self.name):
-            for variable, is_trainable in variables_of(model):
-                # What Keras's own TFSMLayer calls: there is no public way to track a variable that exists.
-                self._track_variable(shared_variable(keras, variable, trainable=is_trainable))
-        attach_losses([weight for weight in self.weights if weight.trainable], model)
+            weights = [
+                (shared_variable(keras, variable, trainable=kind), kind) for variable, kind in variables_of(model)
+            ]
+        for weight, _ in weights:
+            # What Keras's own TFSMLayer calls: there is no public way to track a variable that exists.
+            self._track_variable(weight)
+        attach_losses([weight for weight, is_trainable in weights if is_trainable], model)
 
     @_as_it_is  # type: ignore[untyped-decorator]  # tensorflow has no types
     def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
@@ -182,6 +185,16 @@ class HubLayer(_Layer):  # type: ignore[misc]  # keras has no types
             **tags,
             **self._endpoint.choice.config(),
         }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> HubLayer:
+        """The layer that `get_config` describes; Keras calls this. Errors keep their types, as in `HubLayer(...)`.
+
+        Raises:
+            DigestMismatchError: Nobody has the digest, and the handle stands for other bytes now.
+            HubdistError: As for `hubdist.load`.
+        """
+        return cls(**config)
 
     def save_own_variables(self, store: Any) -> None:
         """Save the weights that differ from the published ones; Keras calls this.

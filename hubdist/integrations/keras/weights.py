@@ -55,7 +55,7 @@ def attach_losses(trainable: Sequence[Any], model: Any) -> None:
     They hang on the trained weights, as Keras's own regularizers do: Keras asks those for their losses at each step.
 
     Args:
-        trainable: The layer's weights that are trained.
+        trainable: The layer's weights that are trained while the layer is trainable.
         model: The loaded model; its `regularization_losses` take no argument and return a scalar.
 
     Raises:
@@ -89,7 +89,7 @@ def save_weights(store: Any, weights: Sequence[Any], model: Any) -> None:
     published = {id(variable) for variable in unwritten_variables(model)}
     for number, weight in enumerate(weights):
         if id(weight.value) not in published:
-            store[str(number)] = weight
+            store[str(number)] = weight.numpy()
     key = key_of(model)
     if key is not None:
         store[_DIGEST] = import_tensorflow().constant(list(bytes.fromhex(key.digest.value)), "uint8")
