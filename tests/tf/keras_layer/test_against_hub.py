@@ -12,11 +12,7 @@ import pytest
 
 from tests.support.layer_cases import Case, answers, cases, measure
 
-pytestmark = [
-    pytest.mark.tf,
-    pytest.mark.timeout(400),
-    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning:keras"),  # Keras saves with numpy 2
-]
+pytestmark = [pytest.mark.tf, pytest.mark.timeout(400)]
 
 
 def assert_close(expected: np.ndarray, actual: np.ndarray, what: str) -> None:

@@ -16,11 +16,7 @@ import pytest
 import hubdist
 from hubdist.errors import ConfigError, HandleError
 
-pytestmark = [
-    pytest.mark.tf,
-    pytest.mark.timeout(400),
-    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning:keras"),  # Keras saves with numpy 2
-]
+pytestmark = [pytest.mark.tf, pytest.mark.timeout(400)]
 
 
 def hub_layer(*args: Any, **kwargs: Any) -> Any:

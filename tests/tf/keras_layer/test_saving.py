@@ -16,11 +16,7 @@ import pytest
 import hubdist
 from hubdist.errors import DigestMismatchError, ModelNotFoundError
 
-pytestmark = [
-    pytest.mark.tf,
-    pytest.mark.timeout(400),
-    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning:keras"),  # Keras saves with numpy 2
-]
+pytestmark = [pytest.mark.tf, pytest.mark.timeout(400)]
 
 X = np.array([[9.0], [10.0], [11.0]], np.float32)
 Y = X / 2 + 6
