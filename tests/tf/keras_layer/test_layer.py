@@ -5,6 +5,7 @@ Source: tensorflow_hub, `keras_layer_test.py`.
 
 from __future__ import annotations
 
+import pickle
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -341,8 +342,10 @@ def test_two_layers_of_one_handle_are_trained_apart(published: Path) -> None:
 def test_objects_that_are_loaded_already_can_be_layers(published: Path) -> None:
     import keras
 
-    layer = hub_layer(hubdist.load(published / "half_plus_one_raw", own=True))
-    assert type(layer).from_config(layer.get_config())([[8.0]]).numpy().tolist() == [[5.0]]
+    loaded = hubdist.load(published / "half_plus_one_raw", own=True)
+    for model in (loaded, pickle.loads(pickle.dumps(loaded))):
+        layer = hub_layer(model)
+        assert type(layer).from_config(layer.get_config())([[8.0]]).numpy().tolist() == [[5.0]]
     function = hub_layer(lambda x: x + 1)
     assert function([[1.0]]).numpy().tolist() == [[2.0]]
     with pytest.raises(NotImplementedError, match="hubdist has not loaded its function"):
