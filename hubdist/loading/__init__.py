@@ -8,11 +8,11 @@ from hubdist.loading.load_key import LoadKey, load_key
 from hubdist.loading.loaded_models import LoadedModels
 from hubdist.loading.model_files import InPlaceModel, ModelFiles, check_in_place
 from hubdist.loading.open_model import open_model
-from hubdist.loading.pickling import PickleHooks, apply_changes
+from hubdist.loading.pickling import PickleHooks, apply_changes, key_of, unwritten_variables
 from hubdist.loading.ram_model import RamModel, copy_to_memory
 from hubdist.loading.remote_tasks.assets import free_remote_assets
 from hubdist.loading.state.parts import Changes, NodePath
-from hubdist.loading.tf_runtime import import_modules
+from hubdist.loading.tf_runtime import import_modules, import_tensorflow
 
 __all__ = [
     "Changes",
@@ -31,7 +31,10 @@ __all__ = [
     "copy_to_memory",
     "free_remote_assets",
     "import_modules",
+    "import_tensorflow",
+    "key_of",
     "load_key",
     "open_model",
     "unopened",
+    "unwritten_variables",
 ]

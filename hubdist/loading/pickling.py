@@ -127,6 +127,22 @@ def is_unchanged(model: Any) -> bool:
     return part is not None and part.state.unchanged()
 
 
+def key_of(model: Any) -> LoadKey | None:
+    """What was loaded as this object, and how; None for an object that hubdist has not loaded, or for a part of one."""
+    part = vars(model).get(PART_FIELD) if hasattr(model, "__dict__") else None
+    return part.model.key if isinstance(part, Part) and not part.path else None
+
+
+def unwritten_variables(model: Any) -> list[Any]:
+    """The variables of a loaded model that are known to have the values that were published.
+
+    Args:
+        model: Any object; for one that hubdist has not loaded, or has loaded in a `tf.Graph`, nothing is known.
+    """
+    part = vars(model).get(PART_FIELD) if hasattr(model, "__dict__") else None
+    return part.state.unwritten() if isinstance(part, Part) and isinstance(part.state, EagerState) else []
+
+
 def _kind(node: Any) -> PartKind | None:
     trackable = importlib.import_module("tensorflow.python.trackable.autotrackable").AutoTrackable
     functions = importlib.import_module("tensorflow.python.eager.polymorphic_function.polymorphic_function")

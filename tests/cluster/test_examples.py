@@ -75,9 +75,32 @@ def test_the_service_answers_texts_with_vectors(tmp_path: Path, models: Path) ->
     assert done.stdout.splitlines()[-1].startswith("[[")
 
 
+@pytest.mark.tf
+def test_a_published_model_is_fine_tuned_as_a_layer_saved_and_loaded(tmp_path: Path) -> None:
+    if not WHEEL.exists():
+        pytest.skip("the demo's wheel is missing: run make demo, or make test")
+    done = subprocess.run(
+        [sys.executable, "examples/fine_tune_layer.py", str(WHEEL), "--out", str(tmp_path / "piccolo.keras")],
+        capture_output=True,
+        text=True,
+        timeout=220,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    said = done.stdout.splitlines()
+    assert said[0] == "18 of 24 weights are trained"
+    published, tuned, loaded = (
+        int(line.partition("%")[0].rpartition(" ")[2]) for line in said if "of the frames" in line
+    )
+    assert published < 10
+    assert tuned > 75
+    assert loaded == tuned
+
+
 def test_every_example_is_run_by_a_test() -> None:
     examples = {path.relative_to("examples").parts[0] for path in Path("examples").rglob("*.py")}
     assert examples == {
+        "fine_tune_layer.py",
         "job_submit",
         "quickstart.py",
         "rayservice",

@@ -87,6 +87,12 @@ class EagerState(AttributeState):
                 and not self.has_changed()
             )
 
+    def unwritten(self) -> list[Any]:
+        """The variables that are known to have the values that they had at the load."""
+        with _eagerly():
+            known = [state.reference() for state in list(self._variables.values()) if state.unchanged()]
+        return [variable for variable in known if variable is not None]
+
     def changes(self) -> Changes:
         """What differs from the published model. Where nobody can tell, the values of now.
 
