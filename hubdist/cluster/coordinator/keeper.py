@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -22,6 +23,9 @@ from hubdist.report.delivery import NodeReport, PinReport
 
 _LOG = logging.getLogger(__name__)
 _MAX_PAUSE_S = 600.0
+_PAUSE_FOR_LOOK = 10
+"""A look at the list of nodes is followed by a pause that is so many times as long, at least."""
+
 
 Bring = Callable[[str, list[Node]], Awaitable[tuple[PinReport | HubdistError, list[NodeReport]]]]
 
@@ -137,11 +141,13 @@ class Keeper:
     async def _look(self) -> None:
         """Fill nodes as they join, until nothing is kept."""
         while self._kept:
+            begin = time.monotonic()
             with contextlib.suppress(HubdistError):  # the cluster gives no answer now; it is asked again
                 alive = await self._cluster.alive()
                 for model in self._kept.values():
                     self._look_at(model, self._find_digest(model.handle), alive)
-            await asyncio.sleep(self._look_s)
+            # To list the nodes of a large cluster takes a while: that must not become most of what this process does.
+            await asyncio.sleep(max(self._look_s, _PAUSE_FOR_LOOK * (time.monotonic() - begin)))
 
     def _look_at(self, model: _KeepRecord, digest: Digest | None, alive: Sequence[Node]) -> None:
         ids = {node.id for node in alive}

@@ -70,7 +70,7 @@ class WarmNodes:
         return known is not None and self._clock() < known[1]
 
     def _is_warm(self, digest: Digest, node: Node) -> bool:
-        return self._known.get((str(digest), node.id), (False, 0.0))[0]
+        return self._knows(digest, node) and self._known[str(digest), node.id][0]
 
     def _ask(self, digest: Digest, node: Node) -> asyncio.Task[None]:
         key = (str(digest), node.id)
