@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+import hubdist
+from hubdist.client import local_placement
 from hubdist.cluster.coordinator.coordinator import Coordinator
 from hubdist.cluster.coordinator.keeper import Keeper
 from hubdist.cluster.job import WarmSnapshot
 from hubdist.cluster.nodes import Node
 from hubdist.cluster.selectors import scheduling_options, takes_fallbacks
-from hubdist.errors import HandleError, HubdistError
+from hubdist.errors import HandleError, HubdistError, ModelNotFoundError
 from hubdist.model.handle import Handle, parse_handle
 from hubdist.model.manifest import Digest, Manifest
 from hubdist.report.delivery import NodeReport, PinReport
 from hubdist.resolver.values import CallOptions
 from hubdist.store import kept
+from hubdist.system.log_once import LogOnce
 from tests.support.fake_agents import DRIVER, FakeNodes, fake_nodes, run, until
 from tests.unit.cluster.test_coordinator import World, pin
 
@@ -243,3 +247,40 @@ def test_a_node_that_fails_is_tried_again_with_growing_pauses(tmp_path: Path) ->
             assert third - second >= 0.4
 
     run(work)
+
+
+@pytest.mark.parametrize("over", [False, True])
+def test_a_coordinator_without_work_stays_while_nodes_that_join_get_models(
+    world: World, monkeypatch: pytest.MonkeyPatch, over: bool
+) -> None:
+    monkeypatch.setattr("hubdist.cluster.coordinator.coordinator.job_is_over", lambda _: over)
+
+    async def work() -> None:
+        coordinator = world.coordinator()
+        idle = coordinator._idle_limit_s(3600.0)
+        await coordinator.keep([world.handle], None)
+        assert coordinator._idle_limit_s(3600.0) == (idle if over else float("inf"))
+        await coordinator.release([world.handle], None)
+        assert coordinator._idle_limit_s(3600.0) == idle
+
+    run(work)
+
+
+def test_without_ray_a_model_is_kept_in_the_one_store_and_nothing_is_placed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local_placement, "_ONCE", LogOnce(logging.getLogger("hubdist.client")))
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "saved_model.pb").write_bytes(b"graph")
+    hubdist.init(store=str(tmp_path / "store"))
+    assert hubdist.where(str(tmp_path / "model")) == {}
+    assert hubdist.where([str(tmp_path / "model")]) == {}
+    assert [record.getMessage() for record in caplog.records].count(
+        "hubdist: where() places nothing: Ray is not running in this process; call ray.init() first"
+    ) == 1
+    assert hubdist.release(str(tmp_path / "model")) == ()
+    report = hubdist.keep(str(tmp_path / "model"))
+    assert kept.is_kept(tmp_path / "store", Digest.parse(report.pins[0].digest))
+    assert len(hubdist.release([str(tmp_path / "model")])) == 1
+    with pytest.raises(ModelNotFoundError):
+        hubdist.keep(str(tmp_path / "none"))
