@@ -1,7 +1,7 @@
 """How often a node that joins has a kept model before its first task looks for it.
 
     python benchmarks/node_joins.py                      # 20 joins, a model of 40 MB
-    python benchmarks/node_joins.py --imports tensorflow
+    python benchmarks/node_joins.py --imports tensorflow    # as hubdist.load does before it looks for the model
 
 A Ray cluster on this machine, each node with a store of its own. The driver keeps a model on all nodes. A task waits
 for a resource that no node has, as tasks do for which an autoscaler adds a node; then a node with it joins, and is
@@ -27,7 +27,7 @@ from hubdist.testing.cluster import RayCluster
 from hubdist.testing.hub import LoopbackHub
 
 
-@ray.remote(num_cpus=0, resources={"joined": 1}, max_calls=1)
+@ray.remote(num_cpus=0, max_calls=1)
 def use(handle: str, modules: list[str]) -> tuple[str, float, bool]:
     """The first task on a node: its node, when it looked for the model, and whether that was there."""
     for module in modules:
@@ -42,17 +42,18 @@ def use(handle: str, modules: list[str]) -> tuple[str, float, bool]:
     return ray.get_runtime_context().get_node_id(), looked, found is not None
 
 
-def join(cluster: RayCluster, handle: str, modules: list[str]) -> tuple[float, float | None, bool]:
+def join(cluster: RayCluster, handle: str, modules: list[str], resource: str) -> tuple[float, float | None, bool]:
     """Let a node join; seconds until its first task looked, seconds until its store had the model, and which was first.
 
     Args:
         cluster: The cluster.
         handle: The model.
         modules: What the task imports first.
+        resource: What the task waits for; no other node has had it.
     """
-    waiting = use.remote(handle, modules)
+    waiting = use.options(resources={resource: 1}).remote(handle, modules)
     begin = time.time()
-    node = cluster.add_node(resources={"joined": 1})
+    node = cluster.add_node(resources={resource: 1})
     _, looked, warm = ray.get(waiting, timeout=120)
     kept = cluster.store_of(node) / "kept"
     deadline = time.monotonic() + 30
@@ -60,7 +61,7 @@ def join(cluster: RayCluster, handle: str, modules: list[str]) -> tuple[float, f
         time.sleep(0.05)
     snapshots = list((cluster.store_of(node) / "snapshots").iterdir())
     had = max(path.stat().st_ctime for path in snapshots) if snapshots else None
-    cluster.remove_node(node)
+    cluster.remove_node(node, wait=False)
     return looked - begin, None if had is None else had - begin, warm
 
 
@@ -83,7 +84,7 @@ def main() -> None:
         hubdist.keep(handle)
         count = 0
         for number in range(1, options.joins + 1):
-            looked, had, warm = join(cluster, handle, options.imports)
+            looked, had, warm = join(cluster, handle, options.imports, f"joined-{number}")
             count += warm
             there = "never" if had is None else f"{had:.1f} s"
             print(

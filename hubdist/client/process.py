@@ -14,7 +14,15 @@ from hubdist.client.read_modes import Reader
 from hubdist.config.handover import hand_down
 from hubdist.config.schema import Config
 from hubdist.config.tf_environment import environment_sets_gpu_memory, environment_sets_threads
-from hubdist.loading import LoadedModels, LoadKey, PickleHooks, TensorFlowLimits, import_modules, open_model
+from hubdist.loading import (
+    LoadedModels,
+    LoadKey,
+    PickleHooks,
+    TensorFlowLimits,
+    import_modules,
+    import_tensorflow,
+    open_model,
+)
 from hubdist.model.handle import handle_text
 from hubdist.model.manifest import Digest
 from hubdist.model.redact import redact_url
@@ -126,6 +134,7 @@ class Process:
             key: Tags, options and device of the load.
             options: Route and read mode of the call.
         """
+        import_tensorflow()  # before the files are looked for: a delivery that has begun goes on meanwhile
         import_modules(self.config.imports)
         limits = self._limits()
         mode = self.config.wanted_read_mode(pin.settings, options.read_mode)

@@ -13,7 +13,7 @@ from hubdist.loading.ram_model import RamModel, copy_to_memory
 from hubdist.loading.remote_tasks.assets import free_remote_assets
 from hubdist.loading.state.parts import Changes, NodePath
 from hubdist.loading.tf_limits import TensorFlowLimits
-from hubdist.loading.tf_runtime import import_modules
+from hubdist.loading.tf_runtime import import_modules, import_tensorflow
 
 __all__ = [
     "Changes",
@@ -33,6 +33,7 @@ __all__ = [
     "copy_to_memory",
     "free_remote_assets",
     "import_modules",
+    "import_tensorflow",
     "load_key",
     "open_model",
     "unopened",

@@ -53,6 +53,7 @@ class Keeper:
     """Keeps models, on the nodes that there are and on those that join. Owned by the coordinator's event loop.
 
     Args:
+        node: The driver's node.
         agents: Mark models in the stores of their nodes.
         cluster: Tells which nodes are alive, and the time.
         bring: Brings a model to nodes.
@@ -64,6 +65,7 @@ class Keeper:
 
     def __init__(
         self,
+        node: Node,
         agents: AgentPool,
         cluster: ClusterView,
         *,
@@ -72,6 +74,7 @@ class Keeper:
         look_s: float = 0.25,
         pause_s: float = 5.0,
     ) -> None:
+        self._node = node
         self._agents = agents
         self._cluster = cluster
         self._bring = bring
@@ -139,15 +142,20 @@ class Keeper:
         return [node.name for node, answer in zip(nodes, answers, strict=True) if answer]
 
     async def _look(self) -> None:
-        """Fill nodes as they join, until nothing is kept."""
-        while self._kept:
-            begin = time.monotonic()
-            with contextlib.suppress(HubdistError):  # the cluster gives no answer now; it is asked again
-                alive = await self._cluster.alive()
-                for model in self._kept.values():
-                    self._look_at(model, self._find_digest(model.handle), alive)
-            # To list the nodes of a large cluster takes a while: that must not become most of what this process does.
-            await asyncio.sleep(max(self._look_s, _PAUSE_FOR_LOOK * (time.monotonic() - begin)))
+        """Fill nodes as they join, until nothing is kept.
+
+        The agent of the driver's node, which the coordinator keeps from scaling down anyway, stays meanwhile: it sends
+        to nodes that join, whose first tasks do not wait until it has started.
+        """
+        async with self._agents.use(self._node):
+            while self._kept:
+                begin = time.monotonic()
+                with contextlib.suppress(HubdistError):  # the cluster gives no answer now; it is asked again
+                    alive = await self._cluster.alive()
+                    for model in self._kept.values():
+                        self._look_at(model, self._find_digest(model.handle), alive)
+                # To list the nodes of a large cluster takes a while: that must not be most of what this process does.
+                await asyncio.sleep(max(self._look_s, _PAUSE_FOR_LOOK * (time.monotonic() - begin)))
 
     def _look_at(self, model: _KeepRecord, digest: Digest | None, alive: Sequence[Node]) -> None:
         ids = {node.id for node in alive}

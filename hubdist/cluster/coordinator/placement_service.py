@@ -45,7 +45,7 @@ class PlacementService(abc.ABC):
     @functools.cached_property
     def _keeper(self) -> Keeper:
         bring = functools.partial(bring_to_nodes, parts=self._parts, here=self._node, agents=self._agents)
-        return Keeper(self._agents, self._cluster, bring=bring, find_digest=self._pinned_digest)
+        return Keeper(self._node, self._agents, self._cluster, bring=bring, find_digest=self._pinned_digest)
 
     @property
     def keeps_models(self) -> bool:

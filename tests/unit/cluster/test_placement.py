@@ -231,6 +231,7 @@ def test_a_node_that_fails_is_tried_again_with_growing_pauses(tmp_path: Path) ->
             nodes.publish(DRIVER, {"saved_model.pb": b"one"})
             bringer = Bringer(nodes, manifest.digest, failures=2)
             keeper = Keeper(
+                nodes.nodes[DRIVER],
                 nodes.agents,
                 nodes.cluster,
                 bring=bringer.bring,
