@@ -4,9 +4,9 @@
     python benchmarks/many_processes.py --actors 64 --tf-resources all
 
 One Ray node on this machine. Its actors share the node's CPUs: each asks for an equal part of them. They are started
-some at a time for as long as the node keeps 3 GiB of free memory; each loads a model with a matrix of weights. Then all
-answer at the same time, several times. Printed are how many actors answered, threads and memory of each process
-(proportional: what processes share is counted once), and the times.
+some at a time, as many as start in the given time and leave the node 3 GiB of free memory; each loads a model with a
+matrix of weights. Then all answer at the same time, several times. Printed are how many actors answered, threads and
+memory of each process (proportional: what processes share is counted once), and the times.
 """
 
 from __future__ import annotations
@@ -71,17 +71,19 @@ def free_bytes() -> int:
     return int(lines["MemAvailable"].split()[0]) << 10
 
 
-def start(handle: str, count: int, cpus: float, at_once: int) -> list[Any]:
-    """Start actors until there are enough, or memory ends.
+def start(handle: str, count: int, cpus: float, at_once: int, start_s: float) -> list[Any]:
+    """Start actors until there are enough, or time or memory ends.
 
     Args:
         handle: The model.
         count: How many actors.
         cpus: CPUs of each.
         at_once: How many start at a time.
+        start_s: Seconds after which no more are started.
     """
     actors: list[Any] = []
-    while len(actors) < count and free_bytes() > FREE_BYTES:
+    deadline = time.monotonic() + start_s
+    while len(actors) < count and free_bytes() > FREE_BYTES and time.monotonic() < deadline:
         more = [Answerer.options(num_cpus=cpus).remote(handle) for _ in range(min(at_once, count - len(actors)))]
         ray.get([actor.answer.remote() for actor in more], timeout=300)
         actors += more
@@ -94,6 +96,7 @@ def main() -> None:
     parser.add_argument("--actors", type=int, default=16)
     parser.add_argument("--tf-resources", choices=["task", "all"], default="task")
     parser.add_argument("--at-once", type=int, default=4, help="how many actors start at the same time")
+    parser.add_argument("--start-s", type=float, default=600.0, help="seconds after which no more actors start")
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     cores = os.cpu_count() or 1
@@ -103,7 +106,7 @@ def main() -> None:
         with RayCluster(Path(folder), nodes=1, cpus=cores, log_to_driver=False) as cluster:
             hubdist.init(store=cluster.store, tf_resources=options.tf_resources)
             begin = time.perf_counter()
-            actors = start(model, options.actors, cores / options.actors, options.at_once)
+            actors = start(model, options.actors, cores / options.actors, options.at_once, options.start_s)
             loaded = time.perf_counter() - begin
             rounds = []
             for _ in range(options.rounds):
