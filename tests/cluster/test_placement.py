@@ -128,7 +128,9 @@ def test_nodes_that_join_get_what_is_kept_and_their_agents_end(cluster: RayClust
     assert len(released) == len(cluster.node_ids)
     assert not any(is_kept(cluster, node) for node in cluster.node_ids)
     for node in joined:
-        cluster.remove_node(node)
+        cluster.remove_node(node, wait=False)
+    for node in joined:
+        cluster.wait_until_gone(node)
 
 
 def test_some_nodes_keep_a_model(cluster: RayCluster, hub: LoopbackHub) -> None:
