@@ -131,7 +131,7 @@ class Keeper:
             model.released = True
             del self._kept[handle.key]
         marked = set() if model is None else set(model.marked.values())
-        digests = list(marked | ({digest} if digest is not None else set()))
+        digests = list((marked | ({digest} if digest is not None else set())) - self._digests_of_others(model))
         if not digests:
             return []
         calls = (self._agents.call(node, "release", digests, timeout_s=START_TIMEOUT_S) for node in nodes)
@@ -140,6 +140,10 @@ class Keeper:
         if errors:
             raise errors[0]
         return [node.name for node, answer in zip(nodes, answers, strict=True) if answer]
+
+    def _digests_of_others(self, model: _KeepRecord | None) -> set[Digest]:
+        """What other handles keep: several may stand for the same bytes."""
+        return {digest for other in self._kept.values() if other is not model for digest in other.marked.values()}
 
     async def _look(self) -> None:
         """Fill nodes as they join, until nothing is kept.
@@ -215,7 +219,7 @@ class Keeper:
             before = model.marked.get(node.id, digest)
             model.marked[node.id] = digest
             model.tries.pop(node.id, None)
-            if before != digest:
+            if before not in {digest, *self._digests_of_others(model)}:
                 await self._agents.call(node, "release", [before], timeout_s=START_TIMEOUT_S)
         except HubdistError as error:
             return replace(report, error=error.with_context(handle=report.handle, node=node.name))

@@ -192,6 +192,22 @@ def test_a_handle_that_is_refreshed_is_kept_at_its_new_bytes(world: World) -> No
     run(work)
 
 
+def test_bytes_that_another_handle_keeps_stay_kept(world: World, tmp_path: Path) -> None:
+    (tmp_path / "same").symlink_to(world.root)
+
+    async def work() -> None:
+        coordinator = world.coordinator()
+        other = str(tmp_path / "same")
+        await coordinator.keep([world.handle, other], None)
+        digest = (await manifest_of(coordinator, world)).digest
+        await coordinator.release([other], None)
+        assert is_kept(world, "a", digest)
+        await coordinator.release([world.handle], None)
+        assert not is_kept(world, "a", digest)
+
+    run(work)
+
+
 def test_a_handle_that_cannot_be_resolved_is_not_kept(world: World) -> None:
     async def work() -> None:
         coordinator = world.coordinator()
