@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         unload,
     )
     from hubdist.client.exports import export_models, import_models
+    from hubdist.client.placing import keep, release, where
     from hubdist.client.plans import plan
     from hubdist.config.schema import Config
     from hubdist.model.source import Source, SourceFile
@@ -52,16 +53,19 @@ __all__ = [
     "export_models",
     "import_models",
     "init",
+    "keep",
     "load",
     "load_async",
     "plan",
     "prefetch",
     "refresh",
+    "release",
     "resolve",
     "resolve_async",
     "shutdown",
     "status",
     "unload",
+    "where",
 ]
 
 
@@ -80,6 +84,8 @@ def __getattr__(name: str) -> Any:
         home = import_module("hubdist.report.what_if")
     elif name in ("export_models", "import_models"):
         home = import_module("hubdist.client.exports")
+    elif name in ("keep", "release", "where"):
+        home = import_module("hubdist.client.placing")
     elif name == "plan":
         home = import_module("hubdist.client.plans")
     else:

@@ -202,6 +202,21 @@ def prefetch(
     with span("hubdist.prefetch", handles=len(texts)) as seen:
         report = current_process().backend.prefetch(texts, None if nodes is None else list(nodes), watch)
         seen.set(deliveries=len(report.nodes), bytes=sum(node.bytes_received for node in report.nodes))
+    raise_failures(report, texts)
+    return report
+
+
+def raise_failures(report: Report, texts: Sequence[str]) -> None:
+    """Raise the error of a report in which something failed.
+
+    Args:
+        report: What was resolved, and how each node got it.
+        texts: The handles that were asked for.
+
+    Raises:
+        DeliveryError: Some nodes or handles failed.
+        HubdistError: One handle alone could not be resolved.
+    """
     failures = {node.name: node.error for node in report.nodes if node.error is not None}
     unresolved = [suggested(error, texts) for error in report.unresolved]
     if len(unresolved) == 1 and not failures:
@@ -210,7 +225,6 @@ def prefetch(
         failures |= {error.handle or "a handle": error for error in unresolved}
         tried = len(report.nodes) + len(unresolved)
         raise DeliveryError(f"{len(failures)} of {tried} deliveries failed:", failures=failures)
-    return report
 
 
 def refresh(handle: str | os.PathLike[str], *, route: str | None = None) -> Refreshed:

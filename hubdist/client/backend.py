@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from hubdist.model.chunks import Chunk
@@ -12,6 +12,46 @@ from hubdist.report.delivery import Report
 from hubdist.report.plan import Plan, Refreshed, Status
 from hubdist.resolver.values import CallOptions, LoaderPin, ReadSources
 from hubdist.store.snapshot import Snapshot
+
+
+class Placement(Protocol):
+    """Tells where models are, and keeps them there. Safe for several threads."""
+
+    def where(self, texts: Sequence[str], wait_s: float) -> dict[str, Any]:
+        """Options of Ray that prefer nodes which have models; none if there is nothing to prefer.
+
+        Args:
+            texts: The handles.
+            wait_s: Longest wait in seconds for nodes that have to be asked.
+
+        Raises:
+            HandleError: A text is not a handle.
+        """
+        ...
+
+    def keep(self, texts: Sequence[str], nodes: Sequence[str] | None) -> Report:
+        """Bring models to nodes, and never evict them there. What fails is in the report.
+
+        Args:
+            texts: The handles.
+            nodes: Ids, names or addresses of nodes; None means all, now and later.
+
+        Raises:
+            ConfigError: There is no such node.
+        """
+        ...
+
+    def release(self, texts: Sequence[str], nodes: Sequence[str] | None) -> tuple[str, ...]:
+        """Let stores evict models again; returns the names of the nodes where one was kept.
+
+        Args:
+            texts: The handles.
+            nodes: Ids, names or addresses of nodes; None means all, and those that join later.
+
+        Raises:
+            ConfigError: There is no such node.
+        """
+        ...
 
 
 class Backend(Protocol):
@@ -28,6 +68,16 @@ class Backend(Protocol):
     @property
     def runs_tasks(self) -> bool:
         """True in a process of Ray that runs tasks, and is neither a driver nor an actor."""
+        ...
+
+    @property
+    def task_resources(self) -> Mapping[str, float] | None:
+        """What Ray gave the task or actor of this process, by the resource's name; None in drivers and without Ray."""
+        ...
+
+    @property
+    def placement(self) -> Placement:
+        """Tells where models are, and keeps them there."""
         ...
 
     @property

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from weakref import WeakValueDictionary
 
+from hubdist.client.local_placement import LocalPlacement
 from hubdist.config.schema import Config
 from hubdist.delivery.routes import Route, RouteChoice, RouteOrder
 from hubdist.errors import ConfigError, HubdistError, NotPinnedError
@@ -66,6 +67,23 @@ class LocalBackend:
     def runs_tasks(self) -> bool:
         """False: without Ray there are no tasks."""
         return False
+
+    @property
+    def task_resources(self) -> None:
+        """None: without Ray nobody gave this process anything."""
+        return None
+
+    @property
+    def placement(self) -> LocalPlacement:
+        """Keeps models in this machine's store."""
+        return LocalPlacement(
+            self._store,
+            self._node,
+            prefetch=self.prefetch,
+            check_nodes=self._check_nodes,
+            known=self._known_digest,
+            parse=self._parse,
+        )
 
     @property
     def sees_drivers_disk(self) -> bool:
@@ -230,6 +248,10 @@ class LocalBackend:
                     pinned = self._resolver.find_or_read(handle, directory=directory)
                 self._pins.keep(pinned)
         return pinned
+
+    def _known_digest(self, handle: Handle) -> Digest | None:
+        found = self._pins.find(handle) or self._resolver.look(handle)
+        return None if found is None else found.digest
 
     def _directory(self, handle: Handle, options: CallOptions) -> str | None:
         """The directory to read in place of a handle: only if the user wants the route `direct`."""

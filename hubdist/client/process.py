@@ -13,7 +13,16 @@ from hubdist.client.local import LocalBackend
 from hubdist.client.read_modes import Reader
 from hubdist.config.handover import hand_down
 from hubdist.config.schema import Config
-from hubdist.loading import LoadedModels, LoadKey, PickleHooks, import_modules, open_model
+from hubdist.config.tf_environment import environment_sets_gpu_memory, environment_sets_threads
+from hubdist.loading import (
+    LoadedModels,
+    LoadKey,
+    PickleHooks,
+    TensorFlowLimits,
+    import_modules,
+    import_tensorflow,
+    open_model,
+)
 from hubdist.model.handle import handle_text
 from hubdist.model.manifest import Digest
 from hubdist.model.redact import redact_url
@@ -125,18 +134,20 @@ class Process:
             key: Tags, options and device of the load.
             options: Route and read mode of the call.
         """
+        import_tensorflow()  # before the files are looked for: a delivery that has begun goes on meanwhile
         import_modules(self.config.imports)
+        limits = self._limits()
         mode = self.config.wanted_read_mode(pin.settings, options.read_mode)
         if mode == "memory":
             sources = self.backend.access(pin)
             own = self.backend.find(pin.digest)
-            return open_model(self._reader.to_memory(sources, own), key, self._hooks)
+            return open_model(self._reader.to_memory(sources, own), key, self._hooks, limits)
         if mode == "in_place":
             sources = self.backend.access(pin)
-            model = self._reader.in_place(sources, lambda place: open_model(place, key, self._hooks))
+            model = self._reader.in_place(sources, lambda place: open_model(place, key, self._hooks, limits))
             if model is not None:
                 return model
-        return open_model(self.backend.locate(pin), key, self._hooks)
+        return open_model(self.backend.locate(pin), key, self._hooks, limits)
 
     def unload(self, handle: str | os.PathLike[str]) -> bool:
         """Forget the loaded models of a handle, also those that it stood for before a refresh.
@@ -167,6 +178,18 @@ class Process:
     def hand_down(self) -> None:
         """Let processes that this one starts have its settings."""
         hand_down(self.config, self.backend.node_id)
+
+    def _limits(self) -> TensorFlowLimits | None:
+        """What TensorFlow may take in this process; None for what it takes by itself."""
+        given = self.backend.task_resources if self.config.tf_resources == "task" else None
+        if given is None:
+            return None
+        return TensorFlowLimits(
+            given.get("CPU", 0.0),
+            given.get("GPU", 0.0),
+            sets_threads=not environment_sets_threads(),
+            sets_memory=not environment_sets_gpu_memory(),
+        )
 
     def _warn(self, pin: LoaderPin) -> None:
         if pin.digest not in self._warned:

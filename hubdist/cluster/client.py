@@ -15,6 +15,7 @@ from hubdist.cluster.connection import CoordinatorConnection
 from hubdist.cluster.job import CoordinatorStatus, Membership, Terms
 from hubdist.cluster.metrics import Metrics
 from hubdist.cluster.nodes import ProcessRole
+from hubdist.cluster.placement import ClusterPlacement
 from hubdist.cluster.progress_bars import progress_bars, tell_watcher
 from hubdist.cluster.pull import pull, read_chunk
 from hubdist.cluster.refresh_marks import RefreshMark, find_mark
@@ -53,6 +54,8 @@ class CoordinatorClient:
         """True if agents do not deliver to this process's store, so that the process fetches models itself."""
         self._drivers_node_id = ""
         self._metrics = Metrics.of_process(config.export_metrics, self.node_id)
+        self.placement = ClusterPlacement(self._connection, self._absolute)
+        """Tells where models are, and keeps them there."""
 
     @property
     def node_id(self) -> str:
@@ -63,6 +66,11 @@ class CoordinatorClient:
     def runs_tasks(self) -> bool:
         """True in a process that runs tasks, and is neither a driver nor an actor."""
         return self._connection.role is ProcessRole.TASK and ray.get_runtime_context().get_actor_id() is None
+
+    @property
+    def task_resources(self) -> Mapping[str, float] | None:
+        """What Ray gave the task or actor of this process, by the resource's name; None in drivers."""
+        return ray.get_runtime_context().get_assigned_resources() if self._connection.role is ProcessRole.TASK else None
 
     @property
     def sees_drivers_disk(self) -> bool:

@@ -259,3 +259,18 @@ class Membership:
 
     job: Job
     node_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class WarmSnapshot:
+    """Which nodes have a model.
+
+    Attributes:
+        digest: `sha256:<hex>` of the model; None if nobody has resolved its handle.
+        total_bytes: Bytes of all files.
+        node_ids: Ray's ids of the nodes that have it.
+    """
+
+    digest: str | None
+    total_bytes: int
+    node_ids: tuple[str, ...]

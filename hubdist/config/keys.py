@@ -198,6 +198,15 @@ origin_headers:
         " `null`: 1GiB in processes that run Ray tasks, whose variables end with each task; 0 in drivers and actors,"
         " which hold what they need themselves.",
     )
+    tf_resources: Literal["task", "all"] = Field(
+        default="task",
+        description="What TensorFlow takes in processes that run Ray's tasks or actors."
+        " `task`: what Ray gave the task or actor. As many threads as `num_cpus`, at least one, which is how Ray sets"
+        " `OMP_NUM_THREADS` for other libraries; no GPU without `num_gpus`, of whole GPUs the memory that is needed,"
+        " and of a part of a GPU at most that part of its memory. `all`: what TensorFlow takes by itself, which is a"
+        " thread for each core of the node and all memory of each GPU that it sees. The first load of a process"
+        " decides. What the program or `TF_*` variables set stays, and nothing is changed in drivers and without Ray.",
+    )
     imports: Annotated[tuple[str, ...], AfterValidator(check_imports)] = Field(
         default=(),
         description="Modules that each process imports before it loads its first model."

@@ -34,7 +34,7 @@ SECTIONS = {
     ),
     "What private origins get to know": ("origin_headers", "netrc"),
     "Which bytes are accepted": ("lock_file", "frozen", "locked"),
-    "Loaded models in each process": ("fresh", "max_loaded_models", "max_loaded_bytes", "imports"),
+    "Loaded models in each process": ("fresh", "max_loaded_models", "max_loaded_bytes", "tf_resources", "imports"),
     "Time and retries": ("timeout_s", "connect_timeout_s", "stall_timeout_s", "chunk_timeout_s", "origin_retries"),
     "Load on the cluster": ("max_in_flight_bytes", "data_port", "data_ports", "link", "agent_idle_s"),
     "What is seen from outside": ("export_metrics",),

@@ -12,6 +12,7 @@ from hubdist.loading.pickling import PickleHooks, apply_changes, key_of, unwritt
 from hubdist.loading.ram_model import RamModel, copy_to_memory
 from hubdist.loading.remote_tasks.assets import free_remote_assets
 from hubdist.loading.state.parts import Changes, NodePath
+from hubdist.loading.tf_limits import TensorFlowLimits
 from hubdist.loading.tf_runtime import import_modules, import_tensorflow
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "PartReference",
     "PickleHooks",
     "RamModel",
+    "TensorFlowLimits",
     "apply_changes",
     "check_in_place",
     "copy_to_memory",

@@ -18,6 +18,7 @@ from hubdist.loading.pickling import PickleHooks, make_picklable
 from hubdist.loading.ram_model import RamModel
 from hubdist.loading.remote_tasks.load import load_on_tasks
 from hubdist.loading.remote_tasks.tf_tasks import find_tasks
+from hubdist.loading.tf_limits import TensorFlowLimits, limit_tensorflow
 from hubdist.loading.tf_runtime import import_tensorflow, load_saved_model
 from hubdist.model.listing import not_a_model_error
 from hubdist.model.manifest import Manifest
@@ -47,7 +48,7 @@ _PACKAGES: tuple[tuple[str, str], ...] = (
 """How the names of a package's operations begin, and the package. Source: the REGISTER_OP lines of each package."""
 
 
-def open_model(files: ModelFiles, key: LoadKey, hooks: PickleHooks) -> Any:
+def open_model(files: ModelFiles, key: LoadKey, hooks: PickleHooks, limits: TensorFlowLimits | None = None) -> Any:
     """Load a SavedModel or TF1 hub module, as `hub.load` does.
 
     If the key's device, the current device or the current strategy lies in other TensorFlow tasks, this process reads
@@ -62,6 +63,7 @@ def open_model(files: ModelFiles, key: LoadKey, hooks: PickleHooks) -> Any:
             all of it.
         key: Tags, options and device.
         hooks: What pickles of the model call.
+        limits: What TensorFlow may take in this process, should it not have begun to work; None limits nothing.
 
     Raises:
         NotAModelError: The directory holds other files.
@@ -79,6 +81,8 @@ def open_model(files: ModelFiles, key: LoadKey, hooks: PickleHooks) -> Any:
         tags = list(key.tags) if key.tags is not None else ([] if kind is ModelKind.HUB_MODULE else None)
         options = dict(key.options)
         tensorflow = import_tensorflow()
+        if limits is not None:
+            limit_tensorflow(tensorflow, limits)
         tasks = find_tasks(tensorflow, key.device)
         device = contextlib.nullcontext() if key.device is None else tensorflow.device(key.device)
         with missing_operations(key.handle), device:

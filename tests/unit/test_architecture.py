@@ -230,16 +230,19 @@ def test_the_namespace_is_the_documented_one(after_import: dict[str, list[str]])
         "export_models",
         "import_models",
         "init",
+        "keep",
         "load",
         "load_async",
         "plan",
         "prefetch",
         "refresh",
+        "release",
         "resolve",
         "resolve_async",
         "shutdown",
         "status",
         "unload",
+        "where",
     }
 
 

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 def keep(output: Output, care: CarePlace, targets: tuple[str, ...]) -> None:
     """Never evict these models, whatever the limits say, until `hubdist release`.
 
-    The mark lies in the store, so it holds for all processes and outlives them.
+    The mark lies in the store, so it holds for all processes and outlives them. Nothing is brought: in a program,
+    `hubdist.keep` brings the models first, also to nodes that join.
     """
     from hubdist.client.care import targets_in
 

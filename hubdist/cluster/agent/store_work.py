@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from hubdist.care import collection
 from hubdist.care.store_blocks import StoreBlocks
 from hubdist.cluster.metrics import Metrics
 from hubdist.cluster.refresh_marks import grow_mark
@@ -54,6 +55,14 @@ class StoreWork:
         if snapshot is not None:
             snapshot.release()
         return snapshot is not None
+
+    def keep(self, digests: Sequence[Digest]) -> list[Digest]:
+        """Never evict models, until `release`; returns those that are here."""
+        return collection.keep(self._store, digests)
+
+    def release(self, digests: Sequence[Digest]) -> list[Digest]:
+        """Let the store evict models again; returns those that were kept."""
+        return collection.release(self._store, digests)
 
     def note_refresh(self, scope: str) -> None:
         """Tell this node's processes that the job has refreshed a handle, so that they ask for its digest again.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -18,6 +19,7 @@ from hubdist.cluster.coordinator.agent_pool import AgentPool
 from hubdist.cluster.coordinator.chunk_reads import read_chunk
 from hubdist.cluster.coordinator.lifetime import Lifetime, answering
 from hubdist.cluster.coordinator.parts import CoordinatorParts
+from hubdist.cluster.coordinator.placement_service import PlacementService
 from hubdist.cluster.coordinator.prefetch import bring_to_nodes
 from hubdist.cluster.coordinator.refresh_news import tell_nodes
 from hubdist.cluster.coordinator.report_log import PINS_BYTES, newest
@@ -40,7 +42,7 @@ _OVER_IDLE_S = 15.0
 """For the coordinator of a job whose driver is gone. A task that asks once more makes it anew, with all its pins."""
 
 
-class Coordinator:
+class Coordinator(PlacementService):
     """Resolves each handle once for a job, and brings models to nodes.
 
     Args:
@@ -292,7 +294,11 @@ class Coordinator:
         await asyncio.gather(*(deliver(handle) for handle in handles))
 
     def _idle_limit_s(self, idle_s: float) -> float:
-        """After how many seconds without work this ends: sooner once the driver has ended or shut the job down."""
+        """After how many seconds without work this ends: sooner once the driver has ended or shut the job down.
+
+        While the job runs, and nodes that join are to get models, it does not end.
+        """
         soon = min(_OVER_IDLE_S, _DETACHED_IDLE_S)
-        over = idle_s < soon or self._job.closed or job_is_over(self._job_id)
-        return soon if over else _DETACHED_IDLE_S
+        if idle_s < soon or self._job.closed or job_is_over(self._job_id):
+            return soon
+        return math.inf if self.keeps_models else _DETACHED_IDLE_S

@@ -20,6 +20,7 @@ from hubdist.cluster.coordinator.report_log import ReportLog
 from hubdist.cluster.coordinator.route_runner import RouteRunner
 from hubdist.cluster.coordinator.running import RunningDeliveries
 from hubdist.cluster.coordinator.store_groups import StoreGroups, StoreSharing
+from hubdist.cluster.coordinator.warm_nodes import WarmNodes
 from hubdist.cluster.driver_access import DriverAccess
 from hubdist.cluster.job import Job
 from hubdist.cluster.metrics import Metrics
@@ -53,6 +54,7 @@ class CoordinatorParts:
         running: The deliveries that run.
         runner: Brings models to nodes.
         enclosures: Encloses small models in answers.
+        warm_nodes: Knows which nodes have which models.
         reporter: Keeps the job's record, and counts for its metrics.
 
     Raises:
@@ -94,6 +96,8 @@ class CoordinatorParts:
             sharing=sharing,
         )
         self.runner.reports.listen(self.reporter.note_delivery)
+        self.warm_nodes = WarmNodes(node, snapshots, probes, cluster)
+        self.runner.reports.listen(self.warm_nodes.note)
         self.enclosures = Enclosures(
             node,
             self.config,
