@@ -8,10 +8,12 @@ from hubdist.loading.load_key import LoadKey, load_key
 from hubdist.loading.loaded_models import LoadedModels
 from hubdist.loading.model_files import InPlaceModel, ModelFiles, check_in_place
 from hubdist.loading.open_model import open_model
-from hubdist.loading.pickling import PickleHooks, apply_changes
+from hubdist.loading.pickling import PickleHooks, apply_changes, key_of
 from hubdist.loading.ram_model import RamModel, copy_to_memory
 from hubdist.loading.remote_tasks.assets import free_remote_assets
+from hubdist.loading.signature_call import SignatureCall
 from hubdist.loading.state.parts import Changes, NodePath
+from hubdist.loading.tensor_values import Values
 from hubdist.loading.tf_runtime import import_modules
 
 __all__ = [
@@ -26,11 +28,14 @@ __all__ = [
     "PartReference",
     "PickleHooks",
     "RamModel",
+    "SignatureCall",
+    "Values",
     "apply_changes",
     "check_in_place",
     "copy_to_memory",
     "free_remote_assets",
     "import_modules",
+    "key_of",
     "load_key",
     "open_model",
     "unopened",

@@ -121,6 +121,12 @@ def state_of(model: Any) -> ModelState:
     return state
 
 
+def key_of(model: Any) -> LoadKey:
+    """What a model that hubdist has loaded was loaded from."""
+    part: Part = vars(model)[PART_FIELD]
+    return part.model.key
+
+
 def is_unchanged(model: Any) -> bool:
     """True if a loaded model is known to be as it was published; False for a bare variable or table."""
     part: Part | None = vars(model).get(PART_FIELD)
