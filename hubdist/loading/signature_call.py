@@ -11,11 +11,15 @@ from typing import Any
 import numpy as np
 
 from hubdist.errors import SignatureError
-from hubdist.loading.tensor_values import TensorField, Values, fit_values, missing_value
+from hubdist.loading.tensor_values import TensorField, Values, fit_values
 from hubdist.loading.tf_runtime import import_tensorflow
 
 _USUAL = ("serving_default", "default")
 """The signatures that are taken if none is named: of TensorFlow 2 and exporters, and of TF1 hub modules."""
+
+
+Rows = dict[str, Values]
+"""Name of an argument or output -> its values, one entry for each row."""
 
 
 class SignatureCall:
@@ -49,9 +53,7 @@ class SignatureCall:
             raise self._error(f"the signature {self.signature!r} takes no arguments", "Name another one.")
         self._pad_to = self._fixed_rows(pad_to)
 
-    def __call__(
-        self, values: Mapping[str, Values], sources: Mapping[str, str], outputs: Sequence[str]
-    ) -> dict[str, Values]:
+    def __call__(self, values: Mapping[str, Values], sources: Mapping[str, str], outputs: Sequence[str]) -> Rows:
         """Run the model on rows.
 
         Args:
@@ -65,21 +67,49 @@ class SignatureCall:
         Raises:
             SignatureError: The values do not fit the signature, or an output does not have an entry for each row.
         """
+        return self.run(self.fit(values, sources), outputs)
+
+    def fit(self, values: Mapping[str, Values], sources: Mapping[str, str]) -> Rows:
+        """Values as the signature takes them; nothing is run.
+
+        Args:
+            values: As for the call.
+            sources: As for the call.
+
+        Raises:
+            SignatureError: Types, shapes or numbers of rows do not fit.
+        """
         fitted = {
             name: fit_values(values[name], field, self._types[name].as_numpy_dtype, sources[name])
             for name, field in self.arguments.items()
         }
-        counts = {sources[name]: len(each) for name, each in fitted.items()}
-        if len(set(counts.values())) > 1:
-            shown = ", ".join(f"{source} has {count}" for source, count in counts.items())
+        if len({len(each) for each in fitted.values()}) > 1:
+            shown = ", ".join(f"{sources[name]} has {len(each)}" for name, each in fitted.items())
             raise self._error(f"the numbers of rows differ: {shown}", "Give each the same number.")
-        rows = next(iter(counts.values()))
+        return fitted
+
+    def run(self, fitted: Mapping[str, Values], outputs: Sequence[str]) -> Rows:
+        """Run the model on values that `fit` has given, or on some of them one after another.
+
+        Args:
+            fitted: Name of an argument -> its values, one entry for each row.
+            outputs: As for the call.
+
+        Raises:
+            SignatureError: The model refuses a value, or an output does not have an entry for each row.
+        """
+        rows = len(next(iter(fitted.values())))
         if rows == 0:
             return {name: self._no_rows(name) for name in outputs}
-        parts = [self._run(part, sources, outputs) for part in _parts(fitted, rows, self._pad_to or rows)]
+        parts = [self._run(part, outputs) for part in _parts(fitted, rows, self._pad_to or rows)]
         if len(parts) == 1:
             return parts[0]
         return {name: np.concatenate([part[name] for part in parts]) for name in outputs}
+
+    @property
+    def failures(self) -> tuple[type[Exception], ...]:
+        """What TensorFlow raises when it fails by itself, as with too little memory; a wrong value is no failure."""
+        return (self._tensorflow.errors.OpError,)
 
     def check(self, arguments: Iterable[str], outputs: Iterable[str]) -> None:
         """Check that all arguments of the signature are given, and nothing that it does not have.
@@ -129,28 +159,19 @@ class SignatureCall:
             raise self._error(f"the signature takes {max(fixed)} rows, not {pad_to}", "Leave `pad_to` away.")
         return pad_to if not fixed else next(iter(fixed))
 
-    def _run(self, part: Mapping[str, Values], sources: Mapping[str, str], outputs: Sequence[str]) -> dict[str, Values]:
+    def _run(self, part: Mapping[str, Values], outputs: Sequence[str]) -> Rows:
         """Call the model once; rows that were only filled up are cut off again."""
         rows = len(next(iter(part.values())))
         wanted = self._pad_to or rows
-        tensors = {name: self._tensor(name, _padded(values, wanted), sources[name]) for name, values in part.items()}
+        constant = self._tensorflow.constant
         try:
-            results = self._function(**tensors)
-        except self._tensorflow.errors.InvalidArgumentError as error:
+            results = self._function(
+                **{name: constant(_padded(values, wanted), self._types[name]) for name, values in part.items()}
+            )
+        except (self._tensorflow.errors.InvalidArgumentError, UnicodeError) as error:
             text = str(error).partition("\n")[0]
-            raise self._error(f"the model refuses the values of {', '.join(sources.values())}: {text}", None) from None
+            raise self._error(f"the model refuses a value of {', '.join(part)}: {text}", None) from None
         return {name: self._rows_of(name, results[name], wanted)[:rows] for name in outputs}
-
-    def _tensor(self, name: str, values: Values, source: str) -> Any:
-        try:
-            return self._tensorflow.constant(values, self._types[name])
-        except (TypeError, ValueError) as error:  # texts alone: among objects there may be anything
-            row = missing_value(values)
-            text = f"no text in row {row} of the batch" if row is not None else str(error)
-            raise self._error(
-                f"{source} has {text}, and the signature takes {self.arguments[name]} as {name!r}",
-                "Filter such rows, or fill them with a text, before they come here.",
-            ) from None
 
     def _rows_of(self, name: str, result: Any, rows: int) -> Values:
         if not hasattr(result, "numpy") or result.shape.rank in (None, 0) or len(result) != rows:

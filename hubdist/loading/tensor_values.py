@@ -68,17 +68,12 @@ def fit_values(values: Values, field: TensorField, dtype: Any, source: str) -> V
     return values if values.dtype == dtype else _cast(values, field, np.dtype(dtype), source)
 
 
-def missing_value(values: Values) -> int | None:
-    """The first row that has no value; None if all have one."""
-    return next((row for row, value in enumerate(values) if value is None), None)
-
-
 def _from_objects(values: Values, field: TensorField, source: str) -> Values:
     """Entries that are Python objects: texts stay, arrays of one shape become one array."""
     first = next(iter(values.flat), None)
-    if isinstance(first, (str, bytes)):
+    if isinstance(first, (str, bytes)) and all(isinstance(value, (str, bytes)) for value in values.flat):
         return values
-    row = missing_value(values)
+    row = next((row for row, value in enumerate(values) if value is None), None)
     if row is not None:
         raise SignatureError(
             f"{source} has no value in row {row} of the batch, and the signature takes {field} as {field.name!r}",
@@ -90,6 +85,13 @@ def _from_objects(values: Values, field: TensorField, source: str) -> Values:
             f"{source} has rows of different shapes, such as {shapes[0]} and {shapes[1]},"
             f" and the signature takes {field} as {field.name!r}",
             advice="Pad the rows to one shape, or group them by shape, before they come here.",
+        )
+    kinds = list(dict.fromkeys(type(value).__name__ for value in values.flat))
+    if len(kinds) > 1:
+        raise SignatureError(
+            f"{source} has values of different types, such as {kinds[0]} and {kinds[1]},"
+            f" and the signature takes {field} as {field.name!r}",
+            advice="Make one type of them before they come here.",
         )
     return np.stack([np.asarray(value) for value in values]) if len(values) else values
 
