@@ -88,7 +88,7 @@ def test_what_needs_no_batch_is_checked_without_one(handle: str, options: dict[s
 
 
 def test_another_batch_format_is_told(handle: str) -> None:
-    with pytest.raises(SignatureError, match='the batch is a list.*batch_format="numpy"'):
+    with pytest.raises(SignatureError, match=r'the batch is a list.*batch_format="numpy"'):
         Predictor(handle)([1])  # type: ignore[arg-type]
 
 

@@ -47,11 +47,12 @@ def rows_of(values: Any, source: str) -> Values:
         return values
     if not isinstance(values, list):
         raise SignatureError(f"{source} is not a list with an entry for each row", advice="Send a list, also for one.")
+    plain = _from_json(values, source)
     try:
-        made = np.array(_from_json(values, source))
+        made = np.array(plain)
     except ValueError:
         raise SignatureError(f"{source} has rows of different shapes", advice="Pad the rows to one shape.") from None
-    return made if made.dtype.kind not in "SU" else np.array(_from_json(values, source), dtype=object)
+    return made if made.dtype.kind not in "SU" else np.array(plain, dtype=object)
 
 
 def to_json(values: Values) -> Any:

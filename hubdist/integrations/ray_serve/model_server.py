@@ -137,7 +137,7 @@ async def respond(request: Request, predict: Any, current: Any) -> Response:
         )
     try:
         answer = await predict(inputs_of(await request.json()))
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         return JSONResponse({"error": f"the body is no JSON: {error}"}, status_code=400)
     except SignatureError as error:
         return JSONResponse({"error": str(error)}, status_code=400)
