@@ -3,8 +3,8 @@
     python benchmarks/predictor.py MODEL_WHEEL [--rows 10000] [--batch 256] [--rounds 5]
 
 MODEL_WHEEL is `guesslang-2.2.1-py3-none-any.whl`. Both predictors have the same loaded model and get the same batches,
-in turns; which one is first alternates. Printed are the seconds of each round and the ratios, for three ways: as batches
-come, filled up to a fixed number of rows, and with numbers that have to be cast (a small model that is
+in turns; which one is first alternates. Printed are the seconds of each round and the ratios, for three ways: as
+batches come, filled up to a fixed number of rows, and with numbers that have to be cast (a small model that is
 made here, in which everything but the model weighs most). No cluster is started.
 """
 

@@ -170,10 +170,11 @@ class _ColumnPredictor:
         self._call = open_signature(handle, signature, **options).call
         self._call.check(self._call.arguments, [output])
 
-    def __call__(self, **columns: Any) -> Values:
+    def __call__(self, **columns: Any) -> Any:
         self._call.check(columns, [self._output])
         values = {name: _as_numpy(column) for name, column in columns.items()}
-        return self._call(values, {name: f"argument {name!r}" for name in columns}, [self._output])[self._output]
+        found = self._call(values, {name: f"argument {name!r}" for name in columns}, [self._output])
+        return _as_column(found[self._output], next(iter(columns.values())))
 
 
 def _as_numpy(column: Any) -> Values:
@@ -182,3 +183,14 @@ def _as_numpy(column: Any) -> Values:
     whole = column.combine_chunks() if hasattr(column, "combine_chunks") else column
     values: Values = whole.to_numpy(zero_copy_only=False)
     return values
+
+
+def _as_column(values: Values, like: Any) -> Any:
+    """Values as a column of the kind that came: Ray takes no arrays of several axes beside Arrow's columns."""
+    if isinstance(like, np.ndarray):
+        return values
+    if hasattr(like, "dtype"):
+        return type(like)(list(values), index=like.index)
+    from ray.data.block import BlockAccessor
+
+    return BlockAccessor.batch_to_arrow_block({"values": values}).column("values")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+TEXT_WHEEL = Path("build/demo/guesslang-2.2.1-py3-none-any.whl")
 WHEEL = Path("build/demo/basic_pitch-0.4.0-py2.py3-none-any.whl")
 
 
@@ -32,6 +34,40 @@ def test_the_quickstart_transcribes_the_melody_on_three_nodes(tmp_path: Path) ->
     assert (tmp_path / "piano-roll.png").stat().st_size > 20_000
 
 
+def run_with_text_model(example: str) -> str:
+    """What an example prints that takes the wheel of guesslang."""
+    if not TEXT_WHEEL.exists():
+        pytest.skip("the text model's wheel is missing: run make test")
+    done = subprocess.run(
+        [sys.executable, example, str(TEXT_WHEEL)],
+        capture_output=True,
+        text=True,
+        timeout=220,
+        check=False,
+        env={**os.environ, "RAY_AUTH_MODE": "disabled"},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.cluster
+@pytest.mark.tf
+def test_a_dataset_of_code_gets_its_languages_by_batches_and_by_an_expression() -> None:
+    said = run_with_text_model("examples/batch_prediction.py")
+    assert "400 rows, 100% right; the origin was read 1 time" in said
+    assert "by an expression the scores are the same: True" in said
+
+
+@pytest.mark.cluster
+@pytest.mark.tf
+def test_a_server_rolls_to_the_next_version_while_a_client_asks() -> None:
+    said = run_with_text_model("examples/serve_model.py")
+    assert said.startswith("Python, 0.")
+    assert re.search(r"rolled to sha256:\w+: 0 of \d{2,} requests failed", said)
+    assert "both versions have answered: True" in said
+    assert "each origin was read once: True" in said
+
+
 @pytest.mark.tf
 def test_a_model_with_a_vocabulary_answers_from_a_remote_tensorflow_worker() -> None:
     done = subprocess.run(
@@ -48,7 +84,13 @@ def test_a_model_with_a_vocabulary_answers_from_a_remote_tensorflow_worker() -> 
 
 def test_every_example_is_run_by_a_test() -> None:
     examples = {path.relative_to("examples").parts[0] for path in Path("examples").rglob("*.py")}
-    assert examples == {"quickstart.py", "remote_tf_worker.py", "job_submit"}
+    assert examples == {
+        "batch_prediction.py",
+        "job_submit",
+        "quickstart.py",
+        "remote_tf_worker.py",
+        "serve_model.py",
+    }
 
 
 @pytest.mark.cluster

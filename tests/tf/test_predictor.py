@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
+import pyarrow as pa
 import pytest
 
 import hubdist
-from hubdist.errors import DigestMismatchError, SignatureError
-from hubdist.integrations.ray_data import Predictor
+from hubdist.errors import ConfigError, DigestMismatchError, SignatureError
+from hubdist.integrations.ray_data import Predictor, _ColumnPredictor, predict_column
 
 pytestmark = pytest.mark.tf
 
@@ -106,3 +108,32 @@ def test_a_pickle_is_small_and_means_the_same_bytes(handle: str, tmp_path: Path)
         pickle.loads(pickled)(batch())
     again = Predictor(str(model), inputs={"text": "words"})
     assert again(batch())["output_0"].tolist() == CHANGED
+
+
+@pytest.mark.parametrize(
+    "make", [np.array, pd.Series, pa.array, lambda texts: pa.chunked_array([texts[:1], texts[1:]])]
+)
+def test_an_expression_answers_with_a_column_of_the_kind_that_came(handle: str, make: Any) -> None:
+    column = make(["one", "two", "unknown"])
+    found = _ColumnPredictor(handle, "output_0", None, {"pad_to": 8})(words=column)
+    assert isinstance(found, pa.ChunkedArray if isinstance(column, pa.Array) else type(column))
+    assert np.stack(list(found.to_numpy() if hasattr(found, "to_numpy") else found)).tolist() == EXPECTED
+
+
+def test_an_expression_is_made_without_loading_the_model() -> None:
+    from ray.data.datatype import DataType
+    from ray.data.expressions import col
+
+    predict = predict_column("gs://nothing/there", "y", return_dtype=DataType.float32())
+    assert predict(x=col("x")) is not None
+
+
+def test_a_ray_without_expressions_of_classes_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray.data import expressions
+
+    monkeypatch.setattr(expressions, "udf", lambda return_dtype: lambda fn: lambda *args: fn)
+    with pytest.raises(ConfigError, match=r"has no expressions of classes.*map_batches"):
+        predict_column("gs://nothing/there", "y", return_dtype=None)
+    monkeypatch.delattr(expressions, "udf")
+    with pytest.raises(ConfigError, match=r"has no expressions of classes.*map_batches"):
+        predict_column("gs://nothing/there", "y", return_dtype=None)
