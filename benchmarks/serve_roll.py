@@ -96,7 +96,7 @@ def deploy(way: str, handle: str, first: str) -> None:
     }
     _get_global_client().deploy_apps(ServeDeploySchema.model_validate({"applications": [application]}))
     deadline = time.monotonic() + PATIENCE_S
-    while str(serve.status().applications["versions"].status) != "RUNNING":
+    while serve.status().applications["versions"].status != "RUNNING":
         if time.monotonic() > deadline:
             raise TimeoutError(f"not running after {PATIENCE_S} s: {serve.status()}")
         time.sleep(0.1)

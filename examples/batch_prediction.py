@@ -21,21 +21,23 @@ from hubdist.integrations.ray_data import Predictor, predict_column
 from hubdist.testing.cluster import RayCluster
 
 CODE = {
-    "Python": "import os\n\n\ndef sizes(folder):\n    return {e.name: e.stat().st_size for e in os.scandir(folder)}\n",
-    "C": '#include <stdio.h>\n\nint main(void) {\n    printf("%s\\n", "hello");\n    return 0;\n}\n',
-    "Java": "import java.util.List;\n\npublic class Main {\n    public static void main(String[] args) {\n"
+    "py": "import os\n\n\ndef sizes(folder):\n    return {e.name: e.stat().st_size for e in os.scandir(folder)}\n",
+    "c": '#include <stdio.h>\n\nint main(void) {\n    printf("%s\\n", "hello");\n    return 0;\n}\n',
+    "java": "import java.util.List;\n\npublic class Main {\n    public static void main(String[] args) {\n"
     "        System.out.println(List.of(args).size());\n    }\n}\n",
-    "JavaScript": "const fs = require('fs');\n\nfs.readFile('a.txt', 'utf8', (err, data) => {\n"
+    "js": "const fs = require('fs');\n\nfs.readFile('a.txt', 'utf8', (err, data) => {\n"
     "  if (err) throw err;\n  console.log(data.split('\\n').length);\n});\n",
-    "Rust": "use std::collections::HashMap;\n\nfn main() {\n    let mut seen: HashMap<String, u32> = HashMap::new();\n"
+    "rs": "use std::collections::HashMap;\n\nfn main() {\n    let mut seen: HashMap<String, u32> = HashMap::new();\n"
     '    *seen.entry("a".to_string()).or_insert(0) += 1;\n    println!("{:?}", seen);\n}\n',
-    "Go": 'package main\n\nimport "fmt"\n\nfunc main() {\n\tfor i := 0; i < 3; i++ {\n\t\tfmt.Println(i)\n\t}\n}\n',
-    "SQL": "SELECT name, count(*) AS orders\nFROM customers\nJOIN orders USING (customer_id)\nGROUP BY name;\n",
-    "HTML": '<!DOCTYPE html>\n<html>\n<head><title>Hi</title></head>\n<body><p class="a">Hi</p></body>\n</html>\n',
-    "Shell": '#!/bin/bash\nset -e\nfor file in *.log; do\n  gzip "$file"\n  echo "done: $file"\ndone\n',
-    "Ruby": "class Word\n  attr_reader :text\n\n  def initialize(text)\n    @text = text\n  end\nend\n\n"
+    "go": 'package main\n\nimport "fmt"\n\nfunc main() {\n\tfor i := 0; i < 3; i++ {\n\t\tfmt.Println(i)\n\t}\n}\n',
+    "sql": "SELECT name, count(*) AS orders\nFROM customers\nJOIN orders USING (customer_id)\nGROUP BY name;\n",
+    "html": '<!DOCTYPE html>\n<html>\n<head><title>Hi</title></head>\n<body><p class="a">Hi</p></body>\n</html>\n',
+    "sh": '#!/bin/bash\nset -e\nfor file in *.log; do\n  gzip "$file"\n  echo "done: $file"\ndone\n',
+    "rb": "class Word\n  attr_reader :text\n\n  def initialize(text)\n    @text = text\n  end\nend\n\n"
     "puts Word.new('a').text\n",
 }
+"""The name of a language, as the model has it -> code in it."""
+
 LANGUAGES = 54  # that the model knows
 COPIES = 40  # of each piece of code
 
@@ -79,7 +81,7 @@ def main() -> None:
 
     for language, group in found.groupby("language", sort=False):
         (guess,) = group["guess"].unique()
-        print(f"{language:10} {len(group)} rows: {guess}, {group['score'].mean():.2f}")
+        print(f"{language:4} {len(group)} rows: {guess}, {group['score'].mean():.2f}")
     right = (found["language"] == found["guess"]).mean()
     print(f"{len(found)} rows, {right:.0%} right; the origin was read {status.pins[0].origin_reads} time")
     same = found.groupby("language")["score"].max()

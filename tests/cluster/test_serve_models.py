@@ -90,7 +90,7 @@ def deploy(args: dict[str, Any], user_config: dict[str, Any]) -> None:
         "deployments": [{"name": "ModelServer", "num_replicas": 2, "user_config": user_config}],
     }
     _get_global_client().deploy_apps(ServeDeploySchema.model_validate({"applications": [application]}))
-    wait_until(lambda: str(serve.status().applications["words"].status) == "RUNNING")
+    wait_until(lambda: serve.status().applications["words"].status == "RUNNING")
 
 
 def wait_until(holds: Any) -> None:

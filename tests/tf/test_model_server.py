@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from starlette.requests import Request
 
 import hubdist
 from hubdist.errors import ConfigError, DigestMismatchError, ModelNotFoundError, SignatureError
-from hubdist.integrations.ray_serve import ModelServer, app
+from hubdist.integrations.ray_serve import ModelServer, MultiplexedModelServer, app, model_server
 from hubdist.integrations.ray_serve.served_model import ModelChoice, ServedModel
 
 pytestmark = pytest.mark.tf
@@ -64,7 +65,7 @@ def request(method: str, body: bytes = b"") -> Request:
     return Request({"type": "http", "method": method, "headers": [], "path": "/"}, receive)
 
 
-def ask(server: ModelServer, method: str, body: Any = b"") -> tuple[int, Any]:
+def ask(server: ModelServer | MultiplexedModelServer, method: str, body: Any = b"") -> tuple[int, Any]:
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
     response = run(lambda: server(request(method, data)))
     return response.status_code, json.loads(response.body)
@@ -151,6 +152,42 @@ def test_a_request_that_has_begun_ends_with_the_old_version(handle: str, changin
     assert late["outputs"]["output_0"].tolist() == ONE
     assert early["outputs"]["output_0"].tolist() == CHANGED_ONE
     assert late["version"] != early["version"]
+
+
+def test_of_two_changes_the_later_one_stays(handle: str, changing: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    change(changing)
+    first_may_load = threading.Event()
+
+    def load_first_late(choice: ModelChoice) -> ServedModel:
+        if choice.handle == handle:
+            first_may_load.wait(60)
+        return ServedModel(choice)
+
+    monkeypatch.setattr(model_server, "ServedModel", load_first_late)
+    server = ModelServer()
+
+    async def change_twice() -> None:
+        changes = [asyncio.create_task(server.reconfigure(each)) for each in (handle, str(changing))]
+        await asyncio.sleep(0)
+        first_may_load.set()
+        await asyncio.gather(*changes)
+
+    run(change_twice)
+    assert predict(server, ["one"])["outputs"]["output_0"].tolist() == CHANGED_ONE
+
+
+def test_only_names_that_are_listed_are_served(handle: str) -> None:
+    server = MultiplexedModelServer()
+    run(lambda: server.reconfigure({"models": {"first": handle}}))
+    status, answer = ask(server, "POST", {"inputs": {"words": ["one"]}})
+    assert status == 404
+    assert "there is no model ''; there are 'first'" in answer["error"]
+
+
+@pytest.mark.parametrize("config", [None, {}, {"models": {}}, {"models": {"first": {"handel": "h"}}}])
+def test_a_wrong_list_of_models_is_told(config: Any) -> None:
+    with pytest.raises(ConfigError, match=r"no models are listed|keys are handle"):
+        run(lambda: MultiplexedModelServer().reconfigure(config))
 
 
 def test_a_version_that_is_named_is_fetched_from_the_origin(changing: Path) -> None:

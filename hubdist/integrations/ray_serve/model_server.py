@@ -39,6 +39,7 @@ class ModelServer:
 
     def __init__(self, max_batch_size: int = 1, batch_wait_timeout_s: float = 0.01, max_failures: int = 3) -> None:
         self._served: ServedModel | None = None
+        self._loading = asyncio.Lock()
         self._max_failures = max_failures
         self._failures = 0
 
@@ -61,9 +62,10 @@ class ModelServer:
             HubdistError: The model cannot be served; the replica keeps the old one until Serve replaces the replica.
         """
         choice = ModelChoice.of(user_config)
-        served = await asyncio.to_thread(ServedModel, choice)
-        self._served = served
-        self._failures = 0
+        async with self._loading:  # of two changes, the later one stays
+            served = await asyncio.to_thread(ServedModel, choice)
+            self._served = served
+            self._failures = 0
         _LOG.info("hubdist: serving %s, %s", served.opened.handle, served.opened.digest)
 
     async def predict(self, inputs: Mapping[str, Any]) -> Answer:
@@ -106,6 +108,9 @@ class ModelServer:
         return self._served
 
     async def _answer(self, requests: list[Mapping[str, Any]]) -> list[Answer | SignatureError]:
+        if self._served is None:
+            async with self._loading:  # Serve's local testing mode asks before the first model is loaded
+                pass
         served = self._current  # once: whatever is served when the answer is ready, this one has given it
         try:
             answers = await asyncio.to_thread(served.answer, requests)

@@ -40,6 +40,8 @@ class MultiplexedModelServer:
 
     def __init__(self) -> None:
         self._choices: dict[str, ModelChoice] = {}
+        self._brought: set[str] = set()
+        """Handles whose files this replica has brought to its node."""
 
     async def reconfigure(self, user_config: Any) -> None:
         """Take the list of models. A model whose entry has changed is loaded anew at its next request.
@@ -88,7 +90,9 @@ class MultiplexedModelServer:
                 f"there is no model {name!r}; there are {names}",
                 advice="Name one of them in the header `serve_multiplexed_model_id`.",
             )
-        await asyncio.to_thread(_bring, choice.handle)
+        if choice.handle not in self._brought:
+            await asyncio.to_thread(_bring, choice.handle)
+            self._brought.add(choice.handle)
         slot = await self.slot(name)
         if slot.choice != choice:  # since Serve has it, the list has changed
             slot.served = await asyncio.to_thread(ServedModel, choice)
