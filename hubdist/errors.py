@@ -6,6 +6,7 @@
     |- NotAModelError                     the files are there, but are not one SavedModel
     |- MissingOperationError              import the package that registers the model's operations
     |- TravelError                        a changed model that cannot be pickled or copied whole
+    |- SignatureError                     give the model what its signature takes
     |- ResolveError                       the origin says no
     |  |- ModelNotFoundError
     |  |- AccessDeniedError
@@ -29,7 +30,7 @@
 Where Python has an error for the same thing, the error is also one of those, so that code which knows nothing of
 hubdist handles it well:
 
-- ConfigError, HandleError and NotAModelError are `ValueError`s;
+- ConfigError, HandleError, NotAModelError and SignatureError are `ValueError`s;
 - ModelNotFoundError is a `FileNotFoundError`, AccessDeniedError a `PermissionError`;
 - TransferTimeoutError is a `TimeoutError`;
 - StoreError is an `OSError`, with the `errno` of the disk's error where there was one.
@@ -163,6 +164,13 @@ class TravelError(HubdistError):
     """A loaded model was changed in a way that a pickle or a copy of it cannot reproduce.
 
     What to do: Send values, or save the model and load that.
+    """
+
+
+class SignatureError(HubdistError, ValueError):
+    """What a model is given or asked for does not fit its signature: a name, a type, a shape or a value.
+
+    What to do: Change the column or input that the text names, or choose another signature.
     """
 
 

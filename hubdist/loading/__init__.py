@@ -11,7 +11,9 @@ from hubdist.loading.open_model import open_model
 from hubdist.loading.pickling import PickleHooks, apply_changes, key_of, unwritten_variables
 from hubdist.loading.ram_model import RamModel, copy_to_memory
 from hubdist.loading.remote_tasks.assets import free_remote_assets
+from hubdist.loading.signature_call import SignatureCall
 from hubdist.loading.state.parts import Changes, NodePath
+from hubdist.loading.tensor_values import Values
 from hubdist.loading.tf_limits import TensorFlowLimits
 from hubdist.loading.tf_runtime import import_modules, import_tensorflow
 
@@ -27,7 +29,9 @@ __all__ = [
     "PartReference",
     "PickleHooks",
     "RamModel",
+    "SignatureCall",
     "TensorFlowLimits",
+    "Values",
     "apply_changes",
     "check_in_place",
     "copy_to_memory",

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+TEXT_WHEEL = Path("build/demo/guesslang-2.2.1-py3-none-any.whl")
 WHEEL = Path("build/demo/basic_pitch-0.4.0-py2.py3-none-any.whl")
 
 
@@ -30,6 +32,40 @@ def test_the_quickstart_transcribes_the_melody_on_three_nodes(tmp_path: Path) ->
     assert done.stdout.count(": driver, 1.3 MB from ") == 2
     assert "24 played, 24 of them found" in done.stdout
     assert (tmp_path / "piano-roll.png").stat().st_size > 20_000
+
+
+def run_with_text_model(example: str) -> str:
+    """What an example prints that takes the wheel of guesslang."""
+    if not TEXT_WHEEL.exists():
+        pytest.skip("the text model's wheel is missing: run make test")
+    done = subprocess.run(
+        [sys.executable, example, str(TEXT_WHEEL)],
+        capture_output=True,
+        text=True,
+        timeout=220,
+        check=False,
+        env={**os.environ, "RAY_AUTH_MODE": "disabled"},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.cluster
+@pytest.mark.tf
+def test_a_dataset_of_code_gets_its_languages_by_batches_and_by_an_expression() -> None:
+    said = run_with_text_model("examples/batch_prediction.py")
+    assert "400 rows, 100% right; the origin was read 1 time" in said
+    assert "by an expression the scores are the same: True" in said
+
+
+@pytest.mark.cluster
+@pytest.mark.tf
+def test_a_server_rolls_to_the_next_version_while_a_client_asks() -> None:
+    said = run_with_text_model("examples/serve_model.py")
+    assert "\npy, 0.06, says sha256:" in f"\n{said}"
+    assert re.search(r"rolled to sha256:\w+: 0 of \d{2,} requests failed", said)
+    assert "both versions have answered: True" in said
+    assert "each origin was read once: True" in said
 
 
 @pytest.mark.tf
@@ -106,6 +142,8 @@ def test_every_example_is_run_by_a_test() -> None:
         "rayservice",
         "remote_tf_worker.py",
         "unchanged_tensorflow_hub.py",  # by tests/cluster/test_tensorflow_hub.py
+        "batch_prediction.py",
+        "serve_model.py",
     }
 
 

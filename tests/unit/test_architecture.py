@@ -30,11 +30,11 @@ LAYERS = [
 """From the bottom up. A module may import from layers below its own; a package is one part."""
 
 HOMES = {
-    "ray": {"cluster", "testing"},
+    "ray": {"cluster", "integrations", "testing"},
     "click": {"cli"},
     "rich": {"cli"},
     "jinja2": {"report"},
-    "numpy": {"cluster", "delivery", "loading"},
+    "numpy": {"cluster", "delivery", "integrations", "loading"},
     "tensorflow": {"integrations", "loading"},
     "matplotlib": {"report"},
     "keras": {"integrations"},
@@ -53,6 +53,7 @@ HOMES = {
     "pydantic": {"config"},
     "yaml": {"config"},
     "cloudpickle": {"cluster"},
+    "starlette": {"integrations"},
 }
 """Third-party package -> the only parts that import it."""
 

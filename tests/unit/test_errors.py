@@ -114,6 +114,7 @@ PYTHONS = {
     "ConfigError": ValueError,
     "HandleError": ValueError,
     "NotAModelError": ValueError,
+    "SignatureError": ValueError,
     "ModelNotFoundError": FileNotFoundError,
     "AccessDeniedError": PermissionError,
     "TransferTimeoutError": TimeoutError,

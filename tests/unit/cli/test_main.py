@@ -185,6 +185,7 @@ def test_the_codes_tell_the_kinds_apart() -> None:
         errors.DeliveryError: 7,
         errors.TransferTimeoutError: 8,
         errors.TravelError: 1,
+        errors.SignatureError: 1,
     }
     assert {kind: int(exit_code(bare(kind))) for kind in codes} == codes
 
