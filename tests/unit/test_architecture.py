@@ -38,7 +38,7 @@ HOMES = {
     "tensorflow": {"loading"},
     "matplotlib": {"report"},
     "tf_keras": {"loading"},
-    "fsspec": {"remote"},
+    "fsspec": {"integrations", "remote"},
     "gcsfs": {"remote"},
     "kagglehub": {"origins"},
     "aiohttp": {"remote"},
