@@ -7,12 +7,13 @@ Nothing is written to a store, and no more of the model travels than the blocks 
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from hubdist.client.backend import Backend
 from hubdist.client.block_cache import BlockCache, BlockKey
@@ -45,16 +46,25 @@ class ModelRanges:
         config: The settings of this process.
         pin: The model.
         blocks: Keeps blocks in memory.
+        note_received: Hears of the bytes of each read from elsewhere than this node's store.
 
     Attributes:
         manifest: The model's files.
-        received_bytes: Bytes of blocks that came from elsewhere than this node's store.
 
     Raises:
         HubdistError: The coordinator does not know the model.
     """
 
-    def __init__(self, backend: Backend, config: Config, pin: LoaderPin, blocks: BlockCache) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        config: Config,
+        pin: LoaderPin,
+        blocks: BlockCache,
+        *,
+        note_received: Callable[[int], None] = lambda _: None,
+    ) -> None:
+        self._note_received = note_received
         self._backend = backend
         self._config = config
         self._pin = pin
@@ -70,7 +80,6 @@ class ModelRanges:
         """URLs of copies that could not be read, or hold other bytes."""
         self._opened = contextlib.ExitStack()
         weakref.finalize(self, self._opened.close)
-        self.received_bytes = 0
         self.look_into_store()
         self.manifest = self._find_sources().manifest if self._own is None else self._own.manifest
         self._indices = {entry.path: index for index, entry in enumerate(self.manifest.entries)}
@@ -139,8 +148,7 @@ class ModelRanges:
             else:
                 return data
         data = self._read_elsewhere(chunk)
-        with self._guard:
-            self.received_bytes += chunk.size
+        self._note_received(chunk.size)
         return data
 
     def _read_elsewhere(self, chunk: Chunk) -> memoryview:
@@ -194,13 +202,13 @@ class RangeReaders:
         self.blocks = BlockCache(cache_bytes)
         self._max_models = max_models
         self._guard = threading.Lock()
+        self._received_bytes = 0
         self._open: weakref.WeakKeyDictionary[Process, OrderedDict[Digest, ModelRanges]] = weakref.WeakKeyDictionary()
 
     @property
     def received_bytes(self) -> int:
-        """Bytes of blocks that came from elsewhere than this node's store, of the models that are open now."""
-        with self._guard:
-            return sum(ranges.received_bytes for models in self._open.values() for ranges in models.values())
+        """Bytes of blocks that have come to this process from elsewhere than its node's store."""
+        return self._received_bytes
 
     def open(self, handle: str | os.PathLike[str]) -> ModelRanges:
         """The reader of what a handle stands for now; the first call of the job resolves the handle.
@@ -218,13 +226,36 @@ class RangeReaders:
             known = models.get(pin.digest)
         if known is None:
             # Without the settings of the call above, which are about who reads the origin.
-            known = ModelRanges(process.backend, process.config, LoaderPin(pin.handle, pin.digest), self.blocks)
+            known = ModelRanges(
+                process.backend,
+                process.config,
+                LoaderPin(pin.handle, pin.digest),
+                self.blocks,
+                note_received=self._note_received,
+            )
             with self._guard:
                 known = models.setdefault(pin.digest, known)
                 while len(models) > self._max_models:
                     models.popitem(last=False)  # closed when no open file needs it any more
         known.look_into_store()
         return known
+
+    def _note_received(self, size: int) -> None:
+        with self._guard:
+            self._received_bytes += size
+
+
+@functools.cache
+def shared_readers(cache_bytes: int) -> RangeReaders:
+    """The readers that all threads of this process share; a forked child has its own.
+
+    Args:
+        cache_bytes: As for `RangeReaders`.
+    """
+    return RangeReaders(cache_bytes)
+
+
+os.register_at_fork(after_in_child=shared_readers.cache_clear)
 
 
 def _options_of(process: Process) -> CallOptions:

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 from fsspec import AbstractFileSystem
 from fsspec.spec import AbstractBufferedFile
 
-from hubdist.client.ranges import ModelRanges, RangeReaders
+from hubdist.client.ranges import ModelRanges, RangeReaders, shared_readers
 from hubdist.integrations.fsspec.listing import ManifestListing
 from hubdist.integrations.fsspec.urls import PROTOCOL, join_path, split_path
 from hubdist.model.manifest import BLOCK_BYTES
@@ -55,8 +55,8 @@ class HubdistFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has
     Every block is checked against the model's manifest, and the last ones are kept in memory.
 
     Args:
-        cache_bytes: Most bytes of blocks that each process keeps in memory; at least a few MiB, or blocks are read
-            again for each small read.
+        cache_bytes: Most bytes of blocks that this process keeps in memory, for all of its file systems that are made
+            with the same number; at least a few MiB, or blocks are read again for each small read.
         fo: Given by fsspec for a handle that holds `::` and is written plainly: what stands behind it.
         target_protocol: Given by fsspec with `fo`: its scheme.
         target_options: Given by fsspec with `fo`: what fsspec would open it with; not used, hubdist reads it.
@@ -76,14 +76,19 @@ class HubdistFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has
         **options: Any,
     ) -> None:
         super().__init__(**options)
-        self._readers = RangeReaders(cache_bytes)
+        self._cache_bytes = cache_bytes
         self._listings: weakref.WeakKeyDictionary[ModelRanges, ManifestListing] = weakref.WeakKeyDictionary()
         self._behind = _with_scheme(fo, target_protocol, target_options)
 
     @property
     def received_bytes(self) -> int:
-        """Bytes of blocks that came to this process from elsewhere than its node's store."""
+        """Bytes of blocks that have come to this process from elsewhere than its node's store."""
         return self._readers.received_bytes
+
+    @property
+    def _readers(self) -> RangeReaders:
+        # Not a field: fsspec makes a file system for each thread, and a forked child keeps those of its parent.
+        return shared_readers(self._cache_bytes)
 
     @classmethod
     def _strip_protocol(cls, path: Any) -> Any:

@@ -24,8 +24,9 @@ def read_range(handle: str, start: int, end: int) -> tuple[bytes, int]:
     """The range, and the bytes that came from elsewhere than the node's store."""
     from hubdist.integrations.fsspec import HubdistFileSystem
 
-    fs = HubdistFileSystem(skip_instance_cache=True)
-    return fs.cat_file(f"{handle}!/weights.bin", start, end), fs.received_bytes
+    fs = HubdistFileSystem()
+    before = fs.received_bytes
+    return fs.cat_file(f"{handle}!/weights.bin", start, end), fs.received_bytes - before
 
 
 def on_worker(cluster: RayCluster, *asked: Any) -> tuple[bytes, int]:

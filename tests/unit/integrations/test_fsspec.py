@@ -11,6 +11,7 @@ import sys
 import tarfile
 import zipfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from fsspec.registry import _registry, register_implementation
 
 import hubdist
 from hubdist.client.block_cache import BlockCache, BlockKey
+from hubdist.client.ranges import shared_readers
 from hubdist.integrations.fsspec import HubdistFileSystem, file_url
 from hubdist.integrations.fsspec.urls import join_path, split_path
 from hubdist.model.manifest import BLOCK_BYTES, Digest
@@ -44,6 +46,7 @@ def store(tmp_path: Path) -> Iterator[None]:
     hubdist.init(store=str(tmp_path / "store"))
     yield
     HubdistFileSystem.clear_instance_cache()
+    shared_readers.cache_clear()
     _registry.pop("hubdist", None)
 
 
@@ -255,6 +258,16 @@ def test_a_damaged_file_is_not_given(model: str) -> None:
     path.write_bytes(b"!" + LARGE[1:])
     with pytest.raises(hubdist.errors.IntegrityError):
         fsspec.filesystem("hubdist").cat_file(f"{model}!/weights/part.bin", 0, 4)
+
+
+def test_the_file_systems_of_all_threads_share_the_blocks_that_are_kept(model: str) -> None:
+    fs = fsspec.filesystem("hubdist")
+    with ThreadPoolExecutor(1) as pool:
+        other = pool.submit(fsspec.filesystem, "hubdist").result()
+    assert other is not fs
+    assert other._readers is fs._readers
+    path = f"{model}!/saved_model.pb"
+    assert fs.cat_file(path) == other.cat_file(path) == FILES["saved_model.pb"]
 
 
 def test_nothing_is_counted_as_received_that_the_own_store_has(model: str) -> None:
