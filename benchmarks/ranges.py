@@ -34,7 +34,7 @@ def received() -> int:
     return sum(count for name, count in counts.items() if name != "lo")
 
 
-@ray.remote(max_retries=0)
+@ray.remote(max_retries=0, max_calls=1)  # a process of its own, with no block in memory
 def read(handle: str, size: int) -> list[tuple[str, int, int, float]]:
     """For each step its name, bytes of the interface, bytes that hubdist counts, seconds."""
     from hubdist.integrations.fsspec import HubdistFileSystem
