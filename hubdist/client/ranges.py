@@ -261,9 +261,8 @@ os.register_at_fork(after_in_child=shared_readers.cache_clear)
 def _options_of(process: Process) -> CallOptions:
     """What a reader of ranges asks for when it pins a handle: that this node reads and keeps nothing of the origin.
 
-    Without a shared cache, the first node that asks may read a directory in a bucket, all of it. So the driver's node
-    does, unless the settings say otherwise.
+    By the route `auto` the first node that asks may read a directory in a bucket, all of it. So the driver's node does,
+    unless the settings say otherwise.
     """
-    config = process.config
-    elsewhere = config.route == "auto" and config.shared_cache is None and not process.backend.sees_drivers_disk
+    elsewhere = process.config.route == "auto" and not process.backend.sees_drivers_disk
     return CallOptions(route="driver" if elsewhere else None, read_mode="memory")
