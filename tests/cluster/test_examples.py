@@ -10,8 +10,24 @@ from pathlib import Path
 
 import pytest
 
-TEXT_WHEEL = Path("build/demo/guesslang-2.2.1-py3-none-any.whl")
 WHEEL = Path("build/demo/basic_pitch-0.4.0-py2.py3-none-any.whl")
+TEXT_WHEEL = Path("build/demo/guesslang-2.2.1-py3-none-any.whl")
+
+
+def run_example(name: str, wheel: Path) -> str:
+    """What an example prints that takes the wheel of a model."""
+    if not wheel.exists():
+        pytest.skip(f"{wheel.name} is missing: run make test")
+    done = subprocess.run(
+        [sys.executable, f"examples/{name}", str(wheel)],
+        capture_output=True,
+        text=True,
+        timeout=220,
+        check=False,
+        env={**os.environ, "RAY_AUTH_MODE": "disabled"},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
 
 
 @pytest.mark.cluster
@@ -34,26 +50,23 @@ def test_the_quickstart_transcribes_the_melody_on_three_nodes(tmp_path: Path) ->
     assert (tmp_path / "piano-roll.png").stat().st_size > 20_000
 
 
-def run_with_text_model(example: str) -> str:
-    """What an example prints that takes the wheel of guesslang."""
-    if not TEXT_WHEEL.exists():
-        pytest.skip("the text model's wheel is missing: run make test")
-    done = subprocess.run(
-        [sys.executable, example, str(TEXT_WHEEL)],
-        capture_output=True,
-        text=True,
-        timeout=220,
-        check=False,
-        env={**os.environ, "RAY_AUTH_MODE": "disabled"},
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+@pytest.mark.cluster
+@pytest.mark.tf
+def test_a_published_model_is_fine_tuned_on_two_nodes_and_served() -> None:
+    printed = run_example("train_model.py", WHEEL)
+    sure = {
+        name: float(played)
+        for name, played in re.findall(r"^([\w -]+): ([\d.]+) sure of notes", printed, flags=re.MULTILINE)
+    }
+    assert sure["fine-tuned"] > sure["as published"] + 0.15, printed
+    assert "2 workers, 20 steps" in printed
+    assert "each origin was read once: True" in printed
 
 
 @pytest.mark.cluster
 @pytest.mark.tf
 def test_a_dataset_of_code_gets_its_languages_by_batches_and_by_an_expression() -> None:
-    said = run_with_text_model("examples/batch_prediction.py")
+    said = run_example("batch_prediction.py", TEXT_WHEEL)
     assert "400 rows, 100% right; the origin was read 1 time" in said
     assert "by an expression the scores are the same: True" in said
 
@@ -61,11 +74,20 @@ def test_a_dataset_of_code_gets_its_languages_by_batches_and_by_an_expression() 
 @pytest.mark.cluster
 @pytest.mark.tf
 def test_a_server_rolls_to_the_next_version_while_a_client_asks() -> None:
-    said = run_with_text_model("examples/serve_model.py")
+    said = run_example("serve_model.py", TEXT_WHEEL)
     assert "\npy, 0.06, says sha256:" in f"\n{said}"
     assert re.search(r"rolled to sha256:\w+: 0 of \d{2,} requests failed", said)
     assert "both versions have answered: True" in said
     assert "each origin was read once: True" in said
+
+
+def test_trials_on_two_nodes_share_one_read_of_the_origin() -> None:
+    printed = run_example("tune_model.py", TEXT_WHEEL)
+    shown = Path("docs/how-to/tune.md").read_text(encoding="utf-8")
+    rows = [line for line in printed.splitlines() if "languages are told right" in line]
+    assert len(rows) == 4
+    assert [row for row in rows if row not in shown] == []
+    assert "4 trials on 2 nodes, and the wheel was read 1 time" in printed
 
 
 @pytest.mark.tf
@@ -136,14 +158,16 @@ def test_a_published_model_is_fine_tuned_as_a_layer_saved_and_loaded(tmp_path: P
 def test_every_example_is_run_by_a_test() -> None:
     examples = {path.relative_to("examples").parts[0] for path in Path("examples").rglob("*.py")}
     assert examples == {
+        "batch_prediction.py",
         "fine_tune_layer.py",
         "job_submit",
         "quickstart.py",
         "rayservice",
         "remote_tf_worker.py",
-        "unchanged_tensorflow_hub.py",  # by tests/cluster/test_tensorflow_hub.py
-        "batch_prediction.py",
         "serve_model.py",
+        "train_model.py",
+        "tune_model.py",
+        "unchanged_tensorflow_hub.py",  # by tests/cluster/test_tensorflow_hub.py
     }
 
 

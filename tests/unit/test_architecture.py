@@ -40,7 +40,7 @@ HOMES = {
     "keras": {"integrations"},
     "tf_keras": {"loading"},
     "tensorflow_hub": {"integrations"},
-    "fsspec": {"remote"},
+    "fsspec": {"integrations", "remote"},
     "gcsfs": {"remote"},
     "kagglehub": {"origins"},
     "aiohttp": {"remote"},
