@@ -139,7 +139,7 @@ def listed_handle(text: str, custom_schemes: Collection[str] = ()) -> Handle:
     Raises:
         HandleError: The text is not a handle.
     """
-    scheme = text.partition("://")[0].lower()
+    scheme = text.rpartition("::")[2].partition("://")[0].lower()
     return parse_handle(text, custom_schemes=({scheme} - BUILT_IN_SCHEMES) | set(custom_schemes))
 
 

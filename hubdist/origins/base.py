@@ -11,9 +11,10 @@ import functools
 from collections.abc import Callable, Iterator
 from typing import TypeVar, final
 
-from hubdist.errors import OriginError, TransferTimeoutError
+from hubdist.errors import ModelNotFoundError, OriginError, TransferTimeoutError
 from hubdist.model.handle import Handle
 from hubdist.model.listing import check_versions
+from hubdist.model.selection import Selection
 from hubdist.model.source import FileSink, FileWriter, Source, SourceFile, copy_source
 from hubdist.system.deadline import Deadline
 from hubdist.system.foreign import call_foreign
@@ -29,11 +30,16 @@ class Origin(abc.ABC):
     Args:
         redacted: What is read, without secrets, for errors.
         deadline: When everything must have been read.
+
+    Attributes:
+        selection: The files that are wanted; all of them, until `open_origin` sets it. No other file reaches the sink.
+            An origin that can read files one by one reads no other file either.
     """
 
     def __init__(self, redacted: str, deadline: Deadline) -> None:
         self.redacted = redacted
         self.deadline = deadline
+        self.selection = Selection()
 
     @final
     def fetch(self, sink: FileSink) -> None:
@@ -46,7 +52,17 @@ class Origin(abc.ABC):
             HubdistError: Anything else failed. Errors of libraries and users' functions are translated, and are not
                 in its chain.
         """
-        call_foreign(lambda: self._fetch(_TimedSink(sink, self.deadline, self.redacted)), self.redacted)
+        timed = _TimedSink(sink, self.deadline, self.redacted)
+        if self.selection == Selection():
+            call_foreign(lambda: self._fetch(timed), self.redacted)
+            return
+        chosen = ChosenSink(timed, self.selection)
+        call_foreign(lambda: self._fetch(chosen), self.redacted)
+        if not chosen.count:
+            raise ModelNotFoundError(
+                f"no file of {self.redacted} is chosen by {self.selection.text}",
+                advice="Patterns are matched against whole paths below the model's root, as by fnmatch.",
+            )
 
     @abc.abstractmethod
     def _fetch(self, sink: FileSink) -> None:
@@ -88,6 +104,46 @@ class _TimedWriter:
         self._writer.write(data)
 
 
+class ChosenSink:
+    """A sink that passes on the chosen files alone; the bytes of others are dropped.
+
+    Args:
+        sink: Gets the chosen files.
+        selection: Which files are chosen.
+
+    Attributes:
+        count: How many chosen files have begun.
+    """
+
+    def __init__(self, sink: FileSink, selection: Selection) -> None:
+        self._sink = sink
+        self._selection = selection
+        self.count = 0
+
+    @contextlib.contextmanager
+    def open_file(self, path: str) -> Iterator[FileWriter]:
+        """Begin a file.
+
+        Args:
+            path: The path below the model's directory.
+        """
+        if not self._selection.accepts(path):
+            yield _Dropped()
+            return
+        self.count += 1
+        with self._sink.open_file(path) as writer:
+            yield writer
+
+    def add_directory(self, path: str) -> None:
+        """Note a directory."""
+        self._sink.add_directory(path)
+
+
+class _Dropped:
+    def write(self, data: bytes | memoryview, /) -> None:
+        """Take bytes that nobody wants."""
+
+
 class CustomOrigin(Origin):
     """A `Source` that the user registered for a scheme.
 
@@ -109,6 +165,7 @@ class CustomOrigin(Origin):
         try:
             source = self._call(lambda: self._make(self._text))
             files = self._call(lambda: list(source.entries()))
+            files = [file for file in files if self.selection.accepts(file.path)]
             check_versions([file.path for file in files], self.redacted)
             copy_source(_ThreadedSource(source.read, self), sink, files)
         finally:

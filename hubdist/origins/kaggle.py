@@ -9,10 +9,8 @@ kagglehub also waits without end for a silent server. So it runs in a separate t
 from __future__ import annotations
 
 import concurrent.futures
-import contextlib
 import functools
 import importlib.util
-import os
 import shutil
 import tarfile
 import time
@@ -33,6 +31,7 @@ from hubdist.model.source import FileSink
 from hubdist.origins.archive_origin import ArchiveOrigin
 from hubdist.origins.base import Origin
 from hubdist.origins.directory import DirectoryOrigin
+from hubdist.origins.folder_size import folder_bytes
 from hubdist.origins.http.request import HttpRequester
 from hubdist.origins.http.retries import retry_step
 from hubdist.system.answers import retry_after_s
@@ -144,7 +143,7 @@ class KaggleOrigin(Origin):
         try:
             while not done.done():
                 concurrent.futures.wait([done], min(_POLL_S, stalled.remaining_s(), self.deadline.remaining_s()))
-                now = _size(self._folder)
+                now = folder_bytes(self._folder)
                 self._scratch.count(now)
                 if done.done():
                     break
@@ -193,13 +192,3 @@ def check_kaggle(deadlines: Deadlines, deadline: Deadline) -> None:
         retry_step(lambda: requester.get({}), _SITE, deadlines, deadline, time.sleep).close()
     finally:
         requester.close()
-
-
-def _size(folder: Path) -> int:
-    """Bytes of all files below a directory that another thread writes to."""
-    total = 0
-    for parent, _, names in os.walk(folder):
-        for name in names:
-            with contextlib.suppress(OSError):
-                total += Path(parent, name).stat().st_size
-    return total

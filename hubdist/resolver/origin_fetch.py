@@ -83,7 +83,7 @@ class Fetcher:
         self, config: Config, store: Store, cache: BestEffortCache, proven: ProvenCopies, base_dir: Path | None
     ) -> None:
         self._config = config
-        self._settings = OriginSettings(config.deadlines, config.max_store_bytes, config.origins)
+        self._settings = OriginSettings(config.deadlines, config.max_store_bytes, config.origins, store)
         self._store = store
         self._cache = cache
         self._proven = proven
