@@ -9,7 +9,9 @@ model's root, so `*` crosses slashes, and a pattern that ends in a slash stands 
 from __future__ import annotations
 
 import fnmatch
+import glob
 import os
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Self
@@ -22,6 +24,7 @@ SCHEME = "files"
 """The scheme in front of a handle whose files are chosen."""
 
 _WORDS = ("include", "exclude")
+_ESCAPED = re.compile(r"\[([*?[])\]")
 _PLAIN = "*?[]!/,-._~ ()"
 
 
@@ -76,6 +79,13 @@ class Selection:
         """The patterns as `parse` reads them."""
         words = zip(_WORDS, (self.include, self.exclude), strict=True)
         return "&".join(f"{word}={quote(pattern, safe=_PLAIN)}" for word, patterns in words for pattern in patterns)
+
+    @property
+    def literal_paths(self) -> tuple[str, ...] | None:
+        """The paths that are chosen, if each pattern is the escaped path of one file; else None."""
+        paths = tuple(_ESCAPED.sub(r"\1", pattern) for pattern in self.include)
+        plain = all(glob.escape(path) == pattern for path, pattern in zip(paths, self.include, strict=True))
+        return paths if paths and plain and not self.exclude else None
 
     def accepts(self, path: str) -> bool:
         """True if a file is chosen.

@@ -103,7 +103,9 @@ class KaggleOrigin(Origin):
             self._unpack(sink)
             return
         shutil.rmtree(self._folder / _MARKERS, ignore_errors=True)
-        DirectoryOrigin.at_path(root, self.deadline, one_model=False).fetch(sink)
+        directory = DirectoryOrigin.at_path(root, self.deadline, one_model=False)
+        directory.selection = self.selection
+        directory.fetch(sink)
 
     def _try_once(self) -> Path | None:
         """Download into an empty directory; None if kagglehub has downloaded an archive that it cannot unpack."""
@@ -122,8 +124,13 @@ class KaggleOrigin(Origin):
         return Path(done.result())
 
     def _download(self, name: str) -> str:
+        folder, paths = str(self._folder), self.selection.literal_paths
         with quiet():
-            return str(self._kagglehub.model_download(name, output_dir=str(self._folder)))
+            if paths is None:
+                return str(self._kagglehub.model_download(name, output_dir=folder))
+            for path in paths:
+                self._kagglehub.model_download(name, path, output_dir=folder)
+            return folder
 
     def _unpack(self, sink: FileSink) -> None:
         """Unpack what kagglehub cannot unpack before Python 3.11.4, which has no filters in tarfile."""

@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import unquote
 
 from hubdist.testing.hugging_face_server import Reply, RepoServer
 
@@ -126,7 +127,7 @@ class LoopbackHuggingFace:
         if repo is None or repo.token not in (None, token):
             return Reply.refusal(401 if token is None else 404, "RepoNotFound")
         verb, rest = (names[at], names[at + 1 :]) if len(names) > at else ("revision", ["main"])
-        revision = rest[0] if rest else "main"
+        revision = unquote(rest[0]) if rest else "main"  # its slashes are quoted
         commit = revision if revision in repo.commits else repo.refs.get(revision)
         if commit is None:
             return Reply.refusal(404, "RevisionNotFound")

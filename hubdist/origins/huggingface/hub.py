@@ -97,6 +97,18 @@ class HfHub:
         info = self._ask(lambda api: api.repo_info(**self._repo, timeout=self._deadlines.stall_s))
         return str(info.sha)
 
+    def these_files(self, paths: Sequence[str]) -> list[HubFile]:
+        """Some files of the repository, without a list of all; those that are not there are left out.
+
+        Args:
+            paths: Their paths in the repository.
+
+        Raises:
+            HubdistError: As for `files`.
+        """
+        found = self._ask(lambda api: api.get_paths_info(**self._repo, paths=list(paths)))
+        return sorted((_file_of(item) for item in found if _is_file(item)), key=lambda file: file.path)
+
     def files(self) -> list[HubFile]:
         """The files at the place, in order of path; one file if the place is a file.
 

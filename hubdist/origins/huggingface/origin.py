@@ -52,7 +52,8 @@ class HuggingFaceOrigin(Origin):
 
     def _fetch(self, sink: FileSink) -> None:
         hub = _at_commit(self._hub, self._deadlines, self.deadline)
-        files = hub.files()
+        literal = None if self._name.path else self.selection.literal_paths
+        files = hub.files() if literal is None else hub.these_files(literal)
         root = _root_of(self._name.path, files)
         chosen = [file for file in files if self.selection.accepts(file.path.removeprefix(root))]
         with contextlib.ExitStack() as held:

@@ -18,6 +18,7 @@ from hubdist.resolver.values import Pinned
 from hubdist.store.store import Store
 from hubdist.testing.hugging_face import LoopbackHuggingFace
 from tests.support.archives import targz
+from tests.support.hugging_face import use_hub
 
 constants = pytest.importorskip("huggingface_hub.constants")
 
@@ -30,12 +31,8 @@ Resolve = Callable[..., Pinned]
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[LoopbackHuggingFace]:
-    monkeypatch.delenv("HF_TOKEN", raising=False)
-    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
     with LoopbackHuggingFace() as running:
-        monkeypatch.setattr(constants, "ENDPOINT", running.url)  # read from HF_ENDPOINT at the package's import
-        template = "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", running.url + template)
+        use_hub(running.url, tmp_path, monkeypatch)
         yield running
 
 
