@@ -18,7 +18,7 @@ from hubdist.system.deadline import Deadline, Deadlines
 from hubdist.system.disk_space import Scratch, SpaceBudget
 from hubdist.system.foreign import call_foreign
 
-__all__ = ["Origin", "OriginSettings", "open_origin"]
+__all__ = ["Origin", "OriginSettings", "keeps_folder", "open_origin"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +62,11 @@ def open_origin(
     origin = call_foreign(lambda: _open(whole, settings, scratch, until), handle.redacted)
     origin.selection = handle.selection
     return origin
+
+
+def keeps_folder(handle: Handle) -> bool:
+    """True if a folder around a SavedModel stays, because callers know the paths: of repositories, or chosen ones."""
+    return handle.kind in (Kind.HUGGING_FACE, Kind.KAGGLE, Kind.SELECTION)
 
 
 def _open(handle: Handle, settings: OriginSettings, scratch: Scratch | Path, deadline: Deadline) -> Origin:

@@ -21,6 +21,7 @@ from hubdist.origins.local import look_at
 from hubdist.remote.snapshot_copy import ProvenCopies
 from hubdist.resolver.commits import Commits
 from hubdist.resolver.direct_source import DirectSource
+from hubdist.resolver.from_whole import take_from_whole
 from hubdist.resolver.lookup import Lookup, PinPolicy, check_unchanged, is_immutable
 from hubdist.resolver.origin_fetch import Feed, Fetcher
 from hubdist.resolver.timing import timed
@@ -272,7 +273,8 @@ class Resolver:
             return self._accepted(replace(known, handle=handle, directory=commit), required)
         seen = look_at(handle)  # before the read, so that a change during the read is noticed later
         place = directory or commit
-        snapshot, source = self._fetcher.from_origin(handle, deadline, directory=place, feed=feed, anew=anew)
+        taken = take_from_whole(self._store, settled or handle, self.policy.last, deadline)
+        snapshot, source = taken or self._fetcher.from_origin(handle, deadline, directory=place, feed=feed, anew=anew)
         with snapshot:
             reads = int(source is ResolvedFrom.ORIGIN)
             pinned = Pinned(handle, snapshot.manifest, source, seen=seen, directory=commit, origin_reads=reads)

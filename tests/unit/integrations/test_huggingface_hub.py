@@ -100,6 +100,13 @@ def test_patterns_choose_what_they_choose_without_hubdist(
     assert (contents(plain) if Path(plain).exists() else {}) == found
 
 
+def test_a_folder_around_a_model_stays(hub: LoopbackHuggingFace) -> None:
+    files = {"tf/saved_model.pb": b"s", "tf/assets/a": b"1"}
+    hub.add("acme/model", files)
+    assert Path(hf_hub_download("acme/model", "tf/saved_model.pb")).read_bytes() == b"s"
+    assert contents(snapshot_download("acme/model")) == files
+
+
 def test_what_reads_the_cache_finds_the_files_without_network(
     hub: LoopbackHuggingFace, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -57,6 +57,23 @@ def test_one_file_comes_alone(kaggle: Kaggle, many: bool) -> None:
     assert [asked.get("path") for call, asked in kaggle.calls if call.startswith("Download")] == ["assets/words.txt"]
 
 
+def test_one_file_of_a_model_that_is_there_is_taken_from_it(kaggle: Kaggle) -> None:
+    whole = model_download(f"{NAME}/1")
+    assert Path(model_download(f"{NAME}/1", path="assets/words.txt")).read_bytes() == FILES["assets/words.txt"]
+    assert kaggle.reads("DownloadModelInstanceVersion") == len(FILES)
+    damaged = Path(whole, "saved_model.pb")
+    damaged.chmod(0o600)
+    damaged.write_bytes(b"x" * len(FILES["saved_model.pb"]))
+    assert Path(model_download(f"{NAME}/1", path="saved_model.pb")).read_bytes() == FILES["saved_model.pb"]
+    assert kaggle.reads("DownloadModelInstanceVersion") == len(FILES) + 1
+
+
+def test_a_folder_around_a_model_stays(kaggle: Kaggle) -> None:
+    kaggle.files = {"model/saved_model.pb": b"s", "model/assets/a": b"1"}
+    assert contents(model_download(NAME)) == kaggle.files
+    assert Path(model_download(NAME, path="model/saved_model.pb")).read_bytes() == b"s"
+
+
 @pytest.mark.parametrize("option", ["force_download", "output_dir"])
 def test_what_hubdist_does_not_do_is_left_to_kagglehub(kaggle: Kaggle, tmp_path: Path, option: str) -> None:
     wanted = {"force_download": True, "output_dir": str(tmp_path / "own")}[option]
