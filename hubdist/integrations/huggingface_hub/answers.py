@@ -161,3 +161,10 @@ def _commit(pin: LoaderPin, revision: str) -> str:
     if pin.commit is not None:
         return RepoName.parse(parse_handle(pin.commit).root.text).revision
     return revision if _COMMIT.fullmatch(revision) else pin.digest.value[:40]
+
+
+ANSWERS: dict[str, Callable[..., Any]] = {
+    "snapshot_download": snapshot_download,
+    "hf_hub_download": hf_hub_download,
+}
+"""The name of a function of huggingface_hub -> what is called in its place, with that function and its arguments."""

@@ -14,7 +14,6 @@ from collections.abc import Callable
 from types import CellType
 from typing import Any
 
-from hubdist.integrations.huggingface_hub.answers import hf_hub_download, snapshot_download
 from hubdist.integrations.import_watch import ImportWatch
 
 _LOG = logging.getLogger(__name__)
@@ -28,14 +27,12 @@ class Seam:
 
     Args:
         module: The full name of its module.
-        function: Its name.
-        answer: Is called in its place, with what would have been called and the arguments.
+        function: Its name, which is that of the answer in `answers` too.
     """
 
-    def __init__(self, module: str, function: str, answer: Callable[..., Any]) -> None:
+    def __init__(self, module: str, function: str) -> None:
         self._module = module
         self._function = function
-        self._answer = answer
         self._cell: CellType | None = None
         self._original: Download | None = None
         self._watch = ImportWatch(module, self._exchange, lambda _: None)
@@ -64,7 +61,10 @@ class Seam:
                 "hubdist: this huggingface_hub has another %s than is known; it stays as it is", self._function
             )
             return
-        answer = self._answer
+        # Only now: a worker that never imports huggingface_hub does not pay for what the answers need.
+        from hubdist.integrations.huggingface_hub.answers import ANSWERS
+
+        answer = ANSWERS[self._function]
 
         def answered(*args: Any, **options: Any) -> Any:
             return answer(original, *args, **options)
@@ -98,7 +98,7 @@ class Seams:
 
 
 DOWNLOADS = Seams(
-    Seam("huggingface_hub._snapshot_download", "snapshot_download", snapshot_download),
-    Seam("huggingface_hub.file_download", "hf_hub_download", hf_hub_download),
+    Seam("huggingface_hub._snapshot_download", "snapshot_download"),
+    Seam("huggingface_hub.file_download", "hf_hub_download"),
 )
 """The two functions of huggingface_hub that download files of a repository."""

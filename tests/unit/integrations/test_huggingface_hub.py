@@ -273,7 +273,7 @@ _LEAN = """
 import sys
 from hubdist.integrations.huggingface_hub import install
 install()
-assert not {"huggingface_hub", "ray", "tensorflow"} & set(sys.modules)
+assert not {"huggingface_hub", "pydantic", "ray", "tensorflow"} & set(sys.modules)
 import huggingface_hub
 cell = huggingface_hub.snapshot_download.__closure__
 assert any("answered" in str(each.cell_contents) for each in cell), "installed at the import"
