@@ -10,7 +10,7 @@ from hubdist.errors import HubdistError, IntegrityError
 from hubdist.model.chunks import Piece
 from hubdist.model.handle import parse_handle
 from hubdist.model.manifest import Digest, Manifest
-from hubdist.origins import OriginSettings, open_origin
+from hubdist.origins import OriginSettings, keeps_folder, open_origin
 from hubdist.remote import open_tree
 from hubdist.shared_cache.cache import SharedCache, SharedSnapshot
 from hubdist.store.stage import StreamStage
@@ -121,7 +121,7 @@ class OriginBlocks:
     def _fetch(self, text: str) -> tuple[StreamStage, Manifest]:
         _LOG.warning("hubdist: the origin of %s is read, to repair the store %s", text, self._store.root)
         handle = parse_handle(text, custom_schemes=self._settings.custom.keys())
-        stage = self._opened.enter_context(self._store.stage())
+        stage = self._opened.enter_context(self._store.stage(keep_folder=keeps_folder(handle)))
         open_origin(handle, self._settings, stage.scratch, Deadline(self._timeout_s)).fetch(stage)
         return stage, stage.finish()
 

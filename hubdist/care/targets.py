@@ -56,7 +56,7 @@ def _find(text: str, known: Mapping[Digest, Collection[str]], base_dir: Path | N
 
 def _label(text: str, base_dir: Path | None) -> str:
     """How notes call a handle. One of a user's own kind is parsed too, although its origin is not known here."""
-    scheme = text.partition("://")[0].lower() if "://" in text else ""
+    scheme = text.rpartition("::")[2].partition("://")[0].lower() if "://" in text else ""
     try:
         return parse_handle(text, base_dir=base_dir, custom_schemes={scheme} - BUILT_IN_SCHEMES - {""}).label
     except HubdistError as error:

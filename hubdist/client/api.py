@@ -17,6 +17,7 @@ from hubdist.loading import load_key
 from hubdist.model.handle import handle_text
 from hubdist.model.hints import suggested
 from hubdist.model.redact import redact_url
+from hubdist.model.selection import selected
 from hubdist.report.arrivals import Watch
 from hubdist.report.delivery import Report
 from hubdist.report.plan import Refreshed, Status
@@ -54,6 +55,8 @@ def load(
     device: str | None = None,
     route: str | None = None,
     read_mode: str | None = None,
+    include: str | Iterable[str] | None = None,
+    exclude: str | Iterable[str] | None = None,
 ) -> Any:
     """Load a model, as `tensorflow_hub.load` does, from this node's store.
 
@@ -81,6 +84,8 @@ def load(
             same name. The first call of the job decides who reads the origin.
         read_mode: For this call, what TensorFlow opens: `store`, `memory` or `in_place`, as the setting of the same
             name.
+        include: As for `resolve`.
+        exclude: As for `resolve`.
 
     Returns:
         What `tf.saved_model.load` returns for the model.
@@ -95,6 +100,7 @@ def load(
         StoreError: This node's disk refuses or is full. It is an `OSError`, too.
         HubdistError: The base of all these; `hubdist.errors` shows the whole tree.
     """
+    handle = selected(handle, include, exclude)
     process = current_process()
     call = CallOptions.checked(route, read_mode)
     with span("hubdist.load", handle=redact_url(handle_text(handle))) as seen:
@@ -124,6 +130,8 @@ async def load_async(
     device: str | None = None,
     route: str | None = None,
     read_mode: str | None = None,
+    include: str | Iterable[str] | None = None,
+    exclude: str | Iterable[str] | None = None,
 ) -> Any:
     """`load` for async actors and other event loops: runs in a thread and does not block the loop.
 
@@ -136,19 +144,29 @@ async def load_async(
         device: As for `load`.
         route: As for `load`.
         read_mode: As for `load`.
+        include: As for `resolve`.
+        exclude: As for `resolve`.
 
     Returns:
         What `load` returns.
     """
+    handle = selected(handle, include, exclude)
     return await asyncio.to_thread(
         load, handle, tags, options, own=own, fresh=fresh, device=device, route=route, read_mode=read_mode
     )
 
 
-def resolve(handle: str | os.PathLike[str], *, route: str | None = None) -> str:
+def resolve(
+    handle: str | os.PathLike[str],
+    *,
+    route: str | None = None,
+    include: str | Iterable[str] | None = None,
+    exclude: str | Iterable[str] | None = None,
+) -> str:
     """The directory on this node with a model's files, complete and read-only; brought here if it is missing.
 
         vocabulary = pathlib.Path(hubdist.resolve(handle), "assets", "vocabulary.txt")
+        without_weights = hubdist.resolve(handle, exclude="*.safetensors")
 
     Works for any files, also those that are not a SavedModel. Every call checks names and sizes anew. The directory
     stays for as long as this process lives, also after `shutdown`. In async code use `resolve_async`.
@@ -156,23 +174,36 @@ def resolve(handle: str | os.PathLike[str], *, route: str | None = None) -> str:
     Args:
         handle: As for `load`.
         route: As for `load`.
+        include: Patterns of the files that are wanted: `fnmatch` on whole paths below the model's root, so `*` crosses
+            slashes; `onnx/` stands for `onnx/*`; None for all. A choice of files is a model with a digest of its own.
+        exclude: Patterns of files that are not wanted, whatever `include` says.
 
     Raises:
+        ModelNotFoundError: No file is chosen.
         HubdistError: As for `load`.
     """
+    handle = selected(handle, include, exclude)
     process = current_process()
     call = CallOptions.checked(route, "store")
     return str(process.give_directory(process.pin_of(handle, call)))
 
 
-async def resolve_async(handle: str | os.PathLike[str], *, route: str | None = None) -> str:
+async def resolve_async(
+    handle: str | os.PathLike[str],
+    *,
+    route: str | None = None,
+    include: str | Iterable[str] | None = None,
+    exclude: str | Iterable[str] | None = None,
+) -> str:
     """`resolve` for async actors and other event loops: runs in a thread and does not block the loop.
 
     Args:
         handle: As for `load`.
         route: As for `load`.
+        include: As for `resolve`.
+        exclude: As for `resolve`.
     """
-    return await asyncio.to_thread(resolve, handle, route=route)
+    return await asyncio.to_thread(resolve, selected(handle, include, exclude), route=route)
 
 
 def prefetch(
@@ -180,6 +211,8 @@ def prefetch(
     nodes: Iterable[str] | None = None,
     *,
     watch: Watch | None = None,
+    include: str | Iterable[str] | None = None,
+    exclude: str | Iterable[str] | None = None,
 ) -> Report:
     """Bring models to nodes before they are needed, with a progress bar.
 
@@ -189,6 +222,8 @@ def prefetch(
         handles: One handle or several.
         nodes: Ids, names or addresses of nodes; None means all that are alive now.
         watch: Is called about twice a second with what is arriving on each node; None draws progress bars.
+        include: As for `resolve`, for each of the handles.
+        exclude: As for `resolve`, for each of the handles.
 
     Returns:
         What was resolved, and how each node got it.
@@ -198,7 +233,7 @@ def prefetch(
         HubdistError: One handle alone could not be resolved, as for `load`; all nodes have the others.
     """
     several = [handles] if isinstance(handles, (str, os.PathLike)) else list(handles)
-    texts = [handle_text(handle) for handle in several]
+    texts = [handle_text(selected(handle, include, exclude)) for handle in several]
     with span("hubdist.prefetch", handles=len(texts)) as seen:
         report = current_process().backend.prefetch(texts, None if nodes is None else list(nodes), watch)
         seen.set(deliveries=len(report.nodes), bytes=sum(node.bytes_received for node in report.nodes))

@@ -11,6 +11,7 @@ from hubdist.client.current import current_process
 from hubdist.config.amounts import LinkText, link_text, parse_link, parse_links, parse_size
 from hubdist.errors import ConfigError
 from hubdist.model.handle import handle_text
+from hubdist.model.selection import selected
 from hubdist.report.plan import Plan
 from hubdist.resolver.values import CallOptions
 
@@ -24,7 +25,14 @@ LinkTexts = LinkText | Sequence[LinkText] | Mapping[LinkText, int]
 
 
 @overload
-def plan(handle: str | os.PathLike[str], nodes: Iterable[str] | None = None, *, route: str | None = None) -> Plan: ...
+def plan(
+    handle: str | os.PathLike[str],
+    nodes: Iterable[str] | None = None,
+    *,
+    route: str | None = None,
+    include: str | Iterable[str] | None = None,
+    exclude: str | Iterable[str] | None = None,
+) -> Plan: ...
 
 
 @overload
@@ -38,6 +46,8 @@ def plan(
     size: str | int | None = None,
     cores: float = 8,
     agents_run: bool = True,
+    include: str | Iterable[str] | None = None,
+    exclude: str | Iterable[str] | None = None,
 ) -> WhatIf: ...
 
 
@@ -52,6 +62,8 @@ def plan(
     size: str | int | None = None,
     cores: float = 8,
     agents_run: bool = True,
+    include: str | Iterable[str] | None = None,
+    exclude: str | Iterable[str] | None = None,
 ) -> Plan | WhatIf:
     """What a load of a handle would do on each node, and why; or what a delivery to so many nodes would take.
 
@@ -74,11 +86,14 @@ def plan(
         size: The model's size, such as `2GiB`; None takes that of the handle, if somebody has resolved it.
         cores: Processors of each node.
         agents_run: False if hubdist's agents have to start first, as for the first delivery of a job.
+        include: As for `resolve`.
+        exclude: As for `resolve`.
 
     Raises:
         HandleError: The handle cannot be understood.
         ConfigError: No such node is alive, there is no such route, an argument is wrong, or the size is not known.
     """
+    handle = selected(handle, include, exclude)
     if isinstance(nodes, int):
         if route is not None:
             raise ConfigError("a delivery to a number of nodes goes by the route driver", advice="Leave route out.")

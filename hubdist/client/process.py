@@ -29,6 +29,7 @@ from hubdist.model.redact import redact_url
 from hubdist.report.plan import Refreshed
 from hubdist.resolver.values import CallOptions, LoaderPin
 from hubdist.store.claims import HandedOutSnapshots
+from hubdist.store.snapshot import Snapshot
 from hubdist.system.disk import working_directory
 from hubdist.system.tracing import span
 
@@ -113,6 +114,21 @@ class Process:
         snapshot = self.backend.locate(pin)
         self._given.add(snapshot)  # nobody evicts what a caller got
         return snapshot.path
+
+    def snapshot_of(self, pin: LoaderPin) -> Snapshot:
+        """The snapshot of a model in this node's store; the caller releases it.
+
+        Raises:
+            HubdistError: The model cannot be brought to this node.
+        """
+        return self.backend.locate(pin)
+
+    def hold(self, digest: Digest) -> bool:
+        """Keep a snapshot while this process lives; False if this node's store lacks it. Nothing is brought."""
+        snapshot = self.backend.find(digest)
+        if snapshot is not None:
+            self._given.add(snapshot)
+        return snapshot is not None
 
     def load(self, pin: LoaderPin, key: LoadKey, options: CallOptions, *, fresh: bool) -> Any:
         """The loaded model of this process, as it was published; loaded if the process has none.

@@ -84,7 +84,8 @@ class Keys(BaseModel):
         default=(),
         description="Models that are brought to all nodes as soon as the job first uses hubdist."
         " An entry is a handle, or a mapping with a `handle` and any of `digest`, `route` and `read_mode`, which hold"
-        " for this model alone. hubdist refuses other bytes than those of the `digest`. List each model once.",
+        " for this model alone. hubdist refuses other bytes than those of the `digest`. `include` and `exclude` are"
+        " patterns that choose files; each choice is a model of its own. List each model once.",
         examples=[
             """\
 models:
@@ -92,7 +93,9 @@ models:
   - handle: gs://my-bucket/my-model
     digest: sha256:<64 hexadecimal digits>
     route: direct
-    read_mode: memory"""
+    read_mode: memory
+  - handle: hf://org/model
+    include: ["*.safetensors", "*.json"]"""
         ],
     )
     route: RouteSetting = Field(

@@ -6,12 +6,13 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from hubdist.errors import ConfigError, HubdistError
 from hubdist.model.handle import BUILT_IN_SCHEMES, Handle, parse_handle
 from hubdist.model.manifest import Digest
 from hubdist.model.redact import redact_url
+from hubdist.model.selection import selected
 
 _K = TypeVar("_K")
 _V = TypeVar("_V")
@@ -99,6 +100,27 @@ class ListedModel(BaseModel):
     route: RouteSetting | None = Field(default=None, description="Replaces the key `route` for this model.")
     read_mode: ReadMode | None = Field(default=None, description="Replaces the key `read_mode` for this model.")
 
+    include: tuple[str, ...] | None = Field(
+        default=None, description="Patterns of the files that are wanted. They become part of `handle`."
+    )
+    exclude: tuple[str, ...] | None = Field(
+        default=None, description="Patterns of files that are not wanted. They become part of `handle`."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _choose_files(cls, given: Any) -> Any:
+        """Write what is chosen into the handle, so that everybody who has the handle has the choice."""
+        if not isinstance(given, Mapping) or not ("include" in given or "exclude" in given):
+            return given
+        left = {key: value for key, value in given.items() if key not in ("include", "exclude")}
+        if isinstance(left.get("handle"), str):
+            try:
+                left["handle"] = selected(left["handle"], given.get("include"), given.get("exclude"))
+            except (HubdistError, TypeError) as error:
+                raise ValueError(redact_url(str(error))) from None
+        return left
+
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
         """What `repr` and `str` show: the fields, with secrets of the handle removed."""
         return redacted_fields(super().__repr_args__())
@@ -139,7 +161,7 @@ def listed_handle(text: str, custom_schemes: Collection[str] = ()) -> Handle:
     Raises:
         HandleError: The text is not a handle.
     """
-    scheme = text.partition("://")[0].lower()
+    scheme = text.rpartition("::")[2].partition("://")[0].lower()
     return parse_handle(text, custom_schemes=({scheme} - BUILT_IN_SCHEMES) | set(custom_schemes))
 
 

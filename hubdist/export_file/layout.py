@@ -67,7 +67,7 @@ class ExportedHandle:
         if not _KEY.fullmatch(self.key) or any(ord(char) < 32 or ord(char) == 127 for char in self.label):
             raise HandleError(f"{self.label[:100]!r} with the key {self.key[:40]!r} is not a handle")
         if self.whole:
-            scheme = self.label.partition("://")[0].lower()
+            scheme = self.label.rpartition("::")[2].partition("://")[0].lower()
             if parse_handle(self.label, custom_schemes={scheme} - BUILT_IN_SCHEMES).key != self.key:
                 raise HandleError(f"{self.key} is not the key of the handle {self.label!r}")
 

@@ -22,10 +22,12 @@ from hubdist.health.clocks import duration_words
 from hubdist.health.finding import Finding, Level, Plain
 from hubdist.model.access import OriginAccess
 from hubdist.model.handle import Handle, Kind, parse_handle
+from hubdist.model.hf_names import RepoName
 from hubdist.model.paths import Ending, ending_of
 from hubdist.model.redact import redact_url
 from hubdist.origins.directory import is_object, open_object
 from hubdist.origins.http.stream import HttpStream
+from hubdist.origins.huggingface import check_hugging_face
 from hubdist.origins.kaggle import check_kaggle
 from hubdist.origins.local import is_directory, open_local
 from hubdist.remote.snapshot_copy import probe
@@ -154,11 +156,13 @@ def _mend(error: HubdistError) -> str:
 
 def _read(text: str, quick: Deadlines, access: OriginAccess, *, is_cache: bool) -> None:
     handle = parse_handle(text)
-    base, deadline = handle.base or handle, Deadline(quick.total_s)
+    base, deadline = handle.root, Deadline(quick.total_s)
     if is_cache:
         probe(text, quick, timeout_s=quick.total_s)
     elif base.scheme in ("http", "https"):
         HttpStream(_url(handle), quick, deadline=deadline, access=access).close()
+    elif base.scheme == "hf":
+        check_hugging_face(RepoName.parse(base.text), quick, deadline)
     elif base.kind is Kind.KAGGLE:
         check_kaggle(quick, deadline)
     elif base.kind is Kind.LOCAL and not is_directory(Path(base.text)):
@@ -173,7 +177,8 @@ def _read(text: str, quick: Deadlines, access: OriginAccess, *, is_cache: bool) 
 
 def _url(handle: Handle) -> str:
     """What a hub is asked for. Source: https://www.tensorflow.org/hub/hosting."""
-    text = (handle.base or handle).text
-    if handle.kind is not Kind.HUB:
+    text = handle.root.text
+    whole = handle.base if handle.kind is Kind.SELECTION else handle
+    if whole is None or whole.kind is not Kind.HUB:
         return text
     return f"{text}{'&' if '?' in text else '?'}tf-hub-format=compressed"

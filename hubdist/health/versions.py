@@ -33,7 +33,7 @@ def needed_packages(texts: Sequence[str], custom_schemes: Collection[str] = ()) 
     needed = {}
     for text in texts:
         handle = parse_handle(text, custom_schemes=custom_schemes)
-        base = handle.base or handle
+        base = handle.root
         package = "kagglehub" if base.kind is Kind.KAGGLE else PACKAGES.get(base.scheme)
         if package is not None and base.kind is not Kind.CUSTOM:
             needed[package] = f"{base.scheme}://"

@@ -12,6 +12,8 @@ for every kind. The kinds:
 | LOCAL   | `/models/mnist`, `~/model.tgz`: a path on the driver      |
 | MEMBER  | `zip://inner/dir::https://host/model.zip`, `tar://...`    |
 | KAGGLE  | `kaggle://owner/model/tensorFlow2/variation/1`, its URL   |
+| HUGGING_FACE | `hf://org/model@revision`, also a directory or a file in it |
+| SELECTION | `files://include=*.json::<any of these>`: some of its files |
 | CUSTOM  | `myregistry://...`, with an origin that the user registers |
 """
 
@@ -22,19 +24,23 @@ import hashlib
 import os
 import re
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hubdist.errors import HandleError
-from hubdist.model.hints import storage_directory, suggestion
+from hubdist.model.hf_names import RepoName
+from hubdist.model.hints import storage_directory
 from hubdist.model.hub_urls import DEFAULT_PORTS, HttpUrl, normal_kaggle_name
+from hubdist.model.local_names import model_directory, path_text
 from hubdist.model.paths import ARCHIVE_SUFFIXES, Ending, ending_of
 from hubdist.model.redact import redact_url
+from hubdist.model.selection import SCHEME as SELECTION_SCHEME
+from hubdist.model.selection import Selection
 
-TREE_SCHEMES = frozenset({"gs", "gcs", "s3", "s3a", "az", "abfs", "abfss", "adl", "hf", "hdfs", "oci", "oss", "memory"})
+TREE_SCHEMES = frozenset({"gs", "gcs", "s3", "s3a", "az", "abfs", "abfss", "adl", "hdfs", "oci", "oss", "memory"})
 """Allowed fsspec protocols: object storage and the like, but no protocol that runs commands or chains caches."""
 
-BUILT_IN_SCHEMES = TREE_SCHEMES | {"file", "http", "https", "kaggle", "tar", "zip"}
+BUILT_IN_SCHEMES = TREE_SCHEMES | {"file", "files", "hf", "http", "https", "kaggle", "tar", "zip"}
 """Schemes that hubdist reads without an origin of the user."""
 
 _SAME_SCHEME = {"gcs": "gs", "s3a": "s3"}
@@ -69,6 +75,8 @@ class Kind(enum.StrEnum):
     LOCAL = "local"
     MEMBER = "member"
     KAGGLE = "kaggle"
+    HUGGING_FACE = "hugging face"
+    SELECTION = "selection"
     CUSTOM = "custom"
 
 
@@ -79,9 +87,10 @@ class Handle:
     Attributes:
         text: The normalised handle. It may hold secrets, so only the origin gets it.
         kind: How the handle is read.
-        base: Of a MEMBER, the handle of the archive; else None.
-        inner: Of a MEMBER, the directory or file inside the archive, "" for the whole archive.
-        format: Of a MEMBER, `zip` or `tar`.
+        base: Of a MEMBER, the handle of the archive; of a SELECTION, that of all files; else None.
+        inner: Of a MEMBER, the directory or file inside the archive, "" for the whole archive; of a SELECTION, the
+            patterns as `Selection.text` writes them.
+        format: Of a MEMBER, `zip` or `tar`; of a SELECTION, `files`.
     """
 
     text: str
@@ -99,9 +108,19 @@ class Handle:
         return redact_url(self.text)
 
     @property
+    def root(self) -> Handle:
+        """The handle of the place that is read: that of the archive of a member, that of a selection's files."""
+        return self if self.base is None else self.base.root
+
+    @property
+    def selection(self) -> Selection:
+        """Which files are wanted; every file but for a SELECTION."""
+        return Selection.parse(self.inner) if self.kind is Kind.SELECTION else Selection()
+
+    @property
     def is_drivers(self) -> bool:
         """True if the model lies on the driver's own disk: at a path, or in an archive at a path."""
-        return (self.base or self).kind is Kind.LOCAL
+        return self.root.kind is Kind.LOCAL
 
     @property
     def label(self) -> str:
@@ -164,11 +183,13 @@ def parse_handle(
     if any(ord(char) < 32 or ord(char) == 127 for char in text):
         raise HandleError(f"the handle {redact_url(text)!r} holds a control character")
     head, tail = _split_chain(text)
+    if head.lower().startswith(f"{SELECTION_SCHEME}://") and SELECTION_SCHEME not in custom_schemes:
+        return _parse_selection(head, tail, base_dir, custom_schemes)
     if tail is not None:
         return _parse_member(head, tail, text, base_dir, custom_schemes)
     scheme, found, rest = text.partition("://")
     if not found:
-        return _parse_path(text, base_dir)
+        return Handle(path_text(text, base_dir), Kind.LOCAL)
     if scheme.lower() in custom_schemes:
         return Handle(f"{scheme.lower()}://{rest}", Kind.CUSTOM)
     return _parse_url(scheme.lower(), rest, text, base_dir, custom_schemes)
@@ -182,9 +203,11 @@ def _split_chain(text: str) -> tuple[str, str | None]:
 
 def _parse_url(scheme: str, rest: str, text: str, base_dir: Path | None, custom_schemes: Collection[str]) -> Handle:
     if scheme == "file":
-        return _parse_path("/" + rest.removeprefix("localhost").lstrip("/"), base_dir)
+        return Handle(path_text("/" + rest.removeprefix("localhost").lstrip("/"), base_dir), Kind.LOCAL)
     if scheme == "kaggle":
         return _parse_kaggle(rest, text)
+    if scheme == "hf":
+        return _parse_hugging_face(text)
     if scheme in DEFAULT_PORTS:
         return _parse_http(text)
     if scheme in TREE_SCHEMES:
@@ -208,38 +231,26 @@ def _parse_member(head: str, tail: str, text: str, base_dir: Path | None, custom
             advice="Only one zip:// or tar:// may stand before the archive's handle.",
         )
     base = parse_handle(tail, base_dir=base_dir, custom_schemes=custom_schemes)
-    if base.kind not in (Kind.ARCHIVE, Kind.FILE, Kind.LOCAL, Kind.HUB, Kind.TREE):
+    if base.kind in (Kind.MEMBER, Kind.KAGGLE, Kind.CUSTOM, Kind.SELECTION):
         raise HandleError(f"{base.redacted!r} is not an archive that {scheme}:// can look into")
-    inner = _model_directory(inner.strip("/"))
+    inner = model_directory(inner.strip("/"))
     if any(name in ("", ".", "..") for name in inner.split("/")) and inner:
         raise HandleError(f"the directory {redact_url(inner)!r} inside the archive is not a plain path")
     return Handle(f"{scheme}://{inner}::{base.text}", Kind.MEMBER, base, inner, scheme)
 
 
-def _parse_path(text: str, base_dir: Path | None) -> Handle:
-    try:
-        path = Path(text).expanduser()
-    except RuntimeError:
-        raise HandleError(f"no home directory is known for {redact_url(text)!r}") from None
-    if not path.is_absolute():
-        if base_dir is None:
-            meant = suggestion(text)
-            raise HandleError(
-                f"the path {redact_url(text)!r} is relative",
-                advice="Outside the driver write an absolute path: this process runs in another directory."
-                + (f" If it is not meant as a path, write {meant}." if meant else ""),
-            )
-        path = base_dir / path
-    # `..` stays: behind a link it is the parent of where the link leads, which only the system can tell.
-    names = [name for name in str(path).split("/") if name not in ("", ".")]
-    return Handle(f"/{_model_directory('/'.join(names))}", Kind.LOCAL)
-
-
-def _model_directory(path: str) -> str:
-    """The path, or the directory of a SavedModel if the path names the file that every SavedModel has."""
-    while ending_of(path) is Ending.SAVED_MODEL:  # all of them: a normalised handle may be parsed again
-        path = path.rstrip("/").rpartition("/")[0]
-    return path
+def _parse_selection(head: str, tail: str | None, base_dir: Path | None, custom_schemes: Collection[str]) -> Handle:
+    if tail is None:
+        raise HandleError(
+            f"{redact_url(head)!r} names no model whose files are chosen",
+            advice=f"Write {SELECTION_SCHEME}://include=<pattern>::<handle>; '::' in a pattern is %3A%3A.",
+        )
+    selection = Selection.parse(head.partition("://")[2])
+    base = parse_handle(tail, base_dir=base_dir, custom_schemes=custom_schemes)
+    if base.kind is Kind.SELECTION:
+        raise HandleError(f"{redact_url(head)!r} stands before another selection", advice="Choose files in one place.")
+    text = f"{SELECTION_SCHEME}://{selection.text}::{base.text}"
+    return Handle(text, Kind.SELECTION, base, selection.text, SELECTION_SCHEME)
 
 
 def _parse_kaggle(name: str, text: str) -> Handle:
@@ -265,28 +276,20 @@ def _parse_http(text: str) -> Handle:
     return Handle(normal, kind)
 
 
+def _parse_hugging_face(text: str) -> Handle:
+    name = RepoName.parse(text)
+    name = replace(name, path=model_directory(name.path))
+    ending = ending_of(name.path)
+    if ending is Ending.OTHER_ARCHIVE:
+        raise other_archive_error(name.text)
+    return Handle(name.text, Kind.ARCHIVE if ending is Ending.ARCHIVE else Kind.HUGGING_FACE)
+
+
 def _parse_tree(scheme: str, rest: str, text: str) -> Handle:
-    rest = _model_directory(rest.rstrip("/")).rstrip("/")
+    rest = model_directory(rest.rstrip("/")).rstrip("/")
     if not rest.strip("/") or any(name == ".." for name in rest.split("/")):
         raise HandleError(f"{redact_url(text)!r} names no bucket and directory")
     ending = ending_of(rest)
     if ending is Ending.OTHER_ARCHIVE:
         raise other_archive_error(redact_url(text))
     return Handle(f"{scheme}://{rest}", Kind.ARCHIVE if ending is Ending.ARCHIVE else Kind.TREE)
-
-
-def inner_handle(handle: str, directory: str) -> str | None:
-    """The handle of a directory inside a model; None if no handle can name that directory.
-
-    Args:
-        handle: The text of the model's normalised handle.
-        directory: The directory, below the model's root.
-    """
-    head, chain, base = handle.partition("::")
-    if chain:
-        return f"{head}{'' if head.endswith('/') else '/'}{directory}::{base}"
-    scheme, _, _ = handle.partition("://")
-    path = handle.partition("?")[0] if scheme in DEFAULT_PORTS else handle
-    if ending_of(path) is Ending.ARCHIVE:
-        return f"{'zip' if path.lower().endswith('.zip') else 'tar'}://{directory}::{handle}"
-    return f"{handle}/{directory}" if scheme in TREE_SCHEMES or handle.startswith("/") else None

@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Iterable
 
 from hubdist.errors import NotAModelError
-from hubdist.model.handle import inner_handle
+from hubdist.model.inner_handles import inner_handle
 from hubdist.model.paths import ARCHIVE_SUFFIXES, SAVED_MODEL_FILES, Ending, ending_of, fold_path
 
 _SHOWN = 5

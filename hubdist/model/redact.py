@@ -11,7 +11,7 @@ import re
 HIDDEN = "***"
 """Stands in place of a secret."""
 
-_MEMBER = re.compile(r"['\"]?(?:zip|tar)://[^@:]*::")
+_MEMBER = re.compile(r"['\"]?(?:zip|tar|files)://[^@:]*::")
 _URL = re.compile(r"(?:^|::|[\s'\"(\[{<=,])(?:([A-Za-z][A-Za-z0-9+.-]*):)?//")
 _SLASH_FORGOTTEN = re.compile(r"\s*['\"]?https?:/")
 # `name:password@` where the slashes were forgotten.
@@ -86,7 +86,9 @@ def _is_plain(authority: str, scheme: str) -> bool:
 
 
 def _is_place(base: str, authority: str, scheme: str) -> bool:
-    """True if the "@" in a URL belongs to its path, or stands behind the name of a container."""
+    """True if the "@" in a URL belongs to its path, or stands behind the name of a container or a repository."""
+    if scheme == "hf" and ":" not in base:
+        return True
     if scheme in _WITH_CONTAINERS and _CONTAINER.fullmatch(authority):
         return ":" not in authority or base.count("@") == 1
     return _is_plain(authority, scheme)

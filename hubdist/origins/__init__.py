@@ -14,11 +14,12 @@ from hubdist.model.handle import Handle, Kind, other_archive_error
 from hubdist.model.paths import Ending, ending_of
 from hubdist.model.source import Source
 from hubdist.origins.base import Origin
+from hubdist.store.store import Store
 from hubdist.system.deadline import Deadline, Deadlines
 from hubdist.system.disk_space import Scratch, SpaceBudget
 from hubdist.system.foreign import call_foreign
 
-__all__ = ["Origin", "OriginSettings", "open_origin"]
+__all__ = ["Origin", "OriginSettings", "keeps_folder", "open_origin"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +32,14 @@ class OriginSettings:
         custom: Scheme -> function that makes a `Source` from a handle; for the user's own schemes.
         find_access: Returns the headers and logins for servers of hubs and archives; called for each read, because
             they may change.
+        store: Files that this store has need not be read from a hub that tells their digests; None reads all.
     """
 
     deadlines: Deadlines
     max_bytes: int | None = None
     custom: Mapping[str, Callable[[str], Source]] = field(default_factory=dict)
     find_access: Callable[[], OriginAccess] = OriginAccess
+    store: Store | None = None
 
 
 def open_origin(
@@ -58,7 +61,16 @@ def open_origin(
         ResolveError, TransferError: The storage of a TREE handle cannot be opened.
     """
     until = Deadline(settings.deadlines.total_s) if deadline is None else deadline
-    return call_foreign(lambda: _open(handle, settings, scratch, until), handle.redacted)
+    whole = handle.base if handle.kind is Kind.SELECTION else handle
+    assert whole is not None
+    origin = call_foreign(lambda: _open(whole, settings, scratch, until), handle.redacted)
+    origin.selection = handle.selection
+    return origin
+
+
+def keeps_folder(handle: Handle) -> bool:
+    """True if a folder around a SavedModel stays, because callers know the paths: of repositories, or chosen ones."""
+    return handle.kind in (Kind.HUGGING_FACE, Kind.KAGGLE, Kind.SELECTION)
 
 
 def _open(handle: Handle, settings: OriginSettings, scratch: Scratch | Path, deadline: Deadline) -> Origin:
@@ -72,10 +84,8 @@ def _open(handle: Handle, settings: OriginSettings, scratch: Scratch | Path, dea
 
         return ObjectsOrigin(handle, deadlines, deadline, max_bytes=max_bytes)
     room = scratch if isinstance(scratch, Scratch) else Scratch(scratch, SpaceBudget(scratch, max_bytes))
-    if handle.kind is Kind.KAGGLE:
-        from hubdist.origins.kaggle import KaggleOrigin
-
-        return KaggleOrigin(handle, deadlines, room, deadline)
+    if handle.kind in (Kind.KAGGLE, Kind.HUGGING_FACE):
+        return _open_with_library(handle, settings, room, deadline)
     if handle.kind is Kind.LOCAL:
         from hubdist.origins.directory import DirectoryOrigin
         from hubdist.origins.local import is_directory
@@ -93,3 +103,13 @@ def _open(handle: Handle, settings: OriginSettings, scratch: Scratch | Path, dea
 
     access = settings.find_access()
     return ArchiveOrigin(handle, deadlines, room, deadline, max_bytes=max_bytes, access=access)
+
+
+def _open_with_library(handle: Handle, settings: OriginSettings, room: Scratch, deadline: Deadline) -> Origin:
+    if handle.kind is Kind.KAGGLE:
+        from hubdist.origins.kaggle import KaggleOrigin
+
+        return KaggleOrigin(handle, settings.deadlines, room, deadline)
+    from hubdist.origins.huggingface import HuggingFaceOrigin
+
+    return HuggingFaceOrigin(handle, settings.deadlines, room, deadline, settings.store)

@@ -14,10 +14,12 @@ from typing import BinaryIO
 from hubdist.errors import IntegrityError
 from hubdist.model.access import OriginAccess
 from hubdist.model.handle import Handle, Kind
+from hubdist.model.hf_names import SCHEME
 from hubdist.model.source import ByteStream, FileSink
 from hubdist.origins.archive import ArchiveFormat, detect_format, other_format, unpack_stream, unpack_zip
 from hubdist.origins.base import Origin
 from hubdist.origins.http.stream import HttpStream
+from hubdist.origins.huggingface import open_file
 from hubdist.origins.local import open_local
 from hubdist.remote.compressed_objects import Inflated, PrefixedStream
 from hubdist.system.deadline import Deadline, Deadlines
@@ -67,6 +69,9 @@ class ArchiveOrigin(Origin):
                 # The label of a .tar.gz and a gzip around any archive look alike. Decompressed once, both are archives.
                 content = Inflated(stream, self._base.redacted) if stream.gzipped else stream
                 self._unpack(content, sink, None)
+        elif self._base.scheme == SCHEME:
+            with open_file(self._base, self._deadlines, self._scratch, self.deadline) as local:
+                self._unpack(local, sink, local.file)
         else:
             from hubdist.origins.directory import open_object
 

@@ -11,9 +11,10 @@ import functools
 from collections.abc import Callable, Iterator
 from typing import TypeVar, final
 
-from hubdist.errors import AccessDeniedError, OriginError, TransferTimeoutError
+from hubdist.errors import AccessDeniedError, ModelNotFoundError, OriginError, TransferTimeoutError
 from hubdist.model.handle import Handle
 from hubdist.model.listing import check_versions
+from hubdist.model.selection import Selection
 from hubdist.model.source import FileSink, FileWriter, Source, SourceFile, copy_source
 from hubdist.system.deadline import Deadline
 from hubdist.system.foreign import call_foreign
@@ -32,6 +33,8 @@ class Origin(abc.ABC):
 
     Attributes:
         identity: Who asks, for errors of rights that do not say so themselves; None for nothing to say.
+        selection: The files that are wanted; all of them, until `open_origin` sets it. No other file reaches the sink.
+            An origin that can read files one by one reads no other file either.
     """
 
     identity: str | None = None
@@ -39,6 +42,7 @@ class Origin(abc.ABC):
     def __init__(self, redacted: str, deadline: Deadline) -> None:
         self.redacted = redacted
         self.deadline = deadline
+        self.selection = Selection()
 
     @final
     def fetch(self, sink: FileSink) -> None:
@@ -51,13 +55,20 @@ class Origin(abc.ABC):
             HubdistError: Anything else failed. Errors of libraries and users' functions are translated, and are not
                 in its chain.
         """
+        timed = _TimedSink(sink, self.deadline, self.redacted)
+        chosen = None if self.selection == Selection() else ChosenSink(timed, self.selection)
         try:
-            call_foreign(lambda: self._fetch(_TimedSink(sink, self.deadline, self.redacted)), self.redacted)
+            call_foreign(lambda: self._fetch(timed if chosen is None else chosen), self.redacted)
         except AccessDeniedError as error:
             if self.identity is None:
                 raise
             refused = error.asked(self.identity)
         else:
+            if chosen is not None and not chosen.count:
+                raise ModelNotFoundError(
+                    f"no file of {self.redacted} is chosen by {self.selection.text}",
+                    advice="Patterns are matched against whole paths below the model's root, as by fnmatch.",
+                )
             return
         raise refused
 
@@ -101,6 +112,46 @@ class _TimedWriter:
         self._writer.write(data)
 
 
+class ChosenSink:
+    """A sink that passes on the chosen files alone; the bytes of others are dropped.
+
+    Args:
+        sink: Gets the chosen files.
+        selection: Which files are chosen.
+
+    Attributes:
+        count: How many chosen files have begun.
+    """
+
+    def __init__(self, sink: FileSink, selection: Selection) -> None:
+        self._sink = sink
+        self._selection = selection
+        self.count = 0
+
+    @contextlib.contextmanager
+    def open_file(self, path: str) -> Iterator[FileWriter]:
+        """Begin a file.
+
+        Args:
+            path: The path below the model's directory.
+        """
+        if not self._selection.accepts(path):
+            yield _Dropped()
+            return
+        self.count += 1
+        with self._sink.open_file(path) as writer:
+            yield writer
+
+    def add_directory(self, path: str) -> None:
+        """Note a directory."""
+        self._sink.add_directory(path)
+
+
+class _Dropped:
+    def write(self, data: bytes | memoryview, /) -> None:
+        """Take bytes that nobody wants."""
+
+
 class CustomOrigin(Origin):
     """A `Source` that the user registered for a scheme.
 
@@ -123,6 +174,7 @@ class CustomOrigin(Origin):
         try:
             source = self._call(lambda: self._make(self._text))
             files = self._call(lambda: list(source.entries()))
+            files = [file for file in files if self.selection.accepts(file.path)]
             check_versions([file.path for file in files], self.redacted)
             copy_source(_ThreadedSource(source.read, self), sink, files)
         finally:

@@ -48,15 +48,18 @@ class DirectoryOrigin(Origin):
 
     def _fetch(self, sink: FileSink) -> None:
         with self._tree:
-            before = self._list()
+            before = self._chosen()
             if self._one_model:
                 check_versions(before.keys(), self.redacted)
             for path, stored in before.items():
                 with sink.open_file(path) as writer, self._tree.open_stream(self._place(path), stored) as content:
                     while data := content.read(READ_BYTES):
                         writer.write(data)
-            if _evidence(self._list()) != _evidence(before):
+            if _evidence(self._chosen()) != _evidence(before):
                 raise changed_error(self.redacted)
+
+    def _chosen(self) -> dict[str, StoredObject]:
+        return {path: stored for path, stored in self._list().items() if self.selection.accepts(path)}
 
     def _list(self) -> dict[str, StoredObject]:
         return self._tree.objects()

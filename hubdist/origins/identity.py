@@ -5,7 +5,8 @@ from __future__ import annotations
 from hubdist.errors import HubdistError
 from hubdist.model.access import OriginAccess
 from hubdist.model.handle import Handle, Kind
-from hubdist.remote.identity import LOOK_S, UNKNOWN, identity_of_files, this_user
+from hubdist.model.hf_names import SCHEME
+from hubdist.remote.identity import ANONYMOUSLY, LOOK_S, UNKNOWN, identity_of_files, this_user
 from hubdist.system.deadline import Deadlines
 from hubdist.system.foreign import call_foreign
 from hubdist.system.threads import run_within
@@ -19,11 +20,13 @@ def origin_identity(handle: Handle, deadlines: Deadlines, access: OriginAccess) 
         deadlines: Timeouts of clients of storage.
         access: The headers and logins of this node.
     """
-    base = handle.base or handle
+    base = handle.root
     if base.kind is Kind.CUSTOM:
         return f"by the function for {base.scheme}://"
     if base.kind is Kind.KAGGLE:
         return kaggle_identity()
+    if base.scheme == SCHEME:
+        return hugging_face_identity()
     if base.scheme in ("http", "https"):
         from hubdist.origins.http.credentials import identity_at
 
@@ -39,7 +42,7 @@ def place_identity(handle: Handle, deadlines: Deadlines, *, look_s: float = LOOK
         deadlines: Timeouts of the storage's client.
         look_s: Longest time to look for credentials.
     """
-    base = handle.base or handle
+    base = handle.root
     if base.kind is Kind.LOCAL:
         return this_user()
     from hubdist.remote.fsspec_files import open_files  # loads aiohttp, which other origins do not need
@@ -70,3 +73,17 @@ def kaggle_identity() -> str:
         return "anonymously"
     name = getattr(found, "username", None)
     return f"as Kaggle user {name}" if name else "with a Kaggle API token"
+
+
+def hugging_face_identity() -> str:
+    """Who Hugging Face is asked as, as huggingface_hub finds it."""
+    try:
+        import huggingface_hub
+        from huggingface_hub.utils._auth import get_stored_tokens
+    except ImportError:
+        return "not at all: huggingface_hub cannot be imported"
+    token = huggingface_hub.get_token()
+    if token is None:
+        return ANONYMOUSLY
+    named = [name for name, stored in get_stored_tokens().items() if stored == token]
+    return f"with the token {named[0]} of `hf auth login`" if named else "with the token of HF_TOKEN or its file"

@@ -9,10 +9,8 @@ kagglehub also waits without end for a silent server. So it runs in a separate t
 from __future__ import annotations
 
 import concurrent.futures
-import contextlib
 import functools
 import importlib.util
-import os
 import shutil
 import tarfile
 import time
@@ -33,6 +31,7 @@ from hubdist.model.source import FileSink
 from hubdist.origins.archive_origin import ArchiveOrigin
 from hubdist.origins.base import Origin
 from hubdist.origins.directory import DirectoryOrigin
+from hubdist.origins.folder_size import folder_bytes
 from hubdist.origins.http.request import HttpRequester
 from hubdist.origins.http.retries import retry_step
 from hubdist.origins.identity import kaggle_identity
@@ -105,7 +104,9 @@ class KaggleOrigin(Origin):
             self._unpack(sink)
             return
         shutil.rmtree(self._folder / _MARKERS, ignore_errors=True)
-        DirectoryOrigin.at_path(root, self.deadline, one_model=False).fetch(sink)
+        directory = DirectoryOrigin.at_path(root, self.deadline, one_model=False)
+        directory.selection = self.selection
+        directory.fetch(sink)
 
     def _try_once(self) -> Path | None:
         """Download into an empty directory; None if kagglehub has downloaded an archive that it cannot unpack."""
@@ -124,8 +125,13 @@ class KaggleOrigin(Origin):
         return Path(done.result())
 
     def _download(self, name: str) -> str:
+        folder, paths = str(self._folder), self.selection.literal_paths
         with quiet():
-            return str(self._kagglehub.model_download(name, output_dir=str(self._folder)))
+            if paths is None:
+                return str(self._kagglehub.model_download(name, output_dir=folder))
+            for path in paths:
+                self._kagglehub.model_download(name, path, output_dir=folder)
+            return folder
 
     def _unpack(self, sink: FileSink) -> None:
         """Unpack what kagglehub cannot unpack before Python 3.11.4, which has no filters in tarfile."""
@@ -145,7 +151,7 @@ class KaggleOrigin(Origin):
         try:
             while not done.done():
                 concurrent.futures.wait([done], min(_POLL_S, stalled.remaining_s(), self.deadline.remaining_s()))
-                now = _size(self._folder)
+                now = folder_bytes(self._folder)
                 self._scratch.count(now)
                 if done.done():
                     break
@@ -195,13 +201,3 @@ def check_kaggle(deadlines: Deadlines, deadline: Deadline) -> None:
         retry_step(lambda: requester.get({}), _SITE, deadlines, deadline, time.sleep).close()
     finally:
         requester.close()
-
-
-def _size(folder: Path) -> int:
-    """Bytes of all files below a directory that another thread writes to."""
-    total = 0
-    for parent, _, names in os.walk(folder):
-        for name in names:
-            with contextlib.suppress(OSError):
-                total += Path(parent, name).stat().st_size
-    return total

@@ -104,7 +104,7 @@ class Look:
 
 def look_at(handle: Handle) -> Look | None:
     """Look at the path that a handle names, or that holds the archive which it names; None for other handles."""
-    base = handle.base or handle
+    base = handle.root
     return Look(base.text, _versions(base.text)) if base.kind is Kind.LOCAL else None
 
 

@@ -34,7 +34,7 @@ def open_tree(url: str, deadlines: Deadlines, *, max_bytes: int | None = None) -
         from hubdist.remote.mounted_tree import MountedTree
 
         return MountedTree(Path(handle.text))
-    if handle.kind not in (Kind.TREE, Kind.ARCHIVE) or handle.scheme in ("http", "https"):
+    if handle.kind not in (Kind.TREE, Kind.ARCHIVE) or handle.scheme in ("http", "https", "hf"):
         raise HandleError(f"{redact_url(url)} is not a directory on storage")
     from hubdist.remote.fsspec_tree import RemoteTree
 

@@ -121,24 +121,8 @@ def _azure(files: Any) -> str:
     return ANONYMOUSLY
 
 
-def _hugging_face(files: Any) -> str:
-    import huggingface_hub
-    from huggingface_hub.utils._auth import get_stored_tokens
-
-    if files.token:
-        return "with the token of fsspec's configuration"
-    if files.token is False:
-        return ANONYMOUSLY
-    token = huggingface_hub.get_token()
-    if token is None:
-        return ANONYMOUSLY
-    named = [name for name, stored in get_stored_tokens().items() if stored == token]
-    return f"with the token {named[0]} of `hf auth login`" if named else "with the token of HF_TOKEN or its file"
-
-
 _LOOKS: dict[str, Callable[[Any], str]] = {
     "gs": lambda files: google_words(files.credentials.credentials),
     "s3": _aws,
-    "hf": _hugging_face,
     **dict.fromkeys(("az", "abfs", "abfss", "adl"), _azure),
 }

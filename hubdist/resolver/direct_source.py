@@ -25,6 +25,8 @@ from hubdist.system.deadline import Deadlines
 from hubdist.system.foreign import call_foreign
 
 _ONLY_ARCHIVES = "the origin serves archives only"
+_ONE_READER = "only the driver's node reads the hub; the other nodes get the files from each other"
+_CHOSEN = "the handle chooses files, and only the driver's node reads those alone"
 _ONE_FILE = "the handle names one file, which only the driver reads"
 _LOG = logging.getLogger(__name__)
 
@@ -68,7 +70,8 @@ def _direct_url(handle: Handle, deadlines: Deadlines, access: OriginAccess | Non
     if not ask_hub:
         return None
     if handle.kind is not Kind.HUB:
-        raise OriginError(_ONE_FILE if is_file else _ONLY_ARCHIVES, handle=handle.redacted)
+        reasons = {Kind.HUGGING_FACE: _ONE_READER, Kind.SELECTION: _CHOSEN}
+        raise OriginError(_ONE_FILE if is_file else reasons.get(handle.kind, _ONLY_ARCHIVES), handle=handle.redacted)
     return _ask_hub(handle, deadlines, access)
 
 

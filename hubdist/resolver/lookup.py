@@ -9,9 +9,11 @@ from hubdist.config.model_settings import ModelSettings
 from hubdist.config.schema import Config
 from hubdist.errors import DigestMismatchError, NotPinnedError
 from hubdist.model.handle import Handle, Kind
+from hubdist.model.hf_names import SCHEME
 from hubdist.model.manifest import Digest, Manifest
 from hubdist.model.paths import drivers_path
 from hubdist.model.redact import redact_url
+from hubdist.origins.huggingface import is_offline, needs_commit
 from hubdist.report.delivery import PinReport
 from hubdist.resolver.values import Pinned, ResolvedFrom
 from hubdist.shared_cache.best_effort import BestEffortCache
@@ -68,7 +70,11 @@ class PinTable:
 
 
 def is_immutable(handle: Handle) -> bool:
-    """True for handles whose bytes never change: those of hubs and numbered Kaggle versions, as for TensorFlow Hub."""
+    """True for handles whose bytes never change: those of hubs, as for TensorFlow Hub; numbered versions; commits."""
+    if handle.kind is Kind.SELECTION and handle.base is not None:
+        return is_immutable(handle.base)
+    if handle.scheme == SCHEME and handle.kind is not Kind.CUSTOM:
+        return not needs_commit(handle)
     return handle.kind is Kind.HUB or (handle.kind is Kind.KAGGLE and handle.text.count("/") == 6)
 
 
@@ -163,6 +169,36 @@ class PinPolicy:
         """What a handle stood for when this store was last asked; the handle may stand for other bytes by now."""
         return self._last_pins.find(handle)
 
+    def place_of(self, handle: Handle, digest: Digest) -> str | None:
+        """Where a handle's model was read, for a branch or tag of Hugging Face: the handle of the commit.
+
+        Args:
+            handle: The handle.
+            digest: What it stands for.
+
+        Returns:
+            The handle; None for other kinds, and where nobody noted it.
+        """
+        if not needs_commit(handle):
+            return None
+        found = self._last_pins.origin(handle, digest)
+        if found is None and self._lock_file is not None:
+            locked = self._lock_file.models().get(handle.label)
+            found = locked.origin if locked is not None and locked.digest == digest else None
+        return found if found != handle.redacted else None
+
+    def note(self, handle: Handle, digest: Digest, origin: str | None = None) -> None:
+        """Note for later jobs what a handle stands for.
+
+        Args:
+            handle: The handle.
+            digest: The model.
+            origin: The place that was read, if that says more than the handle; without secrets.
+        """
+        if not self._store.read_only:
+            with optional_note(self._store.root / "pins"):
+                self._last_pins.keep(handle, digest, origin)
+
     def accept(self, pinned: Pinned, required: Digest | None) -> None:
         """Check what a handle was resolved to, and note the digest for later jobs.
 
@@ -180,9 +216,7 @@ class PinPolicy:
         if self._lock_file is not None:
             origin = None if pinned.directory is None else redact_url(pinned.directory)
             self._lock_file.keep(pinned.handle, pinned.digest, origin=origin, total_bytes=pinned.manifest.total_bytes)
-        if not self._store.read_only:
-            with optional_note(self._store.root / "pins"):
-                self._last_pins.keep(pinned.handle, pinned.digest)
+        self.note(pinned.handle, pinned.digest, pinned.commit)
 
 
 class Lookup:
@@ -214,10 +248,16 @@ class Lookup:
             return None
         digest = required
         immutable = is_immutable(handle)
-        if digest is None and (immutable or (self._offline and not handle.is_drivers)):
+        offline = is_offline(handle) or (self._offline and not handle.is_drivers)
+        if digest is None and (immutable or offline):
             digest = self._policy.last(handle)
         if digest is None and immutable:
             digest = self._cache.digest_of(handle)
+        return None if digest is None else self.by_digest(handle, digest)
+
+    def settled(self, handle: Handle) -> Pinned | None:
+        """What the store or the shared cache has of a handle whose bytes never change, whatever the settings say."""
+        digest = self._policy.last(handle) or self._cache.digest_of(handle)
         return None if digest is None else self.by_digest(handle, digest)
 
     def by_digest(self, handle: Handle, digest: Digest, manifest: Manifest | None = None) -> Pinned | None:
@@ -235,7 +275,9 @@ class Lookup:
         shared = self._cache.find(digest)
         if manifest is not None:
             copy = None if shared is None else shared.copy
-            return Pinned(handle, manifest, ResolvedFrom.STORE, shared=copy)
+            place = self._policy.place_of(handle, digest)
+            return Pinned(handle, manifest, ResolvedFrom.STORE, directory=place, shared=copy)
         if shared is None:
             return None
-        return Pinned(handle, shared.manifest, ResolvedFrom.SHARED_CACHE, shared=shared.copy)
+        place = self._policy.place_of(handle, digest)
+        return Pinned(handle, shared.manifest, ResolvedFrom.SHARED_CACHE, directory=place, shared=shared.copy)

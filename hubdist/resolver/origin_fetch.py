@@ -21,7 +21,7 @@ from hubdist.model.chunks import Chunk
 from hubdist.model.handle import Handle, Kind, parse_handle
 from hubdist.model.manifest import Manifest
 from hubdist.model.paths import drivers_path
-from hubdist.origins import OriginSettings, open_origin
+from hubdist.origins import OriginSettings, keeps_folder, open_origin
 from hubdist.origins.directory import DirectoryOrigin
 from hubdist.remote import tfhub_cache
 from hubdist.remote.copy_reader import copy_remote
@@ -92,7 +92,7 @@ class Fetcher:
         settings: OriginSettings | None = None,
     ) -> None:
         self._config = config
-        self._settings = settings or origin_settings(config)
+        self._settings = settings or origin_settings(config, store=store)
         self._store = store
         self._cache = cache
         self._proven = proven
@@ -221,15 +221,16 @@ class Fetcher:
             raise  # after all retries, which the read would make again
 
     def _read(self, handle: Handle, deadline: Deadline, feed: Feed | None) -> Snapshot:
+        keep_folder = keeps_folder(handle)
         if feed is None:
-            with self._store.stage() as stage:
+            with self._store.stage(keep_folder=keep_folder) as stage:
                 open_origin(handle, self._settings, stage.scratch, deadline).fetch(stage)
                 return self._store.publish(stage)
 
         def chunk_ready(chunk: Chunk) -> None:
             feed.chunk_ready(chunk, [stage.path_of(piece.entry_index) for piece in chunk.pieces])
 
-        with self._store.stage(watch=chunk_ready, chunk_bytes=feed.chunk_bytes) as stage:
+        with self._store.stage(watch=chunk_ready, chunk_bytes=feed.chunk_bytes, keep_folder=keep_folder) as stage:
             feed.started(stage.path.name)
             open_origin(handle, self._settings, stage.scratch, deadline).fetch(stage)
             snapshot = self._store.publish(stage)

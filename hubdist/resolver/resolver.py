@@ -7,7 +7,6 @@ for later jobs, and put into the shared cache.
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,13 +17,17 @@ from hubdist.errors import DigestMismatchError, HubdistError
 from hubdist.model.access import OriginAccess
 from hubdist.model.handle import Handle, parse_handle
 from hubdist.model.manifest import Digest, Manifest
+from hubdist.origins.huggingface import needs_commit
 from hubdist.origins.local import look_at
 from hubdist.remote.snapshot_copy import ProvenCopies
+from hubdist.resolver.commits import Commits
 from hubdist.resolver.direct_source import DirectSource
+from hubdist.resolver.from_whole import take_from_whole
 from hubdist.resolver.lookup import Lookup, PinPolicy, check_unchanged, is_immutable
 from hubdist.resolver.node_store import open_cache
 from hubdist.resolver.origin_fetch import Feed, Fetcher
 from hubdist.resolver.origin_settings import origin_settings
+from hubdist.resolver.timing import timed
 from hubdist.resolver.values import NodeRead, Pinned, ResolvedFrom
 from hubdist.store.snapshot import Snapshot
 from hubdist.store.store import Store
@@ -69,10 +72,11 @@ class Resolver:
         self._base_dir = base_dir
         self._proven = ProvenCopies(store.root / "pins" / "places")
         self._cache = open_cache(config, self._proven)
-        self.settings = origin_settings(config, find_access)
+        self.settings = origin_settings(config, find_access, store=store)
         self._fetcher = Fetcher(config, store, self._cache, self._proven, base_dir, settings=self.settings)
         self.policy = PinPolicy(config, store, base_dir, models)
         self.direct = DirectSource(config, self._proven, self.settings.find_access)
+        self._commits = Commits(config.deadlines)
         self._lookup = Lookup(config, store, self._cache, self.policy)
 
     def parse(self, text: str) -> Handle:
@@ -104,7 +108,7 @@ class Resolver:
             DigestMismatchError: Other bytes are pinned.
             NotPinnedError: The settings are frozen or locked, and nothing pins the handle.
         """
-        return self._timed(handle, lambda: self._find(handle, self.policy.required(handle), digest, manifest))
+        return timed(handle, lambda: self._find(handle, self.policy.required(handle), digest, manifest))
 
     def find_or_read(self, handle: Handle, *, directory: str | None = None, feed: Feed | None = None) -> Pinned:
         """What a handle stands for; its origin is read, verified and published if that is not known yet.
@@ -133,9 +137,9 @@ class Resolver:
                 found = self._find(handle, required)  # another process may have published it meanwhile
                 return found or self._read_in_turn(handle, required, directory, feed, deadline)
 
-        pinned = self._timed(handle, work)
+        pinned = timed(handle, work)
         assert pinned is not None
-        return replace(pinned, directory=directory)
+        return replace(pinned, directory=directory or pinned.commit)
 
     def read_anew(self, handle: Handle, *, directory: str | None = None) -> Pinned:
         """What a handle stands for now: its origin is read, whatever is known of the handle.
@@ -155,9 +159,11 @@ class Resolver:
             with self._store.lock(f"resolve-{handle.key}", deadline.remaining_s()):
                 return self._read(handle, required, directory, None, deadline, anew=True)
 
-        pinned = self._timed(handle, work)
+        if needs_commit(handle):
+            directory = None  # the commit that the branch or tag was
+        pinned = timed(handle, work)
         assert pinned is not None
-        return replace(pinned, directory=directory)
+        return replace(pinned, directory=directory or pinned.commit)
 
     def accept(self, handle: Handle, read: NodeRead) -> Pinned:
         """Take what a node has read itself, if the pins allow it.
@@ -178,7 +184,7 @@ class Resolver:
             direct=read.copy,
             origin_reads=1,
         )
-        accepted = self._timed(handle, lambda: self._accepted(pinned, self.policy.required(handle)))
+        accepted = timed(handle, lambda: self._accepted(pinned, self.policy.required(handle)))
         self._proven.keep(read.manifest, read.copy)
         return accepted or pinned
 
@@ -228,27 +234,6 @@ class Resolver:
             raise
         return snapshot, replace(pinned, origin_reads=pinned.origin_reads + 1)
 
-    def _timed(self, handle: Handle, work: Callable[[], Pinned | None]) -> Pinned | None:
-        """Do some work, log what it found and how long it took, and name the handle in its errors."""
-        begin = time.monotonic()
-        try:
-            pinned = work()
-        except HubdistError as error:
-            raise error.with_context(handle=handle.redacted) from error.__cause__
-        if pinned is None:
-            return None
-        pinned = replace(pinned, seconds=time.monotonic() - begin)
-        report = pinned.report
-        _LOG.info(
-            "hubdist: %s is %s, %d bytes from the %s in %.2f s",
-            report.handle,
-            report.digest,
-            report.total_bytes,
-            report.source,
-            report.seconds,
-        )
-        return pinned
-
     def _find(
         self, handle: Handle, required: Digest | None, digest: Digest | None = None, manifest: Manifest | None = None
     ) -> Pinned | None:
@@ -284,14 +269,30 @@ class Resolver:
         *,
         anew: bool = False,
     ) -> Pinned:
+        settled = self._settled(handle, required, deadline, anew=anew)
+        commit = None if settled is None else settled.text
+        known = None if settled is None else self._lookup.settled(settled)
+        if known is not None:
+            return self._accepted(replace(known, handle=handle, directory=commit), required)
         seen = look_at(handle)  # before the read, so that a change during the read is noticed later
-        snapshot, source = self._fetcher.from_origin(handle, deadline, directory=directory, feed=feed, anew=anew)
+        place = directory or commit
+        taken = take_from_whole(self._store, settled or handle, self.policy.last, deadline)
+        snapshot, source = taken or self._fetcher.from_origin(handle, deadline, directory=place, feed=feed, anew=anew)
         with snapshot:
             reads = int(source is ResolvedFrom.ORIGIN)
-            pinned = Pinned(handle, snapshot.manifest, source, seen=seen, origin_reads=reads)
+            pinned = Pinned(handle, snapshot.manifest, source, seen=seen, directory=commit, origin_reads=reads)
             # Checked before it is shared: other jobs must not get bytes that a pin refuses.
             self.policy.accept(pinned, required)
-            return replace(pinned, shared=self._cache.publish(snapshot, handle))
+            if settled is not None:
+                self.policy.note(settled, pinned.digest)
+            return replace(pinned, shared=self._cache.publish(snapshot, settled or handle))
+
+    def _settled(self, handle: Handle, required: Digest | None, deadline: Deadline, *, anew: bool) -> Handle | None:
+        """The commit to read for a branch or tag of Hugging Face: the one that gave the digest that is required."""
+        if self._config.offline:
+            return None
+        place = None if required is None or anew else self.policy.place_of(handle, required)
+        return self._commits.settled(handle, deadline, anew=anew) if place is None else self.parse(place)
 
     def _accepted(self, pinned: Pinned, required: Digest | None) -> Pinned:
         self.policy.accept(pinned, required)

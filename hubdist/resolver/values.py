@@ -10,7 +10,9 @@ from typing import Self, cast
 from hubdist.config.model_settings import ModelSettings, ReadMode, RouteName, check_call
 from hubdist.delivery.routes import Evidence, ProbeResult, Route, order_routes
 from hubdist.model.handle import Handle
+from hubdist.model.hf_names import SCHEME
 from hubdist.model.manifest import Digest, Manifest
+from hubdist.origins.huggingface import needs_commit
 from hubdist.origins.local import Look
 from hubdist.remote.snapshot_copy import RemoteCopy
 from hubdist.report.delivery import PinReport
@@ -69,6 +71,13 @@ class Pinned:
         return self.manifest.digest
 
     @property
+    def commit(self) -> str | None:
+        """The handle of the commit that was read for a branch, a tag or a commit of Hugging Face; None for others."""
+        if self.handle.root.scheme != SCHEME:
+            return None
+        return self.directory or (None if needs_commit(self.handle) else self.handle.text)
+
+    @property
     def copies(self) -> dict[Route, RemoteCopy]:
         """Route -> the copy of the model that nodes read when they take this route."""
         copies = {Route.SHARED: self.shared, Route.DIRECT: self.direct}
@@ -93,7 +102,7 @@ class Pinned:
         Args:
             settings: What holds for this model in the process that loads it.
         """
-        return LoaderPin(self.handle.redacted, self.digest, settings, self.seen, self.manifest.total_bytes)
+        return LoaderPin(self.handle.redacted, self.digest, settings, self.seen, self.manifest.total_bytes, self.commit)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +117,8 @@ class LoaderPin:
         settings: What the configuration, and then the call, say of this model.
         seen: What a path of the driver looked like when it was read; None for other handles.
         total_bytes: Bytes of all files; None if the process that has this value was not told.
+        commit: Of a handle on Hugging Face, the handle of the commit that was read; None for others, and where the
+            commit is not known, as for a digest that the settings pin.
     """
 
     handle: str
@@ -115,6 +126,7 @@ class LoaderPin:
     settings: ModelSettings = field(default_factory=ModelSettings)
     seen: Look | None = None
     total_bytes: int | None = None
+    commit: str | None = None
 
     def asked_with(self, options: CallOptions) -> LoaderPin:
         """This pin with the route and read mode of one call in place of the configured ones."""

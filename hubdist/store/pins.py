@@ -38,6 +38,18 @@ class Pins:
             return Digest.parse(json.loads((self._folder / f"{handle.key}.json").read_bytes())["digest"])
         return None
 
+    def origin(self, handle: Handle, digest: Digest) -> str | None:
+        """The place that was read when a handle was pinned to a digest; None if nobody noted it.
+
+        Args:
+            handle: The handle.
+            digest: The digest.
+        """
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
+            document = json.loads((self._folder / f"{handle.key}.json").read_bytes())
+            return str(document["origin"]) if document["digest"] == str(digest) else None
+        return None
+
     def find_manifest(self, digest: Digest) -> Manifest | None:
         """The manifest of a model that `keep_manifest` has kept, or None."""
         with contextlib.suppress(OSError, IntegrityError):
@@ -58,25 +70,27 @@ class Pins:
             make_private(self._folder)
             write_durably(self._folder / f"{manifest.digest.value}.manifest", manifest.to_json(), unique_name())
 
-    def keep(self, handle: Handle, digest: Digest) -> None:
+    def keep(self, handle: Handle, digest: Digest, origin: str | None = None) -> None:
         """Pin a handle to a digest.
 
         Args:
             handle: The handle; its text is written without secrets.
             digest: The model that the handle stands for.
+            origin: The place that was read, if that says more than the handle; without secrets.
 
         Raises:
             StoreError: The directory cannot be written.
         """
-        self.keep_named(handle.key, handle.label, digest)
+        self.keep_named(handle.key, handle.label, digest, origin)
 
-    def keep_named(self, key: str, label: str, digest: Digest) -> None:
+    def keep_named(self, key: str, label: str, digest: Digest, origin: str | None = None) -> None:
         """Pin a handle whose text is not known here, since it holds secrets.
 
         Args:
             key: The handle's `key`.
             label: The handle's `label`, for people who read the file.
             digest: The model that the handle stands for.
+            origin: The place that was read, if that says more than the handle; without secrets.
 
         Raises:
             StoreError: The directory cannot be written.
@@ -85,5 +99,6 @@ class Pins:
             make_private(self._folder.parent)
             mode = mode_below(self._folder.parent)  # others need the pins of a store that root fills for them
             self._folder.mkdir(mode=mode, exist_ok=True)
-            document = json.dumps({"handle": label, "digest": str(digest)}).encode()
+            fields = {"handle": label, "digest": str(digest)} | ({} if origin is None else {"origin": origin})
+            document = json.dumps(fields).encode()
             write_durably(self._folder / f"{key}.json", document, unique_name(), mode=mode & 0o644)

@@ -32,6 +32,7 @@ class StreamStage(StageDirectory):
         watch: Gets each chunk when its bytes have been written, in order, in the thread that writes. The pieces of
             these chunks number the files in the order in which they were begun. None if nobody watches.
         chunk_bytes: Most bytes of such a chunk.
+        keep_folder: Leave the folder that many archives have around a SavedModel.
 
     Attributes:
         scratch: A directory for what an origin needs beside the model; the store removes it before it publishes.
@@ -47,8 +48,10 @@ class StreamStage(StageDirectory):
         max_bytes: int | None = None,
         watch: Callable[[Chunk], None] | None = None,
         chunk_bytes: int = BLOCK_BYTES,
+        keep_folder: bool = False,
     ) -> None:
         super().__init__(parent, FILES)
+        self._keep_folder = keep_folder
         self._chunker = None if watch is None else Chunker(chunk_bytes, watch)
         self._begun: list[str] = []
         self._paths = PathSet()
@@ -134,7 +137,7 @@ class StreamStage(StageDirectory):
         return Manifest.of(self._entries.values())
 
     def _strip_folder(self) -> None:
-        folder = model_folder(self._entries)
+        folder = None if self._keep_folder else model_folder(self._entries)
         if folder is None:
             return
         with disk_errors(self.files):

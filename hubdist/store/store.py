@@ -103,18 +103,31 @@ class Store:
         """
         return self._finder.find(digest)
 
-    def stage(self, *, watch: Callable[[Chunk], None] | None = None, chunk_bytes: int = BLOCK_BYTES) -> StreamStage:
+    def stage(
+        self,
+        *,
+        watch: Callable[[Chunk], None] | None = None,
+        chunk_bytes: int = BLOCK_BYTES,
+        keep_folder: bool = False,
+    ) -> StreamStage:
         """A stage for files from an origin; use it as a context manager.
 
         Args:
             watch: Gets each chunk when its bytes have been written, in the thread that writes; None if nobody watches.
             chunk_bytes: Most bytes of such a chunk.
+            keep_folder: Leave the folder that many archives have around a SavedModel.
 
         Raises:
             StoreError: The store is read-only, or the disk refuses.
         """
         self._prepare(None)
-        return StreamStage(self._folders.staging, max_bytes=self._max_bytes, watch=watch, chunk_bytes=chunk_bytes)
+        return StreamStage(
+            self._folders.staging,
+            max_bytes=self._max_bytes,
+            watch=watch,
+            chunk_bytes=chunk_bytes,
+            keep_folder=keep_folder,
+        )
 
     def stage_chunks(self, manifest: Manifest | None) -> ChunkStage:
         """A stage for the chunks of a model; use it as a context manager.

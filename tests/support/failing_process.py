@@ -52,8 +52,12 @@ def prepare(case: dict[str, Any]) -> None:
 
         fsspec.config.conf.clear()
         fsspec.config.conf.update(case["conf"])
-    if "huggingface_hub" in sys.modules:
-        sys.modules["huggingface_hub"].close_session()  # it keeps the proxies of its first session
+    if "hf" in case:
+        import huggingface_hub
+        from huggingface_hub import constants
+
+        constants.ENDPOINT = case["hf"]
+        huggingface_hub.close_session()  # it keeps the proxies of its first session
     if "kaggle" in case:
         from kagglesdk import kaggle_env
 

@@ -8,6 +8,7 @@ import click
 
 from hubdist.cli.command import Command
 from hubdist.cli.output import Output
+from hubdist.cli.selection import selection_options
 from hubdist.cli.session import session_options
 
 
@@ -35,6 +36,7 @@ from hubdist.cli.session import session_options
 @click.option("--size", metavar="SIZE", help="With --nodes: the model's size, 2GiB, if nobody has resolved it.")
 @click.option("--cores", type=float, default=8, show_default=True, help="With --nodes: processors of each node.")
 @click.option("--cold", is_flag=True, help="With --nodes: hubdist's agents have to start first.")
+@selection_options
 @click.pass_obj
 @session_options
 def plan(
@@ -47,16 +49,19 @@ def plan(
     import hubdist
     from hubdist.cli.records import to_json
     from hubdist.errors import ConfigError
+    from hubdist.model.selection import selected
+
+    place = selected(handle, what_if.pop("include") or None, what_if.pop("exclude") or None)
 
     if nodes is None:
         given = [key for key in ("links", "source_link", "origin_link", "size") if what_if[key]]
         if given:
             raise ConfigError("links and size are for a number of nodes", advice="Say how many: --nodes 512.")
-        found: Any = hubdist.plan(handle, list(names) or None, route=route)
+        found: Any = hubdist.plan(place, list(names) or None, route=route)
     else:
         if names or route:
             raise ConfigError("--nodes asks about nodes that are not there", advice="Leave --node and --route out.")
         links, cold = what_if.pop("links"), what_if.pop("cold")
         link = links[0] if len(links) == 1 else list(links) or None
-        found = hubdist.plan(handle, nodes, link=link, agents_run=not cold, **what_if)
+        found = hubdist.plan(place, nodes, link=link, agents_run=not cold, **what_if)
     output.give(str(found), to_json(found), [])

@@ -10,6 +10,7 @@ import click
 
 from hubdist.cli.command import Command
 from hubdist.cli.output import Output, Table
+from hubdist.cli.selection import selection_options
 from hubdist.cli.session import session_options
 
 if TYPE_CHECKING:
@@ -26,9 +27,16 @@ if TYPE_CHECKING:
 )
 @click.argument("handles", nargs=-1)
 @click.option("--node", "nodes", multiple=True, metavar="NODE", help="Id, name or address; may be repeated. None: all.")
+@selection_options
 @click.pass_obj
 @session_options
-def prefetch(output: Output, handles: tuple[str, ...], nodes: tuple[str, ...]) -> None:
+def prefetch(
+    output: Output,
+    handles: tuple[str, ...],
+    nodes: tuple[str, ...],
+    include: tuple[str, ...],
+    exclude: tuple[str, ...],
+) -> None:
     """Bring HANDLES to all nodes, and show how they come.
 
     Without HANDLES, the models that the configuration lists are brought. What nodes have already does not travel again.
@@ -39,9 +47,13 @@ def prefetch(output: Output, handles: tuple[str, ...], nodes: tuple[str, ...]) -
     from hubdist.cli.records import to_json
     from hubdist.client.current import current_process
     from hubdist.errors import ConfigError
+    from hubdist.model.selection import selected
 
     process = current_process()
-    wanted = list(handles) or [model.handle for model in process.config.models]
+    chosen = [selected(handle, include or None, exclude or None) for handle in handles]
+    wanted = chosen or [model.handle for model in process.config.models]
+    if (include or exclude) and not handles:
+        raise ConfigError("--include and --exclude are for handles, and none is given")
     if not wanted:
         raise ConfigError("no handle is given, and the configuration lists no models")
     with watching(output) as watch:

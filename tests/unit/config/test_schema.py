@@ -292,7 +292,7 @@ def test_an_unknown_key_in_a_file_names_the_file(tmp_path: Path) -> None:
 def test_an_unknown_key_of_a_model_names_the_known_ones() -> None:
     text = message(models=[{"handle": "/m", "diggest": "x"}])
     assert "models.0.diggest" in text
-    assert "Known keys: handle, digest, route, read_mode." in text
+    assert "Known keys: handle, digest, route, read_mode, include, exclude." in text
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from hubdist.errors import HandleError, ModelNotFoundError
-from hubdist.model.handle import TREE_SCHEMES, Handle, Kind, inner_handle, parse_handle
+from hubdist.model.handle import TREE_SCHEMES, Handle, Kind, parse_handle
 from hubdist.model.hints import suggesting, suggestion
+from hubdist.model.inner_handles import inner_handle
 from hubdist.model.paths import ARCHIVE_SUFFIXES, MODEL_FILE_SUFFIXES, OTHER_ARCHIVE_SUFFIXES, Ending, ending_of
 from tests.support.examples import examples
 
@@ -142,7 +143,7 @@ def test_home_directories_are_expanded(monkeypatch: pytest.MonkeyPatch) -> None:
         ("gs://bucket/model.tar", Kind.ARCHIVE),
         ("gs://bucket/model", Kind.TREE),
         ("s3://bucket/model", Kind.TREE),
-        ("hf://google/bert", Kind.TREE),
+        ("hf://google/bert", Kind.HUGGING_FACE),
         ("memory://model", Kind.TREE),
         ("/models/mnist", Kind.LOCAL),
         ("model.zip", Kind.LOCAL),
