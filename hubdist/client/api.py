@@ -11,11 +11,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from hubdist.client.current import current_process, end_process, start_process
+from hubdist.client.failures import raise_failures
 from hubdist.config.schema import Config
-from hubdist.errors import DeliveryError
 from hubdist.loading import load_key
 from hubdist.model.handle import handle_text
-from hubdist.model.hints import suggested
 from hubdist.model.redact import redact_url
 from hubdist.model.selection import selected
 from hubdist.report.arrivals import Watch
@@ -239,27 +238,6 @@ def prefetch(
         seen.set(deliveries=len(report.nodes), bytes=sum(node.bytes_received for node in report.nodes))
     raise_failures(report, texts)
     return report
-
-
-def raise_failures(report: Report, texts: Sequence[str]) -> None:
-    """Raise the error of a report in which something failed.
-
-    Args:
-        report: What was resolved, and how each node got it.
-        texts: The handles that were asked for.
-
-    Raises:
-        DeliveryError: Some nodes or handles failed.
-        HubdistError: One handle alone could not be resolved.
-    """
-    failures = {node.name: node.error for node in report.nodes if node.error is not None}
-    unresolved = [suggested(error, texts) for error in report.unresolved]
-    if len(unresolved) == 1 and not failures:
-        raise unresolved[0]
-    if failures or unresolved:
-        failures |= {error.handle or "a handle": error for error in unresolved}
-        tried = len(report.nodes) + len(unresolved)
-        raise DeliveryError(f"{len(failures)} of {tried} deliveries failed:", failures=failures)
 
 
 def refresh(handle: str | os.PathLike[str], *, route: str | None = None) -> Refreshed:

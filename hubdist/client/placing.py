@@ -6,8 +6,8 @@ import os
 from collections.abc import Iterable
 from typing import Any
 
-from hubdist.client.api import raise_failures
 from hubdist.client.current import current_process
+from hubdist.client.failures import raise_failures
 from hubdist.model.handle import handle_text
 from hubdist.report.delivery import Report
 

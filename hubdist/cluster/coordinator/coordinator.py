@@ -20,7 +20,7 @@ from hubdist.cluster.coordinator.chunk_reads import read_chunk
 from hubdist.cluster.coordinator.lifetime import Lifetime, answering
 from hubdist.cluster.coordinator.parts import CoordinatorParts
 from hubdist.cluster.coordinator.placement_service import PlacementService
-from hubdist.cluster.coordinator.prefetch import bring_to_nodes
+from hubdist.cluster.coordinator.prefetch import bring_configured, bring_to_nodes
 from hubdist.cluster.coordinator.refresh_news import tell_nodes
 from hubdist.cluster.coordinator.report_log import PINS_BYTES, newest
 from hubdist.cluster.driver_access import DriverAccess
@@ -102,7 +102,7 @@ class Coordinator(PlacementService):
         except HubdistError as error:
             raise error.with_context(node=self._node.name) from error.__cause__
         if self._first_delivery is None:
-            self._first_delivery = asyncio.create_task(self._deliver_configured(handles))
+            self._first_delivery = asyncio.create_task(bring_configured(self.prefetch, handles))
         return Membership(self._job, self._node.id)
 
     @answering
@@ -282,16 +282,6 @@ class Coordinator(PlacementService):
         """
         snapshot = await self._parts.pins.snapshot(digest)
         return await asyncio.to_thread(read_chunk, snapshot, chunk)
-
-    async def _deliver_configured(self, handles: list[str]) -> None:
-        """Bring the models of the configuration to all nodes; a failure shows again when a process loads one."""
-
-        async def deliver(handle: str) -> None:
-            report = await self.prefetch([handle], None)
-            for error in report.unresolved:
-                _LOG.warning("hubdist: a model of the configuration could not be resolved: %s", error)
-
-        await asyncio.gather(*(deliver(handle) for handle in handles))
 
     def _idle_limit_s(self, idle_s: float) -> float:
         """After how many seconds without work this ends: sooner once the driver has ended or shut the job down.

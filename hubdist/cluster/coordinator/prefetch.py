@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+from collections.abc import Awaitable, Callable
 
 from hubdist.cluster.coordinator.agent_pool import AgentPool
 from hubdist.cluster.coordinator.delivery_reports import with_predictions
@@ -10,8 +12,10 @@ from hubdist.cluster.coordinator.parts import CoordinatorParts
 from hubdist.cluster.job import Terms
 from hubdist.cluster.nodes import Node
 from hubdist.errors import HubdistError
-from hubdist.report.delivery import NodeReport, PinReport
+from hubdist.report.delivery import NodeReport, PinReport, Report
 from hubdist.resolver.values import CallOptions
+
+_LOG = logging.getLogger(__name__)
 
 
 async def bring_to_nodes(
@@ -39,3 +43,19 @@ async def bring_to_nodes(
     reports = await asyncio.gather(*work)
     size, link = pinned.manifest.total_bytes, parts.config.link
     return pinned.report, await asyncio.to_thread(with_predictions, reports, size, link, agents_run=agents_run)
+
+
+async def bring_configured(prefetch: Callable[[list[str], None], Awaitable[Report]], handles: list[str]) -> None:
+    """Bring the models of the configuration to all nodes; a failure shows again when a process loads one.
+
+    Args:
+        prefetch: Brings models, each by a call of its own, to all nodes.
+        handles: The models.
+    """
+
+    async def bring(handle: str) -> None:
+        report = await prefetch([handle], None)
+        for error in report.unresolved:
+            _LOG.warning("hubdist: a model of the configuration could not be resolved: %s", error)
+
+    await asyncio.gather(*(bring(handle) for handle in handles))
