@@ -227,6 +227,10 @@ class World:
         values = yaml.safe_load(self.text(block))
         if "containers" in values:
             jsonschema.validate(values, _pod_schema(), cls=jsonschema.Draft202012Validator)
+        elif "applications" in values:
+            from ray.serve.schema import ServeDeploySchema
+
+            ServeDeploySchema.model_validate(values)
         elif "env_vars" in values:
             from ray.runtime_env import RuntimeEnv
 
