@@ -24,6 +24,7 @@ from hubdist.errors import (
     NotAModelError,
     StoreFullError,
 )
+from hubdist.store.chunk_stage import COMING
 from hubdist.testing.cluster import RayCluster
 from hubdist.testing.hub import LoopbackHub, Status
 
@@ -122,7 +123,7 @@ def test_the_others_finish_when_a_node_is_lost_during_its_delivery(cluster: RayC
     references = {node: read_one.options(**cluster.on(node)).remote(str(model)) for node in (*others, doomed)}
     store = cluster.store_of(doomed) / "staging"
     deadline = time.monotonic() + 60
-    while not any(store.glob("*/files/saved_model.pb")):
+    while not any(store.glob(f"*/{COMING}/*")):  # its first bytes: the file gets its name when the last has come
         assert time.monotonic() < deadline
         time.sleep(0.005)
     cluster.remove_node(doomed, wait=False)
