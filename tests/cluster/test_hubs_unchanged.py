@@ -52,9 +52,10 @@ class Script:
 
 
 def digests(place: str) -> dict[str, str]:
+    """Path below a directory, or a file's name -> digest: where the directory lies differs, and may."""
     root = Path(place)
-    files = [root] if root.is_file() else [path for path in root.rglob("*") if path.is_file()]
-    return {str(file.relative_to(root.parent)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+    named = {root.name: root} if root.is_file() else {str(path.relative_to(root)): path for path in root.rglob("*")}
+    return {name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in named.items() if file.is_file()}
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +119,8 @@ def test_results_are_equal_and_with_hubdist_each_byte_leaves_each_hub_once(
     kaggle_way.uninstall()
     without = run_everywhere(cluster, plain, tmp_path / "without")
     assert len(with_hubdist) == len(without) == 3 * PROCESSES
-    assert all(result == without[0] for result in with_hubdist + without)
+    for result in with_hubdist + without:
+        assert result == without[0]
     assert sent == {path: len(data) for path, data in FILES.items()}
     assert all(hub.sent(path) - sent[path] >= 3 * len(data) for path, data in FILES.items()), "once for each node"
     assert reads == len(KAGGLE_FILES), "the single file is taken from the whole model"

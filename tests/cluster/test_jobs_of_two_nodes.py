@@ -146,7 +146,7 @@ def test_nodes_without_hubdist_get_it_with_the_job(head: Head, hub: LoopbackHub,
     without: dict[str, Any] = {"env_vars": {"PYTHONPATH": str(absent)}}
 
     with pytest.raises(AssertionError, match="hubdist is not here"):
-        submit(head, ["python", "-c", "import hubdist"], "--runtime-env-json", json.dumps(without))
+        submit(head, ["python", "use.py", "-"], "--runtime-env-json", json.dumps(without), working_dir=script)
     brought = {**without, "py_modules": [str(REPOSITORY / "hubdist")]}
     said = submit(head, ["python", "use.py", handle], "--runtime-env-json", json.dumps(brought), working_dir=script)
 
