@@ -133,6 +133,9 @@ class World:
         finally:
             if "serve" in names:
                 names["serve"].shutdown()
+            for name in ("huggingface_hub", "kagglehub", "tensorflow_hub"):
+                if (installed := sys.modules.get(f"hubdist.integrations.{name}")) is not None:
+                    installed.uninstall()
             names.clear()
             gc.collect()  # ends the actors that the page has made
             self._connect()
@@ -227,6 +230,12 @@ class World:
         values = yaml.safe_load(self.text(block))
         if "containers" in values:
             jsonschema.validate(values, _pod_schema(), cls=jsonschema.Draft202012Validator)
+        elif "runtime_env" in values:
+            from ray._common.utils import import_attr
+            from ray.runtime_env import RuntimeEnv
+
+            hook = RuntimeEnv(**values["runtime_env"])["worker_process_setup_hook"]
+            assert callable(import_attr(hook)), hook
         elif "applications" in values:
             from ray.serve.schema import ServeDeploySchema
 
