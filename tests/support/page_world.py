@@ -64,9 +64,9 @@ class World:
         self._folder = folder
         self._ran: set[str] = set()
         self._is_own_job = False
-        files = _export_model(folder / "model")
+        files = {**_export_model(folder / "model"), "assets/tokens.txt": b"the\nof\nand\n"}
         for name in HUB_MODELS:
-            hub.add_model(name, {**files, "assets/tokens.txt": b"the\nof\nand\n"})
+            hub.add_model(name, files)
         hub.add_file("model.onnx", b"weights" * 1000)
         gcs.make_bucket(BUCKET)
         for name in BUCKET_MODELS:
