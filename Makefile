@@ -20,7 +20,7 @@ demo: $(READY) $(WHEEL)
 
 # In two processes, the tests with clusters first: those wait for much, and the others fill the gaps.
 test: $(READY) $(WHEEL) $(TEXT_WHEEL) $(LEGACY)
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadscope --no-loadscope-reorder
 
 # For the inner loop: on all cores, and with fewer random examples than `make test`.
 test-unit: $(READY)

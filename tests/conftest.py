@@ -12,8 +12,10 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 import hubdist
 from hubdist.testing.hub import LoopbackHub
@@ -34,17 +36,17 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     atexit.register(shutil.rmtree, os.environ["RAY_TMPDIR"], ignore_errors=True)
 
 
-@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the marks in its own
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Say what one process must run where tests are spread over two: what shares a cluster, and what takes root."""
-    for item in items:
-        if "root" in item.keywords:
-            group = "root"  # network namespaces and mounts have names that all processes of a machine see
-        elif "tests/cluster/shared/" in item.nodeid:
-            group = "shared"
-        else:
-            group = item.nodeid.partition("::")[0]
-        item.add_marker(pytest.mark.xdist_group(group))
+class TogetherScheduling(LoadScopeScheduling):
+    """Runs in one process what shares a cluster, and what makes network namespaces and mounts, which all can see."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return next((folder for folder in ("tests/cluster/shared/", "tests/root/") if file.startswith(folder)), file)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling | None:
+    """With `--dist loadscope`, spread tests by `TogetherScheduling`."""
+    return TogetherScheduling(config, log) if config.getvalue("dist") == "loadscope" else None
 
 
 @pytest.fixture(autouse=True)

@@ -126,7 +126,11 @@ def seen(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Iterator[See
 
             many = serve.run(multiplexed_app({"models": handles, "max_models": 1}), name="many", route_prefix=None)
             for name in ("first", "second", "first"):
-                answer = many.options(multiplexed_model_id=name).predict.remote({"words": WORDS}).result(timeout_s=PATIENCE_S)
+                answer = (
+                    many.options(multiplexed_model_id=name)
+                    .predict.remote({"words": WORDS})
+                    .result(timeout_s=PATIENCE_S)
+                )
                 seen.by_name[name] = answer["version"], answer["outputs"]["output_0"].tolist()
             try:
                 many.options(multiplexed_model_id="third").predict.remote({"words": WORDS}).result(timeout_s=PATIENCE_S)
