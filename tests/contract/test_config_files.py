@@ -86,8 +86,9 @@ class TestHubdistYaml:
         (example,) = re.findall(r"^# models:\n(?:#   .*\n)+", self.TEXT, flags=re.MULTILINE)
         text = re.sub(r"^# ", "", example, flags=re.MULTILINE)
         config = Config.from_yaml(text.replace("<64 hexadecimal digits>", "0" * 64))
-        assert [model.digest for model in config.models] == [None, "sha256:" + "0" * 64]
+        assert [model.digest for model in config.models] == [None, "sha256:" + "0" * 64, None]
         assert (config.models[1].route, config.models[1].read_mode) == ("direct", "memory")
+        assert config.models[2].handle.startswith("files://include=")
 
 
 class TestSettingsPages:

@@ -13,9 +13,17 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
-from hubdist.errors import HandleError, HubdistError, ModelNotFoundError, NotPinnedError, TransferTimeoutError
+from hubdist.errors import (
+    AccessDeniedError,
+    HandleError,
+    HubdistError,
+    ModelNotFoundError,
+    NotPinnedError,
+    TransferTimeoutError,
+)
 from hubdist.model.handle import Handle, Kind
 from hubdist.model.hf_names import SCHEME, RepoName
+from hubdist.origins.identity import hugging_face_identity
 from hubdist.system.answers import retry_after_s
 from hubdist.system.deadline import Deadline, Deadlines
 from hubdist.system.faults import Fault, diagnose, fault_of
@@ -198,7 +206,8 @@ class HfHub:
         text, found = self.name.text, diagnose(error)
         if isinstance(error, HubdistError) or found.fault in (Fault.FULL, Fault.OTHER):
             return own_error(error, text)
-        return error_for(found, text, name=type(error).__name__, tries="" if tries == 1 else f"{tries} times")
+        told = error_for(found, text, name=type(error).__name__, tries="" if tries == 1 else f"{tries} times")
+        return told.asked(hugging_face_identity()) if isinstance(told, AccessDeniedError) else told
 
 
 def needs_commit(handle: Handle) -> bool:

@@ -14,7 +14,6 @@ from hubdist.model.source import READ_BYTES, FileSink, FileWriter
 from hubdist.origins.base import Origin
 from hubdist.origins.huggingface.downloads import Downloads
 from hubdist.origins.huggingface.hub import HfHub, HubFile
-from hubdist.origins.identity import hugging_face_identity
 from hubdist.origins.local import LocalStream, open_local
 from hubdist.store.store import Store
 from hubdist.store.stored_files import StoredFiles
@@ -45,7 +44,6 @@ class HuggingFaceOrigin(Origin):
         self, handle: Handle, deadlines: Deadlines, scratch: Scratch, deadline: Deadline, store: Store | None = None
     ) -> None:
         super().__init__(handle.redacted, deadline)
-        self.identity = hugging_face_identity()
         self._name = RepoName.parse(handle.text)
         self._hub = HfHub(self._name, deadlines, deadline)
         self._deadlines = deadlines
