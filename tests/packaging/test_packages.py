@@ -88,8 +88,9 @@ def test_the_wheel_has_the_package_and_nothing_else(built: dict[str, Path]) -> N
 def test_the_source_distribution_has_what_tests_and_documentation_need(built: dict[str, Path]) -> None:
     with tarfile.open(built[".gz"]) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    tracked = run(["git", "ls-files", "-z"], where=REPOSITORY).split("\0")
-    ours = [name for name in tracked if name.startswith(("hubdist/", "examples/", "configs/", "tests/", "docs/"))]
+    folders = ("hubdist", "examples", "configs", "tests", "docs")
+    files = [path for folder in folders for path in (REPOSITORY / folder).rglob("*") if path.is_file()]
+    ours = [str(path.relative_to(REPOSITORY)) for path in files if "__pycache__" not in path.parts]
     assert [name for name in ours if name not in names] == []
 
 
