@@ -94,7 +94,11 @@ def test_a_closed_port_is_said_once_and_other_nodes_keep_theirs(
         said = [record.getMessage() for record in caplog.records if "by calls of Ray" in record.getMessage()]
         assert len(said) == len(running.closed_ports.notes) == 2
         assert all("from node driver to" in line for line in said)
-        assert [stats and stats.closed_ports for stats in received] == [("node driver",)] * 4
+        noted = [stats.closed_ports for stats in received if stats]
+        assert len(noted) == 4
+        assert set(noted) <= {("node driver",), ()}  # a node may get all of one model from the other node
+        assert ("node driver",) in noted[::2]
+        assert ("node driver",) in noted[1::2]
         assert all("node a" in dict(stats.sources) or "node b" in dict(stats.sources) for stats in received if stats)
 
 
