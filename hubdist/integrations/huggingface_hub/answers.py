@@ -19,14 +19,12 @@ from hubdist.integrations.huggingface_hub.cache_links import RepoCache
 from hubdist.model.handle import parse_handle
 from hubdist.model.hf_names import RepoName
 from hubdist.model.selection import selected
+from hubdist.origins.huggingface.hub import LIBRARY
 from hubdist.resolver.values import CallOptions, LoaderPin
 from hubdist.system.log_once import LogOnce
 
 _LOG = logging.getLogger(__name__)
 _once = LogOnce(_LOG)
-
-_OWN = "hubdist"
-"""How hubdist's own reads of the hub name their library."""
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _NO_MATTER = {"library_name", "library_version", "user_agent", "etag_timeout", "max_workers", "tqdm_class"}
@@ -82,7 +80,7 @@ def _answered(
         path: What to return of the snapshot's directory; "" for all of it.
     """
     library = options.get("library_name")
-    if library == _OWN or isinstance(library, _Passing):
+    if library == LIBRARY or isinstance(library, _Passing):
         return original(*named, **options)
     why = _not_for_hubdist(options)
     if why is not None:
