@@ -86,7 +86,21 @@ class CoordinatorParts:
         probes = Probes(agents, self.config, cluster)
         stores = StoreGroups(node, agents, Nonces(store), cluster)
         sharing = StoreSharing(node, stores, snapshots, probes, self.running.liveness)
-        self.runner = RouteRunner(
+        self.runner = self._make_runner(node, snapshots, probes, sharing)
+        self.runner.reports.listen(self.reporter.note_delivery)
+        self.warm_nodes = WarmNodes(node, snapshots, probes, cluster)
+        self.runner.reports.listen(self.warm_nodes.note)
+        self.enclosures = self._make_enclosures(node, snapshots, cluster)
+        feeds = self._make_feeds(node, store, stores, probes, cluster)
+        self.pin_service = PinService(
+            node, self.config, resolver=self.resolver, pins=self.pins, work=self.work, probes=probes, feeds=feeds
+        )
+        self.planner = self._make_planner(node, probes, stores)
+
+    def _make_runner(
+        self, node: Node, snapshots: DriverSnapshots, probes: Probes, sharing: StoreSharing
+    ) -> RouteRunner:
+        return RouteRunner(
             node,
             self.config,
             pins=self.pins,
@@ -95,10 +109,9 @@ class CoordinatorParts:
             running=self.running,
             sharing=sharing,
         )
-        self.runner.reports.listen(self.reporter.note_delivery)
-        self.warm_nodes = WarmNodes(node, snapshots, probes, cluster)
-        self.runner.reports.listen(self.warm_nodes.note)
-        self.enclosures = Enclosures(
+
+    def _make_enclosures(self, node: Node, snapshots: DriverSnapshots, cluster: ClusterView) -> Enclosures:
+        return Enclosures(
             node,
             self.config,
             pins=self.pins,
@@ -107,11 +120,6 @@ class CoordinatorParts:
             work=self.work,
             cluster=cluster,
         )
-        feeds = self._make_feeds(node, store, stores, probes, cluster)
-        self.pin_service = PinService(
-            node, self.config, resolver=self.resolver, pins=self.pins, work=self.work, probes=probes, feeds=feeds
-        )
-        self.planner = self._make_planner(node, probes, stores)
 
     def _make_feeds(
         self, node: Node, store: Store, stores: StoreGroups, probes: Probes, cluster: ClusterView
