@@ -13,6 +13,9 @@ WHEEL := build/demo/basic_pitch-0.4.0-py2.py3-none-any.whl
 TEXT_WHEEL := build/demo/guesslang-2.2.1-py3-none-any.whl
 LEGACY := build/legacy/.ready
 
+# The tests start hundreds of processes. Where Python keeps no byte code, each of them would compile the package anew.
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: demo test test-unit test-oldest check docs format configs clean
 
 demo: $(READY) $(WHEEL)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import logging
 import os
 import shutil
@@ -47,6 +48,16 @@ class TogetherScheduling(LoadScopeScheduling):
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling | None:
     """With `--dist loadscope`, spread tests by `TogetherScheduling`."""
     return TogetherScheduling(config, log) if config.getvalue("dist") == "loadscope" else None
+
+
+def pytest_collection_finish() -> None:
+    """Spare the garbage collector what stays: the tests, and what TensorFlow and Ray make when they are imported.
+
+    With Python's own threshold of 700 objects, a tenth of the time of all tests goes to collections that find nothing.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(100_000, 20, 20)
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,4 @@
-"""The examples run as their own words say; `examples/job_submit` has `test_job_submit.py`."""
+"""The examples run as their own words say; other tests run some of them."""
 
 from __future__ import annotations
 
@@ -28,26 +28,6 @@ def run_example(name: str, wheel: Path) -> str:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
-
-
-@pytest.mark.cluster
-@pytest.mark.tf
-def test_the_quickstart_transcribes_the_melody_on_three_nodes(tmp_path: Path) -> None:
-    if not WHEEL.exists():
-        pytest.skip("the demo's wheel is missing: run make demo, or make test")
-    done = subprocess.run(
-        [sys.executable, "examples/quickstart.py", str(WHEEL), "--out", str(tmp_path)],
-        capture_output=True,
-        text=True,
-        timeout=220,
-        check=False,
-        env={**os.environ, "RAY_AUTH_MODE": "disabled"},
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "the origin was read once" in done.stdout
-    assert done.stdout.count(": driver, 1.3 MB from ") == 2
-    assert "24 played, 24 of them found" in done.stdout
-    assert (tmp_path / "piano-roll.png").stat().st_size > 20_000
 
 
 @pytest.mark.cluster
@@ -160,14 +140,14 @@ def test_every_example_is_run_by_a_test() -> None:
     assert examples == {
         "batch_prediction.py",
         "fine_tune_layer.py",
-        "job_submit",
-        "quickstart.py",
+        "job_submit",  # by test_job_submit.py
+        "quickstart.py",  # by tests/packaging
         "rayservice",
         "remote_tf_worker.py",
         "serve_model.py",
         "train_model.py",
         "tune_model.py",
-        "unchanged_tensorflow_hub.py",  # by tests/cluster/test_tensorflow_hub.py
+        "unchanged_tensorflow_hub.py",  # by test_tensorflow_hub.py
     }
 
 
