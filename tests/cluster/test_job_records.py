@@ -10,7 +10,7 @@ import sys
 import time
 import urllib.request
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,35 +32,6 @@ def make_model(folder: Path, size: int = SIZE) -> Path:
     folder.mkdir()
     (folder / "weights.bin").write_bytes(os.urandom(size))
     return folder
-
-
-def test_a_job_leaves_its_record_in_the_logs_of_the_session(tmp_path: Path, hub: LoopbackHub) -> None:
-    handle = hub.add_model("acme/big/1", make_model(tmp_path / "model"))
-    with RayCluster(tmp_path, nodes=3, log_to_driver=False) as cluster:
-        hubdist.init(store=cluster.store)
-        report = hubdist.prefetch(handle)
-        context = ray.get_runtime_context()
-        path = Path(
-            context.get_temp_dir(), context.get_session_name(), "logs", "hubdist", f"{context.get_job_id()}.json"
-        )
-        found = read_record_file(path)
-        assert found.session == context.get_session_name()
-        assert found.pins == report.pins
-        assert {one.name: one.bytes_received for one in found.deliveries} == {
-            one.name: one.bytes_received for one in report.nodes
-        }
-        assert all(one.ended > found.began > 0 for one in found.deliveries)
-        assert not found.closed
-        command = [sys.executable, "-m", "hubdist", "report", "--json", "--address", cluster.address]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-        assert json.loads(done.stdout)["deliveries"] == json.loads(path.read_text(encoding="utf-8"))["deliveries"]
-        with pytest.raises(hubdist.errors.ModelNotFoundError):
-            hubdist.resolve(handle.replace("/big/1", "/big/2"))
-        hubdist.shutdown()
-        found = read_record_file(path)
-        assert found.closed
-        (error,) = found.errors
-        assert "acme/big/2" in str(error.handle)
 
 
 _SCRAPE_S = 60.0
@@ -105,20 +76,6 @@ def traced_resolve(handle: str) -> dict[str, dict[str, object]]:
     return {each.name: dict(each.attributes or {}) for each in exporter.get_finished_spans()}
 
 
-@pytest.mark.parametrize("size", [1_000, SIZE], ids=["enclosed", "delivered"])
-def test_a_task_that_traces_has_a_span_of_its_delivery(tmp_path: Path, hub: LoopbackHub, size: int) -> None:
-    handle = hub.add_model("acme/big/1", make_model(tmp_path / "model", size))
-    with RayCluster(tmp_path, nodes=2, log_to_driver=False) as cluster:
-        hubdist.init(store=cluster.store)
-        other = cluster.node_ids[1]
-        found = ray.get(traced_resolve.options(**cluster.on(other)).remote(handle), timeout=120)
-        assert set(found) == {"hubdist.resolve", "hubdist.deliver"}
-        deliver = found["hubdist.deliver"]
-        assert deliver["hubdist.route"] == "driver"
-        assert deliver["hubdist.bytes"] == found["hubdist.resolve"]["hubdist.bytes"] == size
-        assert deliver["hubdist.node"] == other
-
-
 @dataclass(frozen=True)
 class Seen:
     """A job with three deliveries of one model, two of another that evict the first, two hits and a failed handle."""
@@ -134,9 +91,16 @@ class Seen:
 
 
 @pytest.fixture(scope="module")
-def seen(tmp_path_factory: pytest.TempPathFactory) -> Seen:
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayCluster]:
+    with RayCluster(tmp_path_factory.mktemp("cluster"), nodes=3, log_to_driver=False) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def seen(cluster: RayCluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seen]:
+    """What the first job of the cluster did, and all that the nodes export by its end."""
     folder = tmp_path_factory.mktemp("seen")
-    with LoopbackHub() as hub, RayCluster(folder, nodes=3, log_to_driver=False) as cluster:
+    with LoopbackHub() as hub:
         handle = hub.add_model("acme/big/1", make_model(folder / "model"))
         hubdist.init(store=cluster.store, max_store_bytes="7MiB")
         report = hubdist.prefetch(handle)
@@ -151,7 +115,18 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Seen:
         with pytest.raises(hubdist.errors.ModelNotFoundError):
             hubdist.resolve(handle.replace("/big/1", "/big/2"))
         evicting = hubdist.prefetch(hub.add_model("acme/other/1", make_model(folder / "again")), nodes=others)
-        return Seen(report, evicting, others, scrape_until(lambda values: len(values) >= 11))
+        found = scrape_until(lambda values: len(values) >= 11)
+    hubdist.shutdown()
+    yield Seen(report, evicting, others, found)
+
+
+@pytest.fixture
+def later_job(cluster: RayCluster, seen: Seen) -> RayCluster:
+    """The cluster, of which this process is the driver of another job."""
+    hubdist.shutdown()
+    ray.shutdown()
+    ray.init(address=cluster.address, log_to_driver=False)
+    return cluster
 
 
 def scrape_until(enough: Callable[[Values], bool]) -> Values:
@@ -215,3 +190,46 @@ def test_every_name_is_declared(seen: Seen) -> None:
     assert set(seen.found) <= declared
     never = {"hubdist_retries_total", "hubdist_refused_chunks_total"}
     assert declared - set(seen.found) == never
+
+
+def test_a_job_leaves_its_record_in_the_logs_of_the_session(
+    later_job: RayCluster, tmp_path: Path, hub: LoopbackHub
+) -> None:
+    handle = hub.add_model("acme/big/1", make_model(tmp_path / "model"))
+    hubdist.init(store=later_job.store)
+    report = hubdist.prefetch(handle)
+    context = ray.get_runtime_context()
+    path = Path(context.get_temp_dir(), context.get_session_name(), "logs", "hubdist", f"{context.get_job_id()}.json")
+    found = read_record_file(path)
+    assert found.session == context.get_session_name()
+    assert found.pins == report.pins
+    assert {one.name: one.bytes_received for one in found.deliveries} == {
+        one.name: one.bytes_received for one in report.nodes
+    }
+    assert all(one.ended > found.began > 0 for one in found.deliveries)
+    assert not found.closed
+    command = [sys.executable, "-m", "hubdist", "report", "--json", "--address", later_job.address]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert json.loads(done.stdout)["deliveries"] == json.loads(path.read_text(encoding="utf-8"))["deliveries"]
+    with pytest.raises(hubdist.errors.ModelNotFoundError):
+        hubdist.resolve(handle.replace("/big/1", "/big/2"))
+    hubdist.shutdown()
+    found = read_record_file(path)
+    assert found.closed
+    (error,) = found.errors
+    assert "acme/big/2" in str(error.handle)
+
+
+@pytest.mark.parametrize("size", [1_000, SIZE], ids=["enclosed", "delivered"])
+def test_a_task_that_traces_has_a_span_of_its_delivery(
+    later_job: RayCluster, tmp_path: Path, hub: LoopbackHub, size: int
+) -> None:
+    handle = hub.add_model("acme/big/1", make_model(tmp_path / "model", size))
+    hubdist.init(store=later_job.store)
+    other = later_job.node_ids[1]
+    found = ray.get(traced_resolve.options(**later_job.on(other)).remote(handle), timeout=120)
+    assert set(found) == {"hubdist.resolve", "hubdist.deliver"}
+    deliver = found["hubdist.deliver"]
+    assert deliver["hubdist.route"] == "driver"
+    assert deliver["hubdist.bytes"] == found["hubdist.resolve"]["hubdist.bytes"] == size
+    assert deliver["hubdist.node"] == other

@@ -112,7 +112,9 @@ def test_the_quickstart_runs_with_the_wheel_outside_of_the_checkout(
     if not MODEL_WHEEL.exists():
         pytest.skip("the demo's wheel is missing: run make demo, or make test")
     install(fresh, f"{built['.whl']}[tf-cpu,plot]", downloads)
-    run([str(fresh), "-c", "import tensorflow"], where=tmp_path)  # once, and not in every node at the same time: byte code
+    run(
+        [str(fresh), "-c", "import tensorflow"], where=tmp_path
+    )  # once, and not in every node at the same time: byte code
     shutil.copy(REPOSITORY / "examples/quickstart.py", tmp_path)
     shown = run([str(fresh), "quickstart.py", str(MODEL_WHEEL), "--out", "out"], where=tmp_path)
     assert "the origin was read once" in shown
