@@ -8,11 +8,11 @@ Ray restarts it. The object ends with the driver.
 
 from __future__ import annotations
 
-import concurrent.futures
 import logging
 from collections.abc import Mapping
 from typing import Any, Self
 
+from hubdist.cluster.calls import result_of
 from hubdist.cluster.nodes import ProcessRole
 from hubdist.config.origin_access import driver_values, lend_tokens, origin_access
 from hubdist.config.schema import Config
@@ -67,11 +67,10 @@ class DriverAccess:
 
             reference = ray.cloudpickle.loads(self._way) if isinstance(self._way, bytes) else self._way
             try:
-                # Not `ray.get`, of which Ray warns in any thread of an actor that has an event loop.
-                found: Mapping[str, str] = reference.future().result(self._timeout_s)
+                found: Mapping[str, str] = result_of(reference, self._timeout_s)
                 self._values = found
                 lend_tokens(found)
-            except (ray.exceptions.RayError, concurrent.futures.TimeoutError) as error:
+            except ray.exceptions.RayError as error:
                 _LOG.warning("hubdist: the driver does not give its variables: %s", type(error).__name__)
         return self._values or {}
 
