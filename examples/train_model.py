@@ -2,10 +2,11 @@
 
     python examples/train_model.py MODEL_WHEEL
 
-The model is Spotify's Basic Pitch (Apache-2.0), which hears notes in sound; `make` gets its wheel. Nobody has taught it
-the quiet square waves of old video games. Two workers of Ray Train, each on a node with a store of its own, train its
-last layer on made-up melodies of them, under TensorFlow's `MultiWorkerMirroredStrategy`. The checkpoint is a
-SavedModel, so its directory is a handle: an actor loads it, and hears melodies that were not trained on.
+The model is Spotify's Basic Pitch (Apache-2.0), which hears notes in sound; `pip download --no-deps basic-pitch==0.4.0`
+gets its wheel. Nobody has taught it the quiet square waves of old video games. Two workers of Ray Train, each on a node
+with a store of its own, train its last layer on made-up melodies of them, under TensorFlow's
+`MultiWorkerMirroredStrategy`. The checkpoint is a SavedModel, so its directory is a handle: an actor loads it, and
+hears melodies that were not trained on.
 """
 
 import argparse
@@ -16,10 +17,10 @@ from typing import Any
 import numpy as np
 import ray
 import ray.train
-from ray.cluster_utils import Cluster
 from ray.train.tensorflow import TensorflowTrainer
 
 import hubdist
+from hubdist.testing.cluster import RayCluster
 
 RATE = 22_050  # samples per second
 WINDOW = 43_844  # samples that the model takes at once
@@ -102,33 +103,32 @@ def main() -> None:
     options = parser.parse_args()
     handle = f"zip://basic_pitch/saved_models/icassp_2022/nmp::{options.wheel.resolve()}"
 
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
-    try:
-        cluster.add_node(num_cpus=2)
-        quiet = {"env_vars": {"TF_CPP_MIN_LOG_LEVEL": "3"}}
-        ray.init(address=cluster.address, log_to_driver=False, logging_level="warning", runtime_env=quiet)
-        with tempfile.TemporaryDirectory() as folder:
-            hubdist.init(store=f"{folder}/{{node_id}}")  # two nodes on one machine: a store for each
-            print(hubdist.prefetch(handle))
-            result = TensorflowTrainer(
-                train,
-                train_loop_config={"handle": handle},
-                scaling_config=ray.train.ScalingConfig(num_workers=2, placement_strategy="STRICT_SPREAD"),
-                run_config=ray.train.RunConfig(storage_path=f"{folder}/results", name="square waves"),
-            ).fit()
-            print(f"{result.metrics['workers']} workers, {STEPS} steps, loss {result.metrics['loss']:.4f} in the end")
-            sound, notes = make_batch(10_000, 4)  # not among those that were trained on
-            listener = Listener.remote()
-            for name, served in (("as published", handle), ("fine-tuned", result.checkpoint.path)):
-                heard = ray.get(listener.listen.remote(served, sound), timeout=300)
-                played, silent = heard[notes == 1].mean(), heard[notes == 0].mean()
-                print(f"{name}: {played:.2f} sure of notes that sound, {silent:.3f} of those that do not")
-            reads = [pin.origin_reads for pin in hubdist.status().pins]
-            print(f"each origin was read once: {reads == [1, 1]}")
-            hubdist.shutdown()
-    finally:
-        ray.shutdown()
-        cluster.shutdown()
+    quiet = {
+        "log_to_driver": False,
+        "logging_level": "warning",
+        "runtime_env": {"env_vars": {"TF_CPP_MIN_LOG_LEVEL": "3"}},
+    }
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        RayCluster(Path(folder), nodes=2, cpus=2, **quiet) as cluster,
+    ):
+        hubdist.init(store=cluster.store)  # two nodes on one machine: a store for each
+        print(hubdist.prefetch(handle))
+        result = TensorflowTrainer(
+            train,
+            train_loop_config={"handle": handle},
+            scaling_config=ray.train.ScalingConfig(num_workers=2, placement_strategy="STRICT_SPREAD"),
+            run_config=ray.train.RunConfig(storage_path=f"{folder}/results", name="square waves"),
+        ).fit()
+        print(f"{result.metrics['workers']} workers, {STEPS} steps, loss {result.metrics['loss']:.4f} in the end")
+        sound, notes = make_batch(10_000, 4)  # not among those that were trained on
+        listener = Listener.remote()
+        for name, served in (("as published", handle), ("fine-tuned", result.checkpoint.path)):
+            heard = ray.get(listener.listen.remote(served, sound), timeout=300)
+            played, silent = heard[notes == 1].mean(), heard[notes == 0].mean()
+            print(f"{name}: {played:.2f} sure of notes that sound, {silent:.3f} of those that do not")
+        reads = [pin.origin_reads for pin in hubdist.status().pins]
+        print(f"each origin was read once: {reads == [1, 1]}")
 
 
 if __name__ == "__main__":

@@ -2,9 +2,9 @@
 
     python examples/tune_model.py MODEL_WHEEL
 
-The model is guesslang (MIT), which tells programming languages apart; `make` gets its wheel. Four trials on two Ray
-nodes try four lengths. `hubdist.prefetch` brings the model to the two nodes' stores before the trials start, so the
-wheel is read once, and each trial loads the model from its own node's disk.
+The model is guesslang (MIT), which tells programming languages apart; `pip download --no-deps guesslang==2.2.1` gets
+its wheel. Four trials on two Ray nodes try four lengths. `hubdist.prefetch` brings the model to the two nodes' stores
+before the trials start, so the wheel is read once, and each trial loads the model from its own node's disk.
 """
 
 import argparse
@@ -14,9 +14,9 @@ from typing import Any
 
 import ray
 from ray import tune
-from ray.cluster_utils import Cluster
 
 import hubdist
+from hubdist.testing.cluster import RayCluster
 
 FILES = {  # the model's name of the language -> the beginning of a file
     "py": """import sys
@@ -106,30 +106,29 @@ def main() -> None:
     options = parser.parse_args()
     handle = f"zip://guesslang/data/model::{options.wheel.resolve()}"
 
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    try:
-        cluster.add_node(num_cpus=1)
-        quiet = {"env_vars": {"TF_CPP_MIN_LOG_LEVEL": "3"}}
-        ray.init(address=cluster.address, log_to_driver=False, logging_level="warning", runtime_env=quiet)
-        with tempfile.TemporaryDirectory() as folder:
-            hubdist.init(store=f"{folder}/{{node_id}}")  # two nodes on one machine: a store for each
-            print(hubdist.prefetch(handle))
-            trials = tune.Tuner(
-                guess,
-                param_space={"handle": handle, "lines": tune.grid_search([1, 2, 3, 4])},
-                tune_config=tune.TuneConfig(metric="right", mode="max", reuse_actors=True),
-                run_config=tune.RunConfig(storage_path=f"{folder}/results", name="lines", verbose=0),
-            ).fit()
-            rows = sorted((trial.config["lines"], trial.metrics["right"]) for trial in trials)
-            nodes = {trial.metrics["node"] for trial in trials}
-            for lines, right in rows:
-                print(f"{lines} lines: {right} of {len(FILES)} languages are told right")
-            reads = [pin.origin_reads for pin in hubdist.status().pins]
-            print(f"{len(rows)} trials on {len(nodes)} nodes, and the wheel was read {sum(reads)} time")
-            hubdist.shutdown()
-    finally:
-        ray.shutdown()
-        cluster.shutdown()
+    quiet = {
+        "log_to_driver": False,
+        "logging_level": "warning",
+        "runtime_env": {"env_vars": {"TF_CPP_MIN_LOG_LEVEL": "3"}},
+    }
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        RayCluster(Path(folder), nodes=2, cpus=1, **quiet) as cluster,
+    ):
+        hubdist.init(store=cluster.store)  # two nodes on one machine: a store for each
+        print(hubdist.prefetch(handle))
+        trials = tune.Tuner(
+            guess,
+            param_space={"handle": handle, "lines": tune.grid_search([1, 2, 3, 4])},
+            tune_config=tune.TuneConfig(metric="right", mode="max", reuse_actors=True),
+            run_config=tune.RunConfig(storage_path=f"{folder}/results", name="lines", verbose=0),
+        ).fit()
+        rows = sorted((trial.config["lines"], trial.metrics["right"]) for trial in trials)
+        nodes = {trial.metrics["node"] for trial in trials}
+        for lines, right in rows:
+            print(f"{lines} lines: {right} of {len(FILES)} languages are told right")
+        reads = [pin.origin_reads for pin in hubdist.status().pins]
+        print(f"{len(rows)} trials on {len(nodes)} nodes, and the wheel was read {sum(reads)} time")
 
 
 if __name__ == "__main__":

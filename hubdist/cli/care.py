@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from hubdist.cli.output import Table
-from hubdist.cli.session import load_settings
+from hubdist.cli.session import address_option, load_settings, settings_options
 
 if TYPE_CHECKING:
     from hubdist.care.collection import Removal
@@ -81,14 +81,8 @@ def place_options(command: _F) -> _F:
         show_default=True,
         help="node: this node's store, without Ray. all: the stores of all nodes. shared: the shared cache.",
     )
-    @click.option("--address", default="auto", show_default=True, metavar="ADDRESS", help="Ray's address, or local.")
-    @click.option(
-        "--config",
-        type=click.Path(path_type=Path),
-        metavar="FILE",
-        help="YAML with settings; wins over HUBDIST_CONFIG.",
-    )
-    @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="One setting; may be repeated.")
+    @address_option
+    @settings_options
     @functools.wraps(command)
     def run(*args: Any, where: str, address: str, config: Path | None, settings: tuple[str, ...], **kwargs: Any) -> Any:
         with place(where, address, config, settings) as opened:

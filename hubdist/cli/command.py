@@ -61,7 +61,12 @@ class Command(click.Command):
         ]
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Print the examples below the options."""
+        """Print the examples below the options.
+
+        Args:
+            ctx: The call of the command.
+            formatter: Takes what is printed.
+        """
         if self.examples:
             with formatter.section("Examples"):
                 for example in self.examples:

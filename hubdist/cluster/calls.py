@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
+import threading
+import time
 import traceback
 from typing import TYPE_CHECKING, Any
 
@@ -53,6 +55,44 @@ async def settle(reference: Any, *, timeout_s: float, node: str) -> Any:
         raise translated(error, node) from error
     except TimeoutError:
         raise TransferTimeoutError(f"no answer within {timeout_s:g} s", node=node) from None
+
+
+def result_of(reference: Any, timeout_s: float) -> Any:
+    """Wait in a thread for the result of a call, as `ray.get` does, and with its errors.
+
+    In an actor with an event loop Ray warns of the first `ray.get`, whatever the thread. A thread of its own, such as
+    that of `load_async`, blocks no loop, so that it waits in another way.
+
+    Args:
+        reference: What `.remote()` returned: a reference, or a list of them.
+        timeout_s: Deadline in seconds.
+
+    Raises:
+        GetTimeoutError: No answer before the deadline.
+        RayError: The call failed.
+    """
+    import ray
+    import ray.exceptions
+
+    if threading.current_thread() is threading.main_thread() or _runs_a_loop():
+        return ray.get(reference, timeout=timeout_s)
+    deadline = time.monotonic() + timeout_s
+    futures = [each.future() for each in (reference if isinstance(reference, list) else [reference])]
+    try:
+        results = [future.result(max(0.0, deadline - time.monotonic())) for future in futures]
+        return results if isinstance(reference, list) else results[0]
+    except ray.exceptions.RayError:  # first: what Ray makes of a TransferTimeoutError is a TimeoutError too
+        raise
+    except TimeoutError:
+        raise ray.exceptions.GetTimeoutError(f"no answer within {timeout_s:g} s") from None
+
+
+def _runs_a_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 def translated(error: Exception, node: str | None) -> HubdistError:

@@ -14,7 +14,7 @@ import ray.exceptions
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from hubdist.cluster.agent.chunk_rpc import ANSWER_GROUP, SEND_GROUP
-from hubdist.cluster.calls import lost_errors, stop_actor, translated
+from hubdist.cluster.calls import lost_errors, result_of, stop_actor, translated
 from hubdist.cluster.driver_access import DriverAccess
 from hubdist.cluster.job import Job, JobRecord
 from hubdist.cluster.nodes import Node, ProcessRole, alive_nodes, driver_node, process_role
@@ -113,7 +113,7 @@ class CoordinatorConnection:
             method: Gets the actor, and returns the reference of the call.
         """
         try:
-            ray.get(method(self._connect()), timeout=_TELL_S)
+            result_of(method(self._connect()), _TELL_S)
         except (ray.exceptions.RayError, HubdistError) as error:
             _LOG.info("hubdist: the coordinator was not told: %s", type(error).__name__)
 
@@ -162,7 +162,7 @@ def _answer(
         if ray.wait([reference], timeout=_PROGRESS_S)[0]:
             break
         while_waiting(coordinator)
-    return ray.get(reference, timeout=max(0.0, deadline - time.monotonic()))
+    return result_of(reference, max(0.0, deadline - time.monotonic()))
 
 
 def coordinator_name(job_id: str) -> str:

@@ -2,8 +2,8 @@
 
 The coordinator is a process of Ray's, whose environment is that of its node, not the driver's. What Ray makes an actor
 with is kept by its control service and may be written to a disk, and `runtime_env` is shown by its dashboard. So the
-values lie in an object of the driver's process, and the actor is made with a reference to it, which it follows again
-where Ray restarts it. The object ends with the driver.
+values lie in an object of the driver's process, and the actor is made with the way to it, which it follows again where
+Ray restarts it. The object ends with the driver.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any, Self
 
+from hubdist.cluster.calls import result_of
 from hubdist.cluster.nodes import ProcessRole
 from hubdist.config.origin_access import driver_values, lend_tokens, origin_access
 from hubdist.config.schema import Config
@@ -25,12 +26,12 @@ class DriverAccess:
     """A way to the driver's values. Pickles as the way alone, by Ray only. Safe for several threads.
 
     Args:
-        reference: Ray's reference of the values; None where the driver has none.
+        way: Ray's reference of the values, or that reference pickled; None where the driver has none.
         timeout_s: Longest wait for the values.
     """
 
-    def __init__(self, reference: Any | None = None, timeout_s: float = _GET_S) -> None:
-        self._reference = reference
+    def __init__(self, way: Any | None = None, timeout_s: float = _GET_S) -> None:
+        self._way = way
         self._timeout_s = timeout_s
         self._values: Mapping[str, str] | None = None
 
@@ -47,7 +48,9 @@ class DriverAccess:
         import ray
 
         values = driver_values(config, same_disk=role is ProcessRole.DRIVER)
-        return cls(ray.put(values) if values else None)
+        if not values:
+            return cls()
+        return cls(_pickled(ray.put(values)) if role is ProcessRole.DRIVER else ray.put(values))
 
     def access(self, config: Config) -> OriginAccess:
         """What servers of hubs and archives get to know; without the driver's values, by this node's environment.
@@ -58,11 +61,13 @@ class DriverAccess:
         return origin_access(config, self._get())
 
     def _get(self) -> Mapping[str, str]:
-        if self._values is None and self._reference is not None:
+        if self._values is None and self._way is not None:
+            import ray
             import ray.exceptions
 
+            reference = ray.cloudpickle.loads(self._way) if isinstance(self._way, bytes) else self._way
             try:
-                found: Mapping[str, str] = ray.get(self._reference, timeout=self._timeout_s)
+                found: Mapping[str, str] = result_of(reference, self._timeout_s)
                 self._values = found
                 lend_tokens(found)
             except ray.exceptions.RayError as error:
@@ -71,4 +76,19 @@ class DriverAccess:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the way, and never the values."""
-        return type(self), (self._reference, self._timeout_s)
+        return type(self), (self._way, self._timeout_s)
+
+
+def _pickled(reference: Any) -> Any:
+    """A reference as bytes, which keep its object for as long as this process runs.
+
+    Of an actor that is made with a reference, Ray prints as an error that a restart fails once the object is lost. This
+    object is not lost before the driver, and then nobody restarts the actor.
+    """
+    import ray
+    import ray.exceptions
+
+    try:
+        return ray.cloudpickle.dumps(reference)
+    except ray.exceptions.OufOfBandObjectRefSerializationException:  # the user has forbidden it: Ray prints its line
+        return reference

@@ -59,7 +59,10 @@ def connect(address: str) -> bool:
         except ray.exceptions.AuthenticationError as error:
             raise ConfigError("this process is to send Ray a token, and finds none", advice=_ADVICE) from error
         except RuntimeError as error:  # ray's way to say that its version is another one
-            raise ConfigError(f"Ray refuses this process: {_first_line(error)}") from error
+            raise ConfigError(
+                f"Ray refuses this process: {' '.join(str(error).split())}",
+                advice="Run the command with the Ray and the Python of the cluster, or without Ray: `--address local`.",
+            ) from error
     return True
 
 

@@ -136,7 +136,12 @@ Progress = Callable[[int, int], None]
 
 
 def no_progress(_done: int, _total: int) -> None:
-    """Tell nobody."""
+    """A `Progress` that tells nobody.
+
+    Args:
+        _done: Bytes that are done.
+        _total: Bytes in all.
+    """
 
 
 class ExportLayout:

@@ -12,18 +12,26 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 
 
+def unexplained(_: ImportError) -> None:
+    """For an ImportWatch that lets each ImportError pass."""
+
+
 class ImportWatch(MetaPathFinder):
     """Calls a function each time after a module has been executed: at its import, and when it is reloaded.
 
     Args:
         name: The full name of the module.
-        imported: Is called in the thread that imports, right after the module's own code.
+        imported: Is called in the thread that imports, right after the module's own code, unless the watch was stopped
+            meanwhile.
         explained: Is called with the ImportError that the module's own code raised; returns the error to raise in its
             place, or None to let it pass.
     """
 
     def __init__(
-        self, name: str, imported: Callable[[], None], explained: Callable[[ImportError], ImportError | None]
+        self,
+        name: str,
+        imported: Callable[[], None],
+        explained: Callable[[ImportError], ImportError | None] = unexplained,
     ) -> None:
         self._name = name
         self._imported = imported
@@ -61,9 +69,13 @@ class ImportWatch(MetaPathFinder):
             spec: ModuleSpec | None = None if find is None else find(fullname, path, target)
             if spec is not None:
                 if spec.loader is not None:  # None: a directory without __init__.py, which has no code to wait for
-                    spec.loader = _TellingLoader(spec.loader, self._imported, self._explained)
+                    spec.loader = _TellingLoader(spec.loader, self._tell, self._explained)
                 return spec
         return None
+
+    def _tell(self) -> None:
+        if self.is_on:
+            self._imported()
 
 
 class _TellingLoader(Loader):

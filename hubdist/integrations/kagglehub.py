@@ -18,16 +18,13 @@ from __future__ import annotations
 
 import glob
 import logging
-import sys
-import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import hubdist
 from hubdist.errors import HandleError, NotPinnedError, ResolveError, TransferError
-from hubdist.integrations.import_watch import ImportWatch
-from hubdist.integrations.setup_hooks import with_setup_hook
+from hubdist.integrations.installation import Installation, RegisteredResolver
 from hubdist.system.log_once import LogOnce
 
 SETUP_HOOK = f"{__name__}.install"
@@ -42,17 +39,12 @@ def install() -> None:
 
     Calling it again changes nothing.
     """
-    with _guard:
-        if not _watch.is_on:
-            _watch.start()
-            if "kagglehub" in sys.modules:
-                _add_resolver()
+    _INSTALLATION.install()
 
 
 def uninstall() -> None:
     """Let `kagglehub` download for itself again in this process. Paths that were returned stay."""
-    with _guard:
-        _watch.stop()
+    _INSTALLATION.uninstall()
 
 
 def install_everywhere(runtime_env: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -62,8 +54,7 @@ def install_everywhere(runtime_env: Mapping[str, Any] | None = None) -> dict[str
         runtime_env: The `runtime_env` of the job so far; None means none. It is not changed, and a
             `worker_process_setup_hook` in it is kept and called first.
     """
-    install()
-    return with_setup_hook(runtime_env, SETUP_HOOK)
+    return _INSTALLATION.install_everywhere(runtime_env)
 
 
 class HubdistResolver:
@@ -88,7 +79,7 @@ class HubdistResolver:
             force_download: The caller's argument.
             output_dir: The caller's argument; hubdist's own downloads have one.
         """
-        if not _watch.is_on or output_dir:
+        if output_dir:
             return False
         if force_download:
             _once.log("force", "hubdist: kagglehub downloads for itself where force_download is asked for", level=20)
@@ -123,23 +114,21 @@ class HubdistResolver:
 
 def _others(*args: Any, **options: Any) -> tuple[str, int | None]:
     """What kagglehub answers without hubdist."""
-    from kagglehub.registry import MultiImplRegistry, model_resolver
+    from kagglehub.registry import MultiImplRegistry
 
     others: Any = MultiImplRegistry("ModelResolver")
-    for implementation in model_resolver._impls:
+    for implementation in _registry()._impls:
         if implementation is not _resolver:
             others.add_implementation(implementation)
     answer: tuple[str, int | None] = others(*args, **options)
     return answer
 
 
-def _add_resolver() -> None:
+def _registry() -> Any:
     from kagglehub.registry import model_resolver
 
-    if _resolver not in model_resolver._impls:
-        model_resolver.add_implementation(_resolver)
+    return model_resolver
 
 
-_guard = threading.Lock()
 _resolver: Any = HubdistResolver()
-_watch = ImportWatch("kagglehub", _add_resolver, lambda _: None)
+_INSTALLATION = Installation(SETUP_HOOK, RegisteredResolver("kagglehub", _resolver, _registry))

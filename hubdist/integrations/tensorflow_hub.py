@@ -19,16 +19,13 @@ Neither imports `tensorflow` or `tensorflow_hub`: what is done waits until the p
 from __future__ import annotations
 
 import os
-import sys
-import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import hubdist
 from hubdist.errors import HubdistError, IntegrityError
-from hubdist.integrations.import_watch import ImportWatch
-from hubdist.integrations.setup_hooks import with_setup_hook
+from hubdist.integrations.installation import Installation, RegisteredResolver
 from hubdist.integrations.tensorflow_hub_cache import fill_cache
 from hubdist.model.handle import BUILT_IN_SCHEMES
 from hubdist.model.paths import local_directory
@@ -48,18 +45,12 @@ def install() -> None:
     Calling it again changes nothing. It never fails for want of `tensorflow_hub`: where that is missing or cannot be
     imported, the program's own import says so.
     """
-    with _guard:
-        if _watch.is_on:
-            return
-        _watch.start()
-        if "tensorflow_hub" in sys.modules:
-            _add_resolver()
+    _INSTALLATION.install()
 
 
 def uninstall() -> None:
     """Let `tensorflow_hub` download for itself again in this process. What is loaded stays."""
-    with _guard:
-        _watch.stop()
+    _INSTALLATION.uninstall()
 
 
 def install_everywhere(runtime_env: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -72,8 +63,7 @@ def install_everywhere(runtime_env: Mapping[str, Any] | None = None) -> dict[str
         runtime_env: The `runtime_env` of the job so far; None means none. It is not changed, and a
             `worker_process_setup_hook` in it is kept and called first.
     """
-    install()
-    return with_setup_hook(runtime_env, SETUP_HOOK)
+    return _INSTALLATION.install_everywhere(runtime_env)
 
 
 class HubdistResolver:
@@ -91,7 +81,7 @@ class HubdistResolver:
         Args:
             handle: What the program wrote.
         """
-        if not _watch.is_on or not isinstance(handle, str):
+        if not isinstance(handle, str):
             return False
         path = local_directory(handle)
         if path is None:
@@ -135,10 +125,10 @@ def _cache_directory() -> str | None:
     return named
 
 
-def _add_resolver() -> None:
+def _registry() -> Any:
     import tensorflow_hub.registry
 
-    tensorflow_hub.registry.resolver.add_implementation(_resolver)
+    return tensorflow_hub.registry.resolver
 
 
 def _explained(error: ImportError) -> ImportError | None:
@@ -156,6 +146,6 @@ _NEEDS = {
     " in place of hub.load: it does not need tensorflow_hub.",
 }
 
-_guard = threading.Lock()
-_resolver = HubdistResolver()
-_watch = ImportWatch("tensorflow_hub", _add_resolver, _explained)
+_INSTALLATION = Installation(
+    SETUP_HOOK, RegisteredResolver("tensorflow_hub", HubdistResolver(), _registry), explained=_explained
+)

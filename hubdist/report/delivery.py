@@ -173,7 +173,9 @@ class Report:
         lines: list[str] = []
         for pin in self.pins:
             lines.append(str(pin))
-            lines.extend(f"  {node}" for node in self.nodes if node.digest == pin.digest)
+            same = [node for node in self.nodes if node.digest == pin.digest]
+            # Of two handles with the same bytes, one may have waited for the delivery that the other one began.
+            lines.extend(f"  {node}" for node in [node for node in same if node.handle == pin.handle] or same)
         sent = self.bytes_by_source
         had = sent.pop(OWN_STORE, 0)
         if sent or had:

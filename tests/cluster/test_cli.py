@@ -8,10 +8,14 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
+import ray
 
 from hubdist.cli.exits import Exit
+from hubdist.cluster.ray_session import connect
+from hubdist.errors import ConfigError
 from hubdist.testing.cluster import RayCluster
 from tests.support.ray_head import RAY, Head, ray_head
 
@@ -65,6 +69,19 @@ def test_a_wrong_token_is_named(head: Head, model: Path) -> None:
     assert len(done.stderr.splitlines()) == 2, done.stderr
     assert "Traceback" not in done.stderr
     assert "f" * 32 not in done.stderr
+
+
+def test_another_version_is_named_with_both_versions(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(**_: Any) -> None:
+        raise RuntimeError(
+            "Version mismatch: The cluster was started with:\n    Ray: 2.60.0\n    Python: 3.11.7\n"
+            "This process on node 192.0.2.2 was started with:\n    Ray: 2.60.0\n    Python: 3.12.1\n"
+        )
+
+    monkeypatch.setattr(ray, "init", refuse)
+    with pytest.raises(ConfigError, match=r"Python: 3\.11\.7 This process .* Python: 3\.12\.1") as caught:
+        connect("auto")
+    assert "--address local" in (caught.value.advice or "")
 
 
 def test_the_command_runs_as_a_job(head: Head, model: Path) -> None:

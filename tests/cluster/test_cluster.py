@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import shutil
 import time
@@ -165,6 +166,12 @@ def test_async_actors_keep_their_loop_free(cluster: RayCluster, hub: LoopbackHub
 
     @ray.remote(num_cpus=0)
     class Server:
+        def __init__(self) -> None:
+            self._said: list[str] = []
+            listener = logging.Handler()
+            listener.emit = lambda record: self._said.append(record.getMessage())  # type: ignore[method-assign]
+            logging.getLogger("ray._private.worker").addHandler(listener)
+
         async def resolve(self, handle: str) -> str:
             return await hubdist.resolve_async(handle)
 
@@ -172,12 +179,16 @@ def test_async_actors_keep_their_loop_free(cluster: RayCluster, hub: LoopbackHub
             await asyncio.sleep(0)
             return "free"
 
+        async def warnings_of_ray(self) -> list[str]:
+            return self._said
+
     server = Server.remote()
     reference = server.resolve.remote(handle)
     assert gate.wait_reached(60)
     assert ray.get(server.answer.remote(), timeout=60) == "free"
     gate.set()
     assert Path(ray.get(reference, timeout=60)).name == "files"
+    assert ray.get(server.warnings_of_ray.remote(), timeout=60) == []  # of a loop that is blocked
 
 
 def test_threads_of_one_process_share_one_resolve(cluster: RayCluster, hub: LoopbackHub) -> None:

@@ -12,7 +12,6 @@ import gc
 import io
 import json
 import os
-import pathlib
 import re
 import subprocess
 import sys
@@ -87,9 +86,8 @@ class World:
         return text.replace("ray.init(", "connect(")
 
     def names(self, page: str) -> dict[str, Any]:
-        """What the first block of a page may use: names that pages do not explain anew in each block."""
+        """What the first block of a page may use beside what it imports: handles, texts and a task of the reader's."""
         import ray
-        import tensorflow as tf
 
         nnlm = f"{self._hub.url}/{NNLM}"
 
@@ -97,13 +95,11 @@ class World:
         def embed(texts: list[str]) -> Any:
             return hubdist.load(nnlm)(texts).numpy()
 
-        handle = nnlm
-        if page in _PAGES_OF_DELIVERIES:
+        values: dict[str, Any] = {"handle": nnlm, "texts": ["hello"], "batches": [["hello"], ["world"]], "embed": embed}
+        if page in _PAGES_OF_DELIVERIES:  # whose sessions do not show how they begin
             large = {"words.txt": b"the of and", "weights.bin": os.urandom(16 << 20)}
-            handle = self._hub.add_model(_PAGES_OF_DELIVERIES[page], large)
-        modules = {"hubdist": hubdist, "ray": ray, "tf": tf, "pathlib": pathlib}
-        values = {"handle": handle, "texts": ["hello"], "batches": [["hello"], ["world"]], "embed": embed}
-        return {"__name__": "__main__", "connect": self._connect, **modules, **values}
+            values |= {"handle": self._hub.add_model(_PAGES_OF_DELIVERIES[page], large), "hubdist": hubdist}
+        return {"__name__": "__main__", "connect": self._connect, **values}
 
     def run(self, page: str, found: list[Block]) -> None:
         """Run blocks of one page, in their order.

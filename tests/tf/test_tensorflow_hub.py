@@ -1,4 +1,4 @@
-"""hubdist behind tensorflow_hub does what tensorflow_hub does: each case of `tests/support/tensorflow_hub_cases.py`."""
+"""hubdist behind tensorflow_hub does what tensorflow_hub does: each case of `tests/support/tensorflow_hub_cases`."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from tests.support.legacy import legacy_environment
 
 pytestmark = pytest.mark.tf
 
-CASES = REPOSITORY / "tests" / "support" / "tensorflow_hub_cases.py"
+CASES = sorted((REPOSITORY / "tests" / "support" / "tensorflow_hub_cases").glob("*_cases.py"))
 NAMES = [
     node.name
-    for node in ast.parse(CASES.read_text(encoding="utf-8")).body
+    for path in CASES
+    for node in ast.parse(path.read_text(encoding="utf-8")).body
     if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
 ]
 
@@ -30,8 +31,8 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
         # Warnings are left to the packages, which are older than this TensorFlow.
         [
             *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "ignore"),
-            f"--junitxml={report}",
-            CASES,
+            *("-p", "tests.support.tensorflow_hub_cases.fixtures", f"--junitxml={report}"),
+            *CASES,
         ],
         cwd=REPOSITORY,
         env=legacy_environment(),

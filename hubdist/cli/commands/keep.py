@@ -26,7 +26,8 @@ def keep(output: Output, care: CarePlace, targets: tuple[str, ...]) -> None:
     """Never evict these models, whatever the limits say, until `hubdist release`.
 
     The mark lies in the store, so it holds for all processes and outlives them. Nothing is brought: in a program,
-    `hubdist.keep` brings the models first, also to nodes that join.
+    `hubdist.keep` brings the models first, also to nodes that join. A target is a handle, a digest, or at least six
+    first digits of a digest.
     """
     from hubdist.client.care import targets_in
 
@@ -38,7 +39,10 @@ def keep(output: Output, care: CarePlace, targets: tuple[str, ...]) -> None:
 @click.pass_obj
 @place_options
 def release(output: Output, care: CarePlace, targets: tuple[str, ...]) -> None:
-    """Let models be evicted again that `hubdist keep` has kept."""
+    """Let models be evicted again that `hubdist keep` has kept.
+
+    A target is a handle, a digest, or at least six first digits of a digest.
+    """
     from hubdist.client.care import targets_in
 
     _tell(output, care.release(targets_in(care, targets)), "released")

@@ -19,11 +19,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from hubdist.integrations.huggingface_hub.seams import DOWNLOADS
-from hubdist.integrations.setup_hooks import with_setup_hook
+from hubdist.integrations.huggingface_hub.exchanged import ExchangedFunction
+from hubdist.integrations.installation import Installation
 
 SETUP_HOOK = f"{__name__}.install"
 """The name of `install`, for `worker_process_setup_hook`."""
+
+_INSTALLATION = Installation(
+    SETUP_HOOK,
+    ExchangedFunction("huggingface_hub._snapshot_download", "snapshot_download"),
+    ExchangedFunction("huggingface_hub.file_download", "hf_hub_download"),
+)
 
 
 def install() -> None:
@@ -32,12 +38,12 @@ def install() -> None:
     Functions that a program has imported by name are the same functions, and get files from hubdist too. Calling it
     again changes nothing.
     """
-    DOWNLOADS.take()
+    _INSTALLATION.install()
 
 
 def uninstall() -> None:
     """Let `huggingface_hub` download for itself again in this process. What is in its cache stays."""
-    DOWNLOADS.give_back()
+    _INSTALLATION.uninstall()
 
 
 def install_everywhere(runtime_env: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -47,5 +53,4 @@ def install_everywhere(runtime_env: Mapping[str, Any] | None = None) -> dict[str
         runtime_env: The `runtime_env` of the job so far; None means none. It is not changed, and a
             `worker_process_setup_hook` in it is kept and called first.
     """
-    install()
-    return with_setup_hook(runtime_env, SETUP_HOOK)
+    return _INSTALLATION.install_everywhere(runtime_env)

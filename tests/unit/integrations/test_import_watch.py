@@ -11,13 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from hubdist.integrations.import_watch import ImportWatch
+from hubdist.integrations.import_watch import ImportWatch, unexplained
 
 NAME = "watched_by_hubdist"
-
-
-def pass_on(_error: ImportError) -> ImportError | None:
-    return None
 
 
 @pytest.fixture
@@ -34,7 +30,7 @@ def watch() -> Iterator[Callable[..., ImportWatch]]:
     made = []
 
     def make(
-        imported: Callable[[], None], explained: Callable[[ImportError], ImportError | None] = pass_on
+        imported: Callable[[], None], explained: Callable[[ImportError], ImportError | None] = unexplained
     ) -> ImportWatch:
         made.append(ImportWatch(NAME, imported, explained))
         made[-1].start()

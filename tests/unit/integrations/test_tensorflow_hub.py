@@ -66,26 +66,19 @@ def test_the_name_for_runtime_env_is_that_of_the_function() -> None:
         "file:///nowhere/on/this/node",
     ],
 )
-def test_urls_and_paths_of_the_driver_are_brought_by_hubdist_while_it_is_installed(handle: str) -> None:
-    resolver = tensorflow_hub.HubdistResolver()
-    assert not resolver.is_supported(handle)
-    tensorflow_hub.install()
-    assert resolver.is_supported(handle)
-    tensorflow_hub.uninstall()
-    assert not resolver.is_supported(handle)
+def test_urls_and_paths_of_the_driver_are_brought_by_hubdist(handle: str) -> None:
+    assert tensorflow_hub.HubdistResolver().is_supported(handle)
 
 
 @pytest.mark.parametrize(
     "handle", ["ram://model", "viewfs://x/y", "relative/path", "~/model", "", 0, None, b"/nowhere", Path("/nowhere")]
 )
 def test_all_else_is_left_to_tensorflow_hub(handle: object) -> None:
-    tensorflow_hub.install()
     assert not tensorflow_hub.HubdistResolver().is_supported(handle)
 
 
 @pytest.mark.parametrize("scheme", ["", "file://", "file://localhost"])
 def test_what_is_on_this_node_is_opened_where_it_is(tmp_path: Path, scheme: str) -> None:
-    tensorflow_hub.install()
     assert not tensorflow_hub.HubdistResolver().is_supported(f"{scheme}{tmp_path}")
 
 

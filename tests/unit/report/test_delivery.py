@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import pickle
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,14 @@ def test_bytes_by_source_add_up_over_nodes_most_first() -> None:
     assert found[DRIVER] == 16 * MIB
     assert sum(found.values()) == 8 * 16 * MIB
     assert next(iter(found)) == DRIVER
+
+
+def test_two_handles_with_the_same_bytes_have_their_own_lines_or_share_those_of_one() -> None:
+    first = report(node(0))
+    other = replace(first.pins[0], handle="https://hub/m/2")
+    separate = str(Report((*first.pins, other), (node(0), node(0, handle=other.handle)), 2.6))
+    shared = str(Report((*first.pins, other), (node(0),), 2.6))
+    assert separate.count("  10.0.0.2/bbbb: ") == shared.count("  10.0.0.2/bbbb: ") == 2
 
 
 def test_a_node_says_who_sent_and_what_went_wrong() -> None:

@@ -9,12 +9,9 @@ from __future__ import annotations
 
 import logging
 import sys
-import threading
 from collections.abc import Callable
 from types import CellType
 from typing import Any
-
-from hubdist.integrations.import_watch import ImportWatch
 
 _LOG = logging.getLogger(__name__)
 
@@ -22,8 +19,8 @@ Download = Callable[..., Any]
 """One of the two functions, as huggingface_hub has it."""
 
 
-class Seam:
-    """One function of huggingface_hub that hubdist answers for.
+class ExchangedFunction:
+    """The seam that is one function of huggingface_hub.
 
     Args:
         module: The full name of its module.
@@ -31,29 +28,14 @@ class Seam:
     """
 
     def __init__(self, module: str, function: str) -> None:
-        self._module = module
+        self.module = module
         self._function = function
         self._cell: CellType | None = None
         self._original: Download | None = None
-        self._watch = ImportWatch(module, self._exchange, lambda _: None)
 
-    def take(self) -> None:
-        """Answer for the function from now on, or from when its module is imported on."""
-        if self._watch.is_on:
-            return
-        self._watch.start()
-        if self._module in sys.modules:
-            self._exchange()
-
-    def give_back(self) -> None:
-        """Let the function be what it was."""
-        self._watch.stop()
-        if self._cell is not None:
-            self._cell.cell_contents = self._original
-            self._cell = None
-
-    def _exchange(self) -> None:
-        public = getattr(sys.modules[self._module], self._function, None)
+    def put(self) -> None:
+        """Answer for the function, whoever has imported it."""
+        public = getattr(sys.modules[self.module], self._function, None)
         original = getattr(public, "__wrapped__", None)
         cells = [cell for cell in getattr(public, "__closure__", None) or () if cell.cell_contents is original]
         if original is None or len(cells) != 1:
@@ -72,33 +54,8 @@ class Seam:
         self._cell, self._original = cells[0], original
         self._cell.cell_contents = answered
 
-
-class Seams:
-    """Several seams that are taken and given back together. Safe for several threads.
-
-    Args:
-        *seams: The seams.
-    """
-
-    def __init__(self, *seams: Seam) -> None:
-        self._guard = threading.Lock()
-        self._seams = seams
-
-    def take(self) -> None:
-        """Take all of them."""
-        with self._guard:
-            for seam in self._seams:
-                seam.take()
-
-    def give_back(self) -> None:
-        """Give all of them back."""
-        with self._guard:
-            for seam in self._seams:
-                seam.give_back()
-
-
-DOWNLOADS = Seams(
-    Seam("huggingface_hub._snapshot_download", "snapshot_download"),
-    Seam("huggingface_hub.file_download", "hf_hub_download"),
-)
-"""The two functions of huggingface_hub that download files of a repository."""
+    def take_away(self) -> None:
+        """Let the function be what it was."""
+        if self._cell is not None:
+            self._cell.cell_contents = self._original
+            self._cell = None
