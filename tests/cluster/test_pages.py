@@ -44,7 +44,7 @@ def test_the_code_of_a_page_runs(page: str, world: World, monkeypatch: pytest.Mo
     ("language", "text", "place"),
     [
         ("python", "a = 1\nassert a == 2\n", r"page\.md:8: AssertionError"),
-        ("python", "hubdist.init(route='nowhere')\n", r"page\.md:7: .*ConfigError"),
+        ("python", "import hubdist\nhubdist.init(route='nowhere')\n", r"page\.md:8: .*ConfigError"),
         ("python", "a = 1  # raises ConfigError\n", r"page\.md:7: .*raises no ConfigError"),
         ("bash", "hubdist no-such-command\n", r"page\.md:7: .*ended with 2"),
         ("pycon", ">>> print('one word')\nanother sentence\n", r"page\.md:7: .*without \['another', 'sentence'\]"),
