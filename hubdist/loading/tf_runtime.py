@@ -92,8 +92,8 @@ def load_saved_model(tensorflow: Any, path: str, tags: Sequence[str] | None, opt
 def gc_paused() -> Iterator[None]:
     """Pause garbage collection in this process, until the last of the threads that paused it is done.
 
-    The import of TensorFlow, and of a graph, makes many objects, and all of them stay. To search them for garbage takes a
-    fifth of the time of TensorFlow's import and a tenth of a load's.
+    The import of TensorFlow, and of a graph, makes many objects, and all of them stay. To search them for garbage takes
+    a fifth of the time of TensorFlow's import and a tenth of a load's.
     """
     global _pauses, _was_enabled  # noqa: PLW0603 - the interpreter has one collector
     with _collector:
