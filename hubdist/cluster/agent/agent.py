@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from hubdist.cluster.agent.chunk_exchange import ChunkExchange, Ready
+from hubdist.cluster.agent.chunk_exchange import ChunkExchange
 from hubdist.cluster.agent.chunk_fetches import Fetched
 from hubdist.cluster.agent.chunk_rpc import (
     DescribeUnit,
@@ -20,8 +20,9 @@ from hubdist.cluster.agent.chunk_rpc import (
     request_part,
     split_into_results,
 )
+from hubdist.cluster.agent.messages import ChunkTerms, News, Parent, Ready
 from hubdist.cluster.agent.node_port import Address, NodePort
-from hubdist.cluster.agent.node_streams import News, NodeStreams, Parent
+from hubdist.cluster.agent.node_streams import NodeStreams
 from hubdist.cluster.agent.store_work import StoreWork
 from hubdist.config.node_settings import NodeSettings
 from hubdist.model.chunks import Chunk
@@ -58,6 +59,8 @@ class NodeAgent(StoreWork):
         self._port = NodePort(host if config.opens_port else None, config.port_range)
         buffers = Buffers(max(1, config.max_in_flight_bytes // PART_BYTES))
         self._streams = NodeStreams(self._port, buffers, request, describe)
+        self._last_news: dict[str, News] = {}
+        """Delivery -> the news that this node has published: nobody has more to tell if Ray asks again."""
         self._exchange = ChunkExchange(lambda: self._store, config, request=request, port=self._port)
 
     def begin(
@@ -65,7 +68,7 @@ class NodeAgent(StoreWork):
         delivery: str,
         secret: bytes,
         manifest: Manifest | None,
-        chunk_bytes: int | None,
+        terms: ChunkTerms,
         copy: RemoteCopy | None,
     ) -> Ready:
         """Make ready to receive a model.
@@ -74,17 +77,15 @@ class NodeAgent(StoreWork):
             delivery: Name of the delivery.
             secret: The delivery's secret.
             manifest: The model's manifest; None while its origin is still being read.
-            chunk_bytes: The size that the model is cut to; None if it is cut while its origin is being read.
+            terms: What nodes agree on to number the chunks and their files.
             copy: The remote directory that this node reads chunks from; None if agents send all chunks.
-            cut: The size that the chunks are cut to, from the manifest; None if they were cut while the origin was
-                read.
 
         Raises:
             StoreError: The node's disk refuses, or has too little room.
             TransferError, ResolveError: The remote directory cannot be read.
         """
-        self._streams.leave(delivery)
-        return self._exchange.begin(delivery, secret, manifest, chunk_bytes, copy)
+        self._leave(delivery)
+        return self._exchange.begin(delivery, secret, manifest, terms, copy)
 
     def offer(
         self, delivery: str, secret: bytes, stage: str | None, chunks: Sequence[tuple[Chunk, Sequence[str]]]
@@ -168,19 +169,29 @@ class NodeAgent(StoreWork):
     def wait_for_news(self, delivery: str, timeout_s: float) -> News:
         """Wait until this node has all units of a delivery, or a stream breaks; return how far the node is.
 
+        A node that has all units publishes them, if it knows the manifest; the news is told after that.
+
         Args:
             delivery: Name of the delivery.
-            timeout_s: Longest wait in seconds.
+            timeout_s: Longest wait for the units in seconds.
 
         Raises:
             PeerError: This node receives nothing for the delivery.
+            IntegrityError: The stage does not hold exactly the manifest's files.
+            StoreError: The node's disk refuses.
         """
+        told = self._last_news.get(delivery)
+        if told is not None:
+            return told
         news = self._streams.wait(delivery, timeout_s)
         reused = self._exchange.reused_bytes(delivery)
-        if not reused:
-            return news
-        received = (*news.received, (OWN_STORE, reused))
-        return replace(news, arrived_bytes=news.arrived_bytes + reused, received=received)
+        if reused:
+            received = (*news.received, (OWN_STORE, reused))
+            news = replace(news, arrived_bytes=news.arrived_bytes + reused, received=received)
+        if news.is_complete and self._exchange.publish_received(delivery):
+            news = self._last_news[delivery] = replace(news, is_published=True)
+            self._streams.leave(delivery)
+        return news
 
     def describe_unit(self, delivery: str, number: int) -> Chunk | int | None:
         """Return the chunk of a unit, for a node that cannot reach this node's port.
@@ -229,5 +240,9 @@ class NodeAgent(StoreWork):
 
     def forget(self, delivery: str) -> None:
         """Take no further part in a delivery."""
-        self._streams.leave(delivery)
+        self._leave(delivery)
         self._exchange.forget(delivery)
+
+    def _leave(self, delivery: str) -> None:
+        self._last_news.pop(delivery, None)
+        self._streams.leave(delivery)

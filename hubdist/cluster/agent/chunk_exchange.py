@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from hubdist.cluster.agent.block_reuse import BlockReuse
-from hubdist.cluster.agent.chunk_fetches import ChunkFetches, Fetched, Incoming
+from hubdist.cluster.agent.chunk_fetches import ChunkFetches, Fetched, Incoming, expected_chunks
 from hubdist.cluster.agent.chunk_rpc import RequestPart, Sender, request_part
 from hubdist.cluster.agent.delivery_files import DeliveryFiles
+from hubdist.cluster.agent.messages import ChunkTerms, Ready
 from hubdist.cluster.agent.node_port import Address, NodePort
 from hubdist.config.node_settings import NodeSettings
 from hubdist.errors import IntegrityError, PeerError
@@ -21,20 +22,6 @@ from hubdist.remote.copy_reader import CopyReader
 from hubdist.remote.snapshot_copy import RemoteCopy
 from hubdist.store.older_blocks import OlderBlocks
 from hubdist.store.store import Store
-from hubdist.streams.frames import PART_BYTES as STREAM_PART_BYTES
-
-
-@dataclass(frozen=True, slots=True)
-class Ready:
-    """The answer of an agent that was told to take part in a delivery.
-
-    Attributes:
-        has_model: The node's store has the model already, so that the node receives nothing.
-        address: Where the node sends chunks; None if it has no port.
-    """
-
-    has_model: bool
-    address: Address | None
 
 
 class ChunkExchange:
@@ -70,7 +57,7 @@ class ChunkExchange:
         delivery: str,
         secret: bytes,
         manifest: Manifest | None,
-        chunk_bytes: int | None,
+        terms: ChunkTerms,
         copy: RemoteCopy | None,
     ) -> Ready:
         """Make ready to receive a model.
@@ -81,8 +68,8 @@ class ChunkExchange:
             delivery: Name of the delivery.
             secret: The delivery's secret, which other nodes must know to get chunks.
             manifest: The model's manifest; None while its origin is still being read.
-            chunk_bytes: The size that the model is cut to; None if it is cut while its origin is being
-                read: then this node takes nothing from its older snapshots.
+            terms: What nodes agree on to number the chunks and their files. A node that does not know the chunks' size
+                takes nothing from its older snapshots.
             copy: The remote directory that this node reads chunks from; None if agents send all chunks.
 
         Raises:
@@ -108,13 +95,18 @@ class ChunkExchange:
             if not self._files.fill(delivery, stage):  # the caller repeated the call, because an answer was lost
                 return Ready(False, self._port.address)
             with self._guard:
-                incoming = self._incoming[delivery] = Incoming(stage, reader, _expected(manifest, chunk_bytes))
+                incoming = self._incoming[delivery] = Incoming(
+                    stage, reader, expected_chunks(manifest, terms.chunk_bytes)
+                )
             undo.pop_all()
         self._join(delivery, secret)
-        if manifest is not None and chunk_bytes is not None:
+        if manifest is not None:
+            incoming.publish = functools.partial(self.publish, delivery, secret, manifest, terms.ordinals)
+        if manifest is not None and terms.chunk_bytes is not None:
             incoming.reuse = BlockReuse(OlderBlocks(self._store(), manifest), stage)
             if copy is None:
-                incoming.reuse.start(self._port.units(delivery), cut_chunks(manifest, chunk_bytes))
+                chunks = incoming.expected or cut_chunks(manifest, terms.chunk_bytes)
+                incoming.reuse.start(self._port.units(delivery), chunks)
         return Ready(False, self._port.address)
 
     def offer(
@@ -246,6 +238,15 @@ class ChunkExchange:
         """
         self._fetches.cancel(delivery, agent)
 
+    def publish_received(self, delivery: str) -> bool:
+        """Publish a stage that has all chunks; False if the manifest was not known when the delivery began here."""
+        with self._guard:
+            incoming = self._incoming.get(delivery)
+        if incoming is None or incoming.publish is None:
+            return False
+        incoming.publish()
+        return True
+
     def publish(self, delivery: str, secret: bytes, manifest: Manifest, ordinals: Sequence[int]) -> None:
         """Publish a stage that has all its chunks, and send chunks from the snapshot from then on.
 
@@ -291,10 +292,3 @@ class ChunkExchange:
             if incoming is not None and incoming.reuse is not None:
                 incoming.reuse.stop()
             self._files.discard_stage(delivery)
-
-
-def _expected(manifest: Manifest | None, chunk_bytes: int | None) -> Sequence[Chunk] | None:
-    """The chunks that streams bring whole; larger ones come in parts, which `publish` checks."""
-    if manifest is None or chunk_bytes is None or chunk_bytes > STREAM_PART_BYTES:
-        return None
-    return cut_chunks(manifest, chunk_bytes)

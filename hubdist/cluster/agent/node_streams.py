@@ -8,69 +8,15 @@ from dataclasses import dataclass, field
 
 from hubdist.cluster.agent.answer_stream import AnswerStream
 from hubdist.cluster.agent.chunk_rpc import DescribeUnit, RequestPart
+from hubdist.cluster.agent.messages import BrokenStream, News, Parent
 from hubdist.cluster.agent.node_port import Address, NodePort
-from hubdist.errors import HubdistError, PeerError, PortClosedError
+from hubdist.errors import PeerError, PortClosedError
 from hubdist.model.chunks import Chunk
 from hubdist.streams.buffers import Buffers
 from hubdist.streams.follower import Follower, Stream, StripeLags
 from hubdist.streams.units import Units
 
 _MAX_MARKS = 256
-
-
-@dataclass(frozen=True, slots=True)
-class Parent:
-    """A node that sends stripes.
-
-    Attributes:
-        name: The node's name in the plan.
-        agent: Handle of the node's agent, made by `pickle_agent`.
-        address: The node's port; None if it has none.
-    """
-
-    name: str
-    agent: bytes
-    address: Address | None
-
-
-@dataclass(frozen=True, slots=True)
-class BrokenStream:
-    """A stripe that does not come any more.
-
-    Attributes:
-        stripe: The stripe.
-        parent: The parent's name in the plan.
-        next_unit: The first unit of the stripe that this node lacks.
-        error: Why the stream broke.
-    """
-
-    stripe: int
-    parent: str
-    next_unit: int
-    error: HubdistError
-
-
-@dataclass(frozen=True, slots=True)
-class News:
-    """How far a node is.
-
-    Attributes:
-        broken: The streams that broke since the last news.
-        slow: The streams that fell behind since the last news.
-        is_complete: The node has all units.
-        arrived_bytes: Bytes that came so far.
-        received: Parent and bytes that came from there, the largest first.
-        marks: Seconds since the node began to receive and bytes that had come by then, a part of them.
-        ports_closed: Parents whose ports cannot be reached, and why; told once.
-    """
-
-    broken: tuple[BrokenStream, ...]
-    slow: tuple[StripeLags, ...]
-    is_complete: bool
-    arrived_bytes: int
-    received: tuple[tuple[str, int], ...]
-    marks: tuple[tuple[float, int], ...]
-    ports_closed: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(slots=True)
@@ -175,12 +121,12 @@ class NodeStreams:
                 first = news.stripe if missing is None else missing.first
                 broken.append(BrokenStream(news.stripe, news.parent, first, news.error))
         closed, following.closed = following.closed, {}
-        follower = following.follower
-        marks = follower.marks[:: max(1, len(follower.marks) // _MAX_MARKS)]
+        follower, is_complete = following.follower, not following.left
+        marks = follower.marks[:: max(1, len(follower.marks) // _MAX_MARKS)] if is_complete else []
         return News(
             tuple(broken),
             tuple(slow),
-            not following.left,
+            is_complete,
             follower.received.total(),
             tuple(follower.received.most_common()),
             tuple(marks),

@@ -13,7 +13,7 @@ import secrets
 from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
-from hubdist.cluster.agent.chunk_exchange import Ready
+from hubdist.cluster.agent.messages import Ready
 from hubdist.cluster.calls import settle
 from hubdist.cluster.coordinator.agent_pool import AGENT_TRIES, START_TIMEOUT_S
 from hubdist.cluster.coordinator.agent_tasks import AgentTasks
@@ -168,7 +168,7 @@ class DeliveryRun(abc.ABC, Generic[EventT]):
         async with self._context.receiving[node.id].take(), self._agents.use(node) as agent:
             payload = self.payload
             begin = agent.begin.remote(
-                self.name, payload.secret, payload.manifest_to_send, payload.chunk_bytes, self._source.copy
+                self.name, payload.secret, payload.manifest_to_send, payload.terms, self._source.copy
             )
             try:
                 ready: Ready = await settle(begin, timeout_s=START_TIMEOUT_S, node=node.name)
@@ -256,7 +256,7 @@ class DeliveryRun(abc.ABC, Generic[EventT]):
     def _obey_for_node(self, command: Publish | Finish) -> None:
         match command:
             case Publish(node):
-                self._run(self._publish(self._receivers[node].node), self._receivers[node])
+                self._run(self._publish(self._receivers[node]), self._receivers[node])
             case Finish(node, error):
                 self._finish(node, error)
 
@@ -270,11 +270,15 @@ class DeliveryRun(abc.ABC, Generic[EventT]):
 
         self._tasks.start(carry_out())
 
-    async def _publish(self, node: Node) -> EventT | NodeEvent:
+    async def _publish(self, receiver: NodeProgress) -> EventT | NodeEvent:
+        """Let a node publish, if it has not done so by itself: it does once it has all and knows the manifest."""
+        node = receiver.node
+
         async def publish(agent: Any) -> NodeEvent:
             payload = self.payload
-            call = agent.publish.remote(self.name, payload.secret, payload.manifest_to_send, payload.ordinals)
-            await settle(call, timeout_s=self._context.config.timeout_s, node=node.name)
+            if not receiver.has_published:
+                call = agent.publish.remote(self.name, payload.secret, payload.manifest_to_send, payload.ordinals)
+                await settle(call, timeout_s=self._context.config.timeout_s, node=node.name)
             self._senders.note_holder(node, agent)
             return NodePublished(node.id)
 

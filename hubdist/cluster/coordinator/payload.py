@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
+from hubdist.cluster.agent.messages import ChunkTerms
 from hubdist.cluster.coordinator.agent_pool import AgentPool
 from hubdist.cluster.coordinator.closed_ports import ClosedPorts
 from hubdist.cluster.coordinator.concurrency import Slots
@@ -95,11 +96,17 @@ class Payload:
 
         The coordinator would otherwise send it to each node itself.
         """
+        if self._shared is not None:
+            return self._shared
         if self.manifest is None or self.share is None or self.total_bytes < _SHARED_FROM_BYTES:
             return self.manifest
-        if self._shared is None:
-            self._shared = self.share(self.manifest)
+        self._shared = self.share(self.manifest)
         return self._shared
+
+    @property
+    def terms(self) -> ChunkTerms:
+        """What nodes agree on to number the chunks and their files, as far as it is known."""
+        return ChunkTerms(self.chunk_bytes, self.ordinals)
 
     @property
     def digest(self) -> Digest | None:
@@ -114,6 +121,8 @@ class Payload:
     @property
     def total_bytes(self) -> int:
         """Bytes of the model's chunks so far."""
+        if self.manifest is not None:
+            return self.manifest.total_bytes  # there may be 100,000 chunks, and each call of a node asks
         return sum(chunk.size for chunk in self.chunks)
 
 

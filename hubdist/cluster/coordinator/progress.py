@@ -45,6 +45,7 @@ class NodeProgress:
         arrived_bytes: Bytes that have arrived.
         parents: Stripe -> name of the node that was told to send it, for people.
         closed_ports: Names of the senders whose ports the node could not reach.
+        has_published: The node has said that it published what it received.
     """
 
     node: Node
@@ -53,6 +54,7 @@ class NodeProgress:
     arrived_bytes: int = 0
     parents: dict[int, str] = field(default_factory=dict)
     closed_ports: list[str] = field(default_factory=list)
+    has_published: bool = False
     _begin: float = field(init=False)
     _sources: Counter[str] = field(default_factory=Counter)
     _marks: list[tuple[float, int]] = field(default_factory=list)

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hubdist.cluster.agent.node_streams import BrokenStream, News, Parent
+from hubdist.cluster.agent.messages import BrokenStream, News, Parent
 from hubdist.cluster.calls import settle
 from hubdist.cluster.coordinator.agent_pool import START_TIMEOUT_S
 from hubdist.cluster.coordinator.concurrency import SingleFlight
@@ -53,8 +53,6 @@ _FIRST_NEWS_S = 2.0
 _MAX_NEWS_S = 30.0
 _WATCHED_NEWS_S = 0.5
 """How long a call for news waits while somebody watches the progress."""
-_MARGIN_S = 15.0
-"""Seconds that a call may take in addition to the wait that it asks for."""
 
 
 class StreamRun(DeliveryRun[StreamEvent]):
@@ -236,7 +234,8 @@ class StreamRun(DeliveryRun[StreamEvent]):
         while self._receivers.get(node.id) is receiver:
             self._news_due[node.id] = self._context.cluster.clock() + wait_s
             call = agent.wait_for_news.remote(self.name, wait_s)
-            news: News = await settle(call, timeout_s=wait_s + _MARGIN_S, node=node.name)
+            # The node may publish before it answers; `NodeWatch` finds one that gives no answer long before this.
+            news: News = await settle(call, timeout_s=wait_s + self._context.config.timeout_s, node=node.name)
             wait_s = _WATCHED_NEWS_S if self._context.watching else min(2 * wait_s, _MAX_NEWS_S)
             self._context.liveness.heard(node.id)
             receiver.arrived_bytes = news.arrived_bytes
@@ -251,6 +250,7 @@ class StreamRun(DeliveryRun[StreamEvent]):
             if news.is_complete:
                 received = tuple((self._redacted_name(name), size) for name, size in news.received)
                 receiver.note_streams(received, news.marks)
+                receiver.has_published = news.is_published
                 return NodeComplete(node.id)
             for slow in news.slow:
                 if self._receivers.get(node.id) is receiver:

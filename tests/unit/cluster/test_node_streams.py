@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from hubdist.cluster.agent.messages import Parent
 from hubdist.cluster.agent.node_port import NodePort
-from hubdist.cluster.agent.node_streams import NodeStreams, Parent
+from hubdist.cluster.agent.node_streams import NodeStreams
 from hubdist.errors import PeerError
 from hubdist.streams.buffers import Buffers
 

@@ -103,7 +103,7 @@ def test_what_was_asked_of_a_silent_sender_is_given_up_where_it_is_awaited(tmp_p
         run(work)
 
 
-@pytest.mark.parametrize("call", ["fetch", "follow", "wait_for_news", "publish"])
+@pytest.mark.parametrize("call", ["fetch", "follow", "wait_for_news"])
 def test_a_receiver_that_stops_delays_others_by_seconds_and_goes_on_when_it_wakes(tmp_path: Path, call: str) -> None:
     with fake_nodes(tmp_path, "stops", "other") as nodes:
         job = Job(nodes, copies=call == "fetch")

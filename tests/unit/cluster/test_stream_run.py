@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,10 @@ from hubdist.cluster.coordinator.payload import Payload
 from hubdist.cluster.coordinator.progress import DeliveryStats
 from hubdist.cluster.coordinator.running import RunningDeliveries
 from hubdist.delivery.routes import Route
-from hubdist.errors import HubdistError, NodeLostError, OriginError
+from hubdist.errors import HubdistError, NodeLostError, OriginError, StoreError
 from hubdist.model.chunks import cut_chunks
 from hubdist.model.manifest import Digest, Entry, Manifest
+from hubdist.store.store import Store
 from hubdist.streams.buffers import Buffers
 from tests.support.fake_agents import DRIVER, QUICK, FakeActor, FakeNodes, fake_nodes, run, until
 
@@ -34,6 +34,11 @@ async def bring(running: RunningDeliveries, nodes: FakeNodes, manifest: Manifest
     return await asyncio.gather(*joining, return_exceptions=True)
 
 
+def calls_of(nodes: FakeNodes, name: str) -> dict[str, int]:
+    """Method -> how often a node's agent was called, without the questions whether it lives."""
+    return {method: count for (node, method), count in nodes.calls.items() if node == name and method != "answer"}
+
+
 @pytest.mark.parametrize("mib", [8, 64])
 def test_a_node_takes_a_handful_of_calls_however_large_the_model_is(tmp_path: Path, mib: int) -> None:
     with fake_nodes(tmp_path, *"abcdef") as nodes:
@@ -44,10 +49,75 @@ def test_a_node_takes_a_handful_of_calls_however_large_the_model_is(tmp_path: Pa
             assert all(isinstance(each, DeliveryStats) for each in found), found
 
         run(work)
-        calls: Counter[str] = Counter()
-        for (name, _), count in nodes.calls.items():
-            calls[name] += count
-        assert max(calls.values()) <= 12
+        for name in "abcdef":
+            calls = calls_of(nodes, name)
+            polls = calls.pop("wait_for_news")
+            assert calls == {"begin": 1, "follow": 1, "forget": 1}
+            assert polls <= 8, "one, and more only while the machine is slow"
+
+
+def test_nodes_publish_when_they_know_the_manifest_and_not_before(tmp_path: Path) -> None:
+    with fake_nodes(tmp_path, *"ab") as nodes:
+        data = os.urandom(MIB)
+        manifest = nodes.publish(DRIVER, {"saved_model.pb": data})
+        snapshot = nodes.stores[DRIVER].find(manifest.digest)
+        assert snapshot is not None
+        [chunk] = cut_chunks(manifest, MIB)
+
+        async def work() -> None:
+            run_ = deliveries(nodes).start_early(list(nodes.nodes.values()), lambda _: ("unused", {}))
+            async with run_.use():
+                early = asyncio.create_task(run_.receive(nodes.nodes["a"]))
+                await until(lambda: nodes.calls["a", "wait_for_news"] > 0)
+                assert not nodes.has("a", manifest)
+                run_.payload.chunks.append(chunk)
+                run_.published(manifest, (0,))
+                await early
+                assert nodes.calls["a", "publish"] == 1
+                await run_.receive(nodes.nodes["b"])
+                assert nodes.calls["b", "publish"] == 0
+
+        with snapshot:
+            run(work)
+        assert all(nodes.has(name, manifest) for name in "ab")
+
+
+def test_a_node_that_cannot_publish_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise StoreError("the disk refuses", path="/disk")
+
+    with fake_nodes(tmp_path, *"ab") as nodes:
+        manifest = nodes.publish(DRIVER, {"saved_model.pb": os.urandom(MIB)})
+        monkeypatch.setattr(Store, "publish", refuse)
+
+        async def work() -> None:
+            for found in await bring(deliveries(nodes), nodes, manifest, "ab"):
+                assert isinstance(found, StoreError)
+                assert "the disk refuses" in str(found)
+
+        run(work)
+        assert all(list((nodes.stores[name].root / "staging").iterdir()) == [] for name in "ab")
+
+
+def test_news_that_ray_asks_for_again_is_the_same(tmp_path: Path) -> None:
+    with fake_nodes(tmp_path, "a") as nodes:
+        manifest = nodes.publish(DRIVER, {"saved_model.pb": os.urandom(2 * MIB)})
+        told: list[tuple[Any, Any]] = []
+
+        def again(_: str, arguments: tuple[Any, ...]) -> None:
+            agent = next(actor for actor in nodes.actors if actor.node.id == "a")._agent
+            told.append((agent.wait_for_news(*arguments), agent.wait_for_news(*arguments)))
+
+        nodes.after["wait_for_news"] = again
+
+        async def work() -> None:
+            await bring(deliveries(nodes), nodes, manifest, "a")
+
+        run(work)
+        first, second = told[-1]
+        assert first == second
+        assert first.is_published
+        assert sum(size for _, size in first.received) == 2 * MIB
 
 
 def first_units(number: int) -> tuple[threading.Event, Any]:
