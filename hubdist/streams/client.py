@@ -50,7 +50,8 @@ class UnitStream:
 
     Raises:
         PortClosedError: The port cannot be reached.
-        PeerError: The parent takes no part in the delivery, or does not know its secret.
+        UnknownDeliveryError: The parent takes no part in the delivery, or not yet.
+        PeerError: The parent does not know the delivery's secret.
         TransferTimeoutError: The parent does not answer.
     """
 

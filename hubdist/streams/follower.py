@@ -11,15 +11,20 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from hubdist.errors import HubdistError, IntegrityError, PeerError
+from hubdist.errors import HubdistError, IntegrityError, PeerError, UnknownDeliveryError
 from hubdist.model.chunks import Chunk, join_chunks
 from hubdist.streams.buffers import Buffers
 from hubdist.streams.frames import NO_END, FrameKind, Header, Request
-from hubdist.streams.lag import LagWatch, Progress
+from hubdist.streams.lag import NO_PROGRESS, LagWatch, Progress
 from hubdist.streams.units import Units
 from hubdist.system.threads import start_thread
 
 _JOIN_S = 5.0
+BEGIN_S = 10.0
+"""How long a parent may take no part in the delivery: it may be told of the delivery later than its child."""
+
+FIRST_PAUSE_S = 0.01
+MAX_PAUSE_S = 0.05
 _TICK_S = 0.25
 _LOG = logging.getLogger(__name__)
 
@@ -213,7 +218,9 @@ class Follower:
                 return
 
     def _receive_missing(self, stripe: int, current: _Stripe) -> None:
-        stream = self._open_stream(current.parent)
+        stream = self._open(current)
+        if stream is None:
+            return
         try:
             with self._changed:
                 current.stream = stream
@@ -225,6 +232,20 @@ class Follower:
                     return
         finally:
             stream.close()
+
+    def _open(self, current: _Stripe) -> Stream | None:
+        """Open a stream to a parent, which may not have begun yet; None if this thread was told to leave."""
+        deadline, pause_s = self._clock() + BEGIN_S, FIRST_PAUSE_S
+        while not current.stopped.is_set():
+            try:
+                return self._open_stream(current.parent)
+            except UnknownDeliveryError:
+                if self._clock() > deadline:
+                    raise
+            current.progress = NO_PROGRESS
+            current.stopped.wait(pause_s)
+            pause_s = min(2 * pause_s, MAX_PAUSE_S)
+        return None
 
     def _take_answer(self, request: Request, stream: Stream, current: _Stripe) -> bool:
         """Receive the units of one request; False if this thread was told to leave."""

@@ -13,7 +13,7 @@ import hmac
 import secrets
 import socket
 
-from hubdist.errors import PeerError
+from hubdist.errors import PeerError, UnknownDeliveryError
 from hubdist.streams.frames import NONCE_BYTES, PROOF_BYTES, Hello
 from hubdist.streams.sockets import receive, send
 
@@ -54,12 +54,19 @@ def introduce(connection: socket.socket, secret: bytes, delivery: bytes) -> None
         delivery: The delivery's id.
 
     Raises:
-        PeerError: The parent does not take part in this delivery, or does not know the secret.
+        UnknownDeliveryError: The parent closed the connection without a word: it takes no part in this delivery, not
+            any more or not yet.
+        PeerError: The parent does not know the secret.
         TransferTimeoutError: The parent does not answer.
     """
     hello = Hello(delivery, secrets.token_bytes(NONCE_BYTES))
     send(connection, hello.encode())
-    greeting = bytes(receive(connection, GREETING_BYTES))
+    try:
+        greeting = bytes(receive(connection, GREETING_BYTES))
+    except PeerError:
+        raise UnknownDeliveryError(
+            "the node that should send takes no part in the delivery, not any more or not yet"
+        ) from None
     nonce, proof = greeting[:NONCE_BYTES], greeting[NONCE_BYTES:]
     if not hmac.compare_digest(proof, _proof(secret, b"parent", hello, nonce)):
         raise PeerError("the node that should send does not know the delivery's secret")

@@ -7,7 +7,8 @@ other nodes, which name a delivery and a number, never a path. What it does apar
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Sequence
 from dataclasses import replace
 
 from hubdist.cluster.agent.chunk_exchange import ChunkExchange
@@ -20,7 +21,7 @@ from hubdist.cluster.agent.chunk_rpc import (
     request_part,
     split_into_results,
 )
-from hubdist.cluster.agent.messages import ChunkTerms, News, Parent, Ready
+from hubdist.cluster.agent.messages import HAD_MODEL, DeliveryTerms, News, Ready, Seat
 from hubdist.cluster.agent.node_port import Address, NodePort
 from hubdist.cluster.agent.node_streams import NodeStreams
 from hubdist.cluster.agent.store_work import StoreWork
@@ -59,6 +60,9 @@ class NodeAgent(StoreWork):
         self._port = NodePort(host if config.opens_port else None, config.port_range)
         buffers = Buffers(max(1, config.max_in_flight_bytes // PART_BYTES))
         self._streams = NodeStreams(self._port, buffers, request, describe)
+        self._beginning = threading.Lock()
+        self._begun: dict[str, int] = {}
+        """Delivery -> number of the order with which it began here."""
         self._last_news: dict[str, News] = {}
         """Delivery -> the news that this node has published: nobody has more to tell if Ray asks again."""
         self._exchange = ChunkExchange(lambda: self._store, config, request=request, port=self._port)
@@ -66,18 +70,16 @@ class NodeAgent(StoreWork):
     def begin(
         self,
         delivery: str,
-        secret: bytes,
         manifest: Manifest | None,
-        terms: ChunkTerms,
+        terms: DeliveryTerms,
         copy: RemoteCopy | None,
     ) -> Ready:
         """Make ready to receive a model.
 
         Args:
             delivery: Name of the delivery.
-            secret: The delivery's secret.
             manifest: The model's manifest; None while its origin is still being read.
-            terms: What nodes agree on to number the chunks and their files.
+            terms: What the nodes of the delivery agree on.
             copy: The remote directory that this node reads chunks from; None if agents send all chunks.
 
         Raises:
@@ -85,7 +87,37 @@ class NodeAgent(StoreWork):
             TransferError, ResolveError: The remote directory cannot be read.
         """
         self._leave(delivery)
-        return self._exchange.begin(delivery, secret, manifest, terms, copy)
+        return self._exchange.begin(delivery, manifest, terms, copy)
+
+    def receive(
+        self, delivery: str, manifest: Manifest | None, terms: DeliveryTerms, seat: Seat, timeout_s: float
+    ) -> News:
+        """Begin, follow parents and wait for news, in one call: for a node whose port is known to the others already.
+
+        Parents may not have begun yet; they are asked again for some seconds.
+
+        Args:
+            delivery: Name of the delivery.
+            manifest: The model's manifest; None while its origin is still being read.
+            terms: What the nodes of the delivery agree on.
+            seat: The parents of all stripes.
+            timeout_s: Longest wait for the units in seconds.
+
+        Returns:
+            As `wait_for_news`.
+
+        Raises:
+            PeerError: This node was told to forget the delivery meanwhile.
+            IntegrityError: The stage does not hold exactly the manifest's files.
+            StoreError: The node's disk refuses, or has too little room.
+        """
+        with self._beginning:
+            if self._begun.get(delivery) != seat.order:  # Ray has not repeated the call
+                if self.begin(delivery, manifest, terms, None).has_model:
+                    return HAD_MODEL
+                self._begun[delivery] = seat.order
+                self.follow(delivery, seat)
+        return self.wait_for_news(delivery, timeout_s)
 
     def offer(
         self, delivery: str, secret: bytes, stage: str | None, chunks: Sequence[tuple[Chunk, Sequence[str]]]
@@ -152,19 +184,17 @@ class NodeAgent(StoreWork):
         """
         return self._exchange.fetch(delivery, chunk, sender)
 
-    def follow(self, delivery: str, seat: Mapping[int, Parent], stripes: int, order: int) -> None:
+    def follow(self, delivery: str, seat: Seat) -> None:
         """Receive stripes from parents; an earlier parent of a stripe is left.
 
         Args:
             delivery: Name of the delivery, which has begun here.
-            seat: Stripe -> its parent.
-            stripes: The number of stripes of the delivery.
-            order: Number of this order; an older one does not undo a newer one.
+            seat: The parents, and which order this is; an older one does not undo a newer one.
 
         Raises:
-            PeerError: This node takes no part in the delivery.
+            UnknownDeliveryError: This node receives nothing for the delivery.
         """
-        self._streams.follow(delivery, seat, self._exchange.writer(delivery), stripes=stripes, order=order)
+        self._streams.follow(delivery, seat, self._exchange.writer(delivery))
 
     def wait_for_news(self, delivery: str, timeout_s: float) -> News:
         """Wait until this node has all units of a delivery, or a stream breaks; return how far the node is.
@@ -222,21 +252,20 @@ class NodeAgent(StoreWork):
     def answer(self) -> None:
         """Show that this node is alive. Runs in a thread of `ANSWER_GROUP`, so that no other work delays it."""
 
-    def publish(self, delivery: str, secret: bytes, manifest: Manifest, ordinals: Sequence[int]) -> None:
+    def publish(self, delivery: str, manifest: Manifest, terms: DeliveryTerms) -> None:
         """Publish a stage that has all its chunks.
 
         Args:
             delivery: Name of the delivery.
-            secret: The delivery's secret.
             manifest: The model's manifest.
-            ordinals: For each entry of the manifest, the number of its file in the delivery's chunks.
+            terms: What the nodes of the delivery agree on.
 
         Raises:
             IntegrityError: The stage does not hold exactly the manifest's files.
             StoreError: The node's disk refuses.
         """
         self._streams.leave(delivery)
-        self._exchange.publish(delivery, secret, manifest, ordinals)
+        self._exchange.publish(delivery, manifest, terms)
 
     def forget(self, delivery: str) -> None:
         """Take no further part in a delivery."""
@@ -245,4 +274,5 @@ class NodeAgent(StoreWork):
 
     def _leave(self, delivery: str) -> None:
         self._last_news.pop(delivery, None)
+        self._begun.pop(delivery, None)
         self._streams.leave(delivery)

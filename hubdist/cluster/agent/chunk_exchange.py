@@ -12,7 +12,7 @@ from hubdist.cluster.agent.block_reuse import BlockReuse
 from hubdist.cluster.agent.chunk_fetches import ChunkFetches, Fetched, Incoming, expected_chunks
 from hubdist.cluster.agent.chunk_rpc import RequestPart, Sender, request_part
 from hubdist.cluster.agent.delivery_files import DeliveryFiles
-from hubdist.cluster.agent.messages import ChunkTerms, Ready
+from hubdist.cluster.agent.messages import DeliveryTerms, Ready
 from hubdist.cluster.agent.node_port import Address, NodePort
 from hubdist.config.node_settings import NodeSettings
 from hubdist.errors import IntegrityError, PeerError
@@ -55,9 +55,8 @@ class ChunkExchange:
     def begin(
         self,
         delivery: str,
-        secret: bytes,
         manifest: Manifest | None,
-        terms: ChunkTerms,
+        terms: DeliveryTerms,
         copy: RemoteCopy | None,
     ) -> Ready:
         """Make ready to receive a model.
@@ -66,10 +65,9 @@ class ChunkExchange:
 
         Args:
             delivery: Name of the delivery.
-            secret: The delivery's secret, which other nodes must know to get chunks.
             manifest: The model's manifest; None while its origin is still being read.
-            terms: What nodes agree on to number the chunks and their files. A node that does not know the chunks' size
-                takes nothing from its older snapshots.
+            terms: What nodes agree on. A node that does not know the chunks' size takes nothing from its older
+                snapshots.
             copy: The remote directory that this node reads chunks from; None if agents send all chunks.
 
         Raises:
@@ -99,9 +97,9 @@ class ChunkExchange:
                     stage, reader, expected_chunks(manifest, terms.chunk_bytes)
                 )
             undo.pop_all()
-        self._join(delivery, secret)
         if manifest is not None:
-            incoming.publish = functools.partial(self.publish, delivery, secret, manifest, terms.ordinals)
+            incoming.publish = functools.partial(self.publish, delivery, manifest, terms)
+        self._join(delivery, terms.secret)
         if manifest is not None and terms.chunk_bytes is not None:
             incoming.reuse = BlockReuse(OlderBlocks(self._store(), manifest), stage)
             if copy is None:
@@ -247,14 +245,13 @@ class ChunkExchange:
         incoming.publish()
         return True
 
-    def publish(self, delivery: str, secret: bytes, manifest: Manifest, ordinals: Sequence[int]) -> None:
+    def publish(self, delivery: str, manifest: Manifest, terms: DeliveryTerms) -> None:
         """Publish a stage that has all its chunks, and send chunks from the snapshot from then on.
 
         Args:
             delivery: Name of the delivery.
-            secret: The delivery's secret.
             manifest: The model's manifest.
-            ordinals: For each entry of the manifest, the number of its file in the delivery's chunks.
+            terms: What nodes agree on.
 
         Raises:
             IntegrityError: The stage does not hold exactly the manifest's files.
@@ -267,9 +264,9 @@ class ChunkExchange:
         with self._files.publishing(delivery) as stage:
             if stage is None:  # the coordinator repeated the call, because the answer was lost
                 return
-            stage.close(manifest, ordinals)
+            stage.close(manifest, terms.ordinals)
             self._store().publish(stage).release()
-            self.hold(delivery, secret, manifest.digest, ordinals, None)
+            self.hold(delivery, terms.secret, manifest.digest, terms.ordinals, None)
         self._discard(delivery)
 
     def forget(self, delivery: str) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from hubdist.cluster.agent.answer_stream import AnswerStream
 from hubdist.cluster.agent.chunk_rpc import DescribeUnit, RequestPart
-from hubdist.cluster.agent.messages import BrokenStream, News, Parent
+from hubdist.cluster.agent.messages import BrokenStream, News, Parent, Seat
 from hubdist.cluster.agent.node_port import Address, NodePort
 from hubdist.errors import PeerError, PortClosedError
 from hubdist.model.chunks import Chunk
@@ -31,8 +31,8 @@ class _Following:
     """Stripes that have not been received whole."""
     orders: dict[int, int] = field(default_factory=dict)
     """Stripe -> the number of the newest order that named its parent."""
-    closed: dict[str, str] = field(default_factory=dict)
-    """Parents whose ports could not be reached -> why; not told yet."""
+    closed: dict[str, tuple[Address, str]] = field(default_factory=dict)
+    """Parents whose ports could not be reached -> which, and why; not told yet."""
     unreachable: set[Address] = field(default_factory=set)
     """The ports of these parents: no stream tries them again."""
 
@@ -64,35 +64,30 @@ class NodeStreams:
     def follow(
         self,
         delivery: str,
-        seat: Mapping[int, Parent],
+        seat: Seat,
         write: Callable[[Chunk, memoryview], None],
-        *,
-        stripes: int,
-        order: int,
     ) -> None:
         """Receive stripes from parents; an earlier parent of a stripe is left.
 
         Args:
             delivery: Name of the delivery, in which the port takes part already.
-            seat: Stripe -> its parent.
+            seat: The parents; a stripe whose parent a newer order has named keeps that one.
             write: Checks a unit and writes it.
-            stripes: The number of stripes of the delivery.
-            order: Number of this order. Calls may overtake each other, and an older order must not undo a newer one:
-                two nodes that wait for each other would wait for ever.
         """
         units = self._port.units(delivery)
         with self._guard:
             following = self._following.get(delivery)
             if following is None:
                 follower = Follower(
-                    units, write, lambda name: self._open(delivery, name), self._buffers, stripes=stripes
+                    units, write, lambda name: self._open(delivery, name), self._buffers, stripes=seat.stripes
                 )
-                following = _Following(follower, units, stripes, left=set(range(stripes)))
+                following = _Following(follower, units, seat.stripes, left=set(range(seat.stripes)))
                 self._following[delivery] = following
-            seat = {stripe: parent for stripe, parent in seat.items() if order >= following.orders.get(stripe, order)}
-            following.orders.update(dict.fromkeys(seat, order))
-            following.parents.update({parent.name: parent for parent in seat.values()})
-        for stripe, parent in seat.items():
+            order, known = seat.order, following.orders
+            parents = {stripe: parent for stripe, parent in seat.parents.items() if order >= known.get(stripe, order)}
+            known.update(dict.fromkeys(parents, order))
+            following.parents.update({parent.name: parent for parent in parents.values()})
+        for stripe, parent in parents.items():
             following.follower.follow(stripe, parent.name)
 
     def wait(self, delivery: str, timeout_s: float) -> News:
@@ -130,7 +125,7 @@ class NodeStreams:
             follower.received.total(),
             tuple(follower.received.most_common()),
             tuple(marks),
-            tuple(closed.items()),
+            tuple((name, address, why) for name, (address, why) in closed.items()),
         )
 
     def leave(self, delivery: str) -> None:
@@ -149,5 +144,7 @@ class NodeStreams:
                 return self._port.open_stream(delivery, parent.address)
             except PortClosedError as error:
                 following.unreachable.add(parent.address)
-                following.closed[name] = error.what
+                following.closed[name] = parent.address, error.what
+        if parent.agent is None:  # the coordinator hears of it, and tells the agent
+            raise PortClosedError(f"the port of {name} cannot be reached")
         return AnswerStream(parent.agent, delivery, self._request, self._describe)

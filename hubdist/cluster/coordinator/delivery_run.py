@@ -13,9 +13,8 @@ import secrets
 from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
-from hubdist.cluster.agent.messages import Ready
 from hubdist.cluster.calls import settle
-from hubdist.cluster.coordinator.agent_pool import AGENT_TRIES, START_TIMEOUT_S
+from hubdist.cluster.coordinator.agent_pool import AGENT_TRIES
 from hubdist.cluster.coordinator.agent_tasks import AgentTasks
 from hubdist.cluster.coordinator.concurrency import SingleFlight
 from hubdist.cluster.coordinator.node_links import NodeLinks, NodeWatch
@@ -61,6 +60,9 @@ class DeliveryRun(abc.ABC, Generic[EventT]):
         context: What all deliveries of the job share.
     """
 
+    _BEGINS_WITH_SEAT = False
+    """True if a node whose port is known already need not begin before it joins the plan."""
+
     def __init__(
         self, payload: Payload, source: SeedSource, *, holders: Sequence[Node], context: DeliveryContext
     ) -> None:
@@ -98,7 +100,7 @@ class DeliveryRun(abc.ABC, Generic[EventT]):
 
     @abc.abstractmethod
     def _join(self, node: Node) -> None:
-        """Let a node that has a stage join the plan."""
+        """Let a node join the plan."""
 
     @abc.abstractmethod
     def _owing(self) -> Mapping[str, Node]:
@@ -166,25 +168,25 @@ class DeliveryRun(abc.ABC, Generic[EventT]):
     async def _receive_once(self, node: Node) -> DeliveryStats | None:
         await self._links.keep(node)
         async with self._context.receiving[node.id].take(), self._agents.use(node) as agent:
-            payload = self.payload
-            begin = agent.begin.remote(
-                self.name, payload.secret, payload.manifest_to_send, payload.terms, self._source.copy
-            )
+            address = self._agents.address_of(agent) if self._BEGINS_WITH_SEAT else None
+            if address is not None:
+                self._senders.note_address(node, address)
+                return await self._take_part(node, agent, has_begun=False)
             try:
-                ready: Ready = await settle(begin, timeout_s=START_TIMEOUT_S, node=node.name)
+                ready = await self._senders.begin(node, agent, self._source.copy)
             except NodeLostError:
                 self._agents.forget(node, agent)
                 raise
             if ready.has_model:
                 await self._add_holder(node)
                 return None
-            self._senders.note_address(node, ready.address)
-            return await self._take_part(node, agent)
+            self._agents.note_address(node, agent, ready.address)
+            return await self._take_part(node, agent, has_begun=True)
 
-    async def _take_part(self, node: Node, agent: Any) -> DeliveryStats:
-        """Let a node with a stage join the plan, and wait until the node is done."""
+    async def _take_part(self, node: Node, agent: Any, *, has_begun: bool) -> DeliveryStats | None:
+        """Let a node join the plan, and wait until the node is done; None if its store had the model."""
         done = asyncio.get_running_loop().create_future()
-        receiver = NodeProgress(node, done, self._context.cluster.clock)
+        receiver = NodeProgress(node, done, self._context.cluster.clock, has_begun=has_begun)
         self._receivers[node.id] = receiver
         self._nodes[node.id] = node
         self._silent.pop(node.id, None)  # the node has just answered
@@ -202,7 +204,7 @@ class DeliveryRun(abc.ABC, Generic[EventT]):
             raise
         finally:
             del self._receivers[node.id]
-        return receiver.stats
+        return None if receiver.had_model else receiver.stats
 
     async def _prepare_senders(self) -> None:
         """Start the source's agent, and let nodes that have the snapshot join as senders if they answer soon."""
@@ -277,7 +279,7 @@ class DeliveryRun(abc.ABC, Generic[EventT]):
         async def publish(agent: Any) -> NodeEvent:
             payload = self.payload
             if not receiver.has_published:
-                call = agent.publish.remote(self.name, payload.secret, payload.manifest_to_send, payload.ordinals)
+                call = agent.publish.remote(self.name, payload.manifest_to_send, payload.terms)
                 await settle(call, timeout_s=self._context.config.timeout_s, node=node.name)
             self._senders.note_holder(node, agent)
             return NodePublished(node.id)

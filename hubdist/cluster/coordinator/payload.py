@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from hubdist.cluster.agent.messages import ChunkTerms
+from hubdist.cluster.agent.messages import DeliveryTerms
 from hubdist.cluster.coordinator.agent_pool import AgentPool
 from hubdist.cluster.coordinator.closed_ports import ClosedPorts
 from hubdist.cluster.coordinator.concurrency import Slots
@@ -104,9 +104,9 @@ class Payload:
         return self._shared
 
     @property
-    def terms(self) -> ChunkTerms:
-        """What nodes agree on to number the chunks and their files, as far as it is known."""
-        return ChunkTerms(self.chunk_bytes, self.ordinals)
+    def terms(self) -> DeliveryTerms:
+        """What the nodes agree on, as far as it is known."""
+        return DeliveryTerms(self.secret, self.chunk_bytes, self.ordinals)
 
     @property
     def digest(self) -> Digest | None:

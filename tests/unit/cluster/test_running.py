@@ -133,6 +133,7 @@ def test_a_node_that_never_wakes_is_given_up_with_an_error_that_says_so(tmp_path
         async def work() -> None:
             delivery = job.start()
             async with delivery.use():
+                await delivery._prepare_senders()
                 bringing = asyncio.create_task(delivery._receive_once(nodes.nodes["stops"]))
                 with pytest.raises(Exception, match=r"the node gave no answer for \d+ s; on node node stops"):
                     await asyncio.wait_for(bringing, SOON_S)

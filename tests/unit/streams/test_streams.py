@@ -17,7 +17,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hubdist.errors import HubdistError, IntegrityError, PeerError, PortClosedError, TransferTimeoutError
+from hubdist.errors import (
+    HubdistError,
+    IntegrityError,
+    PeerError,
+    PortClosedError,
+    TransferTimeoutError,
+    UnknownDeliveryError,
+)
 from hubdist.model.chunks import Chunk, cut_chunks
 from hubdist.model.manifest import BLOCK_BYTES, EntryDigester, Manifest
 from hubdist.streams.buffers import Buffers
@@ -35,6 +42,7 @@ from hubdist.streams.frames import (
     decode_pieces,
 )
 from hubdist.streams.handshake import GREETING_BYTES, introduce
+from hubdist.streams.lag import NO_PROGRESS
 from hubdist.streams.server import StreamServer
 from hubdist.streams.sockets import connect, receive, set_timeouts
 from hubdist.streams.units import Units
@@ -184,6 +192,61 @@ def test_a_parent_that_waits_itself_is_not_silent(make: Callable[..., Node]) -> 
         assert isinstance(came, Header)
         assert came.kind is FrameKind.HEARTBEAT
     stream.close()
+
+
+def test_a_parent_that_begins_later_is_asked_again_without_a_word(make: Callable[..., Node]) -> None:
+    source, node = make(filled=True), make(filled=False)
+    known: dict[bytes, Units] = {}
+    asked = threading.Semaphore(0)
+
+    def find(delivery: bytes) -> Units | None:
+        asked.release()
+        return known.get(delivery)
+
+    source.server._find = find
+    follower = node.follower({"source": source}, 1)
+    follower.follow(0, "source")
+    for _ in range(3):
+        assert asked.acquire(timeout=10)
+    assert follower._current[0].progress == NO_PROGRESS, "it is not taken for a slow one"
+    known[DELIVERY] = source.units
+    assert [one.error for one in finish(follower, 1)] == [None]
+    assert node.content == source.content
+    follower.stop()
+
+
+def test_a_parent_that_never_begins_is_given_up(make: Callable[..., Node], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hubdist.streams.follower.BEGIN_S", 0.1)
+    source, node = make(filled=True), make(filled=False)
+    source.server._find = lambda _: None
+    follower = node.follower({"source": source}, 1)
+    follower.follow(0, "source")
+    (news,) = finish(follower, 1)
+    assert isinstance(news.error, UnknownDeliveryError)
+    follower.stop()
+
+
+def test_a_child_that_is_told_another_parent_waits_no_longer_for_one_that_has_not_begun(
+    make: Callable[..., Node],
+) -> None:
+    late, source, node = make(filled=False), make(filled=True), make(filled=False)
+    asked = threading.Event()
+    late.server._find = lambda _: asked.set()
+    follower = node.follower({"late": late, "source": source}, 1)
+    follower.follow(0, "late")
+    assert asked.wait(10)
+    follower.follow(0, "source")
+    assert [(one.parent, one.error) for one in finish(follower, 1)] == [("source", None)]
+    follower.stop()
+
+
+def test_a_stranger_to_a_delivery_learns_nothing_of_it(make: Callable[..., Node]) -> None:
+    source = make(filled=True)
+    connection = connect(source.server.address)
+    set_timeouts(connection, receive_s=5, send_s=5)
+    connection.sendall(Hello(b"unknown!", os.urandom(16)).encode())
+    assert connection.recv(1) == b"", "closed without a byte"
+    connection.close()
 
 
 def test_another_parent_goes_on_where_a_stream_broke(make: Callable[..., Node]) -> None:
