@@ -7,6 +7,7 @@ other nodes, which name a delivery and a number, never a path. What it does apar
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
@@ -267,10 +268,16 @@ class NodeAgent(StoreWork):
         self._streams.leave(delivery)
         self._exchange.publish(delivery, manifest, terms)
 
-    def forget(self, delivery: str) -> None:
-        """Take no further part in a delivery."""
-        self._leave(delivery)
-        self._exchange.forget(delivery)
+    def forget(self, *deliveries: str) -> None:
+        """Take no further part in deliveries.
+
+        Args:
+            *deliveries: Names of the deliveries.
+        """
+        with contextlib.ExitStack() as ending:  # each whatever the others do
+            for delivery in deliveries:
+                ending.callback(self._exchange.forget, delivery)
+                ending.callback(self._leave, delivery)
 
     def _leave(self, delivery: str) -> None:
         self._last_news.pop(delivery, None)

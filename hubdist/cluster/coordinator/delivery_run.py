@@ -42,10 +42,6 @@ _HOLDERS_S = 5.0
 
 _MAX_HOLDERS = 8
 
-_END_S = 2.0
-"""How long the last node waits until all agents have been told to forget the delivery. An agent that gives no answer
-delays nobody for longer."""
-
 EventT = TypeVar("EventT")
 """The events of the plan that a delivery has, besides `NodeEvent`."""
 
@@ -76,7 +72,7 @@ class DeliveryRun(abc.ABC, Generic[EventT]):
         self._receivers: dict[str, NodeProgress] = {}
         self._silent: dict[str, Node] = {}
         self._senders = Senders(self.name, payload)
-        self._links = NodeLinks(self.name, context.agents)
+        self._links = NodeLinks(self.name, context.agents, context.ended)
         self._watch = NodeWatch(
             self._nodes,
             self._silent,
@@ -133,7 +129,7 @@ class DeliveryRun(abc.ABC, Generic[EventT]):
             if self._users == 0:
                 self.ended = True
                 self._watch.stop()
-                await asyncio.wait([self._tasks.start(self._links.release())], timeout=_END_S)
+                await self._links.release(self._source.node)
 
     # Nodes
 
@@ -167,6 +163,7 @@ class DeliveryRun(abc.ABC, Generic[EventT]):
 
     async def _receive_once(self, node: Node) -> DeliveryStats | None:
         await self._links.keep(node)
+        await self._context.ended.tell(node)
         async with self._context.receiving[node.id].take(), self._agents.use(node) as agent:
             address = self._agents.address_of(agent) if self._BEGINS_WITH_SEAT else None
             if address is not None:
@@ -197,7 +194,8 @@ class DeliveryRun(abc.ABC, Generic[EventT]):
             if isinstance(error, NodeLostError):
                 self._agents.forget(node, agent)
             else:
-                await self._links.tell_to_forget(node)
+                self._context.ended.note(node, self.name)
+                await self._context.ended.tell(node)
             raise
         except asyncio.CancelledError:  # the plan must not wait for a node that nobody waits for
             self._give_up(node, "nobody waits for it any more")

@@ -13,6 +13,7 @@ from hubdist.cluster.agent.messages import DeliveryTerms
 from hubdist.cluster.coordinator.agent_pool import AgentPool
 from hubdist.cluster.coordinator.closed_ports import ClosedPorts
 from hubdist.cluster.coordinator.concurrency import Slots
+from hubdist.cluster.coordinator.finished_deliveries import FinishedDeliveries
 from hubdist.cluster.coordinator.liveness import Liveness, LivenessTimes
 from hubdist.cluster.coordinator.windows import Windows
 from hubdist.cluster.nodes import ClusterView, Node
@@ -159,6 +160,7 @@ class DeliveryContext:
         closed_ports: Knows which nodes cannot reach each other's ports.
         receiving: Node's id -> limits how many models the node receives at a time: each takes threads of its agent.
         config: The job's settings: bytes in flight and deadlines.
+        ended: Lets agents forget deliveries that have ended.
         watching: Tells whether somebody watches what arrives.
     """
 
@@ -169,5 +171,6 @@ class DeliveryContext:
     times: LivenessTimes
     closed_ports: ClosedPorts
     config: Config
+    ended: FinishedDeliveries
     receiving: defaultdict[str, Slots] = field(default_factory=lambda: defaultdict(lambda: Slots(_MAX_MODELS, 1.0)))
     watching: Watching = field(default_factory=Watching)

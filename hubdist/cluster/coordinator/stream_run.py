@@ -56,6 +56,11 @@ _COHORT_S = 0.05
 
 _FIRST_NEWS_S = 2.0
 _MAX_NEWS_S = 30.0
+_NEWS_SHARE_S = 0.01
+"""Least wait of a call for news, for each node that receives: such calls take a tenth of the coordinator's time."""
+_UNWANTED = "nobody waits for the node any more"
+_LATE_S = 1.0
+"""News that is so much later than its call waits owes an answer: the coordinator may be busy with other nodes'."""
 _WATCHED_NEWS_S = 0.5
 """How long a call for news waits while somebody watches the progress."""
 
@@ -182,11 +187,14 @@ class StreamRun(DeliveryRun[StreamEvent]):
         node = receiver.node
 
         async def follow(agent: Any) -> StreamEvent | NodeEvent:
-            if not receiver.has_begun:
-                return await self._hear(receiver, agent, await self._receive(receiver, agent))
-            await self._seats.tell(receiver, agent, range(self._stripes))
-            self._untold.discard(node.id)
-            return await self._hear(receiver, agent, agent.wait_for_news.remote(self.name, _FIRST_NEWS_S))
+            wait_s = self._news_s(_FIRST_NEWS_S)
+            if receiver.has_begun:
+                await self._seats.tell(receiver, agent, range(self._stripes))
+                self._untold.discard(node.id)
+                call = agent.wait_for_news.remote(self.name, wait_s)
+            else:
+                call = await self._receive(receiver, agent, wait_s)
+            return await self._hear(receiver, agent, call, wait_s)
 
         self._untold.add(node.id)
         self._news_due[node.id] = self._context.cluster.clock()
@@ -197,23 +205,30 @@ class StreamRun(DeliveryRun[StreamEvent]):
                 self._untold.discard(node.id)
                 self._news_due.pop(node.id, None)
 
-    async def _receive(self, receiver: NodeProgress, agent: Any) -> Any:
+    async def _receive(self, receiver: NodeProgress, agent: Any, wait_s: float) -> Any:
         """Call a node that has not begun: it takes its seat, and answers as to `wait_for_news`."""
         payload = self.payload
         seat = await self._seats.find(receiver, range(self._stripes))
-        return agent.receive.remote(self.name, payload.manifest_to_send, payload.terms, seat, _FIRST_NEWS_S)
+        if seat is None:
+            raise PeerError(_UNWANTED)
+        return agent.receive.remote(self.name, payload.manifest_to_send, payload.terms, seat, wait_s)
 
-    async def _hear(self, receiver: NodeProgress, agent: Any, call: Any) -> StreamEvent | NodeEvent:
+    def _news_s(self, wanted_s: float) -> float:
+        """How long a call for news waits, so that the coordinator has time for other work than such calls."""
+        return min(_MAX_NEWS_S, max(wanted_s, len(self._receivers) * _NEWS_SHARE_S))
+
+    async def _hear(self, receiver: NodeProgress, agent: Any, call: Any, wait_s: float) -> StreamEvent | NodeEvent:
         """Wait for news of a node until it has all units.
 
         Args:
             receiver: The node.
             agent: The node's agent.
-            call: The first call that the news answers; it waits for `_FIRST_NEWS_S`.
+            call: The first call that the news answers.
+            wait_s: How long it waits in seconds.
         """
-        node, wait_s = receiver.node, _FIRST_NEWS_S
+        node = receiver.node
         while self._receivers.get(node.id) is receiver:
-            self._news_due[node.id] = self._context.cluster.clock() + wait_s
+            self._news_due[node.id] = self._context.cluster.clock() + wait_s + _LATE_S
             # The node may publish before it answers; `NodeWatch` finds one that gives no answer long before this.
             news: News = await settle(call, timeout_s=wait_s + self._context.config.timeout_s, node=node.name)
             self._untold.discard(node.id)
@@ -221,9 +236,9 @@ class StreamRun(DeliveryRun[StreamEvent]):
             event = await self._take_news(receiver, agent, news)
             if event is not None:
                 return event
-            wait_s = _WATCHED_NEWS_S if self._context.watching else min(2 * wait_s, _MAX_NEWS_S)
+            wait_s = self._news_s(_WATCHED_NEWS_S if self._context.watching else 2 * wait_s)
             call = agent.wait_for_news.remote(self.name, wait_s)
-        return NodeFailed(node.id, PeerError("nobody waits for the node any more"))  # which the plan is not told
+        return NodeFailed(node.id, PeerError(_UNWANTED))  # which the plan is not told
 
     async def _take_news(self, receiver: NodeProgress, agent: Any, news: News) -> StreamEvent | NodeEvent | None:
         """Take in what a node tells; return the event that it has all, or failed, and None if it goes on."""
