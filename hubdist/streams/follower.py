@@ -23,8 +23,8 @@ _JOIN_S = 5.0
 BEGIN_S = 10.0
 """How long a parent may take no part in the delivery: it may be told of the delivery later than its child."""
 
-FIRST_PAUSE_S = 0.01
-MAX_PAUSE_S = 0.05
+PAUSE_S = 0.05
+"""How long a child waits before it asks such a parent again. The parent's port has kept it waiting before."""
 _TICK_S = 0.25
 _LOG = logging.getLogger(__name__)
 
@@ -211,16 +211,21 @@ class Follower:
 
         While the node only expects units, no stream is open: a parent closes one that asks for nothing.
         """
+        deadline = self._clock() + BEGIN_S
         while not current.stopped.is_set():
             if self._units.next_missing(stripe, self._stripes) is not None:
-                self._receive_missing(stripe, current)
+                try:
+                    self._receive_missing(stripe, current)
+                except UnknownDeliveryError:
+                    if self._clock() > deadline:
+                        raise
+                    current.progress = NO_PROGRESS
+                    current.stopped.wait(PAUSE_S)
             elif self._units.wait_taken(_TICK_S) and self._units.next_missing(stripe, self._stripes) is None:
                 return
 
     def _receive_missing(self, stripe: int, current: _Stripe) -> None:
-        stream = self._open(current)
-        if stream is None:
-            return
+        stream = self._open_stream(current.parent)
         try:
             with self._changed:
                 current.stream = stream
@@ -232,20 +237,6 @@ class Follower:
                     return
         finally:
             stream.close()
-
-    def _open(self, current: _Stripe) -> Stream | None:
-        """Open a stream to a parent, which may not have begun yet; None if this thread was told to leave."""
-        deadline, pause_s = self._clock() + BEGIN_S, FIRST_PAUSE_S
-        while not current.stopped.is_set():
-            try:
-                return self._open_stream(current.parent)
-            except UnknownDeliveryError:
-                if self._clock() > deadline:
-                    raise
-            current.progress = NO_PROGRESS
-            current.stopped.wait(pause_s)
-            pause_s = min(2 * pause_s, MAX_PAUSE_S)
-        return None
 
     def _take_answer(self, request: Request, stream: Stream, current: _Stripe) -> bool:
         """Receive the units of one request; False if this thread was told to leave."""

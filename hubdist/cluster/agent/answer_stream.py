@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-from concurrent.futures import Future, wait
+from concurrent.futures import Future
 
 from hubdist.cluster.agent.chunk_rpc import DescribeUnit, RequestPart, Sender
-from hubdist.errors import PeerError, UnknownDeliveryError
+from hubdist.errors import PeerError
 from hubdist.model.chunks import Chunk
-from hubdist.streams.follower import BEGIN_S, MAX_PAUSE_S
 from hubdist.streams.frames import NO_END, PART_BYTES, FrameKind, Header, Request
 
 _TIMEOUT_S = 60.0
@@ -26,21 +23,9 @@ class AnswerStream:
         delivery: Name of the delivery.
         request: Gets bytes from another agent, as `request_part`.
         describe: Asks another agent for a unit's chunk, as `describe_unit`.
-        clock: Tells the time in seconds.
     """
 
-    def __init__(
-        self,
-        agent: bytes,
-        delivery: str,
-        request: RequestPart,
-        describe: DescribeUnit,
-        *,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._clock = clock
-        self._deadline = clock() + BEGIN_S
-        """Until then the parent may take no part in the delivery."""
+    def __init__(self, agent: bytes, delivery: str, request: RequestPart, describe: DescribeUnit) -> None:
         self._cancelled: Future[None] = Future()
         self._sender = Sender(agent, cancelled=self._cancelled)
         self._delivery = delivery
@@ -58,7 +43,8 @@ class AnswerStream:
 
         Raises:
             SenderLostError: The parent is gone.
-            PeerError: The parent takes no part in the delivery, or this stream was left.
+            UnknownDeliveryError: The parent takes no part in the delivery, or not yet.
+            PeerError: This stream was left.
             TransferTimeoutError: The parent does not answer.
         """
         if self._cancelled.done():
@@ -67,14 +53,7 @@ class AnswerStream:
         if not self._parts:
             if wanted.first >= wanted.end:
                 return Header(FrameKind.END, NO_END)
-            try:
-                found = self._describe(self._sender, self._delivery, wanted.first)
-            except UnknownDeliveryError:
-                if self._clock() > self._deadline:
-                    raise
-                wait([self._cancelled], MAX_PAUSE_S)
-                return Header(FrameKind.HEARTBEAT, wanted.first)
-            self._deadline = 0.0  # one that has answered leaves for good
+            found = self._describe(self._sender, self._delivery, wanted.first)
             if found is None:
                 return Header(FrameKind.HEARTBEAT, wanted.first)
             if isinstance(found, int):

@@ -75,6 +75,9 @@ class NodePort:
         with self._guard:
             if key not in self._units:
                 self._units[key] = Units(secret, open_file)
+            server = self._server
+        if server is not None:
+            server.look_again()
 
     def units(self, delivery: str) -> Units:
         """The units of a delivery that this node takes part in.

@@ -54,9 +54,9 @@ _LOG = logging.getLogger(__name__)
 _COHORT_S = 0.05
 """Nodes that join within this many seconds are seated together, which makes the best trees."""
 
-_FIRST_NEWS_S = 2.0
-_MAX_NEWS_S = 30.0
-_NEWS_SHARE_S = 0.01
+FIRST_NEWS_S = 2.0
+MAX_NEWS_S = 30.0
+NEWS_SHARE_S = 0.01
 """Least wait of a call for news, for each node that receives: such calls take a tenth of the coordinator's time."""
 _UNWANTED = "nobody waits for the node any more"
 _LATE_S = 1.0
@@ -187,7 +187,7 @@ class StreamRun(DeliveryRun[StreamEvent]):
         node = receiver.node
 
         async def follow(agent: Any) -> StreamEvent | NodeEvent:
-            wait_s = self._news_s(_FIRST_NEWS_S)
+            wait_s = self._news_s(FIRST_NEWS_S)
             if receiver.has_begun:
                 await self._seats.tell(receiver, agent, range(self._stripes))
                 self._untold.discard(node.id)
@@ -215,7 +215,7 @@ class StreamRun(DeliveryRun[StreamEvent]):
 
     def _news_s(self, wanted_s: float) -> float:
         """How long a call for news waits, so that the coordinator has time for other work than such calls."""
-        return min(_MAX_NEWS_S, max(wanted_s, len(self._receivers) * _NEWS_SHARE_S))
+        return max(min(MAX_NEWS_S, wanted_s), len(self._receivers) * NEWS_SHARE_S)
 
     async def _hear(self, receiver: NodeProgress, agent: Any, call: Any, wait_s: float) -> StreamEvent | NodeEvent:
         """Wait for news of a node until it has all units.

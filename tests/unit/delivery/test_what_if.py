@@ -103,7 +103,7 @@ def test_the_simulation_of_units_says_the_same(
     monkeypatch.syspath_prepend(str(REPOSITORY / "benchmarks"))
     import simulate_forest
 
-    case = simulate_forest.Case(kind, nodes, mib * MIB, message_s=0.0, rate=gbit * GBIT, hand_on=None)
+    case = simulate_forest.Case(kind, nodes, mib * MIB, call_s=0.0, rate=gbit * GBIT)
     simulation = simulate_forest.ForestSimulation(case, seed=5)
     simulation.run()
     rates = simulation.rates[:nodes].tolist()
