@@ -33,7 +33,8 @@ class Costs:
             shares. Simulated hosts have a queue of 0.1 s.
         call_s: Processor seconds of the coordinator for one call of an agent and its answer.
             `benchmarks/calibrate.py`: many models of one unit to eight nodes.
-        calls_per_node: Calls of each node's agent in one delivery: make ready, follow, wait for news, publish, forget.
+        calls_per_node: Calls of each node's agent in one delivery: to receive, and to forget.
+        first_calls_per_node: The same of agents that have just started: begin, follow, wait for news, forget.
         start_s: Seconds that a delivery to no node would take: nodes that come within 0.05 s are seated together.
             `benchmarks/calibrate.py`.
         node_s: Processor seconds of a node for one delivery, whatever its size: threads, connections, publishing.
@@ -50,7 +51,8 @@ class Costs:
     uneven: float = 0.2
     queue_s: float = 0.001
     call_s: float = 0.0011
-    calls_per_node: int = 5
+    calls_per_node: int = 2
+    first_calls_per_node: int = 4
     start_s: float = 0.08
     node_s: float = 0.0134
     agent_start_s: float = 0.9
