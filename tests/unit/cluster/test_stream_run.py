@@ -11,12 +11,13 @@ from typing import Any
 
 import pytest
 
+from hubdist.cluster.agent.messages import Seat
 from hubdist.cluster.agent.node_port import NodePort
 from hubdist.cluster.coordinator.payload import Payload
 from hubdist.cluster.coordinator.progress import DeliveryStats
 from hubdist.cluster.coordinator.running import RunningDeliveries
 from hubdist.delivery.routes import Route
-from hubdist.errors import HubdistError, NodeLostError, OriginError, StoreError
+from hubdist.errors import HubdistError, NodeLostError, OriginError, PortClosedError, StoreError
 from hubdist.model.chunks import cut_chunks
 from hubdist.model.manifest import Digest, Entry, Manifest
 from hubdist.store.store import Store
@@ -156,6 +157,41 @@ def test_a_node_that_cannot_begin_fails_alone(tmp_path: Path, monkeypatch: pytes
             assert all(isinstance(each, DeliveryStats) for each in others), others
 
         run(work)
+
+
+def test_a_node_is_told_agents_only_of_parents_whose_ports_it_cannot_reach(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = NodePort.open_stream
+
+    def open_stream(self: NodePort, delivery: str, address: Any) -> Any:
+        if self is cut_off[0]:
+            raise PortClosedError("a packet filter is in the way")
+        return real(self, delivery, address)
+
+    with fake_nodes(tmp_path, *"ab") as nodes:
+        cut_off: list[Any] = [None]
+        told: list[tuple[str, bool]] = []
+
+        def note(name: str, arguments: tuple[Any, ...]) -> None:
+            seat = next(each for each in arguments if isinstance(each, Seat))
+            told.extend((name, parent.agent is None) for parent in seat.parents.values())
+
+        async def work() -> None:
+            running = deliveries(nodes)
+            await begin_all(running, nodes, "ab")
+            cut_off[0] = next(actor.port for actor in nodes.actors if actor.node.id == "b")
+            monkeypatch.setattr(NodePort, "open_stream", open_stream)
+            nodes.before["receive"] = nodes.before["follow"] = note
+            manifest = nodes.publish(DRIVER, {"saved_model.pb": os.urandom(8 * MIB)})
+            open_, closed = await bring(running, nodes, manifest, "ab")
+            assert open_.closed_ports == ()
+            assert closed.closed_ports
+            assert closed.retries == 0
+
+        run(work)
+        assert {has_none for name, has_none in told if name == "a"} == {True}
+        assert {has_none for name, has_none in told if name == "b"} == {True, False}
 
 
 def test_a_new_agent_of_a_node_begins_before_it_is_seated(tmp_path: Path) -> None:
