@@ -1,13 +1,20 @@
 """The real plan of streams with simulated nodes and links, and a queue in front of the coordinator.
 
     python benchmarks/simulate_forest.py [--nodes 64 512 4096] [--cases equal slow dying mixed late] [--seeds 101 102]
+                                         [--call-ms 0.5 1] [--cold]
 
 `hubdist.delivery.StreamPlan` is driven as the coordinator drives it, and nodes complain by the rule of
 `hubdist.streams.lag`. Every node and the source have one link up and one down. Streams share them about max-min
 fairly, in steps of a part of the time that a unit takes; a unit is handed on when all of it has come. A message takes
-the latency. The coordinator is a queue with one server: every message, in or out, takes it a fixed time. So does every
-seat that a node hands on to another. A node that dies says nothing more: those below it notice by their lag, or when
-the stream has been silent for `SILENCE_S`.
+the latency. A node that dies says nothing more: those below it notice by their lag, or when the stream has been silent
+for `SILENCE_S`.
+
+The coordinator is a queue with one server, and all calls of `cluster.coordinator.stream_run` go through it: `receive`
+for each node, or with `--cold` begin, follow and wait for news; a further call for news after each complaint, and when
+a call has waited for its time; follow for each new parent. A call takes the given time: `SENDING` of it when it is
+sent, the rest when it is answered. The calls by which agents forget are counted, but those after the last node is done,
+and delay nobody. A child whose parent has not been called yet waits at the parent's port, and asks
+again after `GREETING_S`.
 
 T is when the last node is complete that is neither slow nor dead; of slower nodes the table has another figure. With
 S bytes in K units, N nodes and links of B bytes per second no plan takes less than
@@ -27,6 +34,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from hubdist.cluster.coordinator.stream_run import FIRST_NEWS_S, MAX_NEWS_S, NEWS_SHARE_S
 from hubdist.delivery import (
     Finish,
     Follow,
@@ -45,7 +53,9 @@ from hubdist.delivery import (
     choose_stripes,
 )
 from hubdist.errors import NodeLostError, SenderLostError
+from hubdist.streams.follower import PAUSE_S
 from hubdist.streams.lag import MAX_GAIN, MIN_BACKLOG, MIN_BEHIND, PATIENCE, UNHEARD, WINDOW
+from hubdist.streams.server import GREETING_S
 
 MIB = 1 << 20
 SOURCE = "source"
@@ -58,6 +68,9 @@ SILENCE_S = 2.5
 
 DEATH_NOTICED_S = 5.0
 """So long after a node's death the coordinator hears of it by itself."""
+
+SENDING = 2 / 3
+"""The part of a call's time that is spent before it is on its way."""
 
 SEAT_S = 25e-6
 """What planning a node's seats takes the coordinator."""
@@ -85,22 +98,22 @@ class Case:
             `late`: nodes appear one after another; `mixed-late`: both.
         nodes: How many.
         total_bytes: Of the model.
-        message_s: What a message takes the coordinator, or a node that hands on a seat.
+        call_s: What a call of a node and its answer take the coordinator.
+        is_cold: The nodes' agents have just started, so that the coordinator does not know their ports.
         rate: Bytes per second of a link.
         latency_s: Of a message.
         unit_bytes: Of a unit.
-        hand_on: How many seats each one hands on; None: the coordinator tells all.
         steps: At most so many steps are simulated for the time that a plain copy takes.
     """
 
     kind: str
     nodes: int
     total_bytes: int
-    message_s: float = 0.0003
+    call_s: float = 0.001
+    is_cold: bool = False
     rate: float = 25e9 / 8
     latency_s: float = 0.0005
     unit_bytes: int = MIB
-    hand_on: int | None = 8
     steps: int = 5000
 
     @property
@@ -124,7 +137,7 @@ class Outcome:
         worst_late: The worst node's time from its own appearance over S/B of its own link.
         from_source: Bytes that the source sent over S.
         busiest: The same of the node that sent most.
-        messages: At the coordinator, but those at the end of each node.
+        calls: Of nodes by the coordinator.
         complaints: Of them complaints.
         moves: Of them new seats.
         started_s: When the last node had its seat.
@@ -136,7 +149,7 @@ class Outcome:
     worst_late: float = 0.0
     from_source: float = 0.0
     busiest: float = 0.0
-    messages: int = 0
+    calls: float = 0.0
     complaints: int = 0
     moves: int = 0
     started_s: float = 0.0
@@ -172,6 +185,31 @@ class Timed:
     what: object = field(compare=False)
 
 
+@dataclass(frozen=True)
+class Answer:
+    """The answer to a call for which nobody waits reaches the coordinator."""
+
+
+@dataclass(frozen=True)
+class Poll:
+    """A call for news has waited for its time; `number` says which of the node's calls."""
+
+    node: int
+    number: int
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A node has answered that it has begun; its seat is told next."""
+
+    seat: Follow
+
+    @property
+    def node(self) -> str:
+        """The node's name."""
+        return self.seat.node
+
+
 class ForestSimulation:
     """One delivery.
 
@@ -200,7 +238,7 @@ class ForestSimulation:
             self.dies[dead] = random.uniform(0.05, 0.95, len(dead)) * case.total_bytes / case.rate
         if case.kind in ("late", "mixed-late"):
             self.appears = np.arange(n) / LATE_RATE
-        self.plan = StreamPlan(SOURCE, stripes=self.m, hand_on=case.hand_on)
+        self.plan = StreamPlan(SOURCE, stripes=self.m, hand_on=None)
         self.names = [f"n{index}" for index in range(n)] + [SOURCE]
         self.index = {name: index for index, name in enumerate(self.names)}
         self.outcome = Outcome()
@@ -224,6 +262,13 @@ class ForestSimulation:
         self.parent = np.full((n, m), n)
         self.seated = np.zeros((n, m), bool)
         self.begins = np.full((n, m), np.inf)
+        self.asked = np.full((n, m), np.inf)
+        """When a child asked its parent first."""
+        self.begun = np.full(n + 1, np.inf)
+        self.begun[n] = 0.0
+        """When each node has been told of the delivery."""
+        self.polls = np.zeros(n, np.int64)
+        self.waits = np.zeros(n)
         self.units_of = np.array([len(range(stripe, self.case.units, m)) for stripe in range(m)], float)
         self.got = np.zeros((n + 1, m))
         self.got[n] = self.units_of
@@ -249,17 +294,25 @@ class ForestSimulation:
         """Let everything happen that is due."""
         while self.queue and self.queue[0].when <= now:
             timed = heapq.heappop(self.queue)
-            if isinstance(timed.what, list):
-                self.coordinate(timed.when, timed.what)
-            else:
-                self.obey(timed.when, timed.what)
+            match timed.what:
+                case list() as events:
+                    self.coordinate(timed.when, events)
+                case Answer():
+                    self.spend(timed.when, 1 - SENDING)
+                case Poll(node, number):
+                    self.poll(timed.when, node, number)
+                case command:
+                    self.obey(timed.when, command)
 
     def coordinate(self, when: float, events: list[StreamEvent]) -> None:
         """One message with events of one node reaches the coordinator."""
         case, outcome = self.case, self.outcome
-        self.spend(when)
+        if isinstance(events[0], StreamLags | StreamBroke | NodeComplete):
+            self.spend(when, 1 - SENDING)
         if isinstance(events[0], StreamLags | StreamBroke):
-            self.answered[self.index[events[0].node]] = self.coordinator_free + case.latency_s
+            node = self.index[events[0].node]
+            self.wait_for_news(when, node)
+            self.answered[node] = self.coordinator_free + case.latency_s
         for event in events:
             begin = time.process_time()
             commands = self.plan.handle(event)
@@ -267,42 +320,102 @@ class ForestSimulation:
             if isinstance(event, NodesJoined):
                 self.coordinator_free += len(event.newcomers) * SEAT_S
             for command in commands:
-                self.spend(when)
-                self.at(self.coordinator_free + case.latency_s, command)
+                self.carry_out(when, command)
             outcome.moves += sum(isinstance(command, Reseat) for command in commands)
 
-    def spend(self, when: float) -> None:
-        """A message takes the coordinator its time."""
-        self.outcome.messages += 1
-        self.coordinator_free = max(self.coordinator_free, when) + self.case.message_s
+    def carry_out(self, when: float, command: StreamCommand) -> None:
+        """The coordinator makes the calls that a command takes."""
+        case = self.case
+        if isinstance(command, Publish):  # the node has published by itself, and said so
+            self.at(when, [NodePublished(command.node)])
+        elif isinstance(command, Finish):
+            self.outcome.calls += 1  # to forget, later
+        elif isinstance(command, Follow) and case.is_cold:
+            self.call(when)  # begin
+            self.at(self.coordinator_free + 2 * case.latency_s, Begun(command))
+        elif isinstance(command, Follow):
+            self.wait_for_news(when, self.index[command.node])
+            self.at(self.coordinator_free + case.latency_s, command)
+        else:
+            self.call(when)
+            self.at(self.coordinator_free + case.latency_s, command)
 
-    def obey(self, now: float, command: StreamCommand) -> None:
+    def call(self, when: float) -> None:
+        """The coordinator sends a call."""
+        self.outcome.calls += 1
+        self.spend(when, SENDING)
+
+    def spend(self, when: float, part: float) -> None:
+        """A part of a call takes the coordinator its time."""
+        self.coordinator_free = max(self.coordinator_free, when) + part * self.case.call_s
+
+    def wait_for_news(self, when: float, node: int) -> None:
+        """The coordinator calls a node, which answers when there is news, or after some time."""
+        self.call(when)
+        wanted = 2 * self.waits[node] or FIRST_NEWS_S
+        self.waits[node] = max(min(MAX_NEWS_S, wanted), NEWS_SHARE_S * np.sum(~np.isfinite(self.done)))
+        self.polls[node] += 1
+        self.at(self.coordinator_free + self.case.latency_s + self.waits[node], Poll(node, int(self.polls[node])))
+
+    def poll(self, when: float, node: int, number: int) -> None:
+        """A call for news has waited for its time."""
+        if number == self.polls[node] and not np.isfinite(self.done[node]) and self.dies[node] > when:
+            self.spend(when + self.case.latency_s, 1 - SENDING)
+            self.wait_for_news(when + self.case.latency_s, node)
+
+    def obey(self, now: float, command: StreamCommand | Begun) -> None:
         """A node does what it is told, if it lives."""
         node = self.index[command.node]
         if self.dies[node] <= now:
             return
         match command:
-            case Follow(_, parents, below):
-                self.parent[node] = [self.index[name] for name in parents]
-                self.seated[node] = True
-                self.begins[node] = now + 2 * self.case.latency_s
-                self.grown[node] = self.begins[node]
+            case Begun(seat):
+                self.begin(node, now)
+                self.spend(now, 1 - SENDING)
+                self.call(now)  # follow
+                self.at(self.coordinator_free + self.case.latency_s, seat)
+            case Follow(_, parents):
+                self.begin(node, now)
+                for stripe, name in enumerate(parents):
+                    self.seat(node, stripe, self.index[name], now)
                 self.outcome.started_s = now
-                for number, seat in enumerate(below):
-                    self.at(now + (number + 1) * self.case.message_s + self.case.latency_s, seat)
+                if self.case.is_cold:
+                    self.spend(now + self.case.latency_s, 1 - SENDING)
+                    self.wait_for_news(now + self.case.latency_s, node)
             case Reseat(name, stripe, parent):
                 if self.parent[node, stripe] == self.index[parent] and self.seated[node, stripe]:
                     return
-                self.parent[node, stripe] = self.index[parent]
-                self.seated[node, stripe] = True
-                self.begins[node, stripe] = self.grown[node, stripe] = now + 2 * self.case.latency_s
+                self.seat(node, stripe, self.index[parent], now)
+                self.at(now + self.case.latency_s, Answer())
                 self.windows[node, stripe] = 0
                 self.complain_at[node, stripe] = PATIENCE
                 self.parent_marks[node, stripe] = UNKNOWN
-            case Publish(name):
-                self.at(now + self.case.latency_s, [NodePublished(name)])
-            case Finish(_, error):
-                assert (error is not None) == np.isfinite(self.dies[node])
+
+    def begin(self, node: int, now: float) -> None:
+        """A node hears of the delivery, and answers its children from then on."""
+        if np.isfinite(self.begun[node]):
+            return
+        self.begun[node] = now
+        for child, stripe in np.argwhere((self.parent == node) & self.seated & np.isinf(self.begins)).tolist():
+            self.ask(child, stripe)
+
+    def seat(self, node: int, stripe: int, parent: int, now: float) -> None:
+        """A node asks a parent for a stripe; again and again if the parent has not begun."""
+        self.parent[node, stripe] = parent
+        self.seated[node, stripe] = True
+        self.asked[node, stripe] = now
+        self.begins[node, stripe] = np.inf
+        self.grown[node, stripe] = now
+        if np.isfinite(self.begun[parent]):
+            self.ask(node, stripe)
+
+    def ask(self, node: int, stripe: int) -> None:
+        """Find when a node asks its parent for the first time after the parent has begun."""
+        latency_s = self.case.latency_s
+        asked, begun = self.asked[node, stripe], self.begun[self.parent[node, stripe]]
+        while asked + latency_s + GREETING_S < begun:
+            asked += 2 * latency_s + GREETING_S + PAUSE_S
+        self.begins[node, stripe] = self.grown[node, stripe] = max(asked + 2 * latency_s, begun + latency_s)
 
     # Bytes
 
@@ -364,7 +477,8 @@ class ForestSimulation:
                 (above - counts >= MIN_BACKLOG) | ((parent_gain <= MAX_GAIN) & (parent_lead < lead[:, None]))
             )
             blamed |= ~parent_begun & (parent_lead > 0) & (parent_gain == 0)
-            silent = (self.begins > now) | (self.dies[self.parent] <= self.begins)
+            unheard = (self.begins > now) & (now < self.asked + 2 * self.case.latency_s)
+            silent = unheard | (self.dies[self.parent] <= np.minimum(self.begins, now))
             blamed = (blamed & (self.parent_marks != UNKNOWN)) | silent
             blamed &= losing & (counts < self.units_of)
             self.windows[looking] = np.where(blamed, self.windows + 1, 0)[looking]
@@ -405,7 +519,7 @@ class ForestSimulation:
 
 HEAD = (
     f"{'case':8} {'nodes':>5} {'GiB':>5} {'c ms':>5} {'seed':>4} {'T/bound':>7} {'slower':>6} {'late':>6} "
-    f"{'source':>6} {'busiest':>7} {'messages':>8} {'complaints':>10} {'moves':>6} "
+    f"{'source':>6} {'busiest':>7} {'calls':>6} {'complaints':>10} {'moves':>6} "
     f"{'start s':>7} {'plan s':>6} {'wall s':>6}"
 )
 
@@ -413,9 +527,9 @@ HEAD = (
 def line(case: Case, seed: int, outcome: Outcome, wall_s: float) -> str:
     """A case's line of the table."""
     return (
-        f"{case.kind:8} {case.nodes:5} {case.total_bytes / (1 << 30):5.1f} {case.message_s * 1e3:5.1f} {seed:4} "
+        f"{case.kind:8} {case.nodes:5} {case.total_bytes / (1 << 30):5.1f} {case.call_s * 1e3:5.1f} {seed:4} "
         f"{outcome.took:7.3f} {outcome.slower:6.2f} {outcome.worst_late:6.2f} {outcome.from_source:6.2f} "
-        f"{outcome.busiest:7.2f} {outcome.messages:8} {outcome.complaints:10} {outcome.moves:6} "
+        f"{outcome.busiest:7.2f} {outcome.calls / case.nodes:6.2f} {outcome.complaints:10} {outcome.moves:6} "
         f"{outcome.started_s:7.3f} {outcome.plan_s:6.2f} {wall_s:6.1f}"
     )
 
@@ -429,26 +543,26 @@ def main() -> None:
     parser.add_argument("--nodes", type=int, nargs="+", default=[64, 512, 4096])
     parser.add_argument("--gib", type=float, help="size of the model; the default is 1, 10 and 100")
     parser.add_argument("--rate-gbit", type=float, default=25)
-    parser.add_argument("--message-ms", type=float, nargs="+", default=[0.3])
+    parser.add_argument("--call-ms", type=float, nargs="+", default=[1.0])
+    parser.add_argument("--cold", action="store_true", help="agents have just started: more calls for each node")
     parser.add_argument("--unit-mib", type=float, default=1)
-    parser.add_argument("--hand-on", type=int, default=8, help="0: the coordinator tells all seats itself")
     parser.add_argument("--cases", nargs="+", default=["equal", "slow", "dying", "mixed", "late"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[101])
     parser.add_argument("--steps", type=int, default=5000)
     options = parser.parse_args()
     print(HEAD, flush=True)
     for nodes in options.nodes:
-        for message_ms in options.message_ms:
+        for call_ms in options.call_ms:
             for kind in options.cases:
                 for seed in options.seeds:
                     case = Case(
                         kind,
                         nodes,
                         round((options.gib or SIZES_GIB.get(nodes, 1)) * 1024) * MIB,
-                        message_ms / 1e3,
+                        call_ms / 1e3,
+                        options.cold,
                         options.rate_gbit * 1e9 / 8,
                         unit_bytes=round(options.unit_mib * MIB),
-                        hand_on=options.hand_on or None,
                         steps=options.steps,
                     )
                     begin = time.monotonic()

@@ -16,7 +16,8 @@
     |  |- PeerError                       a node failed to hand on a chunk
     |  |  |- NodeLostError                the node, or the agent on it, is gone
     |  |  |- SenderLostError              the node that should send is gone
-    |  |  '- PortClosedError              its port cannot be reached
+    |  |  |- PortClosedError              its port cannot be reached
+    |  |  '- UnknownDeliveryError         it takes no part in the delivery, or not yet
     |  '- TransferTimeoutError
     |- IntegrityError                     wrong bytes, never accepted
     |  |- LengthMismatchError
@@ -272,6 +273,13 @@ class PortClosedError(PeerError):
     """The port of the node that should send a chunk cannot be reached.
 
     What to do: Open the ports between nodes, or set `data_ports` to a range that is open.
+    """
+
+
+class UnknownDeliveryError(PeerError):
+    """A node takes no part in a delivery: not any more, or not yet. Who asks it asks again for some seconds.
+
+    What to do: Look at that node, if it happens often; another node usually served the chunk already.
     """
 
 

@@ -31,9 +31,10 @@ class Costs:
             more, over `SHARED_ROUNDS` round trips. `benchmarks/calibrate.py`: eight connections to eight hosts.
         queue_s: Seconds that bytes wait before a full link, which is its round trip, and the pace at which TCP corrects
             shares. Simulated hosts have a queue of 0.1 s.
-        call_s: Processor seconds of the coordinator for one call of an agent and its answer.
-            `benchmarks/calibrate.py`: many models of one unit to eight nodes.
-        calls_per_node: Calls of each node's agent in one delivery: make ready, follow, wait for news, publish, forget.
+        call_s: Processor seconds of the coordinator for one call of an agent and its answer, with an even share of its
+            other work for the node. `benchmarks/calibrate.py`: many models of one unit to two and to eight nodes.
+        calls_per_node: Calls of each node's agent in one delivery: to receive, and to forget.
+        first_calls_per_node: The same of agents that have just started: begin, follow, wait for news, forget.
         start_s: Seconds that a delivery to no node would take: nodes that come within 0.05 s are seated together.
             `benchmarks/calibrate.py`.
         node_s: Processor seconds of a node for one delivery, whatever its size: threads, connections, publishing.
@@ -49,8 +50,9 @@ class Costs:
     payload_part: float = 0.954
     uneven: float = 0.2
     queue_s: float = 0.001
-    call_s: float = 0.0011
-    calls_per_node: int = 5
+    call_s: float = 0.0020
+    calls_per_node: int = 2
+    first_calls_per_node: int = 4
     start_s: float = 0.08
     node_s: float = 0.0134
     agent_start_s: float = 0.9

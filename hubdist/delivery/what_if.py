@@ -29,8 +29,8 @@ _EQUAL = 0.99
 _ROUNDS_TO_OPEN = 3
 """A stream is open after so many messages there and back: TCP, the greeting, and the request."""
 
-_CALLS_AT_END = 2
-"""A node tells that it is complete, and is told to publish."""
+_CALLS_AT_END = 0.5
+"""A node tells that it has published: the answer to the call that told it to begin."""
 
 
 class Bottleneck(enum.StrEnum):
@@ -152,6 +152,8 @@ class _Delivery:
         sizes = [unit_bytes * len(range(stripe, units, self._stripes)) for stripe in range(self._stripes)]
         sizes[(units - 1) % self._stripes] -= units * unit_bytes - total_bytes
         self._stripe_bytes = np.array(sizes, np.float64)
+        self._calls_before = 0 if agents_run else self._count
+        self._calls = self._count * (costs.calls_per_node if agents_run else costs.first_calls_per_node)
         self._start_s = costs.start_s + costs.node_s * (1.0 if cores.shared is None else self._count / cores.shared)
         if not agents_run:
             self._start_s += costs.agent_start_s + self._count / costs.agents_per_s
@@ -162,16 +164,15 @@ class _Delivery:
         for stripe, size in enumerate(self._stripe_bytes):
             sent += size * np.bincount(parents[:, stripe], minlength=self._count + 1)
         ends = self._end(self._flow(parents, told))
-        calls = self._count * self._costs.calls_per_node
         parts = self._parts(sent)
         longest = max(parts.values())
         return Prediction(
-            seconds=float(ends.max()) + self._count * self._costs.call_s,  # all are told to forget the delivery
+            seconds=float(ends.max()),
             node_seconds=tuple(ends.tolist()),
             source_bytes=int(sent[-1]),
             node_bytes=tuple(int(size) for size in sent[:-1]),
-            calls=calls,
-            call_seconds=calls * self._costs.call_s,
+            calls=self._calls,
+            call_seconds=self._calls * self._costs.call_s,
             bottleneck=next(thing for thing in Bottleneck if parts.get(thing, 0) >= _EQUAL * longest),
             parts=parts,
         )
@@ -199,7 +200,7 @@ class _Delivery:
         senders, receivers, stripes = (np.array(column, np.int64) for column in zip(*flows, strict=True))
         above = np.array([numbers.get((sender, stripe), NOBODY) for sender, _, stripe in flows], np.int64)
         costs = self._costs
-        begins = self._start_s + (self._count + np.append(told, [0, 0])[receivers]) * costs.call_s
+        begins = self._start_s + (self._calls_before + np.append(told, [0, 0])[receivers]) * costs.call_s
         begins += _ROUNDS_TO_OPEN * 2 * self._links.latency_s
         rates = np.array([*self._links.nodes, self._links.source]) * costs.payload_part
         limits = FlowLimits(
@@ -270,7 +271,7 @@ class _Delivery:
             Bottleneck.NODE_LINKS: float(np.max(np.maximum(size, sent[:-1]) / rates)),
             Bottleneck.SOURCE_LINK: float(sent[-1]) / (links.source * costs.payload_part),
             Bottleneck.PROCESSORS: float(work.max() / self._cores.node if shared is None else work.sum() / shared),
-            Bottleneck.COORDINATOR: self._count * costs.calls_per_node * costs.call_s,
+            Bottleneck.COORDINATOR: self._calls * costs.call_s,
             Bottleneck.START: self._start_s,
         }
         return found if links.origin is None else found | {Bottleneck.ORIGIN: size / links.origin}

@@ -17,7 +17,7 @@ from hubdist.streams.frames import (
     decode_pieces,
     digests_bytes,
 )
-from hubdist.streams.handshake import introduce
+from hubdist.streams.handshake import Introduction
 from hubdist.streams.sockets import connect, receive, receive_into, send, set_timeouts
 
 SILENT_S = 2.5
@@ -50,7 +50,8 @@ class UnitStream:
 
     Raises:
         PortClosedError: The port cannot be reached.
-        PeerError: The parent takes no part in the delivery, or does not know its secret.
+        UnknownDeliveryError: The parent takes no part in the delivery, or not yet.
+        PeerError: The parent does not know the delivery's secret.
         TransferTimeoutError: The parent does not answer.
     """
 
@@ -62,23 +63,42 @@ class UnitStream:
             raise PortClosedError(f"port {port} of {host} cannot be reached: {error}") from None
         try:
             set_timeouts(self._connection, receive_s=silent_s, send_s=silent_s)
-            introduce(self._connection, secret, delivery)
+            introduction = Introduction(self._connection, secret, delivery)
+            self._introduction = None if introduction.finish() else introduction
         except BaseException:
             self._connection.close()
             raise
+        self._asked: Request | None = None
+        """What was asked for before the parent has begun."""
+        self._waits = False
         self._buffer = bytearray()
 
     def request(self, request: Request) -> None:
         """Ask for units; the answer to an earlier request must have ended."""
-        send(self._connection, request.encode())
+        if self._introduction is None:
+            send(self._connection, request.encode())
+        else:
+            self._asked = request
 
     def receive_header(self) -> Header:
         """The head of the next frame. After a unit's head, `receive_bytes` must be called.
 
+        A parent that takes no part in the delivery yet is waited for; the first head says that it lives.
+
         Raises:
+            UnknownDeliveryError: The parent takes no part in the delivery after some seconds.
             PeerError: The parent cannot go on, or has closed the connection; or what came is not a frame.
             TransferTimeoutError: Nothing came in time.
         """
+        if self._introduction is not None:
+            assert self._asked is not None
+            if not self._waits:
+                self._waits = True
+                return Header(FrameKind.HEARTBEAT, self._asked.first)
+            if not self._introduction.finish():
+                raise PeerError("the node that should send says twice that it takes no part in the delivery")
+            self._introduction = None
+            send(self._connection, self._asked.encode())
         header = Header.decode(receive(self._connection, HEADER_BYTES))
         if header.kind is FrameKind.REFUSED:
             raise PeerError(f"the node that should send unit {header.number} cannot read it")

@@ -11,15 +11,20 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from hubdist.errors import HubdistError, IntegrityError, PeerError
+from hubdist.errors import HubdistError, IntegrityError, PeerError, UnknownDeliveryError
 from hubdist.model.chunks import Chunk, join_chunks
 from hubdist.streams.buffers import Buffers
 from hubdist.streams.frames import NO_END, FrameKind, Header, Request
-from hubdist.streams.lag import LagWatch, Progress
+from hubdist.streams.lag import NO_PROGRESS, LagWatch, Progress
 from hubdist.streams.units import Units
 from hubdist.system.threads import start_thread
 
 _JOIN_S = 5.0
+BEGIN_S = 10.0
+"""How long a parent may take no part in the delivery: it may be told of the delivery later than its child."""
+
+PAUSE_S = 0.05
+"""How long a child waits before it asks such a parent again. The parent's port has kept it waiting before."""
 _TICK_S = 0.25
 _LOG = logging.getLogger(__name__)
 
@@ -206,9 +211,16 @@ class Follower:
 
         While the node only expects units, no stream is open: a parent closes one that asks for nothing.
         """
+        deadline = self._clock() + BEGIN_S
         while not current.stopped.is_set():
             if self._units.next_missing(stripe, self._stripes) is not None:
-                self._receive_missing(stripe, current)
+                try:
+                    self._receive_missing(stripe, current)
+                except UnknownDeliveryError:
+                    if self._clock() > deadline:
+                        raise
+                    current.progress = NO_PROGRESS
+                    current.stopped.wait(PAUSE_S)
             elif self._units.wait_taken(_TICK_S) and self._units.next_missing(stripe, self._stripes) is None:
                 return
 

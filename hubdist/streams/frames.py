@@ -8,6 +8,8 @@ its bytes.
     child   -> parent   Hello (32 bytes), proof (32), Request (24)
     parent  -> child    nonce and proof (48), then frames
 
+A parent that takes no part in the delivery yet says 48 bytes of zero before, and closes the connection if that lasts.
+
 All numbers are little-endian.
 """
 

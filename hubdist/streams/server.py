@@ -27,16 +27,19 @@ from hubdist.streams.frames import (
     Hello,
     Request,
 )
-from hubdist.streams.handshake import greet, is_proof
+from hubdist.streams.handshake import NOT_YET, greet, is_proof
 from hubdist.streams.sending import push_units
 from hubdist.streams.sockets import receive, set_timeouts
 from hubdist.streams.units import Units
 from hubdist.system.threads import start_thread
 
-_GREETING_S = 2.0
+GREETING_S = 2.0
+"""How long a guest may be one: the child asks again if the parent does not take part in the delivery by then."""
+
 _IDLE_S = 10.0
 _SEND_S = 10.0
 _TICK_S = 0.25
+_WAKES = 4096
 _JOIN_S = 5.0
 _LOG = logging.getLogger(__name__)
 
@@ -51,7 +54,7 @@ class _Guest:
         received: What it has said and nobody has read yet.
         hello: Its first message, once it is there.
         nonce: What this end has answered.
-        units: The delivery that it named.
+        units: The delivery that it named; None while this process takes no part in it.
     """
 
     connection: socket.socket
@@ -97,6 +100,7 @@ class StreamServer:
             self._selector = selectors.DefaultSelector()
             undo.callback(self._selector.close)
             self._woken, self._wake = socket.socketpair()
+            self._wake.setblocking(False)
             undo.pop_all()
         self.address: tuple[str, int] = (host, self._listener.getsockname()[1])
         self._guests: dict[socket.socket, _Guest] = {}
@@ -115,7 +119,7 @@ class StreamServer:
             if self._stopped.is_set():
                 return
             self._stopped.set()
-        self._wake.send(b".")
+        self.look_again()
         self._thread.join(_JOIN_S)
         # Closed here and not by the thread, which may see `_stopped` before it is woken.
         if not self._thread.is_alive():
@@ -129,6 +133,11 @@ class StreamServer:
         for thread in streams.values():
             thread.join(_JOIN_S)
 
+    def look_again(self) -> None:
+        """Answer the guests that named a delivery in which this process takes part only now."""
+        with contextlib.suppress(OSError):  # the port is closed; or the thread has not read many earlier calls yet
+            self._wake.send(b".")
+
     # Guests
 
     def _greet_guests(self) -> None:
@@ -137,7 +146,10 @@ class StreamServer:
                 for key, _ in self._selector.select(_TICK_S):
                     if key.fileobj is self._listener:
                         self._accept()
-                    elif key.fileobj is not self._woken:
+                    elif key.fileobj is self._woken:
+                        self._woken.recv(_WAKES)
+                        self._welcome_waiting()
+                    else:
                         self._read(self._guests.get(key.fileobj))  # type: ignore[call-overload]  # a socket
                 now = time.monotonic()
                 for guest in [guest for guest in self._guests.values() if guest.deadline < now]:
@@ -156,7 +168,7 @@ class StreamServer:
         if len(self._guests) >= self._max_guests:
             self._dismiss_oldest()
         connection.setblocking(False)
-        self._guests[connection] = _Guest(connection, time.monotonic() + _GREETING_S)
+        self._guests[connection] = _Guest(connection, time.monotonic() + GREETING_S)
         self._selector.register(connection, selectors.EVENT_READ)
 
     def _dismiss_oldest(self) -> None:
@@ -174,6 +186,9 @@ class StreamServer:
     def _read(self, guest: _Guest | None) -> None:
         """Read what a guest says; each guest says exactly two messages before it gets units."""
         if guest is None:  # dismissed in this round
+            return
+        if guest.hello is not None and guest.units is None:  # it is gone, or does not wait for the answer
+            self._dismiss(guest)
             return
         wanted = HELLO_BYTES if guest.hello is None else PROOF_BYTES + REQUEST_BYTES
         try:
@@ -201,16 +216,29 @@ class StreamServer:
         """Answer a guest's hello; at its proof, return its request."""
         if guest.hello is None:
             guest.hello = Hello.decode(message)
-            guest.units = self._find(guest.hello.delivery)
+            self._welcome(guest)
             if guest.units is None:
-                raise PeerError("this node takes no part in the delivery")
-            guest.nonce = secrets.token_bytes(NONCE_BYTES)
-            guest.connection.send(greet(guest.units.secret, guest.hello, guest.nonce))  # fits into an empty buffer
+                guest.connection.send(NOT_YET)
             return None
         assert guest.units is not None
         if not is_proof(guest.units.secret, guest.hello, guest.nonce, message[:PROOF_BYTES]):
             raise PeerError("a connection does not know the secret of the delivery that it names")
         return Request.decode(message[PROOF_BYTES:])
+
+    def _welcome(self, guest: _Guest) -> None:
+        """Answer a guest's hello; one that names an unknown delivery waits, as long as guests may."""
+        assert guest.hello is not None
+        guest.units = self._find(guest.hello.delivery)
+        if guest.units is not None:
+            guest.nonce = secrets.token_bytes(NONCE_BYTES)
+            guest.connection.send(greet(guest.units.secret, guest.hello, guest.nonce))  # fits into an empty buffer
+
+    def _welcome_waiting(self) -> None:
+        for guest in [each for each in self._guests.values() if each.hello is not None and each.units is None]:
+            try:
+                self._welcome(guest)
+            except OSError:
+                self._dismiss(guest)
 
     # Streams
 

@@ -7,10 +7,12 @@ other nodes, which name a delivery and a number, never a path. What it does apar
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+import threading
+from collections.abc import Sequence
 from dataclasses import replace
 
-from hubdist.cluster.agent.chunk_exchange import ChunkExchange, Ready
+from hubdist.cluster.agent.chunk_exchange import ChunkExchange
 from hubdist.cluster.agent.chunk_fetches import Fetched
 from hubdist.cluster.agent.chunk_rpc import (
     DescribeUnit,
@@ -20,8 +22,9 @@ from hubdist.cluster.agent.chunk_rpc import (
     request_part,
     split_into_results,
 )
+from hubdist.cluster.agent.messages import HAD_MODEL, DeliveryTerms, News, Ready, Seat
 from hubdist.cluster.agent.node_port import Address, NodePort
-from hubdist.cluster.agent.node_streams import News, NodeStreams, Parent
+from hubdist.cluster.agent.node_streams import NodeStreams
 from hubdist.cluster.agent.store_work import StoreWork
 from hubdist.config.node_settings import NodeSettings
 from hubdist.model.chunks import Chunk
@@ -58,33 +61,64 @@ class NodeAgent(StoreWork):
         self._port = NodePort(host if config.opens_port else None, config.port_range)
         buffers = Buffers(max(1, config.max_in_flight_bytes // PART_BYTES))
         self._streams = NodeStreams(self._port, buffers, request, describe)
+        self._beginning = threading.Lock()
+        self._begun: dict[str, int] = {}
+        """Delivery -> number of the order with which it began here."""
+        self._last_news: dict[str, News] = {}
+        """Delivery -> the news that this node has published: nobody has more to tell if Ray asks again."""
         self._exchange = ChunkExchange(lambda: self._store, config, request=request, port=self._port)
 
     def begin(
         self,
         delivery: str,
-        secret: bytes,
         manifest: Manifest | None,
-        chunk_bytes: int | None,
+        terms: DeliveryTerms,
         copy: RemoteCopy | None,
     ) -> Ready:
         """Make ready to receive a model.
 
         Args:
             delivery: Name of the delivery.
-            secret: The delivery's secret.
             manifest: The model's manifest; None while its origin is still being read.
-            chunk_bytes: The size that the model is cut to; None if it is cut while its origin is being read.
+            terms: What the nodes of the delivery agree on.
             copy: The remote directory that this node reads chunks from; None if agents send all chunks.
-            cut: The size that the chunks are cut to, from the manifest; None if they were cut while the origin was
-                read.
 
         Raises:
             StoreError: The node's disk refuses, or has too little room.
             TransferError, ResolveError: The remote directory cannot be read.
         """
-        self._streams.leave(delivery)
-        return self._exchange.begin(delivery, secret, manifest, chunk_bytes, copy)
+        self._leave(delivery)
+        return self._exchange.begin(delivery, manifest, terms, copy)
+
+    def receive(
+        self, delivery: str, manifest: Manifest | None, terms: DeliveryTerms, seat: Seat, timeout_s: float
+    ) -> News:
+        """Begin, follow parents and wait for news, in one call: for a node whose port is known to the others already.
+
+        Parents may not have begun yet; they are asked again for some seconds.
+
+        Args:
+            delivery: Name of the delivery.
+            manifest: The model's manifest; None while its origin is still being read.
+            terms: What the nodes of the delivery agree on.
+            seat: The parents of all stripes.
+            timeout_s: Longest wait for the units in seconds.
+
+        Returns:
+            As `wait_for_news`.
+
+        Raises:
+            PeerError: This node was told to forget the delivery meanwhile.
+            IntegrityError: The stage does not hold exactly the manifest's files.
+            StoreError: The node's disk refuses, or has too little room.
+        """
+        with self._beginning:
+            if self._begun.get(delivery) != seat.order:  # Ray has not repeated the call
+                if self.begin(delivery, manifest, terms, None).has_model:
+                    return HAD_MODEL
+                self._begun[delivery] = seat.order
+                self.follow(delivery, seat)
+        return self.wait_for_news(delivery, timeout_s)
 
     def offer(
         self, delivery: str, secret: bytes, stage: str | None, chunks: Sequence[tuple[Chunk, Sequence[str]]]
@@ -151,36 +185,44 @@ class NodeAgent(StoreWork):
         """
         return self._exchange.fetch(delivery, chunk, sender)
 
-    def follow(self, delivery: str, seat: Mapping[int, Parent], stripes: int, order: int) -> None:
+    def follow(self, delivery: str, seat: Seat) -> None:
         """Receive stripes from parents; an earlier parent of a stripe is left.
 
         Args:
             delivery: Name of the delivery, which has begun here.
-            seat: Stripe -> its parent.
-            stripes: The number of stripes of the delivery.
-            order: Number of this order; an older one does not undo a newer one.
+            seat: The parents, and which order this is; an older one does not undo a newer one.
 
         Raises:
-            PeerError: This node takes no part in the delivery.
+            UnknownDeliveryError: This node receives nothing for the delivery.
         """
-        self._streams.follow(delivery, seat, self._exchange.writer(delivery), stripes=stripes, order=order)
+        self._streams.follow(delivery, seat, self._exchange.writer(delivery))
 
     def wait_for_news(self, delivery: str, timeout_s: float) -> News:
         """Wait until this node has all units of a delivery, or a stream breaks; return how far the node is.
 
+        A node that has all units publishes them, if it knows the manifest; the news is told after that.
+
         Args:
             delivery: Name of the delivery.
-            timeout_s: Longest wait in seconds.
+            timeout_s: Longest wait for the units in seconds.
 
         Raises:
             PeerError: This node receives nothing for the delivery.
+            IntegrityError: The stage does not hold exactly the manifest's files.
+            StoreError: The node's disk refuses.
         """
+        told = self._last_news.get(delivery)
+        if told is not None:
+            return told
         news = self._streams.wait(delivery, timeout_s)
         reused = self._exchange.reused_bytes(delivery)
-        if not reused:
-            return news
-        received = (*news.received, (OWN_STORE, reused))
-        return replace(news, arrived_bytes=news.arrived_bytes + reused, received=received)
+        if reused:
+            received = (*news.received, (OWN_STORE, reused))
+            news = replace(news, arrived_bytes=news.arrived_bytes + reused, received=received)
+        if news.is_complete and self._exchange.publish_received(delivery):
+            news = self._last_news[delivery] = replace(news, is_published=True)
+            self._streams.leave(delivery)
+        return news
 
     def describe_unit(self, delivery: str, number: int) -> Chunk | int | None:
         """Return the chunk of a unit, for a node that cannot reach this node's port.
@@ -211,23 +253,33 @@ class NodeAgent(StoreWork):
     def answer(self) -> None:
         """Show that this node is alive. Runs in a thread of `ANSWER_GROUP`, so that no other work delays it."""
 
-    def publish(self, delivery: str, secret: bytes, manifest: Manifest, ordinals: Sequence[int]) -> None:
+    def publish(self, delivery: str, manifest: Manifest, terms: DeliveryTerms) -> None:
         """Publish a stage that has all its chunks.
 
         Args:
             delivery: Name of the delivery.
-            secret: The delivery's secret.
             manifest: The model's manifest.
-            ordinals: For each entry of the manifest, the number of its file in the delivery's chunks.
+            terms: What the nodes of the delivery agree on.
 
         Raises:
             IntegrityError: The stage does not hold exactly the manifest's files.
             StoreError: The node's disk refuses.
         """
         self._streams.leave(delivery)
-        self._exchange.publish(delivery, secret, manifest, ordinals)
+        self._exchange.publish(delivery, manifest, terms)
 
-    def forget(self, delivery: str) -> None:
-        """Take no further part in a delivery."""
+    def forget(self, *deliveries: str) -> None:
+        """Take no further part in deliveries.
+
+        Args:
+            *deliveries: Names of the deliveries.
+        """
+        with contextlib.ExitStack() as ending:  # each whatever the others do
+            for delivery in deliveries:
+                ending.callback(self._exchange.forget, delivery)
+                ending.callback(self._leave, delivery)
+
+    def _leave(self, delivery: str) -> None:
+        self._last_news.pop(delivery, None)
+        self._begun.pop(delivery, None)
         self._streams.leave(delivery)
-        self._exchange.forget(delivery)

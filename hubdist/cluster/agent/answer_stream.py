@@ -43,7 +43,8 @@ class AnswerStream:
 
         Raises:
             SenderLostError: The parent is gone.
-            PeerError: The parent takes no part in the delivery any more, or this stream was left.
+            UnknownDeliveryError: The parent takes no part in the delivery, or not yet.
+            PeerError: This stream was left.
             TransferTimeoutError: The parent does not answer.
         """
         if self._cancelled.done():

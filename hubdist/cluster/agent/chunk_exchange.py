@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from hubdist.cluster.agent.block_reuse import BlockReuse
-from hubdist.cluster.agent.chunk_fetches import ChunkFetches, Fetched, Incoming
+from hubdist.cluster.agent.chunk_fetches import ChunkFetches, Fetched, Incoming, expected_chunks
 from hubdist.cluster.agent.chunk_rpc import RequestPart, Sender, request_part
 from hubdist.cluster.agent.delivery_files import DeliveryFiles
+from hubdist.cluster.agent.messages import DeliveryTerms, Ready
 from hubdist.cluster.agent.node_port import Address, NodePort
 from hubdist.config.node_settings import NodeSettings
 from hubdist.errors import IntegrityError, PeerError
@@ -21,20 +22,6 @@ from hubdist.remote.copy_reader import CopyReader
 from hubdist.remote.snapshot_copy import RemoteCopy
 from hubdist.store.older_blocks import OlderBlocks
 from hubdist.store.store import Store
-from hubdist.streams.frames import PART_BYTES as STREAM_PART_BYTES
-
-
-@dataclass(frozen=True, slots=True)
-class Ready:
-    """The answer of an agent that was told to take part in a delivery.
-
-    Attributes:
-        has_model: The node's store has the model already, so that the node receives nothing.
-        address: Where the node sends chunks; None if it has no port.
-    """
-
-    has_model: bool
-    address: Address | None
 
 
 class ChunkExchange:
@@ -68,9 +55,8 @@ class ChunkExchange:
     def begin(
         self,
         delivery: str,
-        secret: bytes,
         manifest: Manifest | None,
-        chunk_bytes: int | None,
+        terms: DeliveryTerms,
         copy: RemoteCopy | None,
     ) -> Ready:
         """Make ready to receive a model.
@@ -79,10 +65,9 @@ class ChunkExchange:
 
         Args:
             delivery: Name of the delivery.
-            secret: The delivery's secret, which other nodes must know to get chunks.
             manifest: The model's manifest; None while its origin is still being read.
-            chunk_bytes: The size that the model is cut to; None if it is cut while its origin is being
-                read: then this node takes nothing from its older snapshots.
+            terms: What nodes agree on. A node that does not know the chunks' size takes nothing from its older
+                snapshots.
             copy: The remote directory that this node reads chunks from; None if agents send all chunks.
 
         Raises:
@@ -108,13 +93,18 @@ class ChunkExchange:
             if not self._files.fill(delivery, stage):  # the caller repeated the call, because an answer was lost
                 return Ready(False, self._port.address)
             with self._guard:
-                incoming = self._incoming[delivery] = Incoming(stage, reader, _expected(manifest, chunk_bytes))
+                incoming = self._incoming[delivery] = Incoming(
+                    stage, reader, expected_chunks(manifest, terms.chunk_bytes)
+                )
             undo.pop_all()
-        self._join(delivery, secret)
-        if manifest is not None and chunk_bytes is not None:
+        if manifest is not None:
+            incoming.publish = functools.partial(self.publish, delivery, manifest, terms)
+        self._join(delivery, terms.secret)
+        if manifest is not None and terms.chunk_bytes is not None:
             incoming.reuse = BlockReuse(OlderBlocks(self._store(), manifest), stage)
             if copy is None:
-                incoming.reuse.start(self._port.units(delivery), cut_chunks(manifest, chunk_bytes))
+                chunks = incoming.expected or cut_chunks(manifest, terms.chunk_bytes)
+                incoming.reuse.start(self._port.units(delivery), chunks)
         return Ready(False, self._port.address)
 
     def offer(
@@ -246,14 +236,22 @@ class ChunkExchange:
         """
         self._fetches.cancel(delivery, agent)
 
-    def publish(self, delivery: str, secret: bytes, manifest: Manifest, ordinals: Sequence[int]) -> None:
+    def publish_received(self, delivery: str) -> bool:
+        """Publish a stage that has all chunks; False if the manifest was not known when the delivery began here."""
+        with self._guard:
+            incoming = self._incoming.get(delivery)
+        if incoming is None or incoming.publish is None:
+            return False
+        incoming.publish()
+        return True
+
+    def publish(self, delivery: str, manifest: Manifest, terms: DeliveryTerms) -> None:
         """Publish a stage that has all its chunks, and send chunks from the snapshot from then on.
 
         Args:
             delivery: Name of the delivery.
-            secret: The delivery's secret.
             manifest: The model's manifest.
-            ordinals: For each entry of the manifest, the number of its file in the delivery's chunks.
+            terms: What nodes agree on.
 
         Raises:
             IntegrityError: The stage does not hold exactly the manifest's files.
@@ -266,9 +264,9 @@ class ChunkExchange:
         with self._files.publishing(delivery) as stage:
             if stage is None:  # the coordinator repeated the call, because the answer was lost
                 return
-            stage.close(manifest, ordinals)
+            stage.close(manifest, terms.ordinals)
             self._store().publish(stage).release()
-            self.hold(delivery, secret, manifest.digest, ordinals, None)
+            self.hold(delivery, terms.secret, manifest.digest, terms.ordinals, None)
         self._discard(delivery)
 
     def forget(self, delivery: str) -> None:
@@ -291,10 +289,3 @@ class ChunkExchange:
             if incoming is not None and incoming.reuse is not None:
                 incoming.reuse.stop()
             self._files.discard_stage(delivery)
-
-
-def _expected(manifest: Manifest | None, chunk_bytes: int | None) -> Sequence[Chunk] | None:
-    """The chunks that streams bring whole; larger ones come in parts, which `publish` checks."""
-    if manifest is None or chunk_bytes is None or chunk_bytes > STREAM_PART_BYTES:
-        return None
-    return cut_chunks(manifest, chunk_bytes)

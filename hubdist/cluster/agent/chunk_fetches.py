@@ -13,9 +13,11 @@ from hubdist.cluster.agent.block_reuse import BlockReuse
 from hubdist.cluster.agent.chunk_rpc import PART_BYTES, RequestPart, Sender
 from hubdist.cluster.agent.node_port import Address, NodePort
 from hubdist.errors import IntegrityError, PortClosedError
-from hubdist.model.chunks import Chunk
+from hubdist.model.chunks import Chunk, cut_chunks
+from hubdist.model.manifest import Manifest
 from hubdist.remote.copy_reader import CopyReader
 from hubdist.store.chunk_stage import ChunkStage
+from hubdist.streams.frames import PART_BYTES as STREAM_PART_BYTES
 
 
 @dataclass(slots=True)
@@ -28,6 +30,7 @@ class Incoming:
         expected: The model's chunks, as its manifest gives them; None if they are not known.
         unreachable: Ports that could not be reached; their nodes are asked by calls of Ray.
         reuse: Takes what this node's store has of the model; None before it is known which model comes.
+        publish: Publishes the stage once it has all chunks; None before it is known which model comes.
     """
 
     stage: ChunkStage
@@ -35,6 +38,19 @@ class Incoming:
     expected: Sequence[Chunk] | None
     unreachable: set[Address] = field(default_factory=set)
     reuse: BlockReuse | None = None
+    publish: Callable[[], None] | None = None
+
+
+def expected_chunks(manifest: Manifest | None, chunk_bytes: int | None) -> Sequence[Chunk] | None:
+    """The chunks that streams bring whole; larger ones come in parts, which are checked when the stage is published.
+
+    Args:
+        manifest: The model's manifest; None if it is not known yet.
+        chunk_bytes: The size that the model is cut to; None if it is cut while its origin is being read.
+    """
+    if manifest is None or chunk_bytes is None or chunk_bytes > STREAM_PART_BYTES:
+        return None
+    return cut_chunks(manifest, chunk_bytes)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hubdist.errors import IntegrityError, PeerError
+from hubdist.errors import IntegrityError, UnknownDeliveryError
 from hubdist.model.chunks import Chunk
 from hubdist.model.paths import check_entry_path
 from hubdist.store.chunk_stage import ChunkStage
@@ -79,12 +79,12 @@ class DeliveryFiles:
         """Return the stage that this agent fills.
 
         Raises:
-            PeerError: This node receives nothing for the delivery.
+            UnknownDeliveryError: This node receives nothing for the delivery.
         """
         with self._guard:
             filling = self._filling.get(delivery)
         if filling is None:
-            raise PeerError(f"this node takes no part in the delivery {delivery}")
+            raise UnknownDeliveryError(f"this node takes no part in the delivery {delivery}")
         return filling.stage
 
     @contextlib.contextmanager

@@ -14,7 +14,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 
-from hubdist.errors import HubdistError, IntegrityError, PeerError, TransferTimeoutError
+from hubdist.errors import HubdistError, IntegrityError, PeerError, TransferTimeoutError, UnknownDeliveryError
 from hubdist.model.chunks import Chunk
 from hubdist.streams.client import Unit, UnitStream
 from hubdist.streams.frames import DELIVERY_BYTES, PART_BYTES, Request
@@ -75,16 +75,19 @@ class NodePort:
         with self._guard:
             if key not in self._units:
                 self._units[key] = Units(secret, open_file)
+            server = self._server
+        if server is not None:
+            server.look_again()
 
     def units(self, delivery: str) -> Units:
         """The units of a delivery that this node takes part in.
 
         Raises:
-            PeerError: This node takes no part in the delivery.
+            UnknownDeliveryError: This node takes no part in the delivery.
         """
         units = self._find(_key(delivery))
         if units is None:
-            raise PeerError(f"this node takes no part in the delivery {delivery}")
+            raise UnknownDeliveryError(f"this node takes no part in the delivery {delivery}")
         return units
 
     def open_stream(self, delivery: str, address: Address) -> UnitStream:
@@ -96,10 +99,14 @@ class NodePort:
 
         Raises:
             PortClosedError: The port cannot be reached.
-            PeerError: The other node takes no part in the delivery.
+            UnknownDeliveryError: The other node takes no part in the delivery, or not yet.
+            PeerError: This node takes no part in the delivery any more.
             TransferTimeoutError: The other node does not answer.
         """
-        return UnitStream(address, self.units(delivery).secret, _key(delivery))
+        units = self._find(_key(delivery))
+        if units is None:  # not an `UnknownDeliveryError`: that would be the other node's
+            raise PeerError(f"this node takes no part in the delivery {delivery} any more")
+        return UnitStream(address, units.secret, _key(delivery))
 
     def add(self, delivery: str, chunk: Chunk) -> None:
         """Let other nodes have a chunk that this node has checked and written.

@@ -3,74 +3,20 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from hubdist.cluster.agent.answer_stream import AnswerStream
 from hubdist.cluster.agent.chunk_rpc import DescribeUnit, RequestPart
+from hubdist.cluster.agent.messages import BrokenStream, News, Parent, Seat
 from hubdist.cluster.agent.node_port import Address, NodePort
-from hubdist.errors import HubdistError, PeerError, PortClosedError
+from hubdist.errors import PeerError, PortClosedError
 from hubdist.model.chunks import Chunk
 from hubdist.streams.buffers import Buffers
 from hubdist.streams.follower import Follower, Stream, StripeLags
 from hubdist.streams.units import Units
 
 _MAX_MARKS = 256
-
-
-@dataclass(frozen=True, slots=True)
-class Parent:
-    """A node that sends stripes.
-
-    Attributes:
-        name: The node's name in the plan.
-        agent: Handle of the node's agent, made by `pickle_agent`.
-        address: The node's port; None if it has none.
-    """
-
-    name: str
-    agent: bytes
-    address: Address | None
-
-
-@dataclass(frozen=True, slots=True)
-class BrokenStream:
-    """A stripe that does not come any more.
-
-    Attributes:
-        stripe: The stripe.
-        parent: The parent's name in the plan.
-        next_unit: The first unit of the stripe that this node lacks.
-        error: Why the stream broke.
-    """
-
-    stripe: int
-    parent: str
-    next_unit: int
-    error: HubdistError
-
-
-@dataclass(frozen=True, slots=True)
-class News:
-    """How far a node is.
-
-    Attributes:
-        broken: The streams that broke since the last news.
-        slow: The streams that fell behind since the last news.
-        is_complete: The node has all units.
-        arrived_bytes: Bytes that came so far.
-        received: Parent and bytes that came from there, the largest first.
-        marks: Seconds since the node began to receive and bytes that had come by then, a part of them.
-        ports_closed: Parents whose ports cannot be reached, and why; told once.
-    """
-
-    broken: tuple[BrokenStream, ...]
-    slow: tuple[StripeLags, ...]
-    is_complete: bool
-    arrived_bytes: int
-    received: tuple[tuple[str, int], ...]
-    marks: tuple[tuple[float, int], ...]
-    ports_closed: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(slots=True)
@@ -85,8 +31,8 @@ class _Following:
     """Stripes that have not been received whole."""
     orders: dict[int, int] = field(default_factory=dict)
     """Stripe -> the number of the newest order that named its parent."""
-    closed: dict[str, str] = field(default_factory=dict)
-    """Parents whose ports could not be reached -> why; not told yet."""
+    closed: dict[str, tuple[Address, str]] = field(default_factory=dict)
+    """Parents whose ports could not be reached -> which, and why; not told yet."""
     unreachable: set[Address] = field(default_factory=set)
     """The ports of these parents: no stream tries them again."""
 
@@ -118,35 +64,30 @@ class NodeStreams:
     def follow(
         self,
         delivery: str,
-        seat: Mapping[int, Parent],
+        seat: Seat,
         write: Callable[[Chunk, memoryview], None],
-        *,
-        stripes: int,
-        order: int,
     ) -> None:
         """Receive stripes from parents; an earlier parent of a stripe is left.
 
         Args:
             delivery: Name of the delivery, in which the port takes part already.
-            seat: Stripe -> its parent.
+            seat: The parents; a stripe whose parent a newer order has named keeps that one.
             write: Checks a unit and writes it.
-            stripes: The number of stripes of the delivery.
-            order: Number of this order. Calls may overtake each other, and an older order must not undo a newer one:
-                two nodes that wait for each other would wait for ever.
         """
         units = self._port.units(delivery)
         with self._guard:
             following = self._following.get(delivery)
             if following is None:
                 follower = Follower(
-                    units, write, lambda name: self._open(delivery, name), self._buffers, stripes=stripes
+                    units, write, lambda name: self._open(delivery, name), self._buffers, stripes=seat.stripes
                 )
-                following = _Following(follower, units, stripes, left=set(range(stripes)))
+                following = _Following(follower, units, seat.stripes, left=set(range(seat.stripes)))
                 self._following[delivery] = following
-            seat = {stripe: parent for stripe, parent in seat.items() if order >= following.orders.get(stripe, order)}
-            following.orders.update(dict.fromkeys(seat, order))
-            following.parents.update({parent.name: parent for parent in seat.values()})
-        for stripe, parent in seat.items():
+            order, known = seat.order, following.orders
+            parents = {stripe: parent for stripe, parent in seat.parents.items() if order >= known.get(stripe, order)}
+            known.update(dict.fromkeys(parents, order))
+            following.parents.update({parent.name: parent for parent in parents.values()})
+        for stripe, parent in parents.items():
             following.follower.follow(stripe, parent.name)
 
     def wait(self, delivery: str, timeout_s: float) -> News:
@@ -175,16 +116,16 @@ class NodeStreams:
                 first = news.stripe if missing is None else missing.first
                 broken.append(BrokenStream(news.stripe, news.parent, first, news.error))
         closed, following.closed = following.closed, {}
-        follower = following.follower
-        marks = follower.marks[:: max(1, len(follower.marks) // _MAX_MARKS)]
+        follower, is_complete = following.follower, not following.left
+        marks = follower.marks[:: max(1, len(follower.marks) // _MAX_MARKS)] if is_complete else []
         return News(
             tuple(broken),
             tuple(slow),
-            not following.left,
+            is_complete,
             follower.received.total(),
             tuple(follower.received.most_common()),
             tuple(marks),
-            tuple(closed.items()),
+            tuple((name, address, why) for name, (address, why) in closed.items()),
         )
 
     def leave(self, delivery: str) -> None:
@@ -203,5 +144,7 @@ class NodeStreams:
                 return self._port.open_stream(delivery, parent.address)
             except PortClosedError as error:
                 following.unreachable.add(parent.address)
-                following.closed[name] = error.what
+                following.closed[name] = parent.address, error.what
+        if parent.agent is None:  # the coordinator hears of it, and tells the agent
+            raise PortClosedError(f"the port of {name} cannot be reached")
         return AnswerStream(parent.agent, delivery, self._request, self._describe)

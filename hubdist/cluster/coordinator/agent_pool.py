@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from hubdist.cluster.agent.chunk_rpc import pickle_agent
+from hubdist.cluster.agent.node_port import Address
 from hubdist.cluster.calls import settle, stop_actor
 from hubdist.cluster.nodes import ClusterView, Node
 from hubdist.config.schema import Config
@@ -58,6 +59,8 @@ class AgentPool:
         self._uses: Counter[str] = Counter()
         self._ends: dict[str, asyncio.TimerHandle] = {}
         self._pickled: dict[Any, bytes] = {}
+        self._addresses: dict[Any, Address] = {}
+        """Agent -> its port, which stays open as long as the agent lives."""
         self.losses: Counter[str] = Counter()
         """Node's id -> how many of its agents have been lost."""
 
@@ -102,6 +105,22 @@ class AgentPool:
             known = self._pickled[agent] = self._pickle_agent(agent)
         return known
 
+    def address_of(self, agent: Any) -> Address | None:
+        """Where an agent sends, if it has told that before; None if it has not, or has no port."""
+        return self._addresses.get(agent)
+
+    def note_address(self, node: Node, agent: Any, address: Address | None) -> None:
+        """Note where an agent sends.
+
+        Args:
+            node: The agent's node.
+            agent: The agent.
+            address: Its port; None for an agent without one.
+        """
+        known = self._agents.get(node.id)
+        if address is not None and known is not None and known[1] is agent:
+            self._addresses[agent] = address
+
     async def call(self, node: Node, method: str, *args: Any, timeout_s: float) -> Any:
         """Call a method of the node's agent. An agent that is lost is replaced and called again.
 
@@ -145,4 +164,5 @@ class AgentPool:
             timer.cancel()
         _, agent = self._agents.pop(node_id)
         self._pickled.pop(agent, None)
+        self._addresses.pop(agent, None)
         self._stop_agent(agent)

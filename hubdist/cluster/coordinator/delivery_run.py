@@ -13,9 +13,8 @@ import secrets
 from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
-from hubdist.cluster.agent.chunk_exchange import Ready
 from hubdist.cluster.calls import settle
-from hubdist.cluster.coordinator.agent_pool import AGENT_TRIES, START_TIMEOUT_S
+from hubdist.cluster.coordinator.agent_pool import AGENT_TRIES
 from hubdist.cluster.coordinator.agent_tasks import AgentTasks
 from hubdist.cluster.coordinator.concurrency import SingleFlight
 from hubdist.cluster.coordinator.node_links import NodeLinks, NodeWatch
@@ -43,10 +42,6 @@ _HOLDERS_S = 5.0
 
 _MAX_HOLDERS = 8
 
-_END_S = 2.0
-"""How long the last node waits until all agents have been told to forget the delivery. An agent that gives no answer
-delays nobody for longer."""
-
 EventT = TypeVar("EventT")
 """The events of the plan that a delivery has, besides `NodeEvent`."""
 
@@ -61,6 +56,9 @@ class DeliveryRun(abc.ABC, Generic[EventT]):
         context: What all deliveries of the job share.
     """
 
+    _BEGINS_WITH_SEAT = False
+    """True if a node whose port is known already need not begin before it joins the plan."""
+
     def __init__(
         self, payload: Payload, source: SeedSource, *, holders: Sequence[Node], context: DeliveryContext
     ) -> None:
@@ -74,7 +72,7 @@ class DeliveryRun(abc.ABC, Generic[EventT]):
         self._receivers: dict[str, NodeProgress] = {}
         self._silent: dict[str, Node] = {}
         self._senders = Senders(self.name, payload)
-        self._links = NodeLinks(self.name, context.agents)
+        self._links = NodeLinks(self.name, context.agents, context.ended)
         self._watch = NodeWatch(
             self._nodes,
             self._silent,
@@ -98,7 +96,7 @@ class DeliveryRun(abc.ABC, Generic[EventT]):
 
     @abc.abstractmethod
     def _join(self, node: Node) -> None:
-        """Let a node that has a stage join the plan."""
+        """Let a node join the plan."""
 
     @abc.abstractmethod
     def _owing(self) -> Mapping[str, Node]:
@@ -131,7 +129,7 @@ class DeliveryRun(abc.ABC, Generic[EventT]):
             if self._users == 0:
                 self.ended = True
                 self._watch.stop()
-                await asyncio.wait([self._tasks.start(self._links.release())], timeout=_END_S)
+                await self._links.release(self._source.node)
 
     # Nodes
 
@@ -165,26 +163,27 @@ class DeliveryRun(abc.ABC, Generic[EventT]):
 
     async def _receive_once(self, node: Node) -> DeliveryStats | None:
         await self._links.keep(node)
+        await self._context.ended.tell(node)
         async with self._context.receiving[node.id].take(), self._agents.use(node) as agent:
-            payload = self.payload
-            begin = agent.begin.remote(
-                self.name, payload.secret, payload.manifest_to_send, payload.chunk_bytes, self._source.copy
-            )
+            address = self._agents.address_of(agent) if self._BEGINS_WITH_SEAT else None
+            if address is not None:
+                self._senders.note_address(node, address)
+                return await self._take_part(node, agent, has_begun=False)
             try:
-                ready: Ready = await settle(begin, timeout_s=START_TIMEOUT_S, node=node.name)
+                ready = await self._senders.begin(node, agent, self._source.copy)
             except NodeLostError:
                 self._agents.forget(node, agent)
                 raise
             if ready.has_model:
                 await self._add_holder(node)
                 return None
-            self._senders.note_address(node, ready.address)
-            return await self._take_part(node, agent)
+            self._agents.note_address(node, agent, ready.address)
+            return await self._take_part(node, agent, has_begun=True)
 
-    async def _take_part(self, node: Node, agent: Any) -> DeliveryStats:
-        """Let a node with a stage join the plan, and wait until the node is done."""
+    async def _take_part(self, node: Node, agent: Any, *, has_begun: bool) -> DeliveryStats | None:
+        """Let a node join the plan, and wait until the node is done; None if its store had the model."""
         done = asyncio.get_running_loop().create_future()
-        receiver = NodeProgress(node, done, self._context.cluster.clock)
+        receiver = NodeProgress(node, done, self._context.cluster.clock, has_begun=has_begun)
         self._receivers[node.id] = receiver
         self._nodes[node.id] = node
         self._silent.pop(node.id, None)  # the node has just answered
@@ -195,14 +194,15 @@ class DeliveryRun(abc.ABC, Generic[EventT]):
             if isinstance(error, NodeLostError):
                 self._agents.forget(node, agent)
             else:
-                await self._links.tell_to_forget(node)
+                self._context.ended.note(node, self.name)
+                await self._context.ended.tell(node)
             raise
         except asyncio.CancelledError:  # the plan must not wait for a node that nobody waits for
             self._give_up(node, "nobody waits for it any more")
             raise
         finally:
             del self._receivers[node.id]
-        return receiver.stats
+        return None if receiver.had_model else receiver.stats
 
     async def _prepare_senders(self) -> None:
         """Start the source's agent, and let nodes that have the snapshot join as senders if they answer soon."""
@@ -256,7 +256,7 @@ class DeliveryRun(abc.ABC, Generic[EventT]):
     def _obey_for_node(self, command: Publish | Finish) -> None:
         match command:
             case Publish(node):
-                self._run(self._publish(self._receivers[node].node), self._receivers[node])
+                self._run(self._publish(self._receivers[node]), self._receivers[node])
             case Finish(node, error):
                 self._finish(node, error)
 
@@ -270,11 +270,15 @@ class DeliveryRun(abc.ABC, Generic[EventT]):
 
         self._tasks.start(carry_out())
 
-    async def _publish(self, node: Node) -> EventT | NodeEvent:
+    async def _publish(self, receiver: NodeProgress) -> EventT | NodeEvent:
+        """Let a node publish, if it has not done so by itself: it does once it has all and knows the manifest."""
+        node = receiver.node
+
         async def publish(agent: Any) -> NodeEvent:
             payload = self.payload
-            call = agent.publish.remote(self.name, payload.secret, payload.manifest_to_send, payload.ordinals)
-            await settle(call, timeout_s=self._context.config.timeout_s, node=node.name)
+            if not receiver.has_published:
+                call = agent.publish.remote(self.name, payload.manifest_to_send, payload.terms)
+                await settle(call, timeout_s=self._context.config.timeout_s, node=node.name)
             self._senders.note_holder(node, agent)
             return NodePublished(node.id)
 

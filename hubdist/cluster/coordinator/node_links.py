@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Coroutine, Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
 
-from hubdist.cluster.calls import settle
 from hubdist.cluster.coordinator.agent_pool import AgentPool
+from hubdist.cluster.coordinator.finished_deliveries import FinishedDeliveries
 from hubdist.cluster.coordinator.payload import DeliveryContext
 from hubdist.cluster.nodes import Node
 from hubdist.errors import HubdistError
 
-_FORGET_TIMEOUT_S = 15.0
+_END_S = 2.0
+_TOLD_AT_A_TIME = 16
+"""Other work of the coordinator comes between the calls that end a delivery to thousands of nodes."""
+
 _LOG = logging.getLogger(__name__)
 
 
@@ -24,13 +26,16 @@ class NodeLinks:
     Args:
         name: Name of the delivery.
         agents: Lends the agents.
+        ended: Lets agents forget deliveries that have ended.
     """
 
-    def __init__(self, name: str, agents: AgentPool) -> None:
+    def __init__(self, name: str, agents: AgentPool, ended: FinishedDeliveries) -> None:
         self._name = name
         self._agents = agents
+        self._ended = ended
         self._kept: dict[str, Node] = {}
         self._uses = contextlib.AsyncExitStack()
+        self._releasing: asyncio.Task[None] | None = None
 
     async def keep(self, node: Node) -> None:
         """Keep a node's agent from being ended for lack of work, until `release`."""
@@ -42,26 +47,31 @@ class NodeLinks:
                 del self._kept[node.id]
                 raise
 
-    async def tell_to_forget(self, node: Node) -> None:
-        """Let a node's agent drop what it keeps for the delivery. An agent that cannot be told is ended anyway."""
-        if not self._agents.runs(node):
-            return
-        async with self._agents.use(node) as agent:
-            with contextlib.suppress(HubdistError):
-                await settle(agent.forget.remote(self._name), timeout_s=_FORGET_TIMEOUT_S, node=node.name)
+    async def release(self, first: Node | None) -> None:
+        """Keep no agent any longer; those that were kept are told to forget the delivery, a few at a time.
 
-    def release(self) -> Coroutine[Any, Any, None]:
-        """Keep no agent any longer; the coroutine tells those that were kept to forget the delivery.
+        The call lets go of the agents at once, so that an agent that is kept again later stays. It returns when the
+        first one has forgotten, and the others are told when nobody waits, or before they receive again.
 
-        The call itself lets go of the agents, so that an agent that is kept again before the coroutine has run stays.
+        Args:
+            first: The node whose agent is told first and at most `_END_S` are waited for it: the driver may need the
+                room of the snapshot there. None to wait for nobody.
         """
         kept, self._kept = self._kept, {}
         uses, self._uses = self._uses, contextlib.AsyncExitStack()
-        return self._release(kept.values(), uses)
+        for node in kept.values():
+            self._ended.note(node, self._name)
+        self._releasing = asyncio.create_task(self._release(iter(kept.values()), uses))
+        if first is not None:
+            await asyncio.wait([asyncio.create_task(self._ended.tell(first))], timeout=_END_S)
 
-    async def _release(self, nodes: Iterable[Node], uses: contextlib.AsyncExitStack) -> None:
+    async def _release(self, nodes: Iterator[Node], uses: contextlib.AsyncExitStack) -> None:
+        async def tell_some() -> None:
+            for node in nodes:
+                await self._ended.tell(node)
+
         try:
-            await asyncio.gather(*(self.tell_to_forget(node) for node in nodes))
+            await asyncio.gather(*(tell_some() for _ in range(_TOLD_AT_A_TIME)))
         finally:
             await uses.aclose()
 

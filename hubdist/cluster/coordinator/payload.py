@@ -9,9 +9,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
+from hubdist.cluster.agent.messages import DeliveryTerms
 from hubdist.cluster.coordinator.agent_pool import AgentPool
 from hubdist.cluster.coordinator.closed_ports import ClosedPorts
 from hubdist.cluster.coordinator.concurrency import Slots
+from hubdist.cluster.coordinator.finished_deliveries import FinishedDeliveries
 from hubdist.cluster.coordinator.liveness import Liveness, LivenessTimes
 from hubdist.cluster.coordinator.windows import Windows
 from hubdist.cluster.nodes import ClusterView, Node
@@ -95,11 +97,17 @@ class Payload:
 
         The coordinator would otherwise send it to each node itself.
         """
+        if self._shared is not None:
+            return self._shared
         if self.manifest is None or self.share is None or self.total_bytes < _SHARED_FROM_BYTES:
             return self.manifest
-        if self._shared is None:
-            self._shared = self.share(self.manifest)
+        self._shared = self.share(self.manifest)
         return self._shared
+
+    @property
+    def terms(self) -> DeliveryTerms:
+        """What the nodes agree on, as far as it is known."""
+        return DeliveryTerms(self.secret, self.chunk_bytes, self.ordinals)
 
     @property
     def digest(self) -> Digest | None:
@@ -114,6 +122,8 @@ class Payload:
     @property
     def total_bytes(self) -> int:
         """Bytes of the model's chunks so far."""
+        if self.manifest is not None:
+            return self.manifest.total_bytes  # there may be 100,000 chunks, and each call of a node asks
         return sum(chunk.size for chunk in self.chunks)
 
 
@@ -150,6 +160,7 @@ class DeliveryContext:
         closed_ports: Knows which nodes cannot reach each other's ports.
         receiving: Node's id -> limits how many models the node receives at a time: each takes threads of its agent.
         config: The job's settings: bytes in flight and deadlines.
+        ended: Lets agents forget deliveries that have ended.
         watching: Tells whether somebody watches what arrives.
     """
 
@@ -160,5 +171,6 @@ class DeliveryContext:
     times: LivenessTimes
     closed_ports: ClosedPorts
     config: Config
+    ended: FinishedDeliveries
     receiving: defaultdict[str, Slots] = field(default_factory=lambda: defaultdict(lambda: Slots(_MAX_MODELS, 1.0)))
     watching: Watching = field(default_factory=Watching)

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from hubdist.cluster.agent.node_port import Address
 from hubdist.cluster.coordinator.report_log import thinned
 from hubdist.cluster.nodes import Node
 from hubdist.report.delivery import OWN_STORE
@@ -45,6 +46,10 @@ class NodeProgress:
         arrived_bytes: Bytes that have arrived.
         parents: Stripe -> name of the node that was told to send it, for people.
         closed_ports: Names of the senders whose ports the node could not reach.
+        has_begun: The node has been told of the delivery; False if that comes with its seat.
+        has_published: The node has said that it published what it received.
+        had_model: The node has said that its store had the model.
+        unreached: The ports of parents that the node could not reach.
     """
 
     node: Node
@@ -53,6 +58,10 @@ class NodeProgress:
     arrived_bytes: int = 0
     parents: dict[int, str] = field(default_factory=dict)
     closed_ports: list[str] = field(default_factory=list)
+    has_begun: bool = True
+    has_published: bool = False
+    had_model: bool = False
+    unreached: set[Address] = field(default_factory=set)
     _begin: float = field(init=False)
     _sources: Counter[str] = field(default_factory=Counter)
     _marks: list[tuple[float, int]] = field(default_factory=list)

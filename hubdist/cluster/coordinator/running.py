@@ -10,6 +10,7 @@ from typing import Any
 from hubdist.cluster.coordinator.agent_pool import AgentPool
 from hubdist.cluster.coordinator.chunk_run import ChunkRun
 from hubdist.cluster.coordinator.closed_ports import ClosedPorts
+from hubdist.cluster.coordinator.finished_deliveries import FinishedDeliveries
 from hubdist.cluster.coordinator.liveness import DEFAULT_TIMES, Liveness, LivenessTimes
 from hubdist.cluster.coordinator.payload import DeliveryContext, Payload, SeedSource, Staged
 from hubdist.cluster.coordinator.progress import DeliveryStats
@@ -70,7 +71,9 @@ class RunningDeliveries:
         self._share = share
         windows, liveness = Windows(config.max_in_flight_bytes), Liveness(agents, cluster, times)
         self.closed_ports = ClosedPorts(opens_ports=config.node_settings.opens_port)
-        self._context = DeliveryContext(cluster, agents, windows, liveness, times, self.closed_ports, config)
+        self._context = DeliveryContext(
+            cluster, agents, windows, liveness, times, self.closed_ports, config, FinishedDeliveries(agents)
+        )
         self._running: dict[tuple[Digest, Route], ChunkRun | StreamRun] = {}
         self._holders: dict[Digest, set[str]] = {}
         """Model's digest -> ids of nodes."""

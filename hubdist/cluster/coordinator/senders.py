@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from hubdist.cluster.agent.messages import Ready
 from hubdist.cluster.agent.node_port import Address
 from hubdist.cluster.calls import settle
 from hubdist.cluster.coordinator.agent_pool import START_TIMEOUT_S
 from hubdist.cluster.coordinator.concurrency import SingleFlight
 from hubdist.cluster.coordinator.payload import Payload
 from hubdist.cluster.nodes import Node
+from hubdist.remote.snapshot_copy import RemoteCopy
 
 
 class Senders:
@@ -40,6 +42,25 @@ class Senders:
             address: Its port; None for a node without one.
         """
         self._addresses[node.id] = address
+
+    async def begin(self, node: Node, agent: Any, copy: RemoteCopy | None) -> Ready:
+        """Let a node make ready to receive.
+
+        Args:
+            node: The node.
+            agent: The agent of the node.
+            copy: The remote directory that the node reads chunks from; None if agents send all chunks.
+
+        Raises:
+            NodeLostError, TransferTimeoutError: The agent gives no answer.
+            HubdistError: The node cannot receive.
+        """
+        payload = self._payload
+        call = agent.begin.remote(self._name, payload.manifest_to_send, payload.terms, copy)
+        ready: Ready = await settle(call, timeout_s=START_TIMEOUT_S, node=node.name)
+        if not ready.has_model:
+            self._addresses[node.id] = ready.address
+        return ready
 
     async def hold(self, node: Node, agent: Any) -> None:
         """Make sure that a node's agent sends from the node's snapshot. Calls for one node at a time share the work.

@@ -6,19 +6,17 @@ The source is the driver's node, which has the model or is reading it from its o
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hubdist.cluster.agent.node_streams import BrokenStream, News, Parent
+from hubdist.cluster.agent.messages import BrokenStream, News
 from hubdist.cluster.calls import settle
-from hubdist.cluster.coordinator.agent_pool import START_TIMEOUT_S
-from hubdist.cluster.coordinator.concurrency import SingleFlight
 from hubdist.cluster.coordinator.delivery_run import DeliveryRun
 from hubdist.cluster.coordinator.payload import DeliveryContext, Payload, SeedSource
 from hubdist.cluster.coordinator.progress import NodeProgress
-from hubdist.cluster.coordinator.source_offers import SourceOffers
+from hubdist.cluster.coordinator.seats import Seats
+from hubdist.cluster.coordinator.stream_source import StreamSource
 from hubdist.cluster.nodes import Node
 from hubdist.delivery import (
     Finish,
@@ -40,7 +38,14 @@ from hubdist.delivery import (
     StreamPlan,
     choose_stripes,
 )
-from hubdist.errors import HubdistError, IntegrityError, NodeLostError, PeerError, StoreError
+from hubdist.errors import (
+    HubdistError,
+    IntegrityError,
+    NodeLostError,
+    PeerError,
+    PortClosedError,
+    StoreError,
+)
 from hubdist.model.chunks import Chunk
 from hubdist.model.manifest import Manifest
 
@@ -49,12 +54,15 @@ _LOG = logging.getLogger(__name__)
 _COHORT_S = 0.05
 """Nodes that join within this many seconds are seated together, which makes the best trees."""
 
-_FIRST_NEWS_S = 2.0
-_MAX_NEWS_S = 30.0
+FIRST_NEWS_S = 2.0
+MAX_NEWS_S = 30.0
+NEWS_SHARE_S = 0.01
+"""Least wait of a call for news, for each node that receives: such calls take a tenth of the coordinator's time."""
+_UNWANTED = "nobody waits for the node any more"
+_LATE_S = 1.0
+"""News that is so much later than its call waits owes an answer: the coordinator may be busy with other nodes'."""
 _WATCHED_NEWS_S = 0.5
 """How long a call for news waits while somebody watches the progress."""
-_MARGIN_S = 15.0
-"""Seconds that a call may take in addition to the wait that it asks for."""
 
 
 class StreamRun(DeliveryRun[StreamEvent]):
@@ -68,17 +76,26 @@ class StreamRun(DeliveryRun[StreamEvent]):
         context: What all deliveries of the job share.
     """
 
+    _BEGINS_WITH_SEAT = True
+
     def __init__(
         self, payload: Payload, source: SeedSource, *, nodes: int, holders: Sequence[Node], context: DeliveryContext
     ) -> None:
         super().__init__(payload, source, holders=holders, context=context)
         self._stripes = choose_stripes(nodes, payload.count)
         self._plan = StreamPlan(source.name, stripes=self._stripes, complete=payload.manifest is not None, hand_on=None)
-        self._offers = (
-            None if source.staged is None else SourceOffers(self.name, payload, source, self._senders, context)
-        )
+        self._driver = StreamSource(self.name, payload, source, self._senders, context)
         self._expected = nodes
-        self._orders = itertools.count()
+        self._seats = Seats(
+            self.name,
+            self._plan,
+            self._stripes,
+            self._nodes,
+            receiving=lambda node_id: node_id in self._receivers or node_id == source.name,
+            redacted=self._redacted_name,
+            senders=self._senders,
+            agents=context.agents,
+        )
         self._newcomers: list[NodeProgress] = []
         self._failed: HubdistError | None = None
         self._news_due: dict[str, float] = {}
@@ -87,15 +104,13 @@ class StreamRun(DeliveryRun[StreamEvent]):
         """Ids of nodes that have not taken their seats yet."""
         self._suspects: dict[str, Node] = {}
         """Nodes from which a stream broke."""
-        self._checks = SingleFlight()
 
     # Events of the origin
 
     def chunk_ready(self, chunk: Chunk) -> None:
         """Take a further chunk of the origin, which is in the source's stage."""
         self.payload.chunks.append(chunk)
-        if self._offers is not None:
-            self._offers.offer_more()
+        self._driver.offer_more()
 
     def published(self, manifest: Manifest, ordinals: Sequence[int]) -> None:
         """Take the manifest: the origin has been read, and nodes may publish.
@@ -106,9 +121,9 @@ class StreamRun(DeliveryRun[StreamEvent]):
         """
         self.payload.manifest = manifest
         self.payload.ordinals = tuple(ordinals)
-        self._offers = None
+        self._driver.end_offers()
         if self._prepared is not None:
-            self._tasks.start(self._hold_source())
+            self._tasks.start(self._driver.renew())
         self._feed(SourcePublished())
 
     def fail(self, error: HubdistError) -> None:
@@ -120,29 +135,9 @@ class StreamRun(DeliveryRun[StreamEvent]):
         self._feed(SourceFailed(error))
 
     async def _prepare_senders(self) -> None:
-        assert self._source.node is not None
-        await self._links.keep(self._source.node)
-        await self._renew_source()
+        await self._links.keep(self._driver.node)
+        await self._driver.renew()
         await super()._prepare_senders()
-
-    async def _renew_source(self) -> None:
-        """Let the driver's agent send what there is; one that has replaced a lost agent knows nothing yet."""
-        if self._offers is None:
-            await self._hold_source()
-            return
-        try:
-            await self._offers.start()
-        except HubdistError as error:
-            _LOG.info("hubdist: the driver's node does not send yet: %s", error)
-
-    async def _hold_source(self) -> None:
-        node = self._source.node
-        assert node is not None
-        try:
-            async with self._agents.use(node) as agent:
-                await self._senders.hold(node, agent)
-        except HubdistError as error:
-            _LOG.info("hubdist: the driver's node does not send: %s", error)
 
     # Nodes
 
@@ -192,9 +187,14 @@ class StreamRun(DeliveryRun[StreamEvent]):
         node = receiver.node
 
         async def follow(agent: Any) -> StreamEvent | NodeEvent:
-            await self._tell_seat(receiver, agent, range(self._stripes))
-            self._untold.discard(node.id)
-            return await self._hear(receiver, agent)
+            wait_s = self._news_s(FIRST_NEWS_S)
+            if receiver.has_begun:
+                await self._seats.tell(receiver, agent, range(self._stripes))
+                self._untold.discard(node.id)
+                call = agent.wait_for_news.remote(self.name, wait_s)
+            else:
+                call = await self._receive(receiver, agent, wait_s)
+            return await self._hear(receiver, agent, call, wait_s)
 
         self._untold.add(node.id)
         self._news_due[node.id] = self._context.cluster.clock()
@@ -205,94 +205,94 @@ class StreamRun(DeliveryRun[StreamEvent]):
                 self._untold.discard(node.id)
                 self._news_due.pop(node.id, None)
 
-    async def _tell_seat(self, receiver: NodeProgress, agent: Any, stripes: Sequence[int]) -> None:
-        """Tell a node its parents in these stripes, as the plan has them now."""
-        seat, order = self._plan.seat(receiver.node.id), next(self._orders)
+    async def _receive(self, receiver: NodeProgress, agent: Any, wait_s: float) -> Any:
+        """Call a node that has not begun: it takes its seat, and answers as to `wait_for_news`."""
+        payload = self.payload
+        seat = await self._seats.find(receiver, range(self._stripes))
         if seat is None:
-            return
-        found = {stripe: await self._find_parent(seat.parents[stripe]) for stripe in stripes}
-        # A parent that is gone is left out: the plan seats the node elsewhere, and the next call says where.
-        parents = {stripe: parent for stripe, parent in found.items() if parent is not None}
-        receiver.parents.update({stripe: self._redacted_name(parent.name) for stripe, parent in parents.items()})
-        call = agent.follow.remote(self.name, parents, self._stripes, order)
-        await settle(call, timeout_s=START_TIMEOUT_S, node=receiver.node.name)
+            raise PeerError(_UNWANTED)
+        return agent.receive.remote(self.name, payload.manifest_to_send, payload.terms, seat, wait_s)
 
-    async def _find_parent(self, name: str) -> Parent | None:
-        node = self._nodes.get(name)
-        if node is None:
-            return None
-        try:
-            async with self._agents.use(node) as agent:
-                if node.id not in self._receivers and node != self._source.node:
-                    await self._senders.hold(node, agent)
-                return Parent(name, self._agents.pickled(agent), self._senders.address_of(node))
-        except HubdistError as error:
-            _LOG.info("hubdist: %s does not send: %s", node.name, error)
-            return None
+    def _news_s(self, wanted_s: float) -> float:
+        """How long a call for news waits, so that the coordinator has time for other work than such calls."""
+        return max(min(MAX_NEWS_S, wanted_s), len(self._receivers) * NEWS_SHARE_S)
 
-    async def _hear(self, receiver: NodeProgress, agent: Any) -> StreamEvent | NodeEvent:
-        """Wait for news of a node until it has all units."""
-        node, wait_s = receiver.node, _FIRST_NEWS_S
+    async def _hear(self, receiver: NodeProgress, agent: Any, call: Any, wait_s: float) -> StreamEvent | NodeEvent:
+        """Wait for news of a node until it has all units.
+
+        Args:
+            receiver: The node.
+            agent: The node's agent.
+            call: The first call that the news answers.
+            wait_s: How long it waits in seconds.
+        """
+        node = receiver.node
         while self._receivers.get(node.id) is receiver:
-            self._news_due[node.id] = self._context.cluster.clock() + wait_s
-            call = agent.wait_for_news.remote(self.name, wait_s)
-            news: News = await settle(call, timeout_s=wait_s + _MARGIN_S, node=node.name)
-            wait_s = _WATCHED_NEWS_S if self._context.watching else min(2 * wait_s, _MAX_NEWS_S)
+            self._news_due[node.id] = self._context.cluster.clock() + wait_s + _LATE_S
+            # The node may publish before it answers; `NodeWatch` finds one that gives no answer long before this.
+            news: News = await settle(call, timeout_s=wait_s + self._context.config.timeout_s, node=node.name)
+            self._untold.discard(node.id)
             self._context.liveness.heard(node.id)
-            receiver.arrived_bytes = news.arrived_bytes
-            for name, why in news.ports_closed:
-                if name in self._nodes:
-                    self._context.closed_ports.note(node, self._nodes[name], why)
-                    receiver.closed_ports.append(self._nodes[name].name)
-            for broken in news.broken:
-                if isinstance(broken.error, StoreError):
-                    return NodeFailed(node.id, broken.error)
-                await self._note_broken(receiver, broken)
-            if news.is_complete:
-                received = tuple((self._redacted_name(name), size) for name, size in news.received)
-                receiver.note_streams(received, news.marks)
-                return NodeComplete(node.id)
-            for slow in news.slow:
-                if self._receivers.get(node.id) is receiver:
-                    self._feed(StreamLags(node.id, slow.stripe, slow.parent))
-        return NodeFailed(node.id, PeerError("nobody waits for the node any more"))  # which the plan is not told
+            event = await self._take_news(receiver, agent, news)
+            if event is not None:
+                return event
+            wait_s = self._news_s(_WATCHED_NEWS_S if self._context.watching else 2 * wait_s)
+            call = agent.wait_for_news.remote(self.name, wait_s)
+        return NodeFailed(node.id, PeerError(_UNWANTED))  # which the plan is not told
+
+    async def _take_news(self, receiver: NodeProgress, agent: Any, news: News) -> StreamEvent | NodeEvent | None:
+        """Take in what a node tells; return the event that it has all, or failed, and None if it goes on."""
+        node = receiver.node
+        if news.had_model:
+            receiver.had_model = receiver.has_published = True
+            try:
+                await self._senders.hold(node, agent)
+            except HubdistError as error:
+                _LOG.info("hubdist: %s does not send what it has: %s", node.name, error)
+            return NodeComplete(node.id)
+        receiver.arrived_bytes = news.arrived_bytes
+        for name, address, why in news.ports_closed:
+            receiver.unreached.add(address)
+            if name in self._nodes:
+                self._context.closed_ports.note(node, self._nodes[name], why)
+                receiver.closed_ports.append(self._nodes[name].name)
+        for broken in news.broken:
+            if isinstance(broken.error, StoreError):
+                return NodeFailed(node.id, broken.error)
+            await self._note_broken(receiver, broken)
+        if news.is_complete:
+            received = tuple((self._redacted_name(name), size) for name, size in news.received)
+            receiver.note_streams(received, news.marks)
+            receiver.has_published = news.is_published
+            return NodeComplete(node.id)
+        for slow in news.slow:
+            if self._receivers.get(node.id) is receiver:
+                self._feed(StreamLags(node.id, slow.stripe, slow.parent))
+        return None
 
     async def _note_broken(self, receiver: NodeProgress, broken: BrokenStream) -> None:
         node, parent = receiver.node, self._nodes.get(broken.parent)
-        receiver.note_failure(refused=isinstance(broken.error, IntegrityError))
-        _LOG.warning(
-            "hubdist: stripe %d did not go on to %s from %s: %s",
-            broken.stripe,
-            node.name,
-            self._redacted_name(broken.parent),
-            broken.error,
-        )
-        if parent is not None and parent == self._source.node:
-            await self._check_source()
+        is_closed = isinstance(broken.error, PortClosedError)
+        if not is_closed:
+            receiver.note_failure(refused=isinstance(broken.error, IntegrityError))
+            text = "hubdist: stripe %d did not go on to %s from %s: %s"
+            _LOG.warning(text, broken.stripe, node.name, self._redacted_name(broken.parent), broken.error)
+        if parent is not None and parent == self._driver.node:
+            await self._driver.check()
         elif parent is not None:
             self._suspects[parent.id] = parent
-        if self._receivers.get(node.id) is receiver:
+        if self._receivers.get(node.id) is not receiver:
+            return
+        if is_closed:  # the node was told no agent of the parent's; now it is
+            self._tasks.start(self._reseat(receiver, broken.stripe))
+        else:
             self._feed(StreamBroke(node.id, broken.stripe, broken.parent, broken.next_unit, broken.error))
-
-    async def _check_source(self) -> None:
-        """Replace the driver's agent if it is gone, and let the new one send."""
-        node = self._source.node
-        assert node is not None
-
-        async def check() -> None:
-            try:
-                await self._agents.call(node, "answer", timeout_s=START_TIMEOUT_S)
-                await self._renew_source()
-            except HubdistError as error:
-                _LOG.warning("hubdist: the agent of the driver's node cannot be asked: %s", error)
-
-        await self._checks.run("source", check)
 
     async def _reseat(self, receiver: NodeProgress, stripe: int) -> None:
         node = receiver.node
         try:
             async with self._agents.use(node) as agent:
-                await self._tell_seat(receiver, agent, [stripe])
+                await self._seats.tell(receiver, agent, [stripe])
         except HubdistError as error:
             _LOG.info("hubdist: %s was not told a new parent: %s", node.name, error)
             if isinstance(error, NodeLostError) and self._receivers.get(node.id) is receiver:

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hubdist.cluster.agent.block_reuse import BlockReuse
+from hubdist.cluster.agent.messages import DeliveryTerms
 from hubdist.cluster.coordinator.progress import DeliveryStats
 from hubdist.cluster.coordinator.running import UNIT_BYTES, RunningDeliveries
 from hubdist.delivery.routes import Route
@@ -262,7 +263,7 @@ def test_a_node_that_is_told_to_forget_while_it_takes_blocks_leaves_nothing(tmp_
 
         async def work() -> None:
             async with nodes.agents.use(nodes.nodes["a"]) as agent:
-                begun = agent.begin.remote("d", os.urandom(32), new, UNIT_BYTES, None)
+                begun = agent.begin.remote("d", new, DeliveryTerms(os.urandom(32), UNIT_BYTES), None)
                 await asyncio.wrap_future(begun.future())
                 await asyncio.wrap_future(agent.forget.remote("d").future())
 

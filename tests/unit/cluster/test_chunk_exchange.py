@@ -14,6 +14,7 @@ import pytest
 
 from hubdist.cluster.agent.chunk_exchange import ChunkExchange
 from hubdist.cluster.agent.chunk_rpc import Sender
+from hubdist.cluster.agent.messages import DeliveryTerms
 from hubdist.config.schema import Config
 from hubdist.errors import HubdistError, IntegrityError, PeerError, StoreError
 from hubdist.model.chunks import cut_chunks
@@ -25,6 +26,7 @@ from hubdist.store.store import Store
 
 SECRET = b"s" * 32
 MIB = 1 << 20
+TERMS = DeliveryTerms(SECRET, MIB, (0, 1))
 
 
 class Pair:
@@ -69,24 +71,24 @@ def pair(tmp_path: Path) -> Iterator[Pair]:
 
 
 def test_a_node_that_published_and_begins_again_sends_as_before(pair: Pair) -> None:
-    assert pair.receiving.begin("d", SECRET, pair.manifest, MIB, None).has_model is False
+    assert pair.receiving.begin("d", pair.manifest, TERMS, None).has_model is False
     pair.receive()
-    pair.receiving.publish("d", SECRET, pair.manifest, pair.ordinals)
+    pair.receiving.publish("d", pair.manifest, TERMS)
     for _ in range(2):
-        assert pair.receiving.begin("d", SECRET, pair.manifest, MIB, None).has_model is True
+        assert pair.receiving.begin("d", pair.manifest, TERMS, None).has_model is True
         assert pair.receiving.send("d", pair.chunks[0])
 
 
 def test_a_node_that_lost_its_snapshot_begins_anew_and_sends_no_more_from_it(pair: Pair) -> None:
-    assert pair.receiving.begin("d", SECRET, pair.manifest, MIB, None).has_model is False
+    assert pair.receiving.begin("d", pair.manifest, TERMS, None).has_model is False
     pair.receive()
-    pair.receiving.publish("d", SECRET, pair.manifest, pair.ordinals)
+    pair.receiving.publish("d", pair.manifest, TERMS)
     (pair.taken.root / "snapshots" / pair.manifest.digest.value).rename(pair.taken.root / "lost")
-    assert pair.receiving.begin("d", SECRET, pair.manifest, MIB, None).has_model is False
+    assert pair.receiving.begin("d", pair.manifest, TERMS, None).has_model is False
     with pytest.raises(HubdistError):
         pair.receiving.send("d", pair.chunks[0])
     pair.receive()
-    pair.receiving.publish("d", SECRET, pair.manifest, pair.ordinals)
+    pair.receiving.publish("d", pair.manifest, TERMS)
     assert pair.receiving.send("d", pair.chunks[0])
     assert pair.stages == []
 
@@ -100,9 +102,7 @@ def test_two_calls_to_begin_at_once_leave_one_stage(pair: Pair, monkeypatch: pyt
         return real(self, manifest)
 
     monkeypatch.setattr(Store, "stage_chunks", stage_chunks)
-    threads = [
-        threading.Thread(target=pair.receiving.begin, args=("d", SECRET, pair.manifest, MIB, None)) for _ in range(2)
-    ]
+    threads = [threading.Thread(target=pair.receiving.begin, args=("d", pair.manifest, TERMS, None)) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -124,7 +124,7 @@ def test_a_place_that_cannot_be_read_leaves_no_stage_and_no_connection(
     if copy is None:
         monkeypatch.setattr(CopyReader, "__init__", fail)
     with pytest.raises((HubdistError, RuntimeError)):
-        pair.receiving.begin("d", SECRET, pair.manifest, MIB, copy or list_copy(str(pair.files), pair.config.deadlines))
+        pair.receiving.begin("d", pair.manifest, TERMS, copy or list_copy(str(pair.files), pair.config.deadlines))
     assert pair.stages == []
     with pytest.raises(PeerError, match="takes no part"):
         pair.receiving.fetch("d", pair.chunks[0], pair.sender)
@@ -135,9 +135,7 @@ def test_a_stage_that_cannot_be_removed_keeps_nothing_else(pair: Pair, monkeypat
     real = CopyReader.close
     monkeypatch.setattr(CopyReader, "close", lambda self: (closed.append(self), real(self)))
     assert (
-        pair.receiving.begin(
-            "d", SECRET, pair.manifest, MIB, list_copy(str(pair.files), pair.config.deadlines)
-        ).has_model
+        pair.receiving.begin("d", pair.manifest, TERMS, list_copy(str(pair.files), pair.config.deadlines)).has_model
         is False
     )
     discard = ChunkStage.discard
@@ -170,7 +168,7 @@ def test_a_fetch_that_nobody_wants_any_more_ends_at_once(pair: Pair, how: str) -
         raise PeerError("nobody wants it")
 
     pair.request = fetch
-    assert pair.receiving.begin("d", SECRET, pair.manifest, MIB, None).has_model is False
+    assert pair.receiving.begin("d", pair.manifest, TERMS, None).has_model is False
     errors: list[BaseException] = []
 
     def work() -> None:

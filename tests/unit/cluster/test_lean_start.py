@@ -44,13 +44,14 @@ import json, pickle, sys
 from pathlib import Path
 
 from hubdist.cluster.agent.agent import NodeAgent
+from hubdist.cluster.agent.messages import DeliveryTerms
 
 config, manifest = pickle.loads(Path(sys.argv[1]).read_bytes())
 agent = NodeAgent(config, "node", host="127.0.0.1")
 agent.answer()
 assert agent.find_nonce([agent.show_nonce()]) is not None
 assert not agent.holds(manifest.digest)
-assert not agent.begin("delivery", b"s" * 32, manifest, None, None).has_model
+assert not agent.begin("delivery", manifest, DeliveryTerms(b"s" * 32), None).has_model
 agent.forget("delivery")
 print(json.dumps(sorted({name.partition(".")[0] for name in sys.modules})))
 """

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from hubdist.cluster.agent.chunk_exchange import ChunkExchange
+from hubdist.cluster.agent.messages import DeliveryTerms
 from hubdist.cluster.agent.node_port import NodePort, _key
 from hubdist.cluster.coordinator.progress import DeliveryStats
 from hubdist.cluster.coordinator.running import RunningDeliveries
@@ -138,7 +139,7 @@ def test_a_node_that_begins_again_sends_nothing_of_its_earlier_stage(tmp_path: P
     exchange = ChunkExchange(lambda: Store(tmp_path / "store"), config, port=port)
     try:
         for _ in range(2):
-            assert exchange.begin("d", secret, None, None, None).address == port.address
+            assert exchange.begin("d", None, DeliveryTerms(secret), None).address == port.address
             units = port._units[_key("d")]
             assert units.arrived == 0
             port.add("d", one_block(0, b"bytes"))

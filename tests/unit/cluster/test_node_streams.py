@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from hubdist.cluster.agent.messages import Parent, Seat
 from hubdist.cluster.agent.node_port import NodePort
-from hubdist.cluster.agent.node_streams import NodeStreams, Parent
+from hubdist.cluster.agent.node_streams import NodeStreams
 from hubdist.errors import PeerError
 from hubdist.streams.buffers import Buffers
 
@@ -26,8 +27,8 @@ def streams() -> Iterator[NodeStreams]:
 
 
 def follow(streams: NodeStreams, order: int, **parents: str) -> None:
-    seat = {int(stripe[1:]): Parent(name, name.encode(), None) for stripe, name in parents.items()}
-    streams.follow("d", seat, lambda *_: None, stripes=3, order=order)
+    named = {int(stripe[1:]): Parent(name, None, name.encode()) for stripe, name in parents.items()}
+    streams.follow("d", Seat(named, 3, order), lambda *_: None)
 
 
 def parents_of(streams: NodeStreams) -> dict[int, str]:

@@ -14,14 +14,15 @@ from typing import Any
 
 import pytest
 
+from hubdist.cluster.agent.messages import DeliveryTerms
 from hubdist.cluster.coordinator.progress import DeliveryStats
 from hubdist.cluster.coordinator.running import RunningDeliveries
 from hubdist.delivery.routes import Route
-from hubdist.errors import NodeLostError, PeerError
+from hubdist.errors import NodeLostError, PeerError, StoreError
 from hubdist.model.manifest import Manifest
 from hubdist.remote.snapshot_copy import RemoteCopy, list_copy
 from hubdist.streams.buffers import Buffers
-from tests.support.fake_agents import DRIVER, QUICK, FakeNodes, fake_nodes, run, until
+from tests.support.fake_agents import DRIVER, QUICK, FakeActor, FakeNodes, fake_nodes, run, until
 
 MIB = 1 << 20
 SOON_S = 15.0
@@ -103,7 +104,7 @@ def test_what_was_asked_of_a_silent_sender_is_given_up_where_it_is_awaited(tmp_p
         run(work)
 
 
-@pytest.mark.parametrize("call", ["fetch", "follow", "wait_for_news", "publish"])
+@pytest.mark.parametrize("call", ["fetch", "follow", "wait_for_news"])
 def test_a_receiver_that_stops_delays_others_by_seconds_and_goes_on_when_it_wakes(tmp_path: Path, call: str) -> None:
     with fake_nodes(tmp_path, "stops", "other") as nodes:
         job = Job(nodes, copies=call == "fetch")
@@ -133,6 +134,7 @@ def test_a_node_that_never_wakes_is_given_up_with_an_error_that_says_so(tmp_path
         async def work() -> None:
             delivery = job.start()
             async with delivery.use():
+                await delivery._prepare_senders()
                 bringing = asyncio.create_task(delivery._receive_once(nodes.nodes["stops"]))
                 with pytest.raises(Exception, match=r"the node gave no answer for \d+ s; on node node stops"):
                     await asyncio.wait_for(bringing, SOON_S)
@@ -313,6 +315,60 @@ def test_the_last_to_leave_a_delivery_lets_every_agent_forget_it(tmp_path: Path)
         async def work() -> None:
             await asyncio.gather(job.bring("a"), job.bring("b"))
             assert not job.deliveries.active
+            assert nodes.calls[DRIVER, "forget"] == 1
             await until(lambda: all(nodes.calls[name, "forget"] == 1 for name in (DRIVER, "a", "b")))
+            await until(lambda: all(idle(actor._agent) for actor in nodes.actors))
 
         run(work)
+
+
+def idle(agent: Any) -> bool:
+    """True if an agent has no stage, no secret and no snapshot of a delivery any more, and no streams."""
+    files = agent._exchange._files
+    kept = (files._offered, files._filling, files._held, agent._exchange._incoming, agent._port._units)
+    return not any((*kept, agent._streams._following, agent._begun, agent._last_news))
+
+
+def test_nobody_waits_for_nodes_to_forget_but_who_receives_there_again(tmp_path: Path) -> None:
+    with fake_nodes(tmp_path, "a", "b", max_store_bytes=6 * MIB) as nodes:
+        job = Job(nodes, mib=2)
+        asked, go_on = threading.Event(), threading.Event()
+
+        def hold(name: str, _: tuple[Any, ...]) -> None:
+            if name == "a":
+                asked.set()
+                assert go_on.wait(30)
+
+        nodes.before["forget"] = hold
+
+        async def work() -> None:
+            await asyncio.gather(job.bring("a"), job.bring("b"))
+            assert await asyncio.to_thread(asked.wait, 30)
+            other = nodes.publish(DRIVER, {"saved_model.pb": os.urandom(2 * MIB)})
+            again = asyncio.create_task(job.bring("a", other))
+            assert await job.bring("b", other)
+            assert not again.done()
+            assert nodes.calls["a", "receive"] == 0
+            go_on.set()
+            assert await again
+            assert nodes.calls["a", "receive"] == 1
+
+        run(work)
+
+
+def test_an_agent_that_is_told_of_several_ends_forgets_each_whatever_the_others_do(tmp_path: Path) -> None:
+    with fake_nodes(tmp_path, "a") as nodes:
+        agent = FakeActor(nodes, nodes.config, nodes.nodes["a"])._agent
+        for name in "xyz":
+            agent.begin(name, None, DeliveryTerms(b"s" * 32), None)
+        real = agent._exchange.forget
+
+        def forget(delivery: str) -> None:
+            real(delivery)
+            if delivery == "y":
+                raise StoreError("the disk refuses", path="/disk")
+
+        agent._exchange.forget = forget
+        with pytest.raises(StoreError):
+            agent.forget(*"xyz")
+        assert idle(agent)

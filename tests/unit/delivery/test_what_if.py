@@ -78,7 +78,7 @@ def test_equal_nodes_are_close_to_the_bound(nodes: int) -> None:
 
 def test_thousands_of_nodes_are_predicted() -> None:
     rates = [(1 + number % 7) * GBIT for number in range(4096)]
-    found = predict(GIB, Links(rates, 7 * GBIT, are_known=True))
+    found = predict(GIB // 4, Links(rates, 7 * GBIT, are_known=True))
     assert len(found.node_seconds) == 4096
     assert found.bottleneck is Bottleneck.COORDINATOR
     assert found.calls == 4096 * Costs().calls_per_node
@@ -103,7 +103,7 @@ def test_the_simulation_of_units_says_the_same(
     monkeypatch.syspath_prepend(str(REPOSITORY / "benchmarks"))
     import simulate_forest
 
-    case = simulate_forest.Case(kind, nodes, mib * MIB, message_s=0.0, rate=gbit * GBIT, hand_on=None)
+    case = simulate_forest.Case(kind, nodes, mib * MIB, call_s=0.0, rate=gbit * GBIT)
     simulation = simulate_forest.ForestSimulation(case, seed=5)
     simulation.run()
     rates = simulation.rates[:nodes].tolist()

@@ -17,7 +17,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hubdist.errors import HubdistError, IntegrityError, PeerError, PortClosedError, TransferTimeoutError
+from hubdist.errors import (
+    HubdistError,
+    IntegrityError,
+    PeerError,
+    PortClosedError,
+    TransferTimeoutError,
+    UnknownDeliveryError,
+)
 from hubdist.model.chunks import Chunk, cut_chunks
 from hubdist.model.manifest import BLOCK_BYTES, EntryDigester, Manifest
 from hubdist.streams.buffers import Buffers
@@ -34,7 +41,8 @@ from hubdist.streams.frames import (
     Request,
     decode_pieces,
 )
-from hubdist.streams.handshake import GREETING_BYTES, introduce
+from hubdist.streams.handshake import GREETING_BYTES, NOT_YET, Introduction
+from hubdist.streams.lag import NO_PROGRESS
 from hubdist.streams.server import StreamServer
 from hubdist.streams.sockets import connect, receive, set_timeouts
 from hubdist.streams.units import Units
@@ -186,6 +194,111 @@ def test_a_parent_that_waits_itself_is_not_silent(make: Callable[..., Node]) -> 
     stream.close()
 
 
+def late_units(node: Node) -> tuple[threading.Event, Callable[[], None]]:
+    """Let a node take part in the delivery later: an event that is set when somebody asks, and what lets it begin."""
+    asked, known = threading.Event(), dict[bytes, Units]()
+
+    def find(delivery: bytes) -> Units | None:
+        asked.set()
+        return known.get(delivery)
+
+    def begin() -> None:
+        known[DELIVERY] = node.units
+        node.server.look_again()
+
+    node.server._find = find
+    return asked, begin
+
+
+def test_a_parent_that_begins_later_sends_when_it_has_begun(make: Callable[..., Node]) -> None:
+    source, node = make(filled=True), make(filled=False)
+    asked, begin = late_units(source)
+    follower = node.follower({"source": source}, 1)
+    follower.follow(0, "source")
+    assert asked.wait(10)
+    wait_until(lambda: follower._current[0].progress == NO_PROGRESS)  # not taken for a silent one
+    begin()
+    assert [one.error for one in finish(follower, 1)] == [None]
+    assert node.content == source.content
+    follower.stop()
+
+
+def test_a_child_asks_again_a_parent_that_begins_after_it_has_closed_the_connection(
+    make: Callable[..., Node], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hubdist.streams.server.GREETING_S", 0.1)
+    source, node = make(filled=True), make(filled=False)
+    asked, begin = late_units(source)
+    follower = node.follower({"source": source}, 1)
+    follower.follow(0, "source")
+    for _ in range(3):
+        assert asked.wait(10)
+        asked.clear()
+    begin()
+    assert [one.error for one in finish(follower, 1)] == [None]
+    follower.stop()
+
+
+def test_guests_of_an_unknown_delivery_delay_nobody_and_get_nothing(make: Callable[..., Node]) -> None:
+    source, node = make(filled=True), make(filled=False)
+    strangers = []
+    for _ in range(100):
+        connection = connect(source.server.address)
+        set_timeouts(connection, receive_s=5, send_s=5)
+        connection.sendall(Hello(b"unknown!", os.urandom(16)).encode())
+        strangers.append(connection)
+    follower = node.follower({"source": source}, 1)
+    follower.follow(0, "source")
+    assert [one.error for one in finish(follower, 1)] == [None]
+    follower.stop()
+    for connection in strangers:
+        said = b""
+        with contextlib.suppress(OSError):
+            while data := connection.recv(4096):
+                said += data
+        assert said in (b"", NOT_YET)
+        connection.close()
+
+
+def test_a_guest_that_speaks_before_it_is_welcome_is_dismissed(make: Callable[..., Node]) -> None:
+    source = make(filled=True)
+    _, begin = late_units(source)
+    connection = connect(source.server.address)
+    set_timeouts(connection, receive_s=5, send_s=5)
+    connection.sendall(Hello(DELIVERY, os.urandom(16)).encode() + os.urandom(56))
+    assert bytes(receive(connection, GREETING_BYTES)) == NOT_YET
+    begin()
+    with contextlib.suppress(ConnectionResetError):
+        assert connection.recv(1) == b""
+    connection.close()
+
+
+def test_a_parent_that_never_begins_is_given_up(make: Callable[..., Node], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hubdist.streams.follower.BEGIN_S", 0.1)
+    monkeypatch.setattr("hubdist.streams.server.GREETING_S", 0.1)
+    source, node = make(filled=True), make(filled=False)
+    source.server._find = lambda _: None
+    follower = node.follower({"source": source}, 1)
+    follower.follow(0, "source")
+    (news,) = finish(follower, 1)
+    assert isinstance(news.error, UnknownDeliveryError)
+    follower.stop()
+
+
+def test_a_child_that_is_told_another_parent_waits_no_longer_for_one_that_has_not_begun(
+    make: Callable[..., Node],
+) -> None:
+    late, source, node = make(filled=False), make(filled=True), make(filled=False)
+    asked = threading.Event()
+    late.server._find = lambda _: asked.set()
+    follower = node.follower({"late": late, "source": source}, 1)
+    follower.follow(0, "late")
+    assert asked.wait(10)
+    follower.follow(0, "source")
+    assert [(one.parent, one.error) for one in finish(follower, 1)] == [("source", None)]
+    follower.stop()
+
+
 def test_another_parent_goes_on_where_a_stream_broke(make: Callable[..., Node]) -> None:
     source, lost, node = make(filled=True), make(filled=False), make(filled=False)
     for number in (0, 1, 2):
@@ -253,8 +366,12 @@ def test_a_wrong_secret_is_refused_by_both_ends(make: Callable[..., Node]) -> No
 
 def test_an_unknown_delivery_is_refused(make: Callable[..., Node]) -> None:
     source = make(filled=True)
-    with pytest.raises(PeerError):
-        UnitStream(source.server.address, SECRET, b"nothing!")
+    stream = UnitStream(source.server.address, SECRET, b"nothing!")
+    stream.request(Request(0, NO_END))
+    assert stream.receive_header().kind is FrameKind.HEARTBEAT
+    with pytest.raises(UnknownDeliveryError):
+        stream.receive_header()
+    stream.close()
 
 
 def test_a_proof_of_another_connection_is_refused(make: Callable[..., Node]) -> None:
@@ -273,7 +390,8 @@ def test_a_proof_of_another_connection_is_refused(make: Callable[..., Node]) -> 
             return self._connection.recv_into(*arguments)
 
     with raw(source) as connection:
-        introduce(Taped(connection), SECRET, DELIVERY)  # type: ignore[arg-type]
+        introduction = Introduction(Taped(connection), SECRET, DELIVERY)  # type: ignore[arg-type]
+        assert introduction.finish()
         connection.sendall(Request(0, 1).encode())
         assert connection.recv(1)
     with raw(source) as connection:
