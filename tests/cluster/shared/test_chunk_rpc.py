@@ -12,6 +12,7 @@ import ray
 from ray._private.internal_api import node_stats
 
 from hubdist.cluster.agent.chunk_rpc import PART_BYTES, Sender, pickle_agent, split_into_results
+from hubdist.cluster.agent.messages import DeliveryTerms
 from hubdist.cluster.calls import stop_actor
 from hubdist.cluster.connection import make_agent
 from hubdist.cluster.nodes import alive_nodes
@@ -25,7 +26,6 @@ from tests.support.chunks import one_block
 
 pytestmark = pytest.mark.cluster
 
-SECRET = b"s" * 32
 SIZES = (2 * PART_BYTES + BLOCK_BYTES + 5, 100, 0, 3 * BLOCK_BYTES)
 
 
@@ -46,9 +46,9 @@ class Pair:
                 self.manifest: Manifest = snapshot.manifest
                 self.path = snapshot.path
         self.giver, self.reader = make_agent(config, giving), make_agent(config, reading)
-        self.ordinals = tuple(range(len(SIZES)))
-        self.call(self.giver.hold, "d", SECRET, self.manifest.digest, self.ordinals, [self.whole])
-        assert self.call(self.reader.begin, "d", SECRET, self.manifest, None, None).has_model is False
+        self.terms = DeliveryTerms(b"s" * 32, ordinals=tuple(range(len(SIZES))))
+        self.call(self.giver.hold, "d", self.terms.secret, self.manifest.digest, self.terms.ordinals, [self.whole])
+        assert self.call(self.reader.begin, "d", self.manifest, self.terms, None).has_model is False
         self.sender = Sender(pickle_agent(self.giver))
 
     @property
@@ -84,7 +84,7 @@ def test_a_chunk_of_many_files_and_parts_arrives_without_the_object_stores(pair:
     before = created_objects()
     seconds = pair.call(pair.reader.fetch, "d", pair.whole, pair.sender)
     assert 0 < seconds.seconds < 30
-    pair.call(pair.reader.publish, "d", SECRET, pair.manifest, pair.ordinals)
+    pair.call(pair.reader.publish, "d", pair.manifest, pair.terms)
     found = pair.read_store.find(pair.manifest.digest)
     assert found is not None
     with found:
