@@ -309,6 +309,27 @@ def test_a_worker_in_this_very_process_shares_its_memory(models: Path) -> None:
     assert run_client(code, str(models), "") == {"answer": WORDS, "left": []}
 
 
+@pytest.mark.parametrize("collected", ["before the load", "by the load"])
+def test_functions_that_the_worker_never_had_may_be_collected(models: Path, collected: str) -> None:
+    code = """
+        gc.disable()
+        for _ in range(3):
+            module = tf.Module()
+            module.own, module.double = module, tf.function(lambda x: 2.0 * x)
+            module.double(tf.constant(1.0))
+        del module
+        tf.config.experimental_connect_to_host(addresses)
+        if {}:
+            gc.collect()
+        model = hubdist.load(str(models / "tf2"), device="/job:worker/task:0")
+        found["answer"] = model(words()).numpy().tolist()
+        print(json.dumps(found))
+    """
+    with tf_servers("worker") as [worker]:
+        found = run_client(code.format(collected == "before the load"), str(models), worker.address)
+    assert found == {"answer": WORDS}
+
+
 _PARAMETER_SERVER = """
     cluster = tf.train.ClusterSpec({"worker": addresses[:1], "ps": addresses[1:]})
     resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(cluster, rpc_layer="grpc")

@@ -33,6 +33,7 @@ _ANSWER_S = 30.0
 _BYTES_PER_S = 1 << 20
 _FREE_S = 5.0
 _HASH_BUCKETS = 1 << 62
+_MAX_REMOVALS = 1000
 _MAX_BYTES = (1 << 31) - (1 << 20)
 """The longest message of gRPC, less some room for what surrounds the bytes."""
 
@@ -90,6 +91,7 @@ class RemoteAssets:
 
     def _write(self, tensorflow: Any, task: str) -> None:
         with task_errors(tensorflow, task), tensorflow.device(f"{task}/device:CPU:0"):
+            _take_removal_errors(tensorflow)
             if tensorflow.io.matching_files(self._model.path).numpy().size > 0:
                 return  # the server runs in this process and shares its memory
             for entry in self._entries:
@@ -101,6 +103,23 @@ class RemoteAssets:
                     sent = tensorflow.strings.to_hash_bucket_fast(data, _HASH_BUCKETS)
                 if int(arrived) != int(sent):
                     raise IntegrityError(f"{task} holds other bytes of {entry.path} than were sent")
+
+
+def _take_removal_errors(tensorflow: Any) -> None:
+    """Take the errors of functions that were collected in this process and that the current worker has never had.
+
+    TensorFlow tells each worker to remove a function that is collected here, also one that was made before this process
+    connected to the worker. The worker's refusal fails the next op there, whatever that is.
+    """
+    for _ in range(_MAX_REMOVALS):
+        try:
+            tensorflow.constant(0).numpy()
+        except tensorflow.errors.InvalidArgumentError as error:
+            if "non-existent function" not in str(error):
+                raise
+            tensorflow.experimental.async_clear_error()
+        else:
+            return
 
 
 _pushed: set[RemoteAssets] = set()
@@ -136,6 +155,7 @@ def _shrink(task: str, paths: list[str]) -> None:
     tensorflow = import_tensorflow()
     gone = contextlib.suppress(tensorflow.errors.OpError)  # the process has connected to another cluster
     with gone, task_errors(tensorflow, task), tensorflow.device(f"{task}/device:CPU:0"):
+        _take_removal_errors(tensorflow)
         for path in paths:
             tensorflow.raw_ops.Save(filename=path, tensor_names=["freed"], data=[tensorflow.constant(0)])
 

@@ -8,6 +8,7 @@ hubdist.
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,7 +18,7 @@ from hubdist.loading.model_files import release_with
 from hubdist.loading.ram_model import RamModel, copy_to_memory
 from hubdist.loading.remote_tasks.assets import RemoteAssets, task_errors
 from hubdist.loading.remote_tasks.tf_tasks import TfTasks, task_of
-from hubdist.loading.tf_runtime import load_saved_model
+from hubdist.loading.tf_runtime import gc_paused, load_saved_model
 from hubdist.store.snapshot import Snapshot
 
 
@@ -50,7 +51,8 @@ def load_on_tasks(
             advice="Load outside of tf.Graph and without disable_eager_execution.",
         )
     options = {**options, "experimental_io_device": _own_reader(tensorflow, options, tasks)}
-    with contextlib.ExitStack() as on_failure:
+    with gc_paused(), contextlib.ExitStack() as on_failure:
+        gc.collect()  # now, and not during the load: workers refuse to remove functions that they never had
         ram = files if isinstance(files, RamModel) else RamModel(files.manifest)
         on_failure.callback(ram.release)
         if isinstance(files, Snapshot):
