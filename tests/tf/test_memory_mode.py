@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import os
 import shutil
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from hubdist.loading.remote_tasks.assets import RemoteAssets, call_within
 from hubdist.model.chunks import cut_chunks
 from hubdist.model.manifest import BLOCK_BYTES, Digest, Entry, EntryDigester, Manifest
 from hubdist.store.snapshot import Snapshot
+from tests.support import REPOSITORY
 
 pytestmark = pytest.mark.tf
 
@@ -147,20 +150,35 @@ def test_in_a_graph_the_files_stay_until_the_variables_are_restored(models: Path
     place.release()
 
 
+_GIVEN_BACK = """
+import os, sys
+from pathlib import Path
+
+from hubdist.model.manifest import BLOCK_BYTES
+from tests.tf.test_memory_mode import in_memory
+
+def resident_bytes():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+model = Path(sys.argv[1])
+in_memory(model, 4 * BLOCK_BYTES).release()  # what allocators keep for themselves is there now
+before = resident_bytes()
+place = in_memory(model, 4 * BLOCK_BYTES)
+held = resident_bytes() - before
+place.release()
+print(held, resident_bytes() - before)
+"""
+
+
 def test_memory_is_given_back(tmp_path: Path) -> None:
     size = 96 << 20
     (tmp_path / "saved_model.pb").write_bytes(os.urandom(size))
-    page = os.sysconf("SC_PAGE_SIZE")
-
-    def resident_bytes() -> int:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * page
-
-    in_memory(tmp_path, 4 * BLOCK_BYTES).release()  # what allocators keep for themselves is there now
-    before = resident_bytes()
-    place = in_memory(tmp_path, 4 * BLOCK_BYTES)
-    assert resident_bytes() - before > size * 0.5
-    place.release()
-    assert resident_bytes() - before < size * 0.5
+    # In a process of its own: this one may have room that other tests have left, and then it does not grow.
+    command = [sys.executable, "-c", _GIVEN_BACK, str(tmp_path)]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    held, left = map(int, done.stdout.split())
+    assert held > size * 0.5 > left
 
 
 def test_the_read_mode_memory_loads_from_memory(models: Path, tmp_path: Path) -> None:
