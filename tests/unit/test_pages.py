@@ -76,7 +76,7 @@ def test_what_is_not_run_can_be_parsed(block: Block) -> None:
 def test_what_is_not_run_names_files_and_options_that_are_there(block: Block) -> None:
     for name in re.findall(r"\b(?:benchmarks|configs|examples|docs)/[\w./-]+", block.text):
         assert (REPOSITORY / name).exists(), f"{block.place}: {name}"
-    for script, options in re.findall(r"python (\S+\.py)(.*)", block.text):
+    for script, options in re.findall(r"python ((?:benchmarks|examples|docs)/\S+\.py)(.*)", block.text):
         program = (REPOSITORY / script).read_text(encoding="utf-8")
         for option in re.findall(r"--[\w-]+", options.partition("#")[0]):
             assert f'"{option}"' in program, f"{block.place}: {script} knows no {option}"
