@@ -226,26 +226,6 @@ def test_ray_data_processes_load_from_their_nodes_store(cluster: RayCluster, hub
     assert hub.reads(handle) == 1
 
 
-def test_ray_train_processes_load_from_their_nodes_store(cluster: RayCluster, hub: LoopbackHub, tmp_path: Path) -> None:
-    from ray.train import RunConfig, ScalingConfig
-    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
-
-    handle = hub.add_model("acme/train/1", {"saved_model.pb": b"train"})
-
-    def train(config: dict[str, str]) -> None:
-        content = Path(hubdist.resolve(config["handle"]), "saved_model.pb").read_bytes()
-        ray.train.report({"size": len(content)})
-
-    result = DataParallelTrainer(
-        train,
-        train_loop_config={"handle": handle},
-        scaling_config=ScalingConfig(num_workers=2, placement_strategy="STRICT_SPREAD"),
-        run_config=RunConfig(storage_path=str(tmp_path), name="test"),
-    ).fit()
-    assert result.error is None
-    assert hub.reads(handle) == 1
-
-
 def test_one_full_node_fails_alone(cluster: RayCluster, hub: LoopbackHub) -> None:
     handle = hub.add_model("acme/full/1", {"saved_model.pb": b"x" * 100_000})
     full, fine = cluster.node_ids[1:]
