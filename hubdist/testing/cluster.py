@@ -99,18 +99,19 @@ class RayCluster:
         self._added[node.node_id] = node
         return str(node.node_id)
 
-    def remove_node(self, node_id: str, *, wait: bool = True) -> None:
-        """Kill a node, as if its machine had been switched off. The head cannot be removed.
+    def remove_node(self, node_id: str, *, wait: bool = True, graceful: bool = False) -> None:
+        """Take a node from the cluster. The head cannot be removed.
 
         Args:
             node_id: The id of a node, as `add_node` or `node_ids` gives it.
-            wait: True returns when the cluster has noticed that the node is gone, which takes some seconds; False
-                returns at once.
+            wait: True returns when the cluster has noticed that the node is gone; False returns at once.
+            graceful: False kills the node, as if its machine had been switched off, which the cluster notices after
+                some seconds; True lets it take its leave, which the cluster notices at once.
 
         Raises:
             TimeoutError: The cluster did not notice within a minute that the node is gone.
         """
-        self._cluster.remove_node(self._added.pop(node_id), allow_graceful=False)
+        self._cluster.remove_node(self._added.pop(node_id), allow_graceful=graceful)
         if wait:
             self.wait_until_gone(node_id)
 

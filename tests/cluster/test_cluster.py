@@ -125,7 +125,7 @@ def test_a_node_that_joins_later_is_served_without_the_origin(cluster: RayCluste
         assert files == {"saved_model.pb": b"late"}
         assert hub.reads(handle) == 1
     finally:
-        cluster.remove_node(late)
+        cluster.remove_node(late, graceful=True)
 
 
 def test_agents_end_when_they_have_no_work(cluster: RayCluster, hub: LoopbackHub) -> None:

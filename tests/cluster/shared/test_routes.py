@@ -167,7 +167,7 @@ def test_a_node_without_access_to_the_bucket_gets_it_from_the_driver_with_one_lo
         logged = coordinator_log("does not read")
         assert len([line for line in logged if shut_out[:8] in line]) == 1, logged
     finally:
-        cluster.remove_node(shut_out)
+        cluster.remove_node(shut_out, graceful=True)
 
 
 def logs() -> Path:
