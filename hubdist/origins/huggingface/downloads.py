@@ -5,7 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import functools
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import TypeVar
@@ -19,6 +19,10 @@ from hubdist.system.threads import leave_behind, start_thread
 _T = TypeVar("_T")
 _POLL_S = 0.1
 """Seconds between two counts of the bytes that have arrived."""
+
+_END_S = 2.0
+"""How long an error waits for the other downloads, which most often end for the same reason. Those that go on are left
+behind: nobody can stop them."""
 
 MAX_AT_ONCE = 8
 """Most files that are downloaded at a time, as many as huggingface_hub downloads itself."""
@@ -53,8 +57,10 @@ class Downloads:
         self._redacted = redacted
         self._max_at_once = max_at_once
 
-    def each(self, items: Sequence[_T], download: Callable[[_T], Path]) -> Iterator[tuple[_T, Path]]:
+    def each(self, items: Sequence[_T], download: Callable[[_T], Path]) -> Generator[tuple[_T, Path]]:
         """Each item with its file, in order. The file is removed when the next one is asked for.
+
+        Close it, so that the other downloads end with their reader's error.
 
         Args:
             items: What to download.
@@ -67,6 +73,7 @@ class Downloads:
         """
         waiting = deque(items)
         running: deque[tuple[_T, Future[Path]]] = deque()
+        end_s = _END_S
         try:
             while waiting or running:
                 while waiting and len(running) < self._max_at_once:
@@ -80,10 +87,12 @@ class Downloads:
                 yield item, path
                 path.unlink()
             self._scratch.count(0)
+        except TransferTimeoutError:  # they hang
+            end_s = 0.0
+            raise
         finally:
-            for _, done in running:
-                if not done.done():
-                    leave_behind(done)
+            for done in concurrent.futures.wait([done for _, done in running], end_s).not_done:
+                leave_behind(done)
 
     def _watch(self, done: Future[Path]) -> None:
         """Wait for a download for as long as bytes arrive, be it for another file, and count the bytes."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 from hubdist.errors import DigestMismatchError, HubdistError, LengthMismatchError, ModelNotFoundError
@@ -60,6 +60,7 @@ class HuggingFaceOrigin(Origin):
             stored = {} if self._store is None else _stored(StoredFiles(self._store), chosen, held)
             missing = [file for file in chosen if file.path not in stored]
             downloads = _downloaded(hub, missing, self._deadlines, self._scratch, self.deadline)
+            held.enter_context(contextlib.closing(downloads))
             for file in chosen:
                 path = stored[file.path] if file.path in stored else next(downloads)[1]
                 with open_local(path) as content, sink.open_file(file.path.removeprefix(root)) as writer:
@@ -87,11 +88,12 @@ def open_file(handle: Handle, deadlines: Deadlines, scratch: Scratch, deadline: 
     files = [file for file in hub.files() if file.path == name.path]
     if not files:
         raise ModelNotFoundError(f"{handle.redacted} is a directory, and not a file")
-    for file, path in _downloaded(hub, files, deadlines, scratch, deadline):
-        with open_local(path) as content:
-            _copy_checked(content, file, None)
-            content.file.seek(0)
-            yield content
+    with contextlib.closing(_downloaded(hub, files, deadlines, scratch, deadline)) as downloads:
+        for file, path in downloads:
+            with open_local(path) as content:
+                _copy_checked(content, file, None)
+                content.file.seek(0)
+                yield content
 
 
 def _at_commit(hub: HfHub, deadlines: Deadlines, deadline: Deadline) -> HfHub:
@@ -101,7 +103,7 @@ def _at_commit(hub: HfHub, deadlines: Deadlines, deadline: Deadline) -> HfHub:
 
 def _downloaded(
     hub: HfHub, files: list[HubFile], deadlines: Deadlines, scratch: Scratch, deadline: Deadline
-) -> Iterator[tuple[HubFile, Path]]:
+) -> Generator[tuple[HubFile, Path]]:
     folder = scratch.path / _FOLDER
     with disk_errors(folder):
         folder.mkdir()
