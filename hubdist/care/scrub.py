@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import logging
 import os
 import time
@@ -23,7 +22,7 @@ from hubdist.care.listing import snapshot_digests
 from hubdist.care.verification import Sources, Verified, verify
 from hubdist.errors import HubdistError, IntegrityError
 from hubdist.model.chunks import digests_between
-from hubdist.model.manifest import BLOCK_BYTES, Digest, Manifest
+from hubdist.model.manifest import BLOCK_BYTES, Digest, Manifest, digest_block
 from hubdist.store.folders import FILES
 from hubdist.store.store import Store
 from hubdist.system.directories import children, make_private
@@ -105,7 +104,7 @@ class Scrub:
                         read_range(path / FILES / name, start, data)
                 except IntegrityError:
                     return False
-                if hashlib.sha256(data).digest() != expected:
+                if digest_block(data) != expected:
                     return False
                 done = number + 1
                 if done % _NOTE_BLOCKS == 0:

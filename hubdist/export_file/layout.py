@@ -30,7 +30,7 @@ HEADER = "hubdist-export.json"
 RECORD_BYTES = tarfile.BLOCKSIZE
 """Members begin at multiples of this."""
 
-_FORMAT = 1
+_FORMAT = 2
 _CHECKSUM = f"{HEADER}.sha256"
 _KEY = re.compile(r"[0-9a-f]{32}")
 _END = bytes(2 * RECORD_BYTES)
@@ -121,7 +121,7 @@ class FileBlock:
 
     @property
     def digest(self) -> bytes:
-        """The sha256 of the bytes."""
+        """The BLAKE3 of the bytes."""
         return self.entry.block_digests[self.number * DIGEST_BYTES : (self.number + 1) * DIGEST_BYTES]
 
     @property

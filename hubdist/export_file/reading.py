@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 from hubdist.errors import DigestMismatchError, IntegrityError, LengthMismatchError
 from hubdist.export_file.layout import HEADER, RECORD_BYTES, ExportLayout, FileBlock, Literal, checksum_member, member
-from hubdist.model.manifest import BLOCK_BYTES
+from hubdist.model.manifest import BLOCK_BYTES, digest_block, name_block_digest
 from hubdist.system.disk import disk_errors
 
 _MAX_HEADER_BYTES = 256 << 20
@@ -82,7 +82,7 @@ class ExportReader:
             if isinstance(segment, Literal):
                 self._compare(data, segment.data, at)
                 continue
-            actual = hashlib.sha256(data).digest()
+            actual = digest_block(data)
             if actual != segment.digest:
                 raise self._block_error(segment, actual, at)
             if segment.number == 0:
@@ -121,8 +121,8 @@ class ExportReader:
         where = f"block {block.number} of {block.entry.path}"
         return DigestMismatchError(
             f"{self._name} is damaged between the bytes {at} and {at + block.size}, in {where}",
-            expected=f"sha256:{block.digest.hex()}",
-            actual=f"sha256:{actual.hex()}",
+            expected=name_block_digest(block.digest),
+            actual=name_block_digest(actual),
             advice=_ADVICE,
         )
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import BinaryIO
 from hubdist.errors import LengthMismatchError, StoreError
 from hubdist.export_file.layout import ExportLayout, FileBlock, Literal, Progress, Segment
 from hubdist.model.chunks import Piece, chunk_of
-from hubdist.model.manifest import BLOCK_BYTES, Digest
+from hubdist.model.manifest import BLOCK_BYTES, Digest, digest_block
 from hubdist.store.holds import is_same
 from hubdist.store.snapshot import Snapshot
 from hubdist.system.disk import disk_errors, read_open_file, sync_directory
@@ -122,7 +121,7 @@ def _check_part(
             read_open_file(descriptor, done, data)
         except LengthMismatchError:
             return done, segment
-        right = hashlib.sha256(data).digest() == segment.digest if isinstance(segment, FileBlock) else None
+        right = digest_block(data) == segment.digest if isinstance(segment, FileBlock) else None
         if right is False or (isinstance(segment, Literal) and data != segment.data):
             return done, segment
         done += segment.size

@@ -13,7 +13,20 @@ TENSORFLOW = "tensorflow|tensorflow-cpu|tensorflow-tpu|tf-nightly|tensorflow-int
 """Names under which a package index has TensorFlow; the first stands for all."""
 
 REQUIRED = (
-    *("click", "cloudpickle", "fsspec", "gcsfs", "jinja2", "numpy", "pydantic", "pyyaml", "ray", "requests", "rich"),
+    *(
+        "blake3",
+        "click",
+        "cloudpickle",
+        "fsspec",
+        "gcsfs",
+        "jinja2",
+        "numpy",
+        "pydantic",
+        "pyyaml",
+        "ray",
+        "requests",
+        "rich",
+    ),
     *("tenacity", "urllib3"),
 )
 """The packages that hubdist itself needs, as `pyproject.toml` lists them."""

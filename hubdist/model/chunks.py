@@ -6,13 +6,12 @@ chunk without its neighbours, and before anybody knows the manifest.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from hubdist.errors import DigestMismatchError, IntegrityError
-from hubdist.model.manifest import BLOCK_BYTES, DIGEST_BYTES, Manifest
+from hubdist.model.manifest import BLOCK_BYTES, DIGEST_BYTES, Manifest, digest_block, name_block_digest
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +42,7 @@ class Block(NamedTuple):
         entry_index: The file, as in `Piece`.
         number: The block's place in its file, from 0.
         size: Bytes; `BLOCK_BYTES`, or fewer for the last block of a file.
-        digest: The sha256 of the bytes.
+        digest: The BLAKE3 of the bytes.
     """
 
     entry_index: int
@@ -58,7 +57,7 @@ class Part(NamedTuple):
     Attributes:
         piece: Where the bytes belong.
         data: The bytes.
-        block_digests: The sha256 of each of the piece's blocks, 32 bytes each, one after another.
+        block_digests: The BLAKE3 of each of the piece's blocks, 32 bytes each, one after another.
     """
 
     piece: Piece
@@ -76,12 +75,12 @@ class Part(NamedTuple):
         """
         for number, at in enumerate(range(0, len(self.data), BLOCK_BYTES)):
             expected = self.block_digests[number * DIGEST_BYTES : (number + 1) * DIGEST_BYTES]
-            actual = hashlib.sha256(self.data[at : at + BLOCK_BYTES]).digest()
+            actual = digest_block(self.data[at : at + BLOCK_BYTES])
             if actual != expected:
                 raise DigestMismatchError(
                     f"block {self.piece.start // BLOCK_BYTES + number} of {file} is damaged",
-                    expected=f"sha256:{expected.hex()}",
-                    actual=f"sha256:{actual.hex()}",
+                    expected=name_block_digest(expected),
+                    actual=name_block_digest(actual),
                 )
 
 
@@ -92,7 +91,7 @@ class Chunk:
     Attributes:
         index: The chunk's place among the chunks of its delivery, from 0.
         pieces: Which bytes, in order.
-        block_digests: The sha256 of each block of the pieces, 32 bytes each, one after another.
+        block_digests: The BLAKE3 of each block of the pieces, 32 bytes each, one after another.
     """
 
     index: int

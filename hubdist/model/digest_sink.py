@@ -44,7 +44,7 @@ class Chunker:
             file: The file's number.
             start: Offset of the first byte.
             size: Bytes.
-            block_digests: The sha256 of each of the blocks, 32 bytes each.
+            block_digests: The BLAKE3 of each of the blocks, 32 bytes each.
         """
         for at in range(0, size, BLOCK_BYTES):
             block_bytes = min(BLOCK_BYTES, size - at)

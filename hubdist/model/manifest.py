@@ -4,8 +4,8 @@ A manifest lists the files of a model with size and digest. The manifest's own d
 one line `<file's sha256 hex> <size> <path>` + newline for each entry, in order of path, so anybody can recompute it
 with `sha256sum`. Directories, modes, owners and times are not part of a model.
 
-Each entry carries the digests of its blocks of `BLOCK_BYTES` too. Block digests follow from the same bytes and are not
-part of the model's digest. They let a receiver check one chunk before the rest of its file is there.
+Each entry carries the BLAKE3 digests of its blocks of `BLOCK_BYTES` too. Block digests follow from the same bytes and
+are not part of the model's digest. They let a receiver check one chunk before the rest of its file is there.
 """
 
 from __future__ import annotations
@@ -18,14 +18,34 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Self
 
+from blake3 import blake3
+
 from hubdist.errors import DigestMismatchError, HandleError, IntegrityError
 from hubdist.model.paths import PathSet
 
 BLOCK_BYTES = 1 << 20
 """Bytes that one block digest covers; a file's last block may be shorter. The manifest's format fixes this size."""
 
-DIGEST_BYTES = hashlib.sha256().digest_size
+DIGEST_BYTES = 32
 """Bytes of one block digest."""
+
+_FORMAT = 2
+
+
+def digest_block(data: bytes | bytearray | memoryview) -> bytes:
+    """The BLAKE3 digest of a block's bytes, 32 bytes.
+
+    It proves a block as sha256 would (both resist collisions with a strength of 128 bits), in less than half the time.
+
+    Args:
+        data: At most `BLOCK_BYTES`.
+    """
+    return blake3(data).digest()
+
+
+def name_block_digest(digest: bytes) -> str:
+    """How errors print a block's digest: `blake3:<64 hex digits>`."""
+    return f"blake3:{digest.hex()}"
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -59,7 +79,7 @@ class Entry:
         path: Path below the model's directory, `/` between names.
         size: Bytes.
         digest: Digest of the whole file.
-        block_digests: The sha256 of each block of `BLOCK_BYTES`, 32 bytes each, one after another.
+        block_digests: The BLAKE3 of each block of `BLOCK_BYTES`, 32 bytes each, one after another.
     """
 
     path: str
@@ -103,7 +123,7 @@ class EntryDigester:
     def __init__(self, path: str) -> None:
         self._path = path
         self._whole = hashlib.sha256()
-        self._block = hashlib.sha256()
+        self._block = blake3()
         self._block_filled = 0
         self._blocks: list[bytes] = []
         self._taken = 0
@@ -138,7 +158,7 @@ class EntryDigester:
 
     def _end_block(self) -> None:
         self._blocks.append(self._block.digest())
-        self._block, self._block_filled = hashlib.sha256(), 0
+        self._block, self._block_filled = blake3(), 0
 
 
 @dataclass(frozen=True)
@@ -194,7 +214,7 @@ class Manifest:
             {"path": entry.path, "size": entry.size, "sha256": entry.digest.value, "blocks": entry.block_digests.hex()}
             for entry in self.entries
         ]
-        document = {"hubdist_manifest": 1, "digest": str(self.digest), "block_bytes": BLOCK_BYTES, "files": files}
+        document = {"hubdist_manifest": _FORMAT, "digest": str(self.digest), "block_bytes": BLOCK_BYTES, "files": files}
         return json.dumps(document, indent=1, ensure_ascii=False).encode()
 
     @classmethod
@@ -209,7 +229,7 @@ class Manifest:
         """
         try:
             document = json.loads(data)
-            if (document["hubdist_manifest"], document["block_bytes"]) != (1, BLOCK_BYTES):
+            if (document["hubdist_manifest"], document["block_bytes"]) != (_FORMAT, BLOCK_BYTES):
                 raise ValueError("another version")
             manifest = cls.of(
                 Entry(

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from hubdist.errors import DigestMismatchError, IntegrityError, LengthMismatchError
 from hubdist.model.chunks import Block, Chunk
-from hubdist.model.manifest import BLOCK_BYTES, DIGEST_BYTES, Entry, Manifest
+from hubdist.model.manifest import BLOCK_BYTES, DIGEST_BYTES, Entry, Manifest, name_block_digest
 
 
 @dataclass(slots=True)
@@ -126,6 +126,6 @@ def _check_file(entry: Entry, file: _File) -> None:
 def _other_block(number: int, file: str, expected: bytes, actual: bytes) -> DigestMismatchError:
     return DigestMismatchError(
         f"block {number} of {file} came with another digest",
-        expected=f"sha256:{expected.hex()}",
-        actual=f"sha256:{actual.hex()}",
+        expected=name_block_digest(expected),
+        actual=name_block_digest(actual),
     )

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import os
 import stat
 from collections.abc import Iterator
@@ -16,7 +15,7 @@ from pathlib import Path
 
 from hubdist.errors import StoreFullError
 from hubdist.model.chunks import Piece, chunk_of
-from hubdist.model.manifest import BLOCK_BYTES, DIGEST_BYTES, Digest, Entry, Manifest
+from hubdist.model.manifest import BLOCK_BYTES, DIGEST_BYTES, Digest, Entry, Manifest, digest_block
 from hubdist.store.chunk_stage import COMING, ChunkStage
 from hubdist.store.folders import FILES
 from hubdist.store.holds import IN_USE, remove_unheld
@@ -135,6 +134,6 @@ def _right_pieces(file: Path, number: int, entry: Entry) -> tuple[Piece, ...]:
             end = min(start + BLOCK_BYTES, entry.size)
             data = os.pread(opened.fileno(), end - start, start)
             at = start // BLOCK_BYTES * DIGEST_BYTES
-            if hashlib.sha256(data).digest() == entry.block_digests[at : at + DIGEST_BYTES]:
+            if digest_block(data) == entry.block_digests[at : at + DIGEST_BYTES]:
                 pieces.append(Piece(number, start, end))
     return tuple(pieces)

@@ -36,7 +36,7 @@ PROOF_BYTES = 32
 DELIVERY_BYTES = 8
 
 _MAGIC = b"hubd"
-_VERSION = 1
+_VERSION = 2
 _HELLO = struct.Struct(f"<4sHH{DELIVERY_BYTES}s{NONCE_BYTES}s")
 _REQUEST = struct.Struct("<4sIQQ")
 _HEADER = struct.Struct("<BBHIQQII")

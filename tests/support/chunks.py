@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-
 from hubdist.model.chunks import Chunk, Piece
+from hubdist.model.manifest import digest_block
 
 
 def one_block(entry_index: int, data: bytes, *, start: int = 0) -> Chunk:
@@ -15,4 +14,4 @@ def one_block(entry_index: int, data: bytes, *, start: int = 0) -> Chunk:
         data: The bytes; at most one block.
         start: Offset of the first byte.
     """
-    return Chunk(0, (Piece(entry_index, start, start + len(data)),), hashlib.sha256(data).digest())
+    return Chunk(0, (Piece(entry_index, start, start + len(data)),), digest_block(data))

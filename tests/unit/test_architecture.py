@@ -49,6 +49,7 @@ HOMES = {
     "google": {"remote"},
     "requests": {"origins", "testing"},
     "urllib3": {"origins"},
+    "blake3": {"model"},
     "tenacity": {"system"},
     "pydantic": {"config"},
     "yaml": {"config"},

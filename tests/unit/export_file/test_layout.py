@@ -145,7 +145,7 @@ def _further_field(document: dict[str, Any]) -> None:
 
 
 def _later_format(document: dict[str, Any]) -> None:
-    document["hubdist_export"] = 2
+    document["hubdist_export"] = 3
 
 
 def _no_list(document: dict[str, Any]) -> None:

@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hubdist.errors import DigestMismatchError, HandleError, HubdistError, IntegrityError, UnsafeArchiveError
-from hubdist.model.manifest import BLOCK_BYTES, Digest, Entry, EntryDigester, Manifest
+from hubdist.model.manifest import BLOCK_BYTES, Digest, Entry, EntryDigester, Manifest, digest_block
 from hubdist.model.paths import PathSet, check_entry_path
 
-GOLDEN = Path(__file__).parent / "golden" / "manifest-1.json"
+GOLDEN = Path(__file__).parent / "golden" / "manifest-2.json"
 GOLDEN_FILES = {
     "assets/größe.txt": b"null\neins\nzwei\n",
     "empty.bin": b"",
@@ -104,13 +104,13 @@ def test_the_order_in_which_files_come_does_not_matter() -> None:
     assert manifest_of(backwards) == manifest_of(GOLDEN_FILES)
 
 
-def test_the_golden_manifest_of_format_1_can_still_be_read() -> None:
+def test_the_golden_manifest_of_format_2_can_still_be_read() -> None:
     manifest = Manifest.from_json(GOLDEN.read_bytes())
     assert manifest == manifest_of(GOLDEN_FILES)
     assert str(manifest.digest) == GOLDEN_DIGEST
 
 
-def test_format_1_is_still_written_byte_for_byte() -> None:
+def test_format_2_is_still_written_byte_for_byte() -> None:
     assert manifest_of(GOLDEN_FILES).to_json() == GOLDEN.read_bytes()
 
 
@@ -337,10 +337,14 @@ def test_a_file_fed_in_any_splits_gives_the_same_entry(data: st.DataObject) -> N
     assert digester.entry() == entry("f", content)
 
 
+def test_a_block_digest_is_that_of_b3sum() -> None:
+    assert digest_block(b"abc").hex() == "6437b3ac38465133ffb63b75273a8db548c558465d79db03fd359c6cd5bd9d85"
+
+
 def test_an_entry_holds_the_digest_of_each_block() -> None:
     content = b"a" * BLOCK_BYTES + b"b" * BLOCK_BYTES + b"c"
     blocks = [content[:BLOCK_BYTES], content[BLOCK_BYTES : 2 * BLOCK_BYTES], b"c"]
-    assert entry("f", content).block_digests == b"".join(hashlib.sha256(block).digest() for block in blocks)
+    assert entry("f", content).block_digests == b"".join(digest_block(block) for block in blocks)
 
 
 @pytest.mark.parametrize("size", [0, BLOCK_BYTES, 2 * BLOCK_BYTES])

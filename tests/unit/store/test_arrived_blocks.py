@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import random
 
 import pytest
@@ -11,14 +10,14 @@ from hypothesis import strategies as st
 
 from hubdist.errors import DigestMismatchError, IntegrityError, LengthMismatchError
 from hubdist.model.chunks import Chunk, Piece, chunk_of, cut_chunks
-from hubdist.model.manifest import BLOCK_BYTES, Digest, Entry, Manifest
+from hubdist.model.manifest import BLOCK_BYTES, Digest, Entry, Manifest, digest_block
 from hubdist.store.arrived_blocks import ArrivedBlocks
 
 
 def manifest_of(*sizes: int) -> Manifest:
     entries = []
     for number, size in enumerate(sizes):
-        digests = (hashlib.sha256(bytes([number, block])).digest() for block in range(-(-size // BLOCK_BYTES)))
+        digests = (digest_block(bytes([number, block])) for block in range(-(-size // BLOCK_BYTES)))
         entries.append(Entry(f"f{number}", size, Digest("0" * 64), b"".join(digests)))
     return Manifest(tuple(entries))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import http.server
 import os
 import random
@@ -21,7 +20,7 @@ from hubdist.errors import DigestMismatchError, HubdistError, IntegrityError, St
 from hubdist.model.chunks import Chunk, Piece, cut_chunks
 from hubdist.model.digest_sink import Chunker
 from hubdist.model.handle import parse_handle
-from hubdist.model.manifest import BLOCK_BYTES, Digest, Entry, Manifest
+from hubdist.model.manifest import BLOCK_BYTES, Digest, Entry, Manifest, digest_block
 from hubdist.origins import OriginSettings, open_origin
 from hubdist.store.chunk_stage import ChunkStage
 from hubdist.store.stage_directory import read_pieces
@@ -211,7 +210,7 @@ def test_what_arrived_can_be_given_on_before_during_and_after_the_close(here: St
 
 def test_a_stage_that_is_not_exactly_the_manifests_is_not_published(here: Store, there: Store) -> None:
     chunks, manifest, ordinals = grow(here, FILES)
-    extra = Chunk(99, (Piece(77, 0, 5),), hashlib.sha256(b"extra").digest())
+    extra = Chunk(99, (Piece(77, 0, 5),), digest_block(b"extra"))
     for case in ("missing", "extra", "not closed"):
         with there.stage_chunks(None) as stage:
             fill(stage, chunks[1:] if case == "missing" else chunks)
@@ -243,7 +242,7 @@ def test_unproven_blocks_let_whole_files_be_digested(here: Store, there: Store) 
     _, manifest, _ = grow(here, FILES)
     forged = os.urandom(300)
     entry = next(entry for entry in manifest.entries if entry.path == "saved_model.pb")
-    fitted = replace(entry, block_digests=hashlib.sha256(forged).digest())
+    fitted = replace(entry, block_digests=digest_block(forged))
     lying = Manifest(tuple(fitted if each == entry else each for each in manifest.entries))
     assert lying.digest == manifest.digest  # which names whole files only
     with there.stage_chunks(None) as stage:
@@ -387,7 +386,7 @@ def test_a_chunk_that_contradicts_an_earlier_one_is_refused(there: Store) -> Non
 )
 def test_a_chunk_that_is_not_made_of_blocks_is_refused(there: Store, pieces: tuple[Piece, ...], digests: float) -> None:
     data = bytes(sum(piece.size for piece in pieces))
-    chunk = Chunk(0, pieces, (hashlib.sha256(data).digest() * 2)[: int(32 * digests)])
+    chunk = Chunk(0, pieces, (digest_block(data) * 2)[: int(32 * digests)])
     with there.stage_chunks(None) as stage:
         with pytest.raises(IntegrityError):
             stage.write_chunk(chunk, memoryview(data))
@@ -486,7 +485,7 @@ def test_sizes_and_numbers_that_do_not_fit_are_refused(here: Store, there: Store
 def test_holes_inside_a_file_are_found(there: Store) -> None:
     """A short block in front, and a last one that makes up for it: as many blocks, all with the digests claimed."""
     short, long = b"x" * 5, b"y" * BLOCK_BYTES
-    blocks = hashlib.sha256(short).digest() + hashlib.sha256(long).digest()
+    blocks = digest_block(short) + digest_block(long)
     claimed = Manifest((Entry("saved_model.pb", BLOCK_BYTES + 5, Digest("0" * 64), blocks),))
     with there.stage_chunks(None) as stage:
         stage.write_chunk(one_block(0, short), memoryview(short))
