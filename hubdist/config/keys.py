@@ -244,7 +244,8 @@ origin_headers:
         description="Whether nodes send each other bytes over a TCP port of their own, which takes a third of the"
         " processor time."
         " `auto`: they do, on Ray's address of the node; who asks must know a secret that Ray's own calls carry."
-        " Where a port cannot be reached, and where Ray itself encrypts (`RAY_USE_TLS=1`), bytes go by calls of Ray."
+        " Where Ray itself encrypts (`RAY_USE_TLS=1`), they encrypt with Ray's certificates."
+        " Where a port cannot be reached, bytes go by calls of Ray."
         " `off`: bytes always go by calls of Ray.",
     )
     data_ports: Annotated[str | None, AfterValidator(check_data_ports)] = Field(

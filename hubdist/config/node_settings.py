@@ -44,9 +44,8 @@ class NodeSettings:
 
     @property
     def opens_port(self) -> bool:
-        """True if nodes send bytes by a port of their own; Ray's own encryption would not cover it."""
-        encrypted = os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true")
-        return self.data_port == "auto" and not encrypted
+        """True if nodes send bytes by a port of their own."""
+        return self.data_port == "auto"
 
     @property
     def port_range(self) -> range | None:
@@ -73,3 +72,12 @@ class NodeSettings:
         except ConfigError as error:
             advice = f"Set store (HUBDIST_STORE) to {place_for_store()}."
             raise StoreError(error.what, path=self.store, advice=advice) from None
+
+
+def find_tls_files() -> tuple[str, str, str] | None:
+    """The certificate, key and authority with which Ray encrypts in this process; None if it does not encrypt."""
+    if os.environ.get("RAY_USE_TLS", "0").lower() not in ("1", "true"):
+        return None
+    names = ("RAY_TLS_SERVER_CERT", "RAY_TLS_SERVER_KEY", "RAY_TLS_CA_CERT")
+    certificate, key, authority = (os.environ.get(name, "") for name in names)
+    return certificate, key, authority

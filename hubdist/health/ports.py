@@ -7,10 +7,12 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from hubdist.config.node_settings import find_tls_files
 from hubdist.config.schema import Config
 from hubdist.errors import HubdistError, IntegrityError
 from hubdist.health.finding import Finding, Level
 from hubdist.streams.client import UnitStream
+from hubdist.streams.encryption import Encryption
 from hubdist.streams.frames import DELIVERY_BYTES
 from hubdist.streams.server import StreamServer
 from hubdist.streams.units import Units
@@ -40,9 +42,14 @@ def open_port(settings: Mapping[str, Any], host: str, secret: bytes) -> StreamSe
     config = Config(**settings).node_settings
     if not config.opens_port:
         return ""
-    units = Units(secret, _no_file)
+    units, tls = Units(secret, _no_file), find_tls_files()
     try:
-        return StreamServer(host, lambda key: units if key == _DELIVERY else None, ports=config.port_range)
+        return StreamServer(
+            host,
+            lambda key: units if key == _DELIVERY else None,
+            ports=config.port_range,
+            encryption=None if tls is None else Encryption(tls),
+        )
     except OSError as error:
         return f"no port can be opened on {host}: {error.strerror or error}"
 
@@ -57,16 +64,21 @@ def try_ports(targets: Mapping[str, tuple[str, int]], secret: bytes) -> dict[str
     Returns:
         For each name None, or words that say why the port cannot be reached.
     """
-    with ThreadPoolExecutor(min(_TRIES_AT_ONCE, max(1, len(targets)))) as pool:
-        return dict(zip(targets, pool.map(lambda target: _try(target, secret), targets.values()), strict=True))
-
-
-def _try(target: tuple[str, int], secret: bytes) -> str | None:
+    tls = find_tls_files()
     try:
-        UnitStream((target[0], target[1]), secret, _DELIVERY).close()
-    except HubdistError as error:
-        return error.what
-    return None
+        encryption = None if tls is None else Encryption(tls)
+    except OSError as error:
+        return dict.fromkeys(targets, f"this node cannot encrypt: {error}")
+
+    def reach(target: tuple[str, int]) -> str | None:
+        try:
+            UnitStream((target[0], target[1]), secret, _DELIVERY, encryption=encryption).close()
+        except HubdistError as error:
+            return error.what
+        return None
+
+    with ThreadPoolExecutor(min(_TRIES_AT_ONCE, max(1, len(targets)))) as pool:
+        return dict(zip(targets, pool.map(reach, targets.values()), strict=True))
 
 
 def choose_pairs(

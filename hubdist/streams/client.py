@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import socket
 from dataclasses import dataclass
 
 from hubdist.errors import PeerError, PortClosedError
 from hubdist.model.chunks import Chunk
+from hubdist.streams.encryption import Encryption
 from hubdist.streams.frames import (
     HEADER_BYTES,
     PIECE_BYTES,
@@ -18,7 +17,7 @@ from hubdist.streams.frames import (
     digests_bytes,
 )
 from hubdist.streams.handshake import Introduction
-from hubdist.streams.sockets import connect, receive, receive_into, send, set_timeouts
+from hubdist.streams.sockets import connect, is_silent, receive, receive_into, send, set_timeouts, shut_down
 
 SILENT_S = 2.5
 """A stream without a byte for so long is dead: a parent that lives shows it twice a second."""
@@ -46,18 +45,29 @@ class UnitStream:
         address: The parent's host and port.
         secret: The delivery's secret.
         delivery: The delivery's id.
+        encryption: Encrypts the connection; None: it is not encrypted.
         silent_s: Longest time in seconds without a byte.
 
     Raises:
-        PortClosedError: The port cannot be reached.
+        PortClosedError: The port cannot be reached, or the two ends agree on no encryption.
         UnknownDeliveryError: The parent takes no part in the delivery, or not yet.
         PeerError: The parent does not know the delivery's secret.
         TransferTimeoutError: The parent does not answer.
     """
 
-    def __init__(self, address: tuple[str, int], secret: bytes, delivery: bytes, *, silent_s: float = SILENT_S) -> None:
+    def __init__(
+        self,
+        address: tuple[str, int],
+        secret: bytes,
+        delivery: bytes,
+        *,
+        encryption: Encryption | None = None,
+        silent_s: float = SILENT_S,
+    ) -> None:
         try:
             self._connection = connect(address)
+            if encryption is not None:
+                self._connection = encryption.connect(self._connection, address[0], silent_s)
         except OSError as error:
             host, port = address
             raise PortClosedError(f"port {port} of {host} cannot be reached: {error}") from None
@@ -133,12 +143,7 @@ class UnitStream:
     @property
     def is_closed(self) -> bool:
         """True if the other end has closed the connection, or says something that nobody asked for."""
-        try:
-            return self._connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) is not None
-        except BlockingIOError:
-            return False
-        except OSError:
-            return True
+        return not is_silent(self._connection)
 
     def close(self) -> None:
         """Close the connection."""
@@ -146,5 +151,4 @@ class UnitStream:
 
     def cancel(self) -> None:
         """Let the thread that receives stop soon, with a PeerError."""
-        with contextlib.suppress(OSError):
-            self._connection.shutdown(socket.SHUT_RDWR)
+        shut_down(self._connection)

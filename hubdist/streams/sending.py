@@ -1,4 +1,4 @@
-"""Sends the units of one stream from the page cache, with `sendfile`."""
+"""Sends the units of one stream from the page cache."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from hubdist.errors import HubdistError, PeerError
 from hubdist.model.chunks import Chunk
 from hubdist.streams.frames import NO_END, PART_BYTES, FrameKind, Header, Request, encode_chunk
 from hubdist.streams.lag import WINDOW, Progress
-from hubdist.streams.sockets import send
+from hubdist.streams.sockets import send, send_file, send_head
 from hubdist.streams.units import Units
-from hubdist.system.portable import MSG_MORE
 
 HEARTBEAT_S = 0.5
 """How often a parent that has nothing to send shows that it lives, and how far it is."""
@@ -101,11 +100,9 @@ def _send_part(connection: socket.socket, chunk: Chunk, file: _OpenFile, head: b
         file.get(chunk.pieces[0].entry_index)
     except HubdistError as error:
         raise _NotSentError(error) from None
-    connection.sendall(head, MSG_MORE)  # with the first bytes, in one packet
+    send_head(connection, head)
     for piece in chunk.pieces:
-        descriptor, at = file.get(piece.entry_index), piece.start
-        while at < piece.end:
-            sent = os.sendfile(connection.fileno(), descriptor, at, piece.end - at)
-            if not sent:
-                raise PeerError(f"file {piece.entry_index} of a model ends at byte {at}")
-            at += sent
+        try:
+            send_file(connection, file.get(piece.entry_index), piece.start, piece.end)
+        except EOFError as ended:
+            raise PeerError(f"file {piece.entry_index} of a model ends at byte {ended}") from None

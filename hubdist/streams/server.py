@@ -1,4 +1,4 @@
-"""The parent's end of streams: a port that greets children and pushes units to them with `sendfile`.
+"""The parent's end of streams: a port that greets children and pushes units to them.
 
 One thread accepts connections and greets them all: a thousand connections that never finish their greeting cost no
 other thread, and one that greets properly waits for none of them. Each connection that has shown that it knows a
@@ -10,26 +10,18 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import secrets
 import selectors
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 
-from hubdist.errors import HubdistError, PeerError
-from hubdist.streams.frames import (
-    HELLO_BYTES,
-    NONCE_BYTES,
-    PROOF_BYTES,
-    REQUEST_BYTES,
-    Hello,
-    Request,
-)
-from hubdist.streams.handshake import NOT_YET, greet, is_proof
+from hubdist.errors import HubdistError
+from hubdist.streams.encryption import Encryption
+from hubdist.streams.frames import REQUEST_BYTES, Request
+from hubdist.streams.guest import Guest
 from hubdist.streams.sending import push_units
-from hubdist.streams.sockets import receive, set_timeouts
+from hubdist.streams.sockets import listen, receive, set_timeouts, shut_down
 from hubdist.streams.units import Units
 from hubdist.system.threads import start_thread
 
@@ -44,27 +36,6 @@ _JOIN_S = 5.0
 _LOG = logging.getLogger(__name__)
 
 
-@dataclass(slots=True, eq=False)
-class _Guest:
-    """A connection that has not shown yet that it knows a secret.
-
-    Attributes:
-        connection: The connection, not blocking.
-        deadline: When it is closed, by the monotonic clock.
-        received: What it has said and nobody has read yet.
-        hello: Its first message, once it is there.
-        nonce: What this end has answered.
-        units: The delivery that it named; None while this process takes no part in it.
-    """
-
-    connection: socket.socket
-    deadline: float
-    received: bytearray = field(default_factory=bytearray)
-    hello: Hello | None = None
-    nonce: bytes = b""
-    units: Units | None = None
-
-
 class StreamServer:
     """Serves units of all deliveries of one process on one port.
 
@@ -74,6 +45,7 @@ class StreamServer:
         ports: The ports to choose from, the first that is free; None lets the system choose.
         max_guests: Most connections that are being greeted; the oldest is closed for a new one.
         max_streams: Most connections that get units.
+        encryption: Encrypts all connections; None: they are not encrypted.
 
     Attributes:
         address: Host and port.
@@ -90,12 +62,14 @@ class StreamServer:
         ports: Iterable[int] | None = None,
         max_guests: int = 64,
         max_streams: int = 1024,
+        encryption: Encryption | None = None,
     ) -> None:
         self._find = find
+        self._encryption = encryption
         self._max_guests = max_guests
         self._max_streams = max_streams
         with contextlib.ExitStack() as undo:  # descriptors may run out at any of these
-            self._listener = _listen(host, (0,) if ports is None else ports)
+            self._listener = listen(host, (0,) if ports is None else ports)
             undo.callback(self._listener.close)
             self._selector = selectors.DefaultSelector()
             undo.callback(self._selector.close)
@@ -103,7 +77,7 @@ class StreamServer:
             self._wake.setblocking(False)
             undo.pop_all()
         self.address: tuple[str, int] = (host, self._listener.getsockname()[1])
-        self._guests: dict[socket.socket, _Guest] = {}
+        self._guests: dict[socket.socket, Guest] = {}
         """In the order in which they came."""
         self._guard = threading.Lock()
         self._streams: dict[socket.socket, threading.Thread] = {}
@@ -128,8 +102,7 @@ class StreamServer:
         with self._guard:
             streams = dict(self._streams)
         for connection in streams:
-            with contextlib.suppress(OSError):  # closed already, by the child or by its thread
-                connection.shutdown(socket.SHUT_RDWR)
+            shut_down(connection)
         for thread in streams.values():
             thread.join(_JOIN_S)
 
@@ -168,81 +141,57 @@ class StreamServer:
         if len(self._guests) >= self._max_guests:
             self._dismiss_oldest()
         connection.setblocking(False)
-        self._guests[connection] = _Guest(connection, time.monotonic() + GREETING_S)
+        if self._encryption is not None:
+            try:
+                connection = self._encryption.accept(connection)
+            except OSError:  # it is gone again
+                connection.close()
+                return
+        self._guests[connection] = Guest(connection, time.monotonic() + GREETING_S, self._encryption is None)
         self._selector.register(connection, selectors.EVENT_READ)
 
     def _dismiss_oldest(self) -> None:
         if self._guests:
             self._dismiss(next(iter(self._guests.values())))
 
-    def _dismiss(self, guest: _Guest) -> None:
+    def _dismiss(self, guest: Guest) -> None:
         self._forget(guest)
         guest.connection.close()
 
-    def _forget(self, guest: _Guest) -> None:
+    def _forget(self, guest: Guest) -> None:
         if self._guests.pop(guest.connection, None) is not None:
             self._selector.unregister(guest.connection)
 
-    def _read(self, guest: _Guest | None) -> None:
-        """Read what a guest says; each guest says exactly two messages before it gets units."""
+    def _read(self, guest: Guest | None) -> None:
+        """Read what a guest says, as far as it has come."""
         if guest is None:  # dismissed in this round
             return
-        if guest.hello is not None and guest.units is None:  # it is gone, or does not wait for the answer
-            self._dismiss(guest)
-            return
-        wanted = HELLO_BYTES if guest.hello is None else PROOF_BYTES + REQUEST_BYTES
         try:
-            data = guest.connection.recv(wanted - len(guest.received))
-        except BlockingIOError:
-            return
-        except OSError:
-            data = b""
-        guest.received += data
-        if not data:
+            while (message := guest.read()) is not None:
+                request = guest.hear(message)
+                if request is not None:
+                    self._forget(guest)
+                    self._open(guest, request)
+                    return
+                assert guest.hello is not None
+                guest.welcome(self._find(guest.hello.delivery))
+        except (HubdistError, OSError) as error:
+            _LOG.debug("hubdist: a connection to the port was refused: %s", error)
             self._dismiss(guest)
-        elif len(guest.received) == wanted:
-            message = bytes(guest.received)
-            guest.received.clear()
-            try:
-                done = self._hear(guest, message)
-            except (HubdistError, OSError):
-                self._dismiss(guest)
-                return
-            if done is not None:
-                self._forget(guest)
-                self._open(guest, done)
-
-    def _hear(self, guest: _Guest, message: bytes) -> Request | None:
-        """Answer a guest's hello; at its proof, return its request."""
-        if guest.hello is None:
-            guest.hello = Hello.decode(message)
-            self._welcome(guest)
-            if guest.units is None:
-                guest.connection.send(NOT_YET)
-            return None
-        assert guest.units is not None
-        if not is_proof(guest.units.secret, guest.hello, guest.nonce, message[:PROOF_BYTES]):
-            raise PeerError("a connection does not know the secret of the delivery that it names")
-        return Request.decode(message[PROOF_BYTES:])
-
-    def _welcome(self, guest: _Guest) -> None:
-        """Answer a guest's hello; one that names an unknown delivery waits, as long as guests may."""
-        assert guest.hello is not None
-        guest.units = self._find(guest.hello.delivery)
-        if guest.units is not None:
-            guest.nonce = secrets.token_bytes(NONCE_BYTES)
-            guest.connection.send(greet(guest.units.secret, guest.hello, guest.nonce))  # fits into an empty buffer
 
     def _welcome_waiting(self) -> None:
-        for guest in [each for each in self._guests.values() if each.hello is not None and each.units is None]:
+        for guest in [each for each in self._guests.values() if each.waits]:
+            assert guest.hello is not None
+            units = self._find(guest.hello.delivery)
             try:
-                self._welcome(guest)
+                if units is not None:
+                    guest.welcome(units)
             except OSError:
                 self._dismiss(guest)
 
     # Streams
 
-    def _open(self, guest: _Guest, request: Request) -> None:
+    def _open(self, guest: Guest, request: Request) -> None:
         assert guest.units is not None
         units = guest.units
         with self._guard:
@@ -268,17 +217,3 @@ class StreamServer:
             _LOG.info("hubdist: a stream to another node ended: %s", error.strerror)
         finally:
             connection.close()  # `stop` waits for this thread too: the next stream takes it out of `_streams`
-
-
-def _listen(host: str, ports: Iterable[int]) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    last: OSError | None = None
-    for port in ports:
-        try:
-            listener = socket.create_server((host, port), family=family, backlog=512)
-        except OSError as error:
-            last = error
-        else:
-            listener.setblocking(False)
-            return listener
-    raise last if last is not None else OSError("there are no ports to choose from")

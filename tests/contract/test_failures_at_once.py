@@ -20,7 +20,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.failing_servers import Authority, Servers, all_servers, google_key
+from tests.support.certificates import Authority
+from tests.support.failing_servers import Servers, all_servers, google_key
 
 AT_ONCE_S = 5.0
 ROOT = Path(__file__).parents[2]

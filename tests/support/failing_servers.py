@@ -7,9 +7,7 @@ the first part of the path says how it refuses.
 from __future__ import annotations
 
 import contextlib
-import datetime as dt
 import functools
-import ipaddress
 import json
 import socket
 import ssl
@@ -21,12 +19,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.x509.oid import NameOID
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
 
-_DAY = dt.timedelta(days=1)
+from tests.support.certificates import DAY, Authority
+
 _GRANTS = {
     "refused": "Invalid JWT Signature.",
     "clock": (
@@ -43,63 +40,6 @@ _S3_ERRORS = {
     "busy": (503, "SlowDown"),
 }
 _STATUSES = {"denied": 403, "refused": 401, "private": 401, "gated": 403, "busy": 429, "clock": 403}
-
-
-class Authority:
-    """A certificate authority for one test run.
-
-    Attributes:
-        bundle: A file with its certificate.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._key = ec.generate_private_key(ec.SECP256R1())
-        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"hubdist tests {folder.name}")])
-        own = self._builder(self._name, self._key, -_DAY, _DAY)
-        own = own.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        self.bundle = folder / "authority.pem"
-        self.bundle.write_bytes(own.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
-
-    def context(self, name: str, *, begins: dt.timedelta = -_DAY, ends: dt.timedelta = _DAY) -> ssl.SSLContext:
-        """A server's context with a certificate.
-
-        Args:
-            name: The host that the certificate is for.
-            begins: When it begins to be valid, from now.
-            ends: When it ends to be valid, from now.
-        """
-        key = ec.generate_private_key(ec.SECP256R1())
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        names: list[x509.GeneralName] = [x509.DNSName(name)]
-        if name == "localhost":
-            names.append(x509.IPAddress(ipaddress.ip_address("127.0.0.1")))
-        signed = self._builder(subject, key, begins, ends)
-        signed = signed.add_extension(x509.SubjectAlternativeName(names), critical=False)
-        file = self._folder / f"{name}{begins.days}{ends.days}.pem"
-        file.write_bytes(
-            signed.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
-            + key.private_bytes(
-                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-            )
-        )
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(file)
-        return context
-
-    def _builder(
-        self, subject: x509.Name, key: ec.EllipticCurvePrivateKey, begins: dt.timedelta, ends: dt.timedelta
-    ) -> x509.CertificateBuilder:
-        now = dt.datetime.now(dt.UTC)
-        return (
-            x509.CertificateBuilder()
-            .subject_name(subject)
-            .issuer_name(self._name)
-            .public_key(key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now + begins)
-            .not_valid_after(now + ends)
-        )
 
 
 class _Refusing(BaseHTTPRequestHandler):
@@ -282,8 +222,8 @@ def all_servers(folder: Path) -> Iterator[tuple[Servers, Authority]]:
                 plain=start(),
                 tls=start(authority.context("localhost")),
                 stranger=start(stranger.context("localhost")),
-                expired=start(authority.context("localhost", begins=-3 * _DAY, ends=-_DAY)),
-                early=start(authority.context("localhost", begins=_DAY, ends=3 * _DAY)),
+                expired=start(authority.context("localhost", begins=-3 * DAY, ends=-DAY)),
+                early=start(authority.context("localhost", begins=DAY, ends=3 * DAY)),
                 misnamed=start(authority.context("other.example")),
                 proxy_denies=start(),
                 proxy_asks=start(proxy_status=407),

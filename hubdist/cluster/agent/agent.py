@@ -26,7 +26,7 @@ from hubdist.cluster.agent.messages import HAD_MODEL, DeliveryTerms, News, Ready
 from hubdist.cluster.agent.node_port import Address, NodePort
 from hubdist.cluster.agent.node_streams import NodeStreams
 from hubdist.cluster.agent.store_work import StoreWork
-from hubdist.config.node_settings import NodeSettings
+from hubdist.config.node_settings import NodeSettings, find_tls_files
 from hubdist.model.chunks import Chunk
 from hubdist.model.manifest import Digest, Manifest
 from hubdist.remote.snapshot_copy import RemoteCopy
@@ -58,7 +58,7 @@ class NodeAgent(StoreWork):
         describe: DescribeUnit = describe_unit,
     ) -> None:
         super().__init__(config, node_id)
-        self._port = NodePort(host if config.opens_port else None, config.port_range)
+        self._port = NodePort(host if config.opens_port else None, config.port_range, find_tls_files())
         buffers = Buffers(max(1, config.max_in_flight_bytes // PART_BYTES))
         self._streams = NodeStreams(self._port, buffers, request, describe)
         self._beginning = threading.Lock()

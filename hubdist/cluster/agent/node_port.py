@@ -14,9 +14,17 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 
-from hubdist.errors import HubdistError, IntegrityError, PeerError, TransferTimeoutError, UnknownDeliveryError
+from hubdist.errors import (
+    HubdistError,
+    IntegrityError,
+    PeerError,
+    PortClosedError,
+    TransferTimeoutError,
+    UnknownDeliveryError,
+)
 from hubdist.model.chunks import Chunk
 from hubdist.streams.client import Unit, UnitStream
+from hubdist.streams.encryption import Encryption, TlsFiles
 from hubdist.streams.frames import DELIVERY_BYTES, PART_BYTES, Request
 from hubdist.streams.server import StreamServer
 from hubdist.streams.units import Units
@@ -38,11 +46,14 @@ class NodePort:
     Args:
         host: The address of this node, which other nodes reach; None: no port is ever opened.
         ports: The ports to choose from; None lets the system choose.
+        tls: The files that bytes are encrypted with; None: they are not encrypted.
     """
 
-    def __init__(self, host: str | None, ports: Sequence[int] | None = None) -> None:
+    def __init__(self, host: str | None, ports: Sequence[int] | None = None, tls: TlsFiles | None = None) -> None:
         self._host = host
         self._ports = ports
+        self._tls = tls
+        self._encryption: Encryption | None = None
         self._guard = threading.Lock()
         self._server: StreamServer | None = None
         self._failed = False
@@ -57,7 +68,8 @@ class NodePort:
         with self._guard:
             if self._server is None and not self._failed:
                 try:
-                    self._server = StreamServer(self._host, self._find, ports=self._ports)
+                    encryption = self._find_encryption()
+                    self._server = StreamServer(self._host, self._find, ports=self._ports, encryption=encryption)
                 except OSError as error:
                     self._failed = True
                     _LOG.warning("hubdist: no port can be opened on %s: %s", self._host, error)
@@ -106,7 +118,7 @@ class NodePort:
         units = self._find(_key(delivery))
         if units is None:  # not an `UnknownDeliveryError`: that would be the other node's
             raise PeerError(f"this node takes no part in the delivery {delivery} any more")
-        return UnitStream(address, units.secret, _key(delivery))
+        return self._connect(address, units.secret, _key(delivery))
 
     def add(self, delivery: str, chunk: Chunk) -> None:
         """Let other nodes have a chunk that this node has checked and written.
@@ -205,13 +217,27 @@ class NodePort:
             return self._units.get(key)
 
     def _open(self, key: bytes, units: Units, address: Address, chunk: Chunk) -> UnitStream:
-        stream = UnitStream(address, units.secret, key)
+        stream = self._connect(address, units.secret, key)
         try:
             stream.request(Request(chunk.index, chunk.index + 1))
         except BaseException:
             stream.close()
             raise
         return stream
+
+    def _connect(self, address: Address, secret: bytes, key: bytes) -> UnitStream:
+        try:
+            with self._guard:
+                encryption = self._find_encryption()
+        except OSError as error:
+            raise PortClosedError(f"this node cannot encrypt: {error}") from None
+        return UnitStream(address, secret, key, encryption=encryption)
+
+    def _find_encryption(self) -> Encryption | None:
+        """What encrypts; call this with the guard held."""
+        if self._encryption is None and self._tls is not None:
+            self._encryption = Encryption(self._tls)
+        return self._encryption
 
     def _take_idle(self, key: bytes, address: Address, chunk: Chunk) -> UnitStream | None:
         """A connection that is open, with the chunk asked for; the other end may have closed it meanwhile."""

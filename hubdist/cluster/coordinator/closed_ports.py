@@ -40,5 +40,5 @@ class ClosedPorts:
     def notes(self) -> tuple[str, ...]:
         """What a plan says of it: a line for each pair that is known."""
         if not self._opens_ports:
-            return ("agents open no ports (data_port is off, or Ray encrypts): bytes go by calls of Ray",)
+            return ("agents open no ports (data_port is off): bytes go by calls of Ray",)
         return tuple(f"{text}: bytes go by calls of Ray" for text in self._known.values())

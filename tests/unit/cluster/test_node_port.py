@@ -16,12 +16,15 @@ from hubdist.cluster.agent.messages import DeliveryTerms
 from hubdist.cluster.agent.node_port import NodePort, _key
 from hubdist.cluster.coordinator.progress import DeliveryStats
 from hubdist.cluster.coordinator.running import RunningDeliveries
+from hubdist.config.node_settings import find_tls_files
 from hubdist.config.schema import Config
 from hubdist.delivery.routes import Route
-from hubdist.errors import ConfigError, HubdistError
+from hubdist.errors import ConfigError, HubdistError, PeerError
 from hubdist.model.manifest import Manifest
 from hubdist.remote.snapshot_copy import list_copy
 from hubdist.store.store import Store
+from hubdist.streams.client import UnitStream
+from tests.support.certificates import Authority
 from tests.support.chunks import one_block
 from tests.support.fake_agents import DRIVER, QUICK, FakeNodes, fake_nodes, run
 
@@ -164,11 +167,47 @@ def test_a_wrong_range_of_ports_is_refused(ports: str) -> None:
         Config(data_ports=ports)
 
 
-@pytest.mark.parametrize(("encrypts", "opens"), [("1", False), ("true", False), ("0", True)])
-def test_where_ray_encrypts_no_port_is_opened(monkeypatch: pytest.MonkeyPatch, encrypts: str, opens: bool) -> None:
-    monkeypatch.setenv("RAY_USE_TLS", encrypts)
-    assert Config().node_settings.opens_port is opens
-    assert not Config(data_port="off").node_settings.opens_port
+ENCRYPTS = {"RAY_TLS_SERVER_CERT": "node.crt", "RAY_TLS_SERVER_KEY": "node.key", "RAY_TLS_CA_CERT": "ca.crt"}
+FILES_OF_RAY = tuple(ENCRYPTS.values())
+
+
+@pytest.mark.parametrize(("encrypts", "files"), [("1", FILES_OF_RAY), ("True", FILES_OF_RAY), ("0", None)])
+def test_where_ray_encrypts_its_certificates_are_taken(
+    monkeypatch: pytest.MonkeyPatch, encrypts: str, files: tuple[str, ...] | None
+) -> None:
+    for name, value in (ENCRYPTS | {"RAY_USE_TLS": encrypts}).items():
+        monkeypatch.setenv(name, value)
+    assert find_tls_files() == files
+
+
+def test_bytes_between_ports_are_encrypted_where_ray_encrypts(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = Authority(tmp_path_factory.mktemp("tls")).files("localhost")
+    for name, value in zip(ENCRYPTS, files, strict=True):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("RAY_USE_TLS", "1")
+    with fake_nodes(tmp_path, "a", "b") as nodes:
+        manifest = nodes.publish(DRIVER, FILES)
+        bring_all(nodes, manifest, "a", "b")
+        ports = [actor.port for actor in nodes.actors if actor.port.address is not None]
+        assert len(ports) == 3
+        for port in ports:
+            assert port.address is not None
+            with pytest.raises(PeerError):  # it does not answer in plain words
+                UnitStream(port.address, b"s" * 32, b"delivery")
+
+
+def test_without_the_files_for_it_no_port_is_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name, value in (ENCRYPTS | {"RAY_USE_TLS": "1"}).items():
+        monkeypatch.setenv(name, value)
+    with fake_nodes(tmp_path, "a") as nodes:
+        manifest = nodes.publish(DRIVER, FILES)
+        bring_all(nodes, manifest, "a")
+        assert [actor.port.address for actor in nodes.actors] == [None, None]
+    assert "no port can be opened on 127.0.0.1" in caplog.text
 
 
 def test_what_a_node_read_from_storage_goes_on_by_its_port(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from hubdist.origins.http.credentials import identity_at
 from hubdist.origins.http.stream import HttpStream
 from hubdist.origins.http.text import fetch_text
 from hubdist.system.deadline import Deadlines
-from tests.support.failing_servers import Authority
+from tests.support.certificates import Authority
 from tests.support.recorder import DATA, Recorder
 
 SECRET = "s3cr3t-of-the-hub"

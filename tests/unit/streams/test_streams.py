@@ -27,7 +27,8 @@ from hubdist.errors import (
 from hubdist.model.chunks import Chunk, cut_chunks
 from hubdist.model.manifest import BLOCK_BYTES, EntryDigester, Manifest, digest_block
 from hubdist.streams.buffers import Buffers
-from hubdist.streams.client import Unit, UnitStream
+from hubdist.streams.client import SILENT_S, Unit, UnitStream
+from hubdist.streams.encryption import Encryption
 from hubdist.streams.follower import Follower
 from hubdist.streams.frames import (
     HEADER_BYTES,
@@ -45,6 +46,7 @@ from hubdist.streams.lag import NO_PROGRESS
 from hubdist.streams.server import StreamServer
 from hubdist.streams.sockets import connect, receive, set_timeouts
 from hubdist.streams.units import Units
+from tests.support.certificates import Authority
 
 DELIVERY = b"delivery"
 SECRET = b"s" * 32
@@ -53,9 +55,12 @@ SECRET = b"s" * 32
 class Node:
     """A node with files, units and a port."""
 
-    def __init__(self, folder: Path, sizes: tuple[int, ...], *, filled: bool, seed: int = 0) -> None:
+    def __init__(
+        self, folder: Path, sizes: tuple[int, ...], *, filled: bool, seed: int = 0, encryption: Encryption | None = None
+    ) -> None:
         folder.mkdir()
         self.folder = folder
+        self.encryption = encryption
         rng = random.Random(seed)
         self.files = [rng.randbytes(size) for size in sizes]
         entries = []
@@ -73,7 +78,7 @@ class Node:
             for number, chunk in enumerate(self.chunks):
                 self.units.add(number, chunk)
             self.units.set_count(len(self.chunks))
-        self.server = StreamServer("127.0.0.1", {DELIVERY: self.units}.get)
+        self.server = StreamServer("127.0.0.1", {DELIVERY: self.units}.get, encryption=encryption)
 
     def open_file(self, number: int) -> int:
         return os.open(self.folder / str(number), os.O_RDONLY)
@@ -88,9 +93,12 @@ class Node:
 
     def follower(self, parents: dict[str, Node], stripes: int) -> Follower:
         def open_stream(name: str) -> UnitStream:
-            return UnitStream(parents[name].server.address, SECRET, DELIVERY, silent_s=1.5)
+            return parents[name].stream(silent_s=1.5)
 
         return Follower(self.units, self.write, open_stream, Buffers(4), stripes=stripes)
+
+    def stream(self, secret: bytes = SECRET, delivery: bytes = DELIVERY, *, silent_s: float = SILENT_S) -> UnitStream:
+        return UnitStream(self.server.address, secret, delivery, encryption=self.encryption, silent_s=silent_s)
 
     @property
     def content(self) -> list[bytes]:
@@ -100,12 +108,17 @@ class Node:
 SIZES = (3 * BLOCK_BYTES + 17, 1, 500, 5 * BLOCK_BYTES, 40)
 
 
-@pytest.fixture
-def make(tmp_path: Path) -> Iterator[Callable[..., Node]]:
+@pytest.fixture(params=["plain", "encrypted"])
+def make(
+    request: pytest.FixtureRequest, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[..., Node]]:
     nodes: list[Node] = []
+    encryption = None
+    if request.param == "encrypted":
+        encryption = Encryption(Authority(tmp_path_factory.mktemp("tls")).files("localhost"))
 
     def make(*, filled: bool, sizes: tuple[int, ...] = SIZES) -> Node:
-        nodes.append(Node(tmp_path / str(len(nodes)), sizes, filled=filled))
+        nodes.append(Node(tmp_path / str(len(nodes)), sizes, filled=filled, encryption=encryption))
         return nodes[-1]
 
     yield make
@@ -184,7 +197,7 @@ def wait_until(done: Callable[[], bool], timeout_s: float = 10) -> None:
 def test_a_parent_that_waits_itself_is_not_silent(make: Callable[..., Node]) -> None:
     source = make(filled=True)
     source.server._find = {DELIVERY: Units(SECRET, source.open_file)}.get
-    stream = UnitStream(source.server.address, SECRET, DELIVERY, silent_s=1.5)
+    stream = source.stream(silent_s=1.5)
     stream.request(Request(0, NO_END))
     for _ in range(4):
         came = stream.receive()
@@ -242,8 +255,7 @@ def test_guests_of_an_unknown_delivery_delay_nobody_and_get_nothing(make: Callab
     source, node = make(filled=True), make(filled=False)
     strangers = []
     for _ in range(100):
-        connection = connect(source.server.address)
-        set_timeouts(connection, receive_s=5, send_s=5)
+        connection = raw(source)
         connection.sendall(Hello(b"unknown!", os.urandom(16)).encode())
         strangers.append(connection)
     follower = node.follower({"source": source}, 1)
@@ -262,8 +274,7 @@ def test_guests_of_an_unknown_delivery_delay_nobody_and_get_nothing(make: Callab
 def test_a_guest_that_speaks_before_it_is_welcome_is_dismissed(make: Callable[..., Node]) -> None:
     source = make(filled=True)
     _, begin = late_units(source)
-    connection = connect(source.server.address)
-    set_timeouts(connection, receive_s=5, send_s=5)
+    connection = raw(source)
     connection.sendall(Hello(DELIVERY, os.urandom(16)).encode() + os.urandom(56))
     assert bytes(receive(connection, GREETING_BYTES)) == NOT_YET
     begin()
@@ -347,7 +358,7 @@ def test_a_file_that_cannot_be_opened_is_said(make: Callable[..., Node]) -> None
         raise IntegrityError("it is gone")
 
     source.units.open_file = fail
-    stream = UnitStream(source.server.address, SECRET, DELIVERY)
+    stream = source.stream()
     stream.request(Request(0, NO_END))
     with pytest.raises(PeerError, match="cannot read"):
         stream.receive()
@@ -360,12 +371,12 @@ def test_a_file_that_cannot_be_opened_is_said(make: Callable[..., Node]) -> None
 def test_a_wrong_secret_is_refused_by_both_ends(make: Callable[..., Node]) -> None:
     source = make(filled=True)
     with pytest.raises(PeerError, match="secret"):
-        UnitStream(source.server.address, b"x" * 32, DELIVERY)
+        source.stream(b"x" * 32)
 
 
 def test_an_unknown_delivery_is_refused(make: Callable[..., Node]) -> None:
     source = make(filled=True)
-    stream = UnitStream(source.server.address, SECRET, b"nothing!")
+    stream = source.stream(delivery=b"nothing!")
     stream.request(Request(0, NO_END))
     assert stream.receive_header().kind is FrameKind.HEARTBEAT
     with pytest.raises(UnknownDeliveryError):
@@ -373,24 +384,17 @@ def test_an_unknown_delivery_is_refused(make: Callable[..., Node]) -> None:
     stream.close()
 
 
-def test_a_proof_of_another_connection_is_refused(make: Callable[..., Node]) -> None:
+def test_a_proof_of_another_connection_is_refused(make: Callable[..., Node], monkeypatch: pytest.MonkeyPatch) -> None:
     source = make(filled=True)
     taped: list[bytes] = []
 
-    class Taped:
-        def __init__(self, connection: socket.socket) -> None:
-            self._connection = connection
+    def tape(connection: socket.socket, data: bytes) -> None:
+        taped.append(data)
+        connection.sendall(data)
 
-        def sendall(self, data: bytes) -> None:
-            taped.append(data)
-            self._connection.sendall(data)
-
-        def recv_into(self, *arguments: Any) -> int:
-            return self._connection.recv_into(*arguments)
-
+    monkeypatch.setattr("hubdist.streams.handshake.send", tape)
     with raw(source) as connection:
-        introduction = Introduction(Taped(connection), SECRET, DELIVERY)  # type: ignore[arg-type]
-        assert introduction.finish()
+        assert Introduction(connection, SECRET, DELIVERY).finish()
         connection.sendall(Request(0, 1).encode())
         assert connection.recv(1)
     with raw(source) as connection:
@@ -402,6 +406,8 @@ def test_a_proof_of_another_connection_is_refused(make: Callable[..., Node]) -> 
 
 def raw(node: Node) -> socket.socket:
     connection = connect(node.server.address)
+    if node.encryption is not None:
+        connection = node.encryption.connect(connection, "127.0.0.1", 5)
     set_timeouts(connection, receive_s=5, send_s=5)
     return connection
 
@@ -444,7 +450,7 @@ def test_a_slow_greeting_is_dropped_and_delays_nobody(make: Callable[..., Node])
     with raw(source) as slow:
         begun = time.monotonic()
         slow.sendall(Hello(DELIVERY, b"n" * 16).encode()[:10])
-        stream = UnitStream(source.server.address, SECRET, DELIVERY)
+        stream = source.stream()
         assert time.monotonic() - begun < 1
         stream.request(Request(0, 1))
         assert isinstance(stream.receive(), Unit)
@@ -459,7 +465,7 @@ def test_a_thousand_connections_leave_room_for_one_that_knows_the_secret(make: C
     try:
         crowd += [connect(source.server.address) for _ in range(300)]
         begun = time.monotonic()
-        stream = UnitStream(source.server.address, SECRET, DELIVERY)
+        stream = source.stream()
         stream.request(Request(0, NO_END))
         assert isinstance(stream.receive(), Unit)
         assert time.monotonic() - begun < 5
@@ -540,7 +546,7 @@ def test_a_request_for_an_absurd_number_of_stripes_is_refused(step: int) -> None
 
 def test_digests_are_those_of_the_files(make: Callable[..., Node]) -> None:
     source = make(filled=True)
-    stream = UnitStream(source.server.address, SECRET, DELIVERY)
+    stream = source.stream()
     stream.request(Request(1, 2))
     unit = stream.receive()
     assert isinstance(unit, Unit)
@@ -573,7 +579,7 @@ def test_a_server_that_stopped_leaves_no_thread_behind(make: Callable[..., Node]
     """The thread of a stream whose child has gone ends beside `stop`, which waits for it all the same."""
     for _ in range(20):
         source = make(filled=True)
-        stream = UnitStream(source.server.address, SECRET, DELIVERY)
+        stream = source.stream()
         stream.request(Request(0, NO_END))
         assert isinstance(stream.receive(), Unit)
         stream.close()
