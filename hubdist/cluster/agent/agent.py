@@ -61,7 +61,9 @@ class NodeAgent(StoreWork):
         self._port = NodePort(host if config.opens_port else None, config.port_range, find_tls_files())
         buffers = Buffers(max(1, config.max_in_flight_bytes // PART_BYTES))
         self._streams = NodeStreams(self._port, buffers, request, describe)
-        self._beginning = threading.Lock()
+        self._guard = threading.Lock()
+        self._beginning: dict[str, threading.Lock] = {}
+        """Delivery -> the lock of the thread that begins it: a disk that hangs for one model holds up no other."""
         self._begun: dict[str, int] = {}
         """Delivery -> number of the order with which it began here."""
         self._last_news: dict[str, News] = {}
@@ -112,7 +114,9 @@ class NodeAgent(StoreWork):
             IntegrityError: The stage does not hold exactly the manifest's files.
             StoreError: The node's disk refuses, or has too little room.
         """
-        with self._beginning:
+        with self._guard:
+            beginning = self._beginning.setdefault(delivery, threading.Lock())
+        with beginning:
             if self._begun.get(delivery) != seat.order:  # Ray has not repeated the call
                 if self.begin(delivery, manifest, terms, None).has_model:
                     return HAD_MODEL
@@ -276,6 +280,7 @@ class NodeAgent(StoreWork):
         """
         with contextlib.ExitStack() as ending:  # each whatever the others do
             for delivery in deliveries:
+                ending.callback(self._beginning.pop, delivery, None)
                 ending.callback(self._exchange.forget, delivery)
                 ending.callback(self._leave, delivery)
 

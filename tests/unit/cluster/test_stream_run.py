@@ -233,6 +233,38 @@ def test_a_call_that_ray_repeats_begins_once(tmp_path: Path) -> None:
         assert len(begun) == 1
 
 
+def test_a_delivery_that_cannot_begin_holds_up_no_other(tmp_path: Path) -> None:
+    with fake_nodes(tmp_path, "a") as nodes:
+        held, other = threading.Event(), threading.Event()
+
+        def hold(_: str, arguments: tuple[Any, ...]) -> None:
+            nodes.before.pop("receive")
+            agent = next(actor for actor in nodes.actors if actor.node.id == "a")._agent
+            real = agent._exchange.begin
+
+            def begin(delivery: str, *some: Any) -> Any:
+                if delivery != arguments[0]:
+                    return real(delivery, *some)
+                held.set()
+                assert other.wait(20)  # as a disk that hangs for one model
+                return real(delivery, *some)
+
+            agent._exchange.begin = begin
+
+        async def work() -> None:
+            running = deliveries(nodes)
+            await begin_all(running, nodes, "a")
+            nodes.before["receive"] = hold
+            first, second = (nodes.publish(DRIVER, {"saved_model.pb": os.urandom(MIB)}) for _ in range(2))
+            late = asyncio.create_task(bring(running, nodes, first, "a"))
+            assert await asyncio.to_thread(held.wait, 20)
+            assert isinstance((await bring(running, nodes, second, "a"))[0], DeliveryStats)
+            other.set()
+            assert isinstance((await late)[0], DeliveryStats)
+
+        run(work)
+
+
 def test_nodes_publish_when_they_know_the_manifest_and_not_before(tmp_path: Path) -> None:
     with fake_nodes(tmp_path, *"ab") as nodes:
         data = os.urandom(MIB)
