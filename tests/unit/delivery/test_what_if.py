@@ -148,3 +148,11 @@ def test_a_slow_node_that_is_known_holds_up_nobody_else() -> None:
     assert max(known.node_seconds[1:]) <= 1.2 * GIB / (10 * GBIT)
     assert max(unknown.node_seconds[1:]) >= 3 * GIB / (10 * GBIT)
     assert known.node_seconds[0] == pytest.approx(GIB / GBIT, rel=0.1)
+
+
+def test_it_does_not_matter_in_which_order_links_are_named() -> None:
+    rates = tuple(rate * GBIT for rate in (5, 5, 2, 2, 1, 1))
+    fast_first, slow_first = (predict(48 * MIB, Links(each, 5 * GBIT), costs=FREE) for each in (rates, rates[::-1]))
+    assert fast_first.seconds == pytest.approx(slow_first.seconds, rel=0.02)
+    for rate, seconds in zip(rates[::-1], slow_first.node_seconds, strict=True):
+        assert seconds >= 0.999999 * 48 * MIB / rate
