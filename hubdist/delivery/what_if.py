@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from hubdist.delivery.costs import MAX_UNEVEN, SHARED_ROUNDS, Costs
+from hubdist.delivery.costs import MAX_UNEVEN, SHARED_BY, SHARED_ROUNDS, Costs
 from hubdist.delivery.flows import NOBODY, DeliveryFlows, Floats, FlowLimits, Integers
 from hubdist.delivery.forest import choose_stripes
 from hubdist.delivery.stream_events import Follow, Newcomer, NodesJoined
@@ -33,10 +33,10 @@ _ROUNDS_TO_OPEN = 3
 _CALLS_AT_END = 0.5
 """A node tells that it has published: the answer to the call that told it to begin."""
 
-_ORDERS = 9
+_ORDERS = 25
 """So many orders of nodes are tried, and the one with the median time is told."""
 
-_MAX_SEATED = 1024
+_MAX_SEATED = 512
 """About how many nodes are seated in all orders together: among many nodes each order has some of all kinds."""
 
 
@@ -146,7 +146,7 @@ def predict(
         total_bytes, links, costs or Costs(), cores or Cores(), unit_bytes=unit_bytes, agents_run=agents_run
     )
     found = [delivery.predict(order) for order in _choose_orders(links)]
-    return sorted(found, key=lambda prediction: prediction.seconds)[len(found) // 2]
+    return sorted(found, key=lambda prediction: prediction.seconds)[(len(found) - 1) // 2]
 
 
 def _choose_orders(links: Links) -> list[Sequence[int]]:
@@ -155,7 +155,8 @@ def _choose_orders(links: Links) -> list[Sequence[int]]:
     if links.are_known or len(set(links.nodes)) == 1:
         return [range(count)]
     draw = np.random.default_rng(count)  # the same orders for each model, so that a larger one is never faster
-    return [draw.permutation(count).tolist() for _ in range(max(1, min(_ORDERS, _MAX_SEATED // count)))]
+    orders = max(1, min(_ORDERS, _MAX_SEATED // count))
+    return [draw.permutation(count).tolist() for _ in range(orders)]
 
 
 class _Delivery:
@@ -201,8 +202,7 @@ class _Delivery:
         """For each node and stripe the member that sends it, and for each node how many are told their seats before."""
         plan = StreamPlan(_SOURCE, stripes=self._stripes, hand_on=None)
         newcomers = [
-            Newcomer(str(number), link=self._links.nodes[number] if self._links.are_known else None)
-            for number in order
+            Newcomer(str(number), link=self._links.nodes[number] if self._links.are_known else None) for number in order
         ]
         parents, told = np.zeros((self._count, self._stripes), np.int64), np.zeros(self._count, np.int64)
         for turn, seat in enumerate(plan.handle(NodesJoined(tuple(newcomers)))):
@@ -247,11 +247,13 @@ class _Delivery:
         return ends[: self._count]
 
     def _shares(self) -> Floats:
-        """For each stripe its share of the source's link, compared with the others."""
+        """For each stripe its share of the source's link, compared with the others: the means of draws by size."""
         least_s = self._total_bytes / (self._links.origin or self._links.source)
         rounds = least_s / self._costs.queue_s
         uneven = min(MAX_UNEVEN, self._costs.uneven * (SHARED_ROUNDS / rounds) ** 0.5)
-        return 1 + uneven * np.linspace(-1, 1, self._stripes) if self._stripes > 1 else np.ones(1)
+        drawn = np.arange(1, self._stripes + 1) / (self._stripes + 1)
+        shares: Floats = 1 + uneven * (drawn - 0.5) / (0.5 - 1 / (SHARED_BY + 1))
+        return shares
 
     def _order_flows(self, parents: Integers) -> list[tuple[int, int, int]]:
         """Sender, receiver and stripe of each flow, each after the one that brings its sender the stripe."""

@@ -22,7 +22,7 @@ FREE = Costs(0.0, 0.0, payload_part=1.0, uneven=0.0, call_s=0.0, start_s=0.0, no
 """Nothing takes time but links, which are shared evenly."""
 
 RATES = st.floats(0.1 * GBIT, 100 * GBIT)
-LINKS = st.builds(Links, st.lists(RATES, min_size=1, max_size=12).map(tuple), RATES, are_known=st.booleans())
+LINKS = st.builds(Links, st.lists(RATES, min_size=1, max_size=9).map(tuple), RATES, are_known=st.booleans())
 SIZES = st.integers(16 * MIB, 300 * MIB)
 
 
@@ -135,7 +135,7 @@ def test_the_bottleneck_is_named_and_takes_nearly_all_the_time(
 
 
 def test_a_small_model_waits_for_the_start() -> None:
-    up, cold = (predict(MIB, equal(4), agents_run=run) for run in (True, False))
+    up, cold = (predict(MIB // 16, equal(4), agents_run=run) for run in (True, False))
     assert up.bottleneck is cold.bottleneck is Bottleneck.START
     assert cold.seconds - up.seconds > Costs().agent_start_s
 
