@@ -30,7 +30,8 @@ from hubdist.delivery.costs import Costs
 
 SMALL_ROUNDS = 20
 LARGE_ROUNDS = 3
-SHARE_ROUNDS = 4
+SHARE_ROUNDS = 12
+"""Single rounds differ by a factor of two and more."""
 
 
 def calibrate_inside(nodes: int, mib: int, address: str) -> None:

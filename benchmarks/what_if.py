@@ -27,12 +27,12 @@ from hubdist.delivery.what_if import Cores, Links, Prediction, predict
 
 MIB = 1 << 20
 LAB = Costs(
-    receive_s_per_mib=0.0042,
+    receive_s_per_mib=0.0030,
     send_s_per_mib=0.0002,
-    payload_part=0.954,
-    call_s=0.0020,
-    start_s=0.08,
-    node_s=0.0134,
+    payload_part=0.956,
+    call_s=0.0015,
+    start_s=0.017,
+    node_s=0.0087,
     queue_s=0.1,
 )
 LATENCY_S = 0.0001

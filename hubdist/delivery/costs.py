@@ -12,6 +12,9 @@ SHARED_ROUNDS = 60
 """`Costs.uneven` is measured over so many round trips. Over more of them shares become more even, with the square root
 of their number, as the mean of many draws does."""
 
+SHARED_BY = 8
+"""`Costs.uneven` is measured with so many streams. Of fewer draws the least is not as far below the mean."""
+
 MAX_UNEVEN = 0.5
 """Shares are never taken for more uneven than this."""
 
@@ -35,8 +38,7 @@ class Costs:
             other work for the node. `benchmarks/calibrate.py`: many models of one unit to two and to eight nodes.
         calls_per_node: Calls of each node's agent in one delivery: to receive, and to forget.
         first_calls_per_node: The same of agents that have just started: begin, follow, wait for news, forget.
-        start_s: Seconds that a delivery to no node would take: nodes that come within 0.05 s are seated together.
-            `benchmarks/calibrate.py`.
+        start_s: Seconds that a delivery to no node would take. `benchmarks/calibrate.py`, to all nodes of a cluster.
         node_s: Processor seconds of a node for one delivery, whatever its size: threads, connections, publishing.
             `benchmarks/calibrate.py`.
         agent_start_s: Seconds that the first delivery of a job takes longer: the coordinator and agents start.
@@ -45,15 +47,15 @@ class Costs:
             570.
     """
 
-    receive_s_per_mib: float = 0.0020
+    receive_s_per_mib: float = 0.0015
     send_s_per_mib: float = 0.0002
-    payload_part: float = 0.954
+    payload_part: float = 0.956
     uneven: float = 0.2
     queue_s: float = 0.001
-    call_s: float = 0.0020
+    call_s: float = 0.0015
     calls_per_node: int = 2
     first_calls_per_node: int = 4
-    start_s: float = 0.08
-    node_s: float = 0.0134
+    start_s: float = 0.017
+    node_s: float = 0.0087
     agent_start_s: float = 0.9
     agents_per_s: float = 550.0

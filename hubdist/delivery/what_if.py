@@ -2,8 +2,9 @@
 
 The nodes are seated by the `StreamPlan` that deliveries use. Its trees are taken for flows that share links and
 processors, and beside the flows there are the calls of the coordinator and the start of agents. TCP lets the source's
-link send some stripes faster than others, and what comes late has only one node's link to the others. Nothing breaks in
-a prediction: no node is lost, and no stream is moved to another parent.
+link send some stripes faster than others, and what comes late has only one node's link to the others. A delivery seats
+nodes as they come; if their links differ and nobody knows them, it depends on that order who waits for a slow node, so
+several orders are tried. Nothing breaks in a prediction: no node is lost, and no stream is moved to another parent.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from hubdist.delivery.costs import MAX_UNEVEN, SHARED_ROUNDS, Costs
+from hubdist.delivery.costs import MAX_UNEVEN, SHARED_BY, SHARED_ROUNDS, Costs
 from hubdist.delivery.flows import NOBODY, DeliveryFlows, Floats, FlowLimits, Integers
 from hubdist.delivery.forest import choose_stripes
 from hubdist.delivery.stream_events import Follow, Newcomer, NodesJoined
@@ -31,6 +32,12 @@ _ROUNDS_TO_OPEN = 3
 
 _CALLS_AT_END = 0.5
 """A node tells that it has published: the answer to the call that told it to begin."""
+
+_ORDERS = 25
+"""So many orders of nodes are tried, and the one with the median time is told."""
+
+_MAX_SEATED = 512
+"""About how many nodes are seated in all orders together: among many nodes each order has some of all kinds."""
 
 
 class Bottleneck(enum.StrEnum):
@@ -64,7 +71,8 @@ class Links:
         source: Bytes per second of the link of the driver's node.
         origin: Bytes per second at which the driver's node reads the origin; None if it has the model.
         latency_s: Seconds that a byte is under way from one node to the next.
-        are_known: True if the coordinator knows the links, and seats slower nodes below faster ones.
+        are_known: True if the coordinator knows the links, and seats slower nodes below faster ones. Otherwise it seats
+            nodes in the order in which they come, which nobody knows before.
     """
 
     nodes: Sequence[float]
@@ -124,6 +132,8 @@ def predict(
 ) -> Prediction:
     """Return what a delivery from the driver's node to all other nodes of a cluster would take.
 
+    If it depends on the order in which nodes come, the answer is that of an order with the median time.
+
     Args:
         total_bytes: Bytes of the model, more than none.
         links: The links of the nodes.
@@ -135,7 +145,18 @@ def predict(
     delivery = _Delivery(
         total_bytes, links, costs or Costs(), cores or Cores(), unit_bytes=unit_bytes, agents_run=agents_run
     )
-    return delivery.predict()
+    found = [delivery.predict(order) for order in _choose_orders(links)]
+    return sorted(found, key=lambda prediction: prediction.seconds)[(len(found) - 1) // 2]
+
+
+def _choose_orders(links: Links) -> list[Sequence[int]]:
+    """Orders in which the nodes may come: their numbers, that of the first node first."""
+    count = len(links.nodes)
+    if links.are_known or len(set(links.nodes)) == 1:
+        return [range(count)]
+    draw = np.random.default_rng(count)  # the same orders for each model, so that a larger one is never faster
+    orders = max(1, min(_ORDERS, _MAX_SEATED // count))
+    return [draw.permutation(count).tolist() for _ in range(orders)]
 
 
 class _Delivery:
@@ -158,8 +179,8 @@ class _Delivery:
         if not agents_run:
             self._start_s += costs.agent_start_s + self._count / costs.agents_per_s
 
-    def predict(self) -> Prediction:
-        parents, told = self._seat()
+    def predict(self, order: Sequence[int]) -> Prediction:
+        parents, told = self._seat(order)
         sent = np.zeros(self._count + 1)
         for stripe, size in enumerate(self._stripe_bytes):
             sent += size * np.bincount(parents[:, stripe], minlength=self._count + 1)
@@ -177,12 +198,11 @@ class _Delivery:
             parts=parts,
         )
 
-    def _seat(self) -> tuple[Integers, Integers]:
+    def _seat(self, order: Sequence[int]) -> tuple[Integers, Integers]:
         """For each node and stripe the member that sends it, and for each node how many are told their seats before."""
         plan = StreamPlan(_SOURCE, stripes=self._stripes, hand_on=None)
         newcomers = [
-            Newcomer(str(number), link=link if self._links.are_known else None)
-            for number, link in enumerate(self._links.nodes)
+            Newcomer(str(number), link=self._links.nodes[number] if self._links.are_known else None) for number in order
         ]
         parents, told = np.zeros((self._count, self._stripes), np.int64), np.zeros(self._count, np.int64)
         for turn, seat in enumerate(plan.handle(NodesJoined(tuple(newcomers)))):
@@ -227,11 +247,13 @@ class _Delivery:
         return ends[: self._count]
 
     def _shares(self) -> Floats:
-        """For each stripe its share of the source's link, compared with the others."""
+        """For each stripe its share of the source's link, compared with the others: the means of draws by size."""
         least_s = self._total_bytes / (self._links.origin or self._links.source)
         rounds = least_s / self._costs.queue_s
         uneven = min(MAX_UNEVEN, self._costs.uneven * (SHARED_ROUNDS / rounds) ** 0.5)
-        return 1 + uneven * np.linspace(-1, 1, self._stripes) if self._stripes > 1 else np.ones(1)
+        drawn = np.arange(1, self._stripes + 1) / (self._stripes + 1)
+        shares: Floats = 1 + uneven * (drawn - 0.5) / (0.5 - 1 / (SHARED_BY + 1))
+        return shares
 
     def _order_flows(self, parents: Integers) -> list[tuple[int, int, int]]:
         """Sender, receiver and stripe of each flow, each after the one that brings its sender the stripe."""
