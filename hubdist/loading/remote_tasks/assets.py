@@ -19,9 +19,9 @@ import atexit
 import contextlib
 import functools
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, wait
-from typing import Any
+from typing import Any, TypeVar
 
 from hubdist.errors import ConfigError, HubdistError, IntegrityError, PeerError, TransferTimeoutError
 from hubdist.loading.ram_model import ASSETS, RamModel
@@ -29,11 +29,14 @@ from hubdist.loading.remote_tasks.tf_tasks import reach_tasks
 from hubdist.loading.tf_runtime import import_tensorflow
 from hubdist.system.threads import run_within, start_thread
 
+_T = TypeVar("_T")
+
 _ANSWER_S = 30.0
 _BYTES_PER_S = 1 << 20
 _FREE_S = 5.0
 _HASH_BUCKETS = 1 << 62
 _MAX_REMOVALS = 1000
+_MAX_TRIES = 10
 _MAX_BYTES = (1 << 31) - (1 << 20)
 """The longest message of gRPC, less some room for what surrounds the bytes."""
 
@@ -79,7 +82,9 @@ class RemoteAssets:
             call_within(
                 _ANSWER_S + total_bytes / _BYTES_PER_S,
                 f"{task} to take {total_bytes} bytes of assets",
-                functools.partial(self._write, tensorflow, task),
+                functools.partial(
+                    despite_removals, tensorflow, [task], functools.partial(self._write, tensorflow, task)
+                ),
             )
 
     def release(self) -> None:
@@ -92,11 +97,13 @@ class RemoteAssets:
     def _write(self, tensorflow: Any, task: str) -> None:
         with task_errors(tensorflow, task), tensorflow.device(f"{task}/device:CPU:0"):
             _take_removal_errors(tensorflow)
-            if tensorflow.io.matching_files(self._model.path).numpy().size > 0:
+            is_begun = any(begun == task for begun, _ in self.files)
+            if not is_begun and tensorflow.io.matching_files(self._model.path).numpy().size > 0:
                 return  # the server runs in this process and shares its memory
             for entry in self._entries:
                 path, data = f"{self._model.path}/{entry.path}", self._model.read(entry)
-                self.files.append((task, path))
+                if (task, path) not in self.files:
+                    self.files.append((task, path))
                 tensorflow.io.write_file(path, data)
                 arrived = tensorflow.strings.to_hash_bucket_fast(tensorflow.io.read_file(path), _HASH_BUCKETS)
                 with tensorflow.device(None), tensorflow.device("/device:CPU:0"):
@@ -105,21 +112,45 @@ class RemoteAssets:
                     raise IntegrityError(f"{task} holds other bytes of {entry.path} than were sent")
 
 
-def _take_removal_errors(tensorflow: Any) -> None:
-    """Take the errors of functions that were collected in this process and that the current worker has never had.
+def despite_removals(tensorflow: Any, tasks: Sequence[str], work: Callable[[], _T]) -> _T:
+    """Do work on workers, again if a worker has refused to remove a function that it never had.
 
     TensorFlow tells each worker to remove a function that is collected here, also one that was made before this process
-    connected to the worker. The worker's refusal fails the next op there, whatever that is.
+    connected to the worker. The worker's refusal fails some later op there, whatever that is and whenever it comes.
+
+    Args:
+        tensorflow: The module `tensorflow`.
+        tasks: The workers' tasks.
+        work: The work, which may be done several times.
     """
+    for _ in range(_MAX_TRIES):
+        try:
+            return work()
+        except tensorflow.errors.InvalidArgumentError as error:
+            if not _is_removal(error):
+                raise
+            tensorflow.experimental.async_clear_error()
+            for task in tasks:
+                with tensorflow.device(f"{task}/device:CPU:0"):
+                    _take_removal_errors(tensorflow)
+    return work()
+
+
+def _take_removal_errors(tensorflow: Any) -> None:
+    """Take the refusals that the current worker has sent until now."""
     for _ in range(_MAX_REMOVALS):
         try:
             tensorflow.constant(0).numpy()
         except tensorflow.errors.InvalidArgumentError as error:
-            if "non-existent function" not in str(error):
+            if not _is_removal(error):
                 raise
             tensorflow.experimental.async_clear_error()
         else:
             return
+
+
+def _is_removal(error: Exception) -> bool:
+    return "non-existent function" in str(error)
 
 
 _pushed: set[RemoteAssets] = set()

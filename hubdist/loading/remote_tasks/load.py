@@ -16,7 +16,7 @@ from typing import Any
 from hubdist.errors import ConfigError
 from hubdist.loading.model_files import release_with
 from hubdist.loading.ram_model import RamModel, copy_to_memory
-from hubdist.loading.remote_tasks.assets import RemoteAssets, task_errors
+from hubdist.loading.remote_tasks.assets import RemoteAssets, despite_removals, task_errors
 from hubdist.loading.remote_tasks.tf_tasks import TfTasks, task_of
 from hubdist.loading.tf_runtime import gc_paused, load_saved_model
 from hubdist.store.snapshot import Snapshot
@@ -62,15 +62,22 @@ def load_on_tasks(
         assets = RemoteAssets(ram, tasks.others)
         on_failure.callback(assets.release)
         assets.push()
-        with task_errors(tensorflow, *tasks.others):
-            if importlib.import_module("tensorflow.python.saved_model.load").is_tf2_saved_model(ram.path):
-                model = load_saved_model(tensorflow, ram.path, tags, options)
-            else:
-                model = _load_tf1(tensorflow, ram.path, tags, options)
+        model = despite_removals(
+            tensorflow, tasks.others, lambda: _load_from_memory(tensorflow, ram.path, tags, options, tasks)
+        )
         ram.keep_assets()
         release_with(tensorflow, model, ram.release, assets.release)
         on_failure.pop_all()
     return model
+
+
+def _load_from_memory(
+    tensorflow: Any, path: str, tags: Sequence[str] | None, options: Mapping[str, Any], tasks: TfTasks
+) -> Any:
+    with task_errors(tensorflow, *tasks.others):
+        if importlib.import_module("tensorflow.python.saved_model.load").is_tf2_saved_model(path):
+            return load_saved_model(tensorflow, path, tags, options)
+        return _load_tf1(tensorflow, path, tags, options)
 
 
 def _own_reader(tensorflow: Any, options: Mapping[str, Any], tasks: TfTasks) -> str:
