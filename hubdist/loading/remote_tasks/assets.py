@@ -18,6 +18,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import functools
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, wait
@@ -37,6 +38,7 @@ _FREE_S = 5.0
 _HASH_BUCKETS = 1 << 62
 _MAX_REMOVALS = 1000
 _MAX_TRIES = 10
+_PAUSE_S = 0.05
 _MAX_BYTES = (1 << 31) - (1 << 20)
 """The longest message of gRPC, less some room for what surrounds the bytes."""
 
@@ -79,12 +81,11 @@ class RemoteAssets:
         total_bytes = sum(entry.size for entry in self._entries)
         for task in self._tasks:
             _free_at_exit(task)
+            write = functools.partial(self._write, tensorflow, task)
             call_within(
                 _ANSWER_S + total_bytes / _BYTES_PER_S,
                 f"{task} to take {total_bytes} bytes of assets",
-                functools.partial(
-                    despite_removals, tensorflow, [task], functools.partial(self._write, tensorflow, task)
-                ),
+                functools.partial(despite_removals, tensorflow, [task], write),
             )
 
     def release(self) -> None:
@@ -104,7 +105,8 @@ class RemoteAssets:
                 path, data = f"{self._model.path}/{entry.path}", self._model.read(entry)
                 if (task, path) not in self.files:
                     self.files.append((task, path))
-                tensorflow.io.write_file(path, data)
+                if not is_begun or tensorflow.io.matching_files(path).numpy().size == 0:
+                    tensorflow.io.write_file(path, data)  # a second write of a file in memory would append
                 arrived = tensorflow.strings.to_hash_bucket_fast(tensorflow.io.read_file(path), _HASH_BUCKETS)
                 with tensorflow.device(None), tensorflow.device("/device:CPU:0"):
                     sent = tensorflow.strings.to_hash_bucket_fast(data, _HASH_BUCKETS)
@@ -130,6 +132,7 @@ def despite_removals(tensorflow: Any, tasks: Sequence[str], work: Callable[[], _
             if not _is_removal(error):
                 raise
             tensorflow.experimental.async_clear_error()
+            time.sleep(_PAUSE_S)
             for task in tasks:
                 with tensorflow.device(f"{task}/device:CPU:0"):
                     _take_removal_errors(tensorflow)

@@ -8,7 +8,6 @@ hubdist.
 from __future__ import annotations
 
 import contextlib
-import gc
 import importlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -51,8 +50,9 @@ def load_on_tasks(
             advice="Load outside of tf.Graph and without disable_eager_execution.",
         )
     options = {**options, "experimental_io_device": _own_reader(tensorflow, options, tasks)}
+    # Nothing is collected meanwhile: workers refuse to remove functions that they never had, and a refusal that comes
+    # while ops are under way may fail all ops after it.
     with gc_paused(), contextlib.ExitStack() as on_failure:
-        gc.collect()  # now, and not during the load: workers refuse to remove functions that they never had
         ram = files if isinstance(files, RamModel) else RamModel(files.manifest)
         on_failure.callback(ram.release)
         if isinstance(files, Snapshot):
